@@ -1,0 +1,1 @@
+"""What executes the engine's steps, one folder a kind."""

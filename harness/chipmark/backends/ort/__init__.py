@@ -1,0 +1,1 @@
+"""ONNX Runtime execution providers, classic and plug-in."""

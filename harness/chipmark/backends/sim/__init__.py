@@ -1,0 +1,1 @@
+"""A backend with closed-form time and power, to test the harness itself."""

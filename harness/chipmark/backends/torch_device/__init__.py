@@ -1,0 +1,1 @@
+"""Any torch device string through one decoder."""

@@ -1,0 +1,1 @@
+"""One measured cell in a child process of its own."""

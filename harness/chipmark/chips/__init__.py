@@ -1,0 +1,1 @@
+"""What the backend runs on, identified by evidence."""

@@ -1,0 +1,1 @@
+"""The one scheduler that drives every backend."""

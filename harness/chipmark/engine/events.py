@@ -1,0 +1,137 @@
+"""What a run leaves behind: five tables of columns, written by the child as one `.npz`.
+
+Everything in the results table is computed from these, the trace, the power samples and the
+roofs, so a changed definition needs no new run. Times are seconds of the backend's clock (the
+host's CLOCK_MONOTONIC for real backends, so that a meter in another process shares it).
+Standard library and NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Table = dict[str, NDArray[Any]]
+
+SCHEMA = "chipmark.events/1"
+
+COLUMNS: Mapping[str, Mapping[str, str]] = {
+    # a step of the engine; engine_s: scheduler and bookkeeping time on the host, submit to
+    # visible not included; visible_s: its tokens could be seen by the host
+    "steps": {
+        "step": "i4",
+        "engine_s": "f8",
+        "submit_s": "f8",
+        "visible_s": "f8",
+        "h2d_bytes": "i8",
+        "d2h_bytes": "i8",
+        "kv_copied_bytes": "i8",
+    },
+    # phase: index in contract.PHASES; n_tokens: useful tokens (without padding)
+    "launches": {
+        "launch": "i4",
+        "step": "i4",
+        "phase": "i1",
+        "n_rows": "i4",
+        "n_tokens": "i4",
+        "batch_bucket": "i4",
+        "chunk_bucket": "i4",
+        "context_bucket": "i4",
+        "start_s": "f8",
+        "end_s": "f8",
+        "host_s": "f8",
+    },
+    # a row of a launch: n_tokens computed from position start of session's context;
+    # sampled: id seen by the host, -1 where none
+    "rows": {
+        "launch": "i4",
+        "session": "i4",
+        "turn": "i4",
+        "start": "i4",
+        "n_tokens": "i4",
+        "sampled": "i4",
+    },
+    # status: 0 done, 1 failed, 2 dropped, 3 not finished when the run ended.
+    # reused_tokens: prompt tokens not computed on first processing (they were in KV);
+    # refilled_tokens: computed again after an eviction; copied_tokens: by prefix copies
+    "turns": {
+        "session": "i4",
+        "turn": "i4",
+        "lane": "i4",
+        "cold": "i1",
+        "status": "i1",
+        "intended_s": "f8",
+        "admitted_s": "f8",
+        "first_token_s": "f8",
+        "last_token_s": "f8",
+        "prompt_tokens": "i4",
+        "n_new": "i4",
+        "n_cached": "i4",
+        "n_out": "i4",
+        "prefilled_tokens": "i4",
+        "reused_tokens": "i4",
+        "refilled_tokens": "i4",
+        "copied_tokens": "i4",
+    },
+    "sessions": {
+        "session": "i4",
+        "lane": "i4",
+        "status": "i1",
+        "start_s": "f8",
+        "end_s": "f8",
+        "n_turns": "i4",
+    },
+    # one row: the window W
+    "window": {"start_s": "f8", "end_s": "f8", "concurrency": "i4"},
+}
+
+
+def empty_table(name: str, n: int = 0) -> Table:
+    """A table of `n` zeroed rows with the columns of `name`."""
+    return {column: np.zeros(n, dtype) for column, dtype in COLUMNS[name].items()}
+
+
+def check_tables(tables: Mapping[str, Table]) -> None:
+    """Raise ValueError naming the table and column that is missing, of another type or length."""
+    for name, columns in COLUMNS.items():
+        if name not in tables:
+            raise ValueError(f"events lack the table {name!r}")
+        table = tables[name]
+        lengths = set()
+        for column, dtype in columns.items():
+            if column not in table:
+                raise ValueError(f"events table {name!r} lacks the column {column!r}")
+            if table[column].dtype != np.dtype(dtype):
+                raise ValueError(
+                    f"events table {name!r}, column {column!r}: {table[column].dtype}, not {dtype}"
+                )
+            lengths.add(len(table[column]))
+        if len(lengths) != 1:
+            raise ValueError(f"events table {name!r} has columns of different lengths")
+
+
+def save_events(path: Path, tables: Mapping[str, Table]) -> None:
+    """Write all tables to one `.npz`, keyed `table.column`."""
+    check_tables(tables)
+    arrays: dict[str, Any] = {
+        f"{name}.{column}": tables[name][column]
+        for name, columns in COLUMNS.items()
+        for column in columns
+    }
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def load_events(path: Path) -> dict[str, Table]:
+    """Read what `save_events` wrote; ValueError where it is not whole."""
+    with np.load(path, allow_pickle=False) as stored:
+        tables: dict[str, Table] = {
+            name: {c: stored[f"{name}.{c}"] for c in columns if f"{name}.{c}" in stored.files}
+            for name, columns in COLUMNS.items()
+        }
+    check_tables(tables)
+    return tables

@@ -1,0 +1,54 @@
+"""Errors that a user can act on, each with the exit code that the command line returns for it.
+
+Exit codes: 0 done; 1 a check found what it looks for; 2 wrong usage, bad input or a broken
+record; 3 inconclusive, machine unfit or nothing to judge; 4 a cell failed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from chipmark_models.errors import (
+    BadInputError,
+    ChipmarkError,
+    DoesNotFitError,
+    ModelUnavailableError,
+    UnknownNameError,
+    nearest_names,
+)
+
+__all__ = [
+    "BadInputError",
+    "BrokenRecordError",
+    "CellFailedError",
+    "ChipmarkError",
+    "DoesNotFitError",
+    "MissingBackendError",
+    "ModelUnavailableError",
+    "NothingToJudgeError",
+    "UnknownNameError",
+    "UsageError",
+    "nearest_names",
+]
+
+
+class UsageError(ChipmarkError):
+    """The command or a file asks for something that does not make sense."""
+
+
+class BrokenRecordError(BadInputError):
+    """A record that is not whole, was changed, or has a schema that cannot be read."""
+
+
+class MissingBackendError(ChipmarkError):
+    """A backend or provider whose package or device is not here; `hint` says what to install."""
+
+
+class NothingToJudgeError(ChipmarkError):
+    """There is no record to show or compare yet."""
+
+    exit_code = 3
+
+
+class CellFailedError(ChipmarkError):
+    """A cell ended without a valid measurement; other cells stand."""
+
+    exit_code = 4

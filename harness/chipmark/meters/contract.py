@@ -1,0 +1,58 @@
+"""Where joules come from: readings with their provenance, never a zero for what was not measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+SourceClass = Literal["counter", "polled", "wall", "declared", "assumed"]
+Scope = Literal["die", "package", "board", "node_dc", "wall", "facility", "cpu-share", "sim"]
+
+
+@dataclass(frozen=True, slots=True)
+class MeterInfo:
+    """What a meter reads and how far it can be trusted.
+
+    update_period_s: how often the value behind it changes (0 for a constant). averaging_s: the
+    window the sensor averages over, None if unknown. error_rel: bound of the sensor class, None
+    if unknown. covers: which units (dies, cards) the reading covers, for people.
+    """
+
+    name: str
+    source: SourceClass
+    scope: Scope
+    method: str
+    update_period_s: float
+    averaging_s: float | None = None
+    error_rel: float | None = None
+    covers: str = ""
+    verified: bool = True
+    """False: written from documents and never run on that hardware ("unverified on hardware")."""
+    notes: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class PowerSamples:
+    """Samples on the host's monotonic clock. `energy_j` is a cumulative counter (wrap removed) or
+    NaN where there is none; `power_w` a reading or NaN. A missing reading is no sample."""
+
+    time_s: NDArray[np.float64]
+    energy_j: NDArray[np.float64]
+    power_w: NDArray[np.float64]
+
+
+class Meter(Protocol):
+    """Sampled in the parent while the child works."""
+
+    info: MeterInfo
+
+    def start(self) -> None:
+        """Begin sampling; raises ChipmarkError with what to do where it cannot read."""
+        ...
+
+    def stop(self) -> PowerSamples:
+        """End sampling and hand over everything since `start`."""
+        ...

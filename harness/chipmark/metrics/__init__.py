@@ -1,0 +1,1 @@
+"""Pure functions from events, samples and roofs to the numbers of the table."""

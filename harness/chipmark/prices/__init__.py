@@ -1,0 +1,1 @@
+"""Price books and what a unit costs a year."""

@@ -1,0 +1,1 @@
+"""The one table, its columns and its refusals to compare."""

@@ -1,0 +1,1 @@
+"""Agent workloads: profiles, deterministic generation, transcripts and trace replay."""

@@ -1,0 +1,1 @@
+"""Model configs, costs, weights, the oracle, the torch decoder and ONNX graphs."""

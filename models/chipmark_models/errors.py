@@ -1,0 +1,66 @@
+"""Errors of the model layer that a user can act on; each has the exit code of the command line.
+
+They live in the lower layer so that `chipmark_models` imports nothing of `chipmark`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ChipmarkError(Exception):
+    """Base of every error that is shown without a traceback; `hint` says what to do."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UnknownNameError(ChipmarkError):
+    """A name that does not exist, with the nearest valid names."""
+
+    def __init__(self, kind: str, name: str, valid: Iterable[str], hint: str = "") -> None:
+        names = sorted(valid)
+        near = nearest_names(name, names)
+        listed = f"did you mean {' or '.join(near)}?" if near else f"valid: {', '.join(names)}"
+        super().__init__(f"unknown {kind} {name!r}; {listed}", hint)
+        self.kind, self.name, self.valid, self.near = kind, name, names, near
+
+
+class BadInputError(ChipmarkError):
+    """A file whose content is wrong; names the file, the line and the field where known."""
+
+    def __init__(
+        self,
+        path: object,
+        problem: str,
+        *,
+        line: int | None = None,
+        field: str = "",
+        hint: str = "",
+    ) -> None:
+        where = f"{path}" + (f":{line}" if line is not None else "")
+        super().__init__(f"{where}: " + (f"{field}: " if field else "") + problem, hint)
+        self.path, self.line, self.field = str(path), line, field
+
+
+class ModelUnavailableError(ChipmarkError):
+    """Weights that could not be fetched or found."""
+
+
+class DoesNotFitError(ChipmarkError):
+    """Weights, KV or a context larger than the device or the model holds; `hint`: what fits."""
+
+
+def nearest_names(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
+    """Up to `n` valid names that look like `name`, best first."""
+    names = list(valid)
+    close = difflib.get_close_matches(name, names, n=n, cutoff=0.5)
+    return close or [v for v in names if name and (v.startswith(name) or name in v)][:n]
