@@ -1,0 +1,196 @@
+"""Request traces on disk, read line by line; every mistake names file, line and field.
+
+Mooncake (FAST'25 release, Apache-2.0): JSON Lines of `timestamp` in ms, `input_length`,
+`output_length` and `hash_ids`, one id for each started block of 512 prompt tokens.
+Azure (AzurePublicDataset, CC-BY-4.0): CSV of `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+from chipmark.errors import BadInputError, nearest_names
+
+MOONCAKE_BLOCK = 512
+MOST_TOKENS = 1 << 24
+"""Longest prompt or answer that is believed, far over any model's context."""
+
+_AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+_MOONCAKE_FIELDS = ("timestamp", "input_length", "output_length", "hash_ids")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request: arrival from the first request on in microseconds, lengths in tokens, hash ids
+    of its prompt's blocks (empty where the file has none), and its line in the file."""
+
+    arrival_us: int
+    input_tokens: int
+    output_tokens: int
+    hash_ids: tuple[int, ...]
+    line: int
+
+
+def read_requests(path: str | os.PathLike[str], limit: int | None = None) -> Iterator[Request]:
+    """Requests of a `.jsonl` (Mooncake) or `.csv` (Azure) file, plain or `.gz`, in file order.
+
+    Stops after `limit` requests. Raises `BadInputError` for another kind of file, a file that
+    cannot be read or is cut short, missing fields or columns, lengths under 1, timestamps that
+    decrease, and `hash_ids` whose count does not fit the length.
+    """
+    name = Path(path).name.lower().removesuffix(".gz")
+    if name.endswith(".jsonl"):
+        read, stamp = _mooncake, "timestamp"
+    elif name.endswith(".csv"):
+        read, stamp = _azure, "TIMESTAMP"
+    else:
+        raise BadInputError(path, "is neither .jsonl (Mooncake) nor .csv (Azure), plain or .gz")
+    try:
+        with _open(path) as file:
+            yield from islice(_in_order(path, stamp, read(path, file)), limit)
+    except FileNotFoundError:
+        raise BadInputError(path, "there is no such file") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadInputError(path, f"cannot be read to its end ({error})") from error
+    except UnicodeDecodeError as error:
+        raise BadInputError(path, f"is not UTF-8 ({error.reason})") from error
+
+
+def _open(path: str | os.PathLike[str]) -> TextIO:
+    if str(path).lower().endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8", newline="")
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def _in_order(path: object, field: str, requests: Iterator[Request]) -> Iterator[Request]:
+    """Arrivals from the first request on; refuses a step back in time."""
+    first: int | None = None
+    last = 0
+    for request in requests:
+        first = request.arrival_us if first is None else first
+        since = request.arrival_us - first
+        if since < last:
+            raise BadInputError(
+                path,
+                f"decreases by {(last - since) / 1e6:g} s",
+                line=request.line,
+                field=field,
+                hint="sort the file by time",
+            )
+        last = since
+        yield Request(
+            since, request.input_tokens, request.output_tokens, request.hash_ids, request.line
+        )
+
+
+def _mooncake(path: object, file: TextIO) -> Iterator[Request]:
+    for line, text in enumerate(file, start=1):
+        if not text.strip():
+            continue
+        try:
+            entry = json.loads(text, parse_float=Fraction)
+        except (ValueError, RecursionError) as error:
+            raise BadInputError(path, f"is not JSON ({error})", line=line) from error
+        if not isinstance(entry, dict):
+            raise BadInputError(path, "is not a JSON object", line=line)
+        for name in _MOONCAKE_FIELDS:
+            if name not in entry:
+                raise _missing(path, line, name, list(entry))
+        stamp = entry["timestamp"]
+        if isinstance(stamp, bool) or not isinstance(stamp, int | Fraction) or stamp < 0:
+            raise BadInputError(
+                path, f"must be milliseconds, not {stamp!r}", line=line, field="timestamp"
+            )
+        length = _length(path, line, "input_length", entry["input_length"])
+        out = _length(path, line, "output_length", entry["output_length"])
+        hash_ids = _hash_ids(path, line, entry["hash_ids"], length)
+        yield Request(round(stamp * 1000), length, out, hash_ids, line)
+
+
+def _hash_ids(path: object, line: int, value: object, length: int) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(v) is int and 0 <= v < 1 << 63 for v in value):
+        raise BadInputError(
+            path, "must be a list of whole numbers in 0..2^63-1", line=line, field="hash_ids"
+        )
+    blocks = -(-length // MOONCAKE_BLOCK)
+    if len(value) != blocks:
+        raise BadInputError(
+            path,
+            f"has {len(value)} ids, but {length} tokens are {blocks} blocks of {MOONCAKE_BLOCK}",
+            line=line,
+            field="hash_ids",
+        )
+    return tuple(value)
+
+
+def _azure(path: object, file: TextIO) -> Iterator[Request]:
+    reader = csv.DictReader(file)
+    try:
+        columns = list(reader.fieldnames or [])
+        for name in _AZURE_COLUMNS:
+            if name not in columns:
+                raise _missing(path, 1, name, columns)
+        epoch: datetime.datetime | None = None
+        for row in reader:
+            line = reader.line_num
+            when = _moment(path, line, row["TIMESTAMP"])
+            epoch = when if epoch is None else epoch
+            if (when.tzinfo is None) != (epoch.tzinfo is None):
+                raise BadInputError(
+                    path, "mixes times with and without a zone", line=line, field="TIMESTAMP"
+                )
+            yield Request(
+                (when - epoch) // datetime.timedelta(microseconds=1),
+                _length(path, line, "ContextTokens", _number(row["ContextTokens"])),
+                _length(path, line, "GeneratedTokens", _number(row["GeneratedTokens"])),
+                (),
+                line,
+            )
+    except csv.Error as error:
+        raise BadInputError(path, f"is not CSV ({error})", line=reader.line_num) from error
+
+
+def _moment(path: object, line: int, text: str | None) -> datetime.datetime:
+    try:
+        # Digits under a microsecond, which Azure writes, are cut off.
+        return datetime.datetime.fromisoformat((text or "").strip())
+    except ValueError:
+        raise BadInputError(path, f"{text!r} is not a time", line=line, field="TIMESTAMP") from None
+
+
+def _number(text: str | None) -> object:
+    stripped = (text or "").strip()
+    digits = stripped.removeprefix("-")
+    return int(stripped) if digits.isascii() and digits.isdigit() and len(digits) < 19 else text
+
+
+def _length(path: object, line: int, name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_TOKENS:
+        raise BadInputError(
+            path,
+            f"must be a whole number of tokens in 1..{MOST_TOKENS}, not {value!r}",
+            line=line,
+            field=name,
+        )
+    return value
+
+
+def _missing(path: object, line: int, name: str, present: list[str]) -> BadInputError:
+    near = nearest_names(name, present)
+    return BadInputError(
+        path,
+        "is missing" + (f"; there is {' and '.join(near)}" if near else ""),
+        line=line,
+        field=name,
+    )

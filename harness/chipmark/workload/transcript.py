@@ -1,0 +1,154 @@
+"""Recorded conversations in the OpenAI messages format: read and checked, not yet tokens.
+
+A transcript is JSON Lines, one session a line: `{"messages": [...], "tools": [...]}` with
+`tool_calls` in assistant messages and answers with the role `tool`. Besides that format a message
+that is no answer of the model may carry `duration_s`, how long the tool or the person took.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chipmark.errors import BadInputError, nearest_names
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_SESSION_FIELDS = ("messages", "tools", "id", "metadata")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One session of a transcript: messages and tools as they stand in the file, and its line."""
+
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...]
+    path: str
+    line: int
+
+
+def read_transcript(path: str | os.PathLike[str]) -> list[Conversation]:
+    """Read a transcript; empty lines are passed over.
+
+    Raises `BadInputError` naming file, line and field for what is no JSON, unknown fields or
+    roles, contents that are no text, tool answers to no call, calls without a name or with
+    arguments that are no JSON, and sessions in which the model never answers.
+    """
+    try:
+        text = Path(path).read_bytes().decode()
+    except OSError as error:
+        raise BadInputError(path, f"cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise BadInputError(path, f"is not UTF-8 ({error.reason} at {error.start})") from error
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            found.append(_Line(str(path), number).conversation(line))
+    if not found:
+        raise BadInputError(path, "holds no session")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Where a session stands, for messages about it."""
+
+    path: str
+    number: int
+
+    def wrong(self, field: str, problem: str, hint: str = "") -> BadInputError:
+        return BadInputError(self.path, problem, line=self.number, field=field, hint=hint)
+
+    def conversation(self, line: str) -> Conversation:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BadInputError(self.path, f"is not JSON ({error})", line=self.number) from error
+        if not isinstance(entry, dict):
+            raise BadInputError(self.path, "is not a JSON object", line=self.number)
+        for name in entry:
+            if name not in _SESSION_FIELDS:
+                near = " or ".join(nearest_names(name, _SESSION_FIELDS) or _SESSION_FIELDS)
+                raise self.wrong(name, f"is not a field of a session; did you mean {near}?")
+        messages = entry.get("messages")
+        if not isinstance(messages, list) or not messages:
+            raise self.wrong("messages", "must be a list of messages that is not empty")
+        tools = entry.get("tools") or []
+        self._check_tools(tools)
+        called: set[str] = set()
+        for index, message in enumerate(messages):
+            self._check_message(f"messages[{index}]", message, called)
+        if not any(message["role"] == "assistant" for message in messages):
+            raise self.wrong("messages", "has no assistant message, so no turn")
+        if messages[0]["role"] == "assistant":
+            raise self.wrong("messages[0]", "is the model's answer, and there is no question")
+        return Conversation(tuple(messages), tuple(tools), self.path, self.number)
+
+    def _check_tools(self, tools: object) -> None:
+        if not isinstance(tools, list):
+            raise self.wrong("tools", "must be a list")
+        for index, tool in enumerate(tools):
+            function = tool.get("function") if isinstance(tool, dict) else None
+            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+                raise self.wrong(f"tools[{index}].function.name", "must be a string")
+
+    def _check_message(self, where: str, message: object, called: set[str]) -> None:
+        if not isinstance(message, dict):
+            raise self.wrong(where, "is not a JSON object")
+        role = message.get("role")
+        if not isinstance(role, str) or role not in ROLES:
+            near = nearest_names(role, ROLES) if isinstance(role, str) else []
+            raise self.wrong(
+                f"{where}.role", f"is {role!r}; it must be {' or '.join(near or ROLES)}"
+            )
+        calls = message.get("tool_calls")
+        self._check_content(where, message.get("content"), may_be_empty=bool(calls))
+        if calls is not None:
+            if role != "assistant" or not isinstance(calls, list):
+                raise self.wrong(f"{where}.tool_calls", "must be a list, in an assistant message")
+            for index, call in enumerate(calls):
+                called.add(self._call_id(f"{where}.tool_calls[{index}]", call))
+        if role == "tool" and message.get("tool_call_id") not in called:
+            raise self.wrong(
+                f"{where}.tool_call_id",
+                f"is {message.get('tool_call_id')!r}, which no earlier message called",
+            )
+        duration = message.get("duration_s")
+        if duration is not None and (
+            role == "assistant"
+            or isinstance(duration, bool)
+            or not isinstance(duration, int | float)
+            or not math.isfinite(duration)
+            or duration < 0
+        ):
+            raise self.wrong(
+                f"{where}.duration_s", "must be seconds at or above 0, not in an answer"
+            )
+
+    def _check_content(self, where: str, content: object, *, may_be_empty: bool) -> None:
+        if isinstance(content, str) or (content is None and may_be_empty):
+            return
+        if isinstance(content, list) and all(
+            isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
+        ):
+            return
+        raise self.wrong(f"{where}.content", "must be text or a list of text parts")
+
+    def _call_id(self, where: str, call: object) -> str:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(call, dict) or not isinstance(call.get("id"), str):
+            raise self.wrong(f"{where}.id", "must be a string")
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise self.wrong(f"{where}.function.name", "must be a string")
+        arguments = function.get("arguments")
+        if not isinstance(arguments, str):
+            raise self.wrong(f"{where}.function.arguments", "must be JSON in a string")
+        try:
+            json.loads(arguments)
+        except (ValueError, RecursionError) as error:
+            raise self.wrong(f"{where}.function.arguments", f"is not JSON ({error})") from error
+        return str(call["id"])
