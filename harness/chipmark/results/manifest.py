@@ -14,9 +14,12 @@ keeps the folder's content, so that metrics can be computed again. Layout of a r
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chipmark.errors import BrokenRecordError
 
 
 class Part(BaseModel):
@@ -196,3 +199,17 @@ class Manifest(Part):
     options: dict[str, Any] = Field(default_factory=dict)
     notes: tuple[Note, ...] = ()
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+def load_manifest(path: Path) -> Manifest:
+    """`cell.json`; BrokenRecordError names the field that is wrong."""
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BrokenRecordError(path, "is missing") from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise BrokenRecordError(path, first["msg"], field=field) from error
+        raise BrokenRecordError(path, f"is not UTF-8 ({error})") from error

@@ -1,0 +1,90 @@
+"""Why a number is missing, and what a row must say beside its numbers: two enumerations.
+
+They live below every step that uses them; `chipmark.table.columns` shows them to people. A code
+is an API: it is never renamed, and its text may be made clearer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+NULL_REASONS: Mapping[str, str] = {
+    "cell_failed": "the cell failed, so nothing was measured",
+    "no_samples": "no sample of this kind was taken",
+    "n_too_small": "fewer than 59 samples, so the 95th percentile has no one-sided 95 % bound",
+    "one_token_turns": "no turn has a second token",
+    "zero_denominator": "the denominator is zero or negative",
+    "tool_time_scaled": "the tool-time scale is neither 0 nor 1",
+    "session_unfinished": "a session of a closed trace did not end",
+    "no_sessions": "no session was completed",
+    "no_model_config": "the model's shape is not in the record",
+    "precision_unknown": "the bytes of this precision are not known",
+    "no_decode_launches": "no launch was decode only",
+    "no_prefill_launches": "no launch was prefill only",
+    "no_probe": "the roof was not probed beside the repeat",
+    "roof_unsteady": "the roof's probes before and after differ by over 15 %",
+    "in_cache": "the working set sits in the last-level cache",
+    "not_measured": "no meter was read",
+    "power_too_few_updates": "polled power with fewer than 20 distinct updates in the window",
+    "power_gaps": "gaps of over 20 % of the window between power samples",
+    "counter_too_coarse": "the energy counter had fewer than 20 update periods in the window",
+    "counter_backwards": "the energy counter ran backwards",
+    "negative_net": "idle power times the window is more than the energy of the window",
+    "idle_missing": "power at idle was not measured",
+    "idle_too_short": "power at idle over less than 30 s or 20 updates",
+    "unit_partly_used": "only a part of the unit that meter and price cover was used",
+    "no_price_book": "no price book was given",
+    "no_price": "the price book has no entry for this chip and unit",
+    "host_power_missing": "the price book does not say the host's power",
+    "scope_without_facility": "facility power is not defined for this power scope",
+    "not_capacity_lane": "defined in the capacity lane only",
+    "scale_not_1": "defined at scale (1, 1, 1) only",
+    "no_demand": "the price book does not say the demand",
+    "not_comparable": "not comparable with the baseline in this kind",
+    "no_baseline": "no row can serve as the baseline",
+    "different_metrics_schema": "computed by another version of the definitions",
+    "unknown": "not said by the record",
+}
+"""Reason codes of a null, with their texts."""
+
+NOTE_CODES: Mapping[str, str] = {
+    "cell_failed": "the cell failed; the text says how",
+    "parity_failed": "logits differ from the oracle's by more than the tolerance",
+    "parity_unchecked": "logits were not compared with the oracle's",
+    "ep_coverage": "a part of the graph ran outside the provider's own device",
+    "unverified_provider": "this provider was never run on that hardware",
+    "execution_eager": "eager execution; ranked in a group of its own",
+    "not_steady": "repeats differ by more than noise; the row is not ranked",
+    "throttled_thermal": "the device slowed down because of its temperature",
+    "throttled_hardware": "the device slowed down because of power or another hardware limit",
+    "throttle_unknown": "whether the device throttled could not be read",
+    "power_limit": "the power limit is below the default; part of the chip's identity",
+    "energy_assumed": "power is assumed, not measured; never ranked",
+    "energy_declared": "power is a nameplate figure, not measured; never ranked",
+    "energy_refused": "power was sampled, but too thinly to be integrated",
+    "idle_range": "idle power before and after differ by over 5 %; net values are a range",
+    "idle_as_load": "idle power unknown; the idle hours of the year are priced at load",
+    "load_as_full": "power at the offered load unknown; priced at full load",
+    "price_assumed": "a price or cost factor is assumed",
+    "cost_at_this_load": "cost at this very load, all day; not ranked",
+    "repeats_left_out": "some repeats had no value and are not in the ratio",
+    "few_repeats": "fewer than 3 repeats, so that intervals by repeat are missing or wide",
+    "llc_unknown": "size of the last-level cache unknown; the roof may be a cache's",
+    "probe_size": "the roof was probed at another working-set size than the launches'",
+    "sessions_lost": "sessions failed, were dropped or did not finish",
+    "unverified_chip": "the route to this chip was never run on that hardware",
+    "unverified_meter": "this meter was never run on that hardware",
+    "chip_by_assumption": "the chip is assumed; the machine does not say which it is",
+    "weights_synthetic": "seeded synthetic weights, not a trained model",
+    "feedback_sampled": "sampled tokens were fed back",
+    "bind_snapshot": "binding copies its input; the cache lives in the provider's memory",
+    "graph_choice": "which graph was chosen, and why",
+    "precision_note": "what the provider really computed",
+    "kv_copied": "the backend copied cached rows; charged to the turn that receives them",
+    "backend": "a remark of the backend",
+    "cell": "a remark of the cell",
+    "meter": "a remark of the meter",
+    "chip": "a remark on the chip's identity",
+    "skipped": "something was left out, and why",
+}
+"""Codes of notes, with their general meaning; a note's own text says the particulars."""

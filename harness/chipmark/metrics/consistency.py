@@ -1,0 +1,140 @@
+"""Whether a repeat's events tell one story with each other and with the trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from chipmark.engine.events import Table
+from chipmark.metrics.events import DECODE, DONE, EDGE_S, KV, MIXED, RepeatView, view
+from chipmark.metrics.phases import new_positions, prefix_hits
+from chipmark.workload.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Inconsistency:
+    """What does not fit: a code, and a text that names table, row and values."""
+
+    code: str
+    text: str
+
+
+def inconsistencies(tables: Mapping[str, Table], trace: Trace) -> list[Inconsistency]:
+    """Every contradiction found; an empty list for events that can be believed."""
+    try:
+        joined = view(tables)
+    except ValueError as error:
+        return [Inconsistency("events_keys", str(error))]
+    found = _window(joined)
+    found += _launches(joined)
+    found += _turns(joined, trace)
+    found += _work(joined)
+    return found
+
+
+def _window(joined: RepeatView) -> list[Inconsistency]:
+    found = []
+    if not joined.window_s > 0:
+        return [Inconsistency("window", f"the window is {joined.window_s:g} s long")]
+    launches = joined.tables["launches"]
+    if (joined.launch_seconds < 0).any():
+        row = int(np.flatnonzero(joined.launch_seconds < 0)[0])
+        found.append(Inconsistency("launch_time", f"launch {row} ends before it starts"))
+    inside = joined.launch_in & (launches["start_s"] >= joined.start_s - EDGE_S)
+    busy = float(joined.launch_seconds[inside].sum())
+    if busy > joined.window_s * (1 + 1e-6) + EDGE_S:
+        text = f"launches take {busy:.6g} s of a window of {joined.window_s:.6g} s"
+        found.append(Inconsistency("phases_exceed_window", text))
+    return found
+
+
+def _launches(joined: RepeatView) -> list[Inconsistency]:
+    found = []
+    launches, rows = joined.tables["launches"], joined.tables["rows"]
+    real = launches["phase"] != KV
+    n = len(real)
+    tokens = np.bincount(joined.row_launch, weights=rows["n_tokens"], minlength=n)
+    counts = np.bincount(joined.row_launch, minlength=n)
+    for name, have in (("n_tokens", tokens), ("n_rows", counts)):
+        wrong = np.flatnonzero(real & (launches[name] != have))
+        if len(wrong):
+            i = int(wrong[0])
+            text = f"launch {launches['launch'][i]} says {name} {launches[name][i]}, its rows say"
+            found.append(Inconsistency("launch_rows", f"{text} {have[i]:g} ({len(wrong)} such)"))
+    area = launches["batch_bucket"].astype(np.int64) * launches["chunk_bucket"]
+    small = np.flatnonzero(real & (area < launches["n_tokens"]))
+    if len(small):
+        i = int(small[0])
+        text = (
+            f"launch {launches['launch'][i]}: {launches['n_tokens'][i]} tokens in {area[i]} places"
+        )
+        found.append(Inconsistency("bucket_too_small", text))
+    return found
+
+
+def _turns(joined: RepeatView, trace: Trace) -> list[Inconsistency]:
+    """Counts equal the trace's; reuse within the ideal; times in order."""
+    turns = joined.tables["turns"]
+    found = []
+    expected = {(s.id, t.index): t for s, t in trace.walk()}
+    for i, key in enumerate(zip(turns["session"].tolist(), turns["turn"].tolist(), strict=True)):
+        turn = expected.get(key)
+        where = f"session {key[0]}, turn {key[1]}"
+        if turn is None:
+            found.append(Inconsistency("turn_unknown", f"{where} is not in the trace"))
+            break
+        for name in ("prompt_tokens", "n_new", "n_cached", "n_out"):
+            if int(turns[name][i]) != getattr(turn, name):
+                text = f"{where}: {name} {turns[name][i]}, the trace says {getattr(turn, name)}"
+                found.append(Inconsistency("turn_counts", text))
+                break
+        if found:
+            break
+    done = turns["status"] == DONE
+    over = np.flatnonzero(turns["reused_tokens"] > turns["n_cached"])
+    if len(over):
+        i = int(over[0])
+        text = f"session {turns['session'][i]}, turn {turns['turn'][i]}: reused"
+        text += (
+            f" {turns['reused_tokens'][i]} of {turns['n_cached'][i]} tokens an endless cache has"
+        )
+        found.append(Inconsistency("hit_above_ideal", text))
+    hit, ideal = (r.value for r in prefix_hits(joined))
+    if hit is not None and ideal is not None and hit > ideal + 1e-12:
+        found.append(Inconsistency("hit_above_ideal", f"prefix_hit {hit:g} > ideal {ideal:g}"))
+    times = [turns[n] for n in ("intended_s", "first_token_s", "last_token_s")]
+    ordered = (times[0] <= times[1] + EDGE_S) & (times[1] <= times[2] + EDGE_S)
+    wrong = np.flatnonzero(done & ~ordered)
+    if len(wrong):
+        i = int(wrong[0])
+        text = f"session {turns['session'][i]}, turn {turns['turn'][i]}: times are not in order"
+        found.append(Inconsistency("turn_times", text))
+    return found
+
+
+def _work(joined: RepeatView) -> list[Inconsistency]:
+    """Done turns computed every new position, and one decode row for each output but the first."""
+    turns, rows = joined.tables["turns"], joined.tables["rows"]
+    n = len(turns["turn"])
+    known = joined.row_turn >= 0
+    low, high = new_positions(joined)
+    new = np.bincount(joined.row_turn[known], weights=(high - low)[known], minlength=n)
+    decode = known & ~joined.row_prompt & np.isin(joined.row_phase, (DECODE, MIXED))
+    out = np.bincount(joined.row_turn[decode], weights=rows["n_tokens"][decode], minlength=n)
+    done = turns["status"] == DONE
+    found = []
+    for name, have, need in (
+        ("new prompt positions", new, turns["n_new"]),
+        ("decode rows", out, turns["n_out"] - 1),
+    ):
+        lacking = np.flatnonzero(done & (have < need))
+        if len(lacking):
+            i = int(lacking[0])
+            text = (
+                f"session {turns['session'][i]}, turn {turns['turn'][i]} is done with {have[i]:g}"
+            )
+            text += f" of {need[i]} {name} ({len(lacking)} such turns)"
+            found.append(Inconsistency("work_missing", text))
+    return found

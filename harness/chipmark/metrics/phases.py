@@ -1,0 +1,200 @@
+"""Work done in the window, seconds by phase, the three rates, and what work was wasted.
+
+Work tokens come from the trace alone. A prompt position earns when it lies in
+[n_cached, prompt_tokens) of its turn, once; an output token earns when it was emitted. So
+computing a position again, padding and copying cost time and earn nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chipmark.engine.contract import PHASES
+from chipmark.metrics.events import (
+    DECODE,
+    DONE,
+    EDGE_S,
+    KV,
+    MIXED,
+    PREFILL,
+    UNFINISHED,
+    Floats,
+    Ints,
+    RepeatView,
+)
+from chipmark.metrics.ratios import Ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Work tokens in W: new prompt tokens and output tokens; `*_pure`: the part of them that
+    homogeneous launches computed (all of it unless the backend mixes phases)."""
+
+    n_new: int
+    n_out: int
+    n_new_pure: float
+    n_out_pure: float
+
+    @property
+    def tokens(self) -> int:
+        """n_new + n_out."""
+        return self.n_new + self.n_out
+
+
+def new_positions(view: RepeatView) -> tuple[Ints, Ints]:
+    """Per row, the half-open range of positions that are new work of its turn; empty: (0, 0)."""
+    rows, turns = view.tables["rows"], view.tables["turns"]
+    if not len(turns["turn"]):
+        zero = np.zeros(len(rows["start"]), dtype=np.int64)
+        return zero, zero
+    start = rows["start"].astype(np.int64)
+    low = np.maximum(start, turns["n_cached"][view.row_turn])
+    high = np.minimum(start + rows["n_tokens"], turns["prompt_tokens"][view.row_turn])
+    real = (view.row_turn >= 0) & view.row_prompt & (high > low)
+    return np.where(real, low, 0), np.where(real, high, 0)
+
+
+def work(view: RepeatView) -> Work:
+    """Work tokens of the turns that were done, or were under way when the run ended."""
+    turns = view.tables["turns"]
+    n = len(turns["turn"])
+    earns = np.isin(turns["status"], (DONE, UNFINISHED))
+    low, high = new_positions(view)
+    computed = _per_turn(view, (high - low).astype(np.float64), view.row_in, n)
+    new = np.minimum(computed, turns["n_new"]) * earns
+    decode_row = (view.row_turn >= 0) & ~view.row_prompt & (view.row_phase != KV)
+    decoded = _per_turn(view, np.ones(len(low)), view.row_in & decode_row, n)
+    first = turns["first_token_s"]
+    seen_first = (first > view.start_s) & (first <= view.end_s + EDGE_S) & (turns["n_out"] > 0)
+    out = np.minimum(decoded + seen_first, turns["n_out"]) * earns
+    mixed = view.row_phase == MIXED
+    return Work(
+        n_new=int(new.sum()),
+        n_out=int(out.sum()),
+        n_new_pure=float(new.sum()) * _pure_share(view, mixed, (high - low).astype(np.float64)),
+        n_out_pure=float(out.sum()) * _pure_share(view, mixed, decode_row.astype(np.float64)),
+    )
+
+
+def seconds_by_phase(view: RepeatView) -> dict[str, float]:
+    """Device seconds of the launches in W, by phase name; every phase has an entry."""
+    phase = view.tables["launches"]["phase"]
+    return {
+        name: float(view.launch_seconds[view.launch_in & (phase == index)].sum())
+        for index, name in enumerate(PHASES)
+    }
+
+
+def rates(view: RepeatView, done: Work) -> dict[str, Ratio]:
+    """prefill_tok_s, decode_tok_s and total_tok_s of one repeat."""
+    phase = view.tables["launches"]["phase"]
+    prefill = view.launch_in & np.isin(phase, (*PREFILL, KV))
+    decode = view.launch_in & (phase == DECODE)
+    return {
+        "prefill_tok_s": _rate(view, done.n_new_pure, np.isin(phase, PREFILL), prefill,
+                               "no_prefill_launches"),
+        "decode_tok_s": _rate(view, done.n_out_pure, decode, decode, "no_decode_launches"),
+        "total_tok_s": Ratio(done.tokens, view.window_s),
+    }  # fmt: skip
+
+
+def pad_ratio(view: RepeatView) -> Ratio:
+    """Positions of the padded launches (batch bucket x chunk bucket) over the useful ones."""
+    launches = view.tables["launches"]
+    real = view.launch_in & (launches["phase"] != KV)
+    area = launches["batch_bucket"].astype(np.int64) * launches["chunk_bucket"]
+    return Ratio(float(area[real].sum()), float(launches["n_tokens"][real].sum()))
+
+
+def necessary_tokens(view: RepeatView) -> Ints:
+    """Per turn, the positions that an endless cache computes to answer it.
+
+    n_new, the outputs but the last (nobody reads its keys within the turn), and the last output
+    of the turn before where the prompt goes on from it: its work is that turn's n_out.
+    """
+    turns = view.tables["turns"]
+    continues = _continues(view)
+    needed = turns["n_new"].astype(np.int64) + np.maximum(turns["n_out"] - 1, 0) + continues
+    return np.asarray(needed, dtype=np.int64)
+
+
+def recomputed_tokens(view: RepeatView) -> int:
+    """Tokens computed beyond what an endless cache computes, over the turns that were done."""
+    turns = view.tables["turns"]
+    rows = view.tables["rows"]
+    computed = _per_turn(
+        view, rows["n_tokens"].astype(np.float64), view.row_phase != KV, len(turns["turn"])
+    )
+    beyond = np.maximum(computed - necessary_tokens(view), 0)
+    return int(beyond[turns["status"] == DONE].sum())
+
+
+def prefix_hits(view: RepeatView) -> tuple[Ratio, Ratio]:
+    """(prefix_hit, prefix_hit_ideal) over the turns that were done."""
+    turns = view.tables["turns"]
+    done = turns["status"] == DONE
+    prompt = float(turns["prompt_tokens"][done].sum())
+    return (
+        Ratio(float(turns["reused_tokens"][done].sum()), prompt),
+        Ratio(float(turns["n_cached"][done].sum()), prompt),
+    )
+
+
+def host_seconds(view: RepeatView) -> Ratio:
+    """Host seconds of engine and backend that the device did not hide, over steps.
+
+    A step's host time is the engine's and its launches'; the device hid what lies beyond the
+    gaps in which it stood still before the step's launches, so the smaller of the two is
+    counted. A simulated clock has no such gaps, and so counts nothing.
+    """
+    steps, launches = view.tables["steps"], view.tables["launches"]
+    n_steps = len(steps["step"])
+    if not n_steps:
+        return Ratio(0.0, 0.0)
+    index = {int(s): i for i, s in enumerate(steps["step"])}
+    at = np.array([index[int(s)] for s in launches["step"]], dtype=np.int64)
+    host = steps["engine_s"].astype(np.float64).copy()
+    gaps = np.zeros(n_steps)
+    if len(at):
+        np.add.at(host, at, launches["host_s"])
+        order = np.argsort(launches["start_s"], kind="stable")
+        ends = np.maximum.accumulate(launches["end_s"][order])
+        before = np.concatenate(([view.start_s], ends[:-1]))
+        np.add.at(gaps, at[order], np.maximum(launches["start_s"][order] - before, 0.0))
+    return Ratio(float(np.minimum(host, gaps).sum()), float(n_steps))
+
+
+def _continues(view: RepeatView) -> Ints:
+    """1 where a turn's prompt holds the whole context of the session's turn before, else 0."""
+    turns = view.tables["turns"]
+    # By time, not by number: a lane may run a session again.
+    order = np.lexsort((turns["turn"], turns["intended_s"], turns["session"]))
+    session, number = turns["session"][order], turns["turn"][order]
+    context = (turns["prompt_tokens"] + turns["n_out"])[order]
+    result = np.zeros(len(order), dtype=np.int64)
+    if len(order) > 1:
+        same = (session[1:] == session[:-1]) & (number[1:] == number[:-1] + 1)
+        # n_cached reaches the end of the context before only when nothing was cut off.
+        result[order[1:]] = same & (turns["n_cached"][order][1:] >= context[:-1])
+    return result
+
+
+def _rate(
+    view: RepeatView, tokens: float, working: np.ndarray, paid: np.ndarray, reason: str
+) -> Ratio:
+    if not (working & view.launch_in).any():
+        return Ratio(None, None, reason)
+    return Ratio(tokens, float(view.launch_seconds[paid].sum()))
+
+
+def _per_turn(view: RepeatView, values: Floats, mask: np.ndarray, n: int) -> Floats:
+    use = mask & (view.row_turn >= 0)
+    summed = np.bincount(view.row_turn[use], weights=values[use], minlength=n)
+    return np.asarray(summed, dtype=np.float64)
+
+
+def _pure_share(view: RepeatView, mixed: np.ndarray, weight: Floats) -> float:
+    total = float(weight[view.row_in].sum())
+    return float(weight[view.row_in & ~mixed].sum()) / total if total > 0 else 1.0

@@ -1,0 +1,55 @@
+"""Ratios with a reason when they are no number, and how repeats combine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """numerator / denominator; `reason` is a code of NULL_REASONS where there is no number."""
+
+    numerator: float | None
+    denominator: float | None
+    reason: str = ""
+
+    @property
+    def value(self) -> float | None:
+        """The quotient; None where a part is missing or the denominator is not positive."""
+        if self.reason or self.numerator is None or self.denominator is None:
+            return None
+        return self.numerator / self.denominator if self.denominator > 0 else None
+
+    @property
+    def null_reason(self) -> str:
+        """Why `value` is None; "" where it is a number."""
+        if self.value is not None:
+            return ""
+        if self.reason:
+            return self.reason
+        missing = self.numerator is None or self.denominator is None
+        return "no_samples" if missing else "zero_denominator"
+
+
+def null(reason: str) -> Ratio:
+    """A ratio that is no number because of `reason`."""
+    return Ratio(None, None, reason)
+
+
+def combine(ratios: Sequence[Ratio], *, every: bool = False) -> Ratio:
+    """Repeats as a ratio of sums, over the repeats that have a value.
+
+    Null, with the first reason met, where less than half of the repeats have one, or, with
+    `every`, where a single one lacks it.
+    """
+    if not ratios:
+        return null("no_samples")
+    valid = [r for r in ratios if r.value is not None]
+    lacking = [r for r in ratios if r.value is None]
+    if lacking and (every or 2 * len(valid) < len(ratios) or not valid):
+        return null(lacking[0].null_reason)
+    return Ratio(
+        sum(r.numerator for r in valid if r.numerator is not None),
+        sum(r.denominator for r in valid if r.denominator is not None),
+    )

@@ -1,0 +1,78 @@
+"""What metrics are computed from: one cell's events, power, roofs and the facts they need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from chipmark.engine.events import Table
+from chipmark.meters.contract import MeterInfo, PowerSamples
+from chipmark.workload.trace import Trace
+from chipmark_models.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class SloLimits:
+    """A turn meets the objective when its TTFT (append or cold) and TPOT are within these."""
+
+    ttft_append_s: float = 2.0
+    ttft_cold_s: float = 10.0
+    tpot_s: float = 0.050
+
+
+@dataclass(frozen=True, slots=True)
+class Roofs:
+    """Roofs probed before and after a repeat: read bandwidth in bytes/s at a working set of
+    `read_bytes`, matrix rate in FLOP/s; None where not probed. `llc_bytes`: last-level cache."""
+
+    read_bytes: int
+    read_before: float | None
+    read_after: float | None
+    matmul_before: float | None
+    matmul_after: float | None
+    llc_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatData:
+    """One repeat: the tables of `chipmark.engine.events`, power samples and roofs."""
+
+    events: Mapping[str, Table]
+    power: PowerSamples | None = None
+    roofs: Roofs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CellFacts:
+    """What of a cell's identity changes how its numbers are computed.
+
+    scale: (context, output, tool time). unit, used, of: what meter and price cover.
+    weights_precision, kv_precision: names that `chipmark_models.costs` knows. config is None
+    where the model has no shape (`sim:`).
+    """
+
+    lane: Literal["equal_n", "capacity"]
+    concurrency: int
+    slo: SloLimits
+    scale: tuple[Fraction, Fraction, Fraction]
+    loop: Literal["closed", "open"]
+    meter: MeterInfo | None
+    unit: str
+    used: int
+    of: int
+    config: ModelConfig | None
+    weights_precision: str
+    kv_precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class RawCell:
+    """A measured cell with the work it was given."""
+
+    facts: CellFacts
+    trace: Trace
+    repeats: tuple[RepeatData, ...]
+    idle_before: PowerSamples | None = None
+    idle_after: PowerSamples | None = None

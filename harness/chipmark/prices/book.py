@@ -1,0 +1,234 @@
+"""A price book: dated, sourced money for one currency and one VAT basis, read from TOML.
+
+Every number is `{value, low, high, unit, source, date, confidence}`; low and high are P5 and
+P95. Nothing is filled in silently: what a book does not say is null in the table, with a reason.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from chipmark.errors import BadInputError, nearest_names
+from chipmark.metrics.cost import Site, UnitPrice
+
+SCHEMA = "chipmark.prices/1"
+EXAMPLE = Path(__file__).with_name("example-2026.toml")
+
+Confidence = Literal["H", "M", "L", "K", "A"]
+"""H vendor document or real quote; M several secondary sources agree; L one secondary source;
+K general knowledge; A an assumption of this book."""
+
+
+class Part(BaseModel):
+    """Frozen; an unknown field is an error, so that a misspelt one is not lost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Quantity(Part):
+    """A number with its range and its provenance."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    unit: str
+    source: str = Field(min_length=1)
+    date: str = Field(pattern=r"^\d{4}(-\d{2}){0,2}$")
+    confidence: Confidence
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Quantity:
+        numbers = [n for n in (self.low, self.value, self.high) if n is not None]
+        if not all(math.isfinite(n) and n >= 0 for n in numbers):
+            raise ValueError("must be finite and not negative")
+        if numbers != sorted(numbers):
+            raise ValueError("low, value and high must ascend")
+        return self
+
+
+class SiteBook(Part):
+    """The site's factors; see `chipmark.metrics.cost.Site`."""
+
+    tariff_per_kwh: Quantity
+    pue: Quantity
+    psu_efficiency: Quantity
+    availability: Quantity
+    life_years: Quantity
+    discount_rate: Quantity
+    residual: Quantity
+    maintenance: Quantity
+    on_share: Quantity | None = None
+    tax: Quantity | None = None
+    duty: Quantity | None = None
+    hosting_per_kw_month: Quantity | None = None
+    power_in_hosting: bool = False
+
+    @model_validator(mode="after")
+    def _possible(self) -> SiteBook:
+        for name in ("psu_efficiency", "availability", "on_share"):
+            quantity: Quantity | None = getattr(self, name)
+            if quantity is not None and not 0 < quantity.value <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1")
+        if self.pue.value < 1:
+            raise ValueError("pue must be at least 1")
+        if self.life_years.value <= 0:
+            raise ValueError("life_years must be above 0")
+        return self
+
+
+class Demand(Part):
+    """What is asked of a unit: utilisation is offered over capacity sessions; the rest is what
+    daily active agents are made from. A missing one makes its columns null."""
+
+    utilisation: Quantity | None = None
+    sessions_per_agent_day: Quantity | None = None
+    headroom: Quantity | None = None
+    peak_share: Quantity | None = None
+
+    @model_validator(mode="after")
+    def _shares(self) -> Demand:
+        for name in ("utilisation", "headroom", "peak_share"):
+            quantity: Quantity | None = getattr(self, name)
+            if quantity is not None and not 0 < quantity.value <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1")
+        return self
+
+
+class UnitEntry(Part):
+    """The price of a unit: bought (`purchase`, with `host_share`) or rented (`rent_per_hour`).
+
+    chips: names of the catalogue, or `*` for any chip in this unit. per: `unit`, or `device` for
+    a price of each device of the unit (a vCPU of a cpu-share). host_w: power of the rest of the
+    host that belongs to it, for meters that see the board, package, die or CPU share only.
+    """
+
+    name: str
+    chips: tuple[str, ...] = Field(min_length=1)
+    unit: str
+    per: Literal["unit", "device"] = "unit"
+    purchase: Quantity | None = None
+    host_share: Quantity | None = None
+    rent_per_hour: Quantity | None = None
+    rented_share: Quantity | None = None
+    host_w: Quantity | None = None
+    provisioned_kw: Quantity | None = None
+    software_year: Quantity | None = None
+    staff_year: Quantity | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> UnitEntry:
+        if self.purchase is not None and self.rent_per_hour is not None:
+            raise ValueError("give purchase or rent_per_hour, not both")
+        return self
+
+    def price(self, devices: int) -> UnitPrice:
+        """Money for one unit of `devices` devices."""
+        n = devices if self.per == "device" else 1
+        return UnitPrice(
+            chip=None if self.purchase is None else self.purchase.value * n,
+            host_share=_value(self.host_share) * n,
+            rent_per_hour=None if self.rent_per_hour is None else self.rent_per_hour.value * n,
+            rented_share=_value(self.rented_share, 1.0),
+            provisioned_kw=_value(self.provisioned_kw) * n,
+            software_year=_value(self.software_year) * n,
+            staff_year=_value(self.staff_year) * n,
+        )
+
+    def host_power_w(self, devices: int) -> float | None:
+        """Watts of the host's rest for one unit; None where the book does not say."""
+        if self.host_w is None:
+            return None
+        return self.host_w.value * (devices if self.per == "device" else 1)
+
+    def assumptions(self) -> list[str]:
+        """Fields that are assumed or general knowledge, not sourced."""
+        return [
+            name
+            for name in type(self).model_fields
+            if isinstance(q := getattr(self, name), Quantity) and q.confidence in ("A", "K")
+        ]
+
+
+class PriceBook(Part):
+    """A whole book. `vat`: whether prices hold VAT."""
+
+    schema_: Literal["chipmark.prices/1"] = Field(alias="schema")
+    name: str
+    currency: str = Field(pattern=r"^[A-Z]{3}$")
+    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    vat: Literal["included", "excluded"]
+    note: str = ""
+    site: SiteBook
+    demand: Demand = Demand()
+    units: tuple[UnitEntry, ...] = Field(default=(), alias="unit")
+
+    def match(self, chip: str, unit: str) -> UnitEntry | None:
+        """The entry of a chip in a unit; one for `*` only where none names the chip."""
+        same = [entry for entry in self.units if entry.unit == unit]
+        named = [entry for entry in same if chip in entry.chips]
+        return next(iter(named or [entry for entry in same if "*" in entry.chips]), None)
+
+    def site_factors(self) -> Site:
+        """The site as the formulas take it."""
+        s = self.site
+        return Site(
+            tariff=s.tariff_per_kwh.value,
+            pue=s.pue.value,
+            psu_efficiency=s.psu_efficiency.value,
+            on_share=_value(s.on_share, 1.0),
+            availability=s.availability.value,
+            discount_rate=s.discount_rate.value,
+            life_years=s.life_years.value,
+            residual=s.residual.value,
+            maintenance=s.maintenance.value,
+            tax=_value(s.tax),
+            duty=_value(s.duty),
+            hosting_per_kw_month=_value(s.hosting_per_kw_month),
+            power_in_hosting=s.power_in_hosting,
+        )
+
+
+def load_book(path: Path) -> PriceBook:
+    """Read a price book. BadInputError names the file and the field, with the nearest name for
+    one that does not exist."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInputError(path, "there is no such price book") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInputError(path, f"is not TOML ({error})") from error
+    try:
+        book = PriceBook.model_validate(document)
+    except ValidationError as error:
+        raise _bad_field(path, error) from error
+    seen: set[tuple[str, str]] = set()
+    for entry in book.units:
+        for chip in entry.chips:
+            if (chip, entry.unit) in seen:
+                raise BadInputError(
+                    path, f"{chip!r} in unit {entry.unit!r} is priced twice", field=entry.name
+                )
+            seen.add((chip, entry.unit))
+    return book
+
+
+def _bad_field(path: Path, error: ValidationError) -> BadInputError:
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    hint = ""
+    if first["type"] == "extra_forbidden":
+        known = {
+            n for m in (PriceBook, SiteBook, Demand, UnitEntry, Quantity) for n in m.model_fields
+        }
+        near = nearest_names(str(first["loc"][-1]), known)
+        hint = f"did you mean {' or '.join(near)}?" if near else ""
+    return BadInputError(path, str(first["msg"]), field=field, hint=hint)
+
+
+def _value(quantity: Quantity | None, default: float = 0.0) -> float:
+    return default if quantity is None else quantity.value

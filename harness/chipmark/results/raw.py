@@ -1,0 +1,145 @@
+"""A cell's raw data from either of its two forms: the child's folder (`.npz`) or a record."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chipmark.engine.events import COLUMNS, Table, check_tables, load_events
+from chipmark.errors import BrokenRecordError
+from chipmark.meters.contract import MeterInfo, PowerSamples
+from chipmark.metrics.rawcell import CellFacts, RawCell, RepeatData, Roofs, SloLimits
+from chipmark.results.manifest import Manifest, Probes
+from chipmark.workload.trace import load_trace
+from chipmark_models.config import ModelConfig
+
+POWER_COLUMNS = ("time_s", "energy_j", "power_w")
+_REPEAT = re.compile(r"repeat-(\d+)")
+
+
+def facts_of(manifest: Manifest) -> CellFacts:
+    """What the arithmetic needs of a manifest."""
+    meter = manifest.meter
+    scale = manifest.workload.scale
+    return CellFacts(
+        lane=manifest.lane,
+        concurrency=manifest.concurrency,
+        slo=SloLimits(manifest.slo.ttft_append_s, manifest.slo.ttft_cold_s, manifest.slo.tpot_s),
+        scale=(Fraction(scale[0]), Fraction(scale[1]), Fraction(scale[2])),
+        loop=manifest.workload.loop,
+        meter=MeterInfo(**meter.model_dump()) if meter is not None else None,
+        unit=manifest.chip.unit,
+        used=manifest.chip.used,
+        of=manifest.chip.of,
+        config=ModelConfig.from_dict(manifest.model.config) if manifest.model.config else None,
+        weights_precision=manifest.precision.weights,
+        kv_precision=manifest.precision.kv,
+    )
+
+
+def load_raw(folder: Path, manifest: Manifest) -> RawCell:
+    """The raw data of a folder of either form, in order of the repeats.
+
+    Raises BrokenRecordError (or BadInputError of the trace) naming the file that is not whole.
+    """
+    repeats = sorted(
+        (int(match[1]), path)
+        for path in folder.iterdir()
+        if path.is_dir() and (match := _REPEAT.fullmatch(path.name))
+    )
+    return RawCell(
+        facts=facts_of(manifest),
+        trace=load_trace(folder / "trace.npz"),
+        repeats=tuple(_repeat(path) for _, path in repeats),
+        idle_before=load_power(folder, "idle-before"),
+        idle_after=load_power(folder, "idle-after"),
+    )
+
+
+def load_power(folder: Path, name: str) -> PowerSamples | None:
+    """Power samples of `name` in either form; None where the meter left none."""
+    columns = _read_columns(folder, name, dict.fromkeys(POWER_COLUMNS, "f8"))
+    if columns is None:
+        return None
+    if len({len(c) for c in columns.values()}) != 1:
+        raise BrokenRecordError(folder / name, "has columns of different lengths")
+    if (np.diff(columns["time_s"]) < 0).any():
+        raise BrokenRecordError(folder / name, "goes back in time", field="time_s")
+    return PowerSamples(columns["time_s"], columns["energy_j"], columns["power_w"])
+
+
+def load_tables(folder: Path) -> dict[str, Table]:
+    """The event tables of one repeat in either form."""
+    stored = folder / "events.npz"
+    try:
+        if stored.is_file():
+            return load_events(stored)
+        tables: dict[str, Table] = {}
+        for name, columns in COLUMNS.items():
+            table = _read_columns(folder, name, columns)
+            if table is None:
+                raise BrokenRecordError(folder / f"{name}.parquet", "is missing")
+            tables[name] = table
+        check_tables(tables)
+        return tables
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise BrokenRecordError(folder, f"events are not whole ({error})") from error
+
+
+def write_parquet(path: Path, table: Table) -> None:
+    """Write columns to Parquet, their types kept."""
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(
+        pyarrow.table({name: pyarrow.array(column) for name, column in table.items()}),
+        path,
+        compression="zstd",
+    )
+
+
+def _repeat(folder: Path) -> RepeatData:
+    return RepeatData(load_tables(folder), load_power(folder, "power"), _roofs(folder))
+
+
+def _roofs(folder: Path) -> Roofs | None:
+    path = folder / "probes.json"
+    if not path.is_file():
+        return None
+    try:
+        probes = Probes.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise BrokenRecordError(path, f"is not what the cell writes ({error})") from error
+    return Roofs(
+        probes.read_bytes,
+        probes.read_before,
+        probes.read_after,
+        probes.matmul_before,
+        probes.matmul_after,
+        probes.llc_bytes,
+    )
+
+
+def _read_columns(folder: Path, name: str, columns: Any) -> dict[str, NDArray[Any]] | None:
+    """Columns of `name` from `.npz` or `.parquet`; None where neither is there."""
+    npz, parquet = folder / f"{name}.npz", folder / f"{name}.parquet"
+    path = npz if npz.is_file() else parquet
+    if not path.is_file():
+        return None
+    try:
+        if path is npz:
+            with np.load(npz, allow_pickle=False) as stored:
+                return {c: np.asarray(stored[c], dtype) for c, dtype in columns.items()}
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(parquet)
+        return {c: table.column(c).to_numpy().astype(d) for c, d in columns.items()}
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise BrokenRecordError(path, f"is not whole ({error})") from error

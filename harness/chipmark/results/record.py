@@ -1,0 +1,174 @@
+"""`record.json`: a measured cell as it is kept. Written once, never changed afterwards.
+
+A record is a folder:
+
+    record.json                    this schema: identity, metrics, checksums of every other file
+    trace.npz                      the work
+    repeat-K/TABLE.parquet         steps, launches, rows, turns, sessions, window
+    repeat-K/power.parquet         time_s, energy_j, power_w (absent: not measured)
+    repeat-K/probes.json
+    idle-before.parquet, idle-after.parquet
+    child.log
+
+Schema history
+
+    chipmark.record/1   first. `manifest` is chipmark.cell/1, `metrics.schema` is
+                        chipmark.metrics/1. `self_sha256` is the sha256 of the file's bytes with
+                        its own 64 digits written as zeros.
+
+An older schema is brought up to date by one function a step in `UPGRADES`; a newer one is
+refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chipmark.errors import BrokenRecordError
+from chipmark.results.manifest import Manifest, Note
+
+if TYPE_CHECKING:
+    from chipmark.metrics.derive import Derived
+
+SCHEMA = "chipmark.record/1"
+UPGRADES: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From a schema to the next one: takes the document, returns it with its new `schema`."""
+
+RECORD_FILE = "record.json"
+
+_BLANK = "0" * 64
+_OWN_KEY = '"self_sha256"'
+_OWN_HASH = re.compile(_OWN_KEY + r':\s*"([0-9a-f]{64})"')
+_DIGITS = re.compile(r"[0-9a-f]{64}")
+_CURRENT = re.compile(r'\{\s*"schema":\s*"chipmark\.record/1"')
+
+
+class Part(BaseModel):
+    """Frozen; unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class FileEntry(Part):
+    """A file of the record, by its path inside it."""
+
+    sha256: str
+    bytes: int
+
+
+class Metrics(Part):
+    """`chipmark.metrics.derive.Derived` as stored."""
+
+    schema_: str = Field(alias="schema")
+    values: dict[str, float | int | None]
+    per_repeat: tuple[dict[str, float | int | None], ...] = ()
+    intervals: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
+    null_reasons: dict[str, str] = Field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class Record(Part):
+    """A cell's identity, its metrics and the checksums of its raw files.
+
+    `path` is the folder it was read from; it is not stored.
+    """
+
+    schema_: Literal["chipmark.record/1"] = Field(alias="schema")
+    id: str
+    manifest: Manifest
+    metrics: Metrics
+    files: dict[str, FileEntry]
+    self_sha256: str
+    path: Path = Field(default=Path(), exclude=True)
+
+
+def metrics_of(derived: Derived) -> Metrics:
+    """Derived numbers in their stored form."""
+    return Metrics(
+        schema=derived.schema,
+        values=derived.metrics,
+        per_repeat=derived.per_repeat,
+        intervals=derived.intervals,
+        null_reasons=derived.null_reasons,
+        notes=tuple(Note(code=code, text=text) for code, text in derived.notes),
+        details=derived.details,
+    )
+
+
+def document_text(document: Mapping[str, Any]) -> str:
+    """The text of `record.json` for a document, its `self_sha256` computed."""
+    body = {k: v for k, v in document.items() if k != "self_sha256"}
+    # The last key, so that its place is known whatever the other values are.
+    text = json.dumps({**body, "self_sha256": _BLANK}, indent=1, allow_nan=False) + "\n"
+    return _with_own_hash(text, _digest(text))
+
+
+def parse_record(path: Path, text: str) -> Record:
+    """A record from the text of its `record.json`; `path` names it in errors.
+
+    Raises BrokenRecordError where it is no JSON, has an unknown schema, lacks a field or was
+    changed after it was written.
+    """
+    found = _OWN_HASH.search(text, max(0, text.rfind(_OWN_KEY)))
+    if found is None or _digest(_with_own_hash(text, _BLANK)) != found[1]:
+        _json_object(path, text)
+        raise BrokenRecordError(
+            path,
+            "does not match its own checksum",
+            field="self_sha256",
+            hint="a record is never changed after it was written; measure again",
+        )
+    try:
+        if _CURRENT.match(text):
+            # A thousand records are read for one table: no second pass over what is up to date.
+            record = Record.model_validate_json(text)
+        else:
+            record = Record.model_validate(_upgraded(path, _json_object(path, text)))
+        return record.model_copy(update={"path": path.parent})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BrokenRecordError(path, first["msg"], field=field) from error
+
+
+def _with_own_hash(text: str, digest: str) -> str:
+    head, key, tail = text.rpartition(_OWN_KEY)
+    return head + key + _DIGITS.sub(digest, tail, count=1)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _json_object(path: Path, text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise BrokenRecordError(path, f"is not JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise BrokenRecordError(path, "is not a JSON object")
+    return document
+
+
+def _upgraded(path: Path, document: dict[str, Any]) -> dict[str, Any]:
+    schema = str(document.get("schema"))
+    while schema != SCHEMA:
+        if schema not in UPGRADES:
+            known = ", ".join((*UPGRADES, SCHEMA))
+            raise BrokenRecordError(
+                path,
+                f"is {schema!r}; this version reads {known}",
+                field="schema",
+                hint="a newer chipmark wrote it: upgrade",
+            )
+        document = UPGRADES[schema](document)
+        schema = str(document.get("schema"))
+    return document

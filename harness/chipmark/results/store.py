@@ -1,0 +1,261 @@
+"""Records on disk: written whole or not at all, found, loaded, never changed.
+
+A record is built in a hidden folder beside its place, every file and the folder are synced, and
+one rename makes it a record. What a killed run leaves is such a hidden folder; the next write
+sweeps it. Reading needs neither NumPy nor Parquet, so that a table over a thousand records is
+quick; what computes metrics is imported by the writer alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chipmark.errors import BadInputError, BrokenRecordError, UsageError
+from chipmark.results.manifest import Manifest, load_manifest
+from chipmark.results.record import (
+    RECORD_FILE,
+    SCHEMA,
+    FileEntry,
+    Record,
+    document_text,
+    metrics_of,
+    parse_record,
+)
+
+if TYPE_CHECKING:
+    from chipmark.metrics.derive import Derived
+    from chipmark.metrics.rawcell import RawCell
+
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.partial")
+STALE_S = 24 * 3600.0
+"""A half-written folder of another host is swept after this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A record that could not be read, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Records in the order of their paths, and what had to be left out."""
+
+    records: tuple[Record, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def write_record(out_dir: Path, raw_dir: Path) -> Path:
+    """Turn a raw folder into a record under `out_dir` and return the record's folder.
+
+    Raises BrokenRecordError where the raw folder is not whole or its events contradict
+    themselves, UsageError where the record is there already, OSError where it cannot be written;
+    in every case no half record is left.
+    """
+    manifest = load_manifest(raw_dir / "cell.json")
+    raw, derived = _derived(raw_dir, manifest)
+    name = record_name(manifest)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    sweep(out_dir)
+    final = out_dir / name
+    if final.exists():
+        raise UsageError(f"{final} is there already", "a record is never written twice")
+    partial = out_dir / f".{name}.{_host()}.{os.getpid()}.partial"
+    try:
+        partial.mkdir()
+        _write_files(partial, raw_dir, raw)
+        _write_document(partial, name, manifest, derived)
+        for folder in {path.parent for path in partial.rglob("*")} | {partial}:
+            _sync(folder)
+        os.rename(partial, final)
+        _sync(out_dir)
+    except BaseException:
+        # An interrupt, too, must leave nothing half behind.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return final
+
+
+def record_name(manifest: Manifest) -> str:
+    """Name of a record's folder: what was measured, when, and a hash of the whole identity."""
+    text = manifest.model_dump_json(by_alias=True)
+    parts = (manifest.backend, manifest.model.name, manifest.workload.name, manifest.lane)
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(parts)).strip("-").lower()
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return f"{slug[:80]}-n{manifest.concurrency}-{digest}"
+
+
+def find_records(paths: Iterable[Path]) -> list[Path]:
+    """Record folders under the given paths (a record, its `record.json` or any folder), sorted.
+
+    Hidden folders (half-written records, scratch) are not looked into. Raises BadInputError for
+    a path that is not there.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.name == RECORD_FILE and path.is_file():
+            found[path.parent] = None
+        elif not path.is_dir():
+            raise BadInputError(path, "there is no such record or folder")
+        elif (path / RECORD_FILE).is_file():
+            found[path] = None
+        else:
+            found.update(dict.fromkeys(_below(path)))
+    return list(found)
+
+
+def load_record(folder: Path) -> Record:
+    """Read one record; BrokenRecordError where it is not whole. Raw files are not opened."""
+    path = folder / RECORD_FILE
+    try:
+        return parse_record(path, path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BrokenRecordError(path, "is missing") from None
+    except UnicodeDecodeError as error:
+        raise BrokenRecordError(path, f"is not UTF-8 ({error})") from error
+
+
+def load_records(paths: Iterable[Path]) -> Loaded:
+    """Every record under the paths; a broken one is left out, with its reason in `skipped`."""
+    records: list[Record] = []
+    skipped: list[Skipped] = []
+    for folder in find_records(paths):
+        try:
+            records.append(load_record(folder))
+        except (BrokenRecordError, OSError) as error:
+            skipped.append(Skipped(folder, str(error)))
+    return Loaded(tuple(records), tuple(skipped))
+
+
+def sweep(out_dir: Path) -> list[Path]:
+    """Remove half-written folders whose writer is gone; returns what was removed."""
+    removed = []
+    for path in out_dir.glob(".*.partial"):
+        match = _PARTIAL.fullmatch(path.name)
+        if match is None or not path.is_dir():
+            continue
+        ours = match["host"] == _host()
+        age_s = time.time() - path.stat().st_mtime
+        if (ours and not _alive(int(match["pid"]))) or age_s > STALE_S:
+            shutil.rmtree(path, ignore_errors=True)
+            removed.append(path)
+    return removed
+
+
+def file_hash(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _derived(raw_dir: Path, manifest: Manifest) -> tuple[RawCell | None, Derived]:
+    from chipmark.metrics import derive as metrics
+    from chipmark.results.raw import load_raw
+
+    if manifest.status == "failed":
+        return None, metrics.nothing("cell_failed")
+    raw = load_raw(raw_dir, manifest)
+    if len(raw.repeats) != manifest.repeats:
+        raise BrokenRecordError(
+            raw_dir, f"{len(raw.repeats)} repeats lie here, not {manifest.repeats}", field="repeats"
+        )
+    try:
+        return raw, metrics.derive(raw)
+    except ValueError as error:
+        raise BrokenRecordError(raw_dir, f"events contradict themselves ({error})") from error
+
+
+def _write_files(partial: Path, raw_dir: Path, raw: RawCell | None) -> None:
+    from chipmark.engine.events import COLUMNS
+    from chipmark.results.raw import POWER_COLUMNS, write_parquet
+
+    for name in ("trace.npz", "child.log"):
+        if (raw_dir / name).is_file():
+            shutil.copyfile(raw_dir / name, partial / name)
+    if raw is None:
+        return
+    for name, samples in (("idle-before", raw.idle_before), ("idle-after", raw.idle_after)):
+        if samples is not None:
+            write_parquet(
+                partial / f"{name}.parquet", {c: getattr(samples, c) for c in POWER_COLUMNS}
+            )
+    for index, folder in enumerate(_repeat_folders(raw_dir)):
+        target = partial / f"repeat-{index}"
+        target.mkdir()
+        repeat = raw.repeats[index]
+        for table, columns in COLUMNS.items():
+            write_parquet(
+                target / f"{table}.parquet", {c: repeat.events[table][c] for c in columns}
+            )
+        if repeat.power is not None:
+            write_parquet(
+                target / "power.parquet", {c: getattr(repeat.power, c) for c in POWER_COLUMNS}
+            )
+        if (folder / "probes.json").is_file():
+            shutil.copyfile(folder / "probes.json", target / "probes.json")
+
+
+def _repeat_folders(raw_dir: Path) -> Sequence[Path]:
+    folders = [p for p in raw_dir.glob("repeat-*") if p.is_dir() and p.name[7:].isdigit()]
+    return sorted(folders, key=lambda p: int(p.name[7:]))
+
+
+def _write_document(partial: Path, name: str, manifest: Manifest, derived: Derived) -> None:
+    files = {}
+    for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+        _sync(path)
+        entry = FileEntry(sha256=file_hash(path), bytes=path.stat().st_size)
+        files[path.relative_to(partial).as_posix()] = entry.model_dump()
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "id": name,
+        "manifest": manifest.model_dump(mode="json", by_alias=True),
+        "metrics": metrics_of(derived).model_dump(mode="json", by_alias=True),
+        "files": files,
+    }
+    target = partial / RECORD_FILE
+    target.write_text(document_text(document), encoding="utf-8")
+    _sync(target)
+
+
+def _below(folder: Path) -> list[Path]:
+    found = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        if RECORD_FILE in files:
+            found.append(Path(root))
+            folders.clear()
+    return found
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname()) or "host"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

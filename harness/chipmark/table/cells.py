@@ -1,0 +1,82 @@
+"""How values look to people and in files: digits, marks of doubt, escapes."""
+
+from __future__ import annotations
+
+import html
+import math
+from typing import Any
+
+from chipmark.table.rows import Row
+
+MISSING = "-"
+_ENERGY = ("tok_per_joule", "joule_per_session", "power_w")
+_MONEY = ("cost_per_session", "cost_per_mtok")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def people_text(row: Row, name: str) -> str:
+    """A value for people: three or four digits, `-` for null, `~` before what is assumed, `≥`
+    (`≤` where less is better) before what follows from a nameplate."""
+    value = row.values[name]
+    if value is None:
+        return MISSING
+    if name == "comparable":
+        return " ".join(value) or "none"
+    if name == "notes":
+        return " ".join(dict.fromkeys(note["code"] for note in value))
+    if isinstance(value, str):
+        return value
+    return _mark(row, name) + number_text(value)
+
+
+def number_text(value: float) -> str:
+    """Four significant digits from 1 on, three below; integers whole."""
+    if isinstance(value, (bool, int)):
+        return str(value)
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    magnitude = math.floor(math.log10(abs(value)))
+    if 0 <= magnitude < 6:
+        return f"{value:.{max(0, 3 - magnitude)}f}"
+    if -4 <= magnitude < 0:
+        return f"{value:.{2 - magnitude}f}"
+    return f"{value:.2e}"
+
+
+def file_text(value: Any) -> str:
+    """A value for CSV: full digits, empty for null, and nothing that a spreadsheet would run."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        text = "; ".join(f"{i['code']}: {i['text']}" if isinstance(i, dict) else i for i in value)
+    elif isinstance(value, str):
+        text = value
+    else:
+        return repr(value)
+    # A leading = + - @ makes a spreadsheet take the text for a formula.
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def markdown_text(text: str) -> str:
+    """Text inside a cell of a Markdown table: no pipe, no markup, no line break."""
+    escaped = html.escape(text, quote=False)
+    for sign in ("\\", "|", "`", "*", "_", "[", "]"):
+        escaped = escaped.replace(sign, f"\\{sign}")
+    return " ".join(escaped.split())
+
+
+def plain_text(text: str) -> str:
+    """Text for a terminal: control characters (and so escape sequences) shown, not obeyed."""
+    return "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
+
+
+def _mark(row: Row, name: str) -> str:
+    source = row.values["energy_source"]
+    if name in _ENERGY and source == "assumed":
+        return "~"
+    if name in _ENERGY and source == "declared":
+        # A nameplate is an upper bound of power, so of joules; tokens per joule are at least this.
+        return "≥" if name == "tok_per_joule" else "≤"
+    if name in _MONEY and (row.values["lane"] == "equal_n" or source in ("assumed", "declared")):
+        return "~"
+    return ""

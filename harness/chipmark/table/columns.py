@@ -1,0 +1,226 @@
+"""The columns of the results table: the one place for names, types, units and definitions.
+
+Names are an API: `chipmark table --format json` gives objects with exactly these keys (and the
+extras of `EXTRA_KEYS`). The definitions are those of the project's DEFINITIONS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from chipmark.metrics.codes import NOTE_CODES, NULL_REASONS
+
+__all__ = ["COLUMNS", "EXTRA_KEYS", "NOTE_CODES", "NULL_REASONS", "RANKABLE", "Column", "Kind"]
+
+Kind = Literal["perf", "energy", "cost"]
+Direction = Literal["higher", "lower", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column. type: JSON type of a value that is known. title: its head for people, short.
+    kind: which comparability a ranking by it needs. null_reasons: codes a null may have."""
+
+    name: str
+    type: Literal["string", "integer", "number", "list"]
+    unit: str
+    direction: Direction
+    kind: Kind | None
+    title: str
+    definition: str
+    null_reasons: tuple[str, ...] = ()
+
+
+_RATE = ("cell_failed", "no_samples", "zero_denominator")
+_LATENCY = ("cell_failed", "no_samples")
+_POWER = (
+    "cell_failed", "not_measured", "power_too_few_updates", "power_gaps", "counter_too_coarse",
+    "counter_backwards", "unit_partly_used", "zero_denominator",
+)  # fmt: skip
+_COST = (
+    "cell_failed", "no_price_book", "no_price", "unit_partly_used", "tool_time_scaled",
+    "no_sessions", "zero_denominator", "not_measured", "power_too_few_updates", "power_gaps",
+    "counter_too_coarse", "counter_backwards", "host_power_missing", "scope_without_facility",
+    "no_demand",
+)  # fmt: skip
+
+
+def _text(name: str, title: str, definition: str, *reasons: str) -> Column:
+    return Column(name, "string", "", "none", None, title, definition, reasons)
+
+
+def _rate(
+    name: str,
+    unit: str,
+    title: str,
+    definition: str,
+    *reasons: str,
+    direction: Direction = "higher",
+    kind: Kind = "perf",
+) -> Column:
+    return Column(name, "number", unit, direction, kind, title, definition, reasons)
+
+
+_LIST: tuple[Column, ...] = (
+    _text("backend", "backend", "KIND:DEVICE that computed"),
+    _text("chip", "chip", "what it ran on, by evidence, not by what the device calls itself"),
+    _text("model", "model", "name of the model"),
+    _text("workload", "workload", "name of the workload"),
+    _text("currency", "currency", "currency of the price book", "no_price_book"),
+    _text("unit", "unit", "what price and meter cover, with devices used of devices in it"),
+    _text(
+        "precision",
+        "precision",
+        "what was computed: weights, activation, KV, accumulate; and its class",
+    ),
+    _text("execution", "exec", "eager, compiled or graph", "unknown"),
+    _text("graph", "graph", "plain, standard, contrib or none", "unknown"),
+    _text("scale", "scale", "factors of context, output and tool time"),
+    _text("lane", "lane", "equal_n (a fixed number of sessions) or capacity"),
+    Column("concurrency", "integer", "", "none", None, "N", "sessions that run at once"),
+    Column(
+        "sessions", "integer", "", "none", None, "sessions",
+        "sessions completed in W, over all repeats", ("cell_failed",),
+    ),
+    _rate(
+        "prefill_tok_s", "1/s", "prefill\ntok/s",
+        "n_new / seconds of prefill launches (cold, append, refill, kv)",
+        *_RATE, "no_prefill_launches",
+    ),
+    _rate(
+        "decode_tok_s", "1/s", "decode\ntok/s", "n_out / seconds of decode launches",
+        *_RATE, "no_decode_launches",
+    ),
+    _rate("total_tok_s", "1/s", "total\ntok/s", "(n_new + n_out) / W", *_RATE),
+    _rate(
+        "ttft_p50_s", "s", "TTFT\np50 s",
+        "append turns: first token visible to the host, from the intended send; median",
+        *_LATENCY, direction="lower",
+    ),
+    _rate(
+        "ttft_p95_s", "s", "TTFT\np95 s", "the same, 95th percentile; null under 59 samples",
+        *_LATENCY, "n_too_small", direction="lower",
+    ),
+    _rate(
+        "ttft_cold_p50_s", "s", "TTFT\ncold s", "cold turns: the same, median",
+        *_LATENCY, direction="lower",
+    ),
+    _rate(
+        "tpot_p50_s", "s", "TPOT\np50 s",
+        "(last token - first token) / (n_out - 1) of a turn, median; null for one token",
+        *_LATENCY, "one_token_turns", direction="lower",
+    ),
+    _rate(
+        "tpot_p95_s", "s", "TPOT\np95 s", "the same, 95th percentile; null under 59 samples",
+        *_LATENCY, "n_too_small", "one_token_turns", direction="lower",
+    ),
+    _rate(
+        "slo_attainment", "1", "SLO",
+        "share of turns inside the SLO; failed and dropped turns are misses", *_RATE,
+    ),
+    _rate(
+        "sessions_per_hour", "1/h", "sessions\n/h",
+        "completed sessions / W; null where the tool-time scale is neither 0 nor 1",
+        *_RATE, "tool_time_scaled",
+    ),
+    _rate(
+        "prefix_hit_ideal", "1", "hit\nideal",
+        "sum of n_cached over sum of prompt tokens, with an endless cache at token grain",
+        *_RATE, direction="none",
+    ),
+    _rate(
+        "prefix_hit", "1", "hit",
+        "prompt tokens not computed on first processing / sum of prompt tokens", *_RATE,
+    ),
+    Column(
+        "recomputed_tokens", "integer", "", "lower", "perf", "recomp.",
+        "tokens computed beyond n_new + n_out, over all repeats", ("cell_failed",),
+    ),
+    _rate(
+        "pad_ratio", "1", "pad", "padded rows x positions / useful ones",
+        *_RATE, direction="lower",
+    ),
+    _rate(
+        "mbu", "1", "MBU",
+        "decode-only launches: necessary bytes / (device seconds x probed read bandwidth)",
+        *_RATE, "no_decode_launches", "no_model_config", "precision_unknown", "no_probe",
+        "roof_unsteady", "in_cache",
+    ),
+    _rate(
+        "mfu", "1", "MFU",
+        "prefill-only launches: necessary FLOPs / (device seconds x probed dense rate)",
+        *_RATE, "no_prefill_launches", "no_model_config", "no_probe", "roof_unsteady",
+    ),
+    _rate(
+        "host_s_per_step", "s", "host\ns/step",
+        "host time of engine and backend per step that the device did not hide",
+        *_RATE, direction="lower",
+    ),
+    _rate(
+        "power_w", "W", "W", "energy of W / W", *_POWER, direction="lower", kind="energy",
+    ),
+    _text(
+        "energy_source", "source", "counter, polled, wall, declared or assumed", "not_measured"
+    ),
+    _text(
+        "power_scope", "scope",
+        "die, package, board, node_dc, wall, facility; cpu-share or sim where that is the unit",
+        "not_measured",
+    ),
+    _rate(
+        "tok_per_joule", "1/J", "tok/J", "(n_new + n_out) / energy of W, gross",
+        *_POWER, kind="energy",
+    ),
+    _rate(
+        "joule_per_session", "J", "J/sess.",
+        "energy of W / sessions completed, idle included; null if one of a closed trace ran on",
+        *_POWER, "session_unfinished", "no_sessions", direction="lower", kind="energy",
+    ),
+    _rate(
+        "cost_per_session", "currency", "cost/\nsess.",
+        "C / Y: cost of the unit and year over its sessions a year",
+        *_COST, direction="lower", kind="cost",
+    ),
+    _rate(
+        "cost_per_mtok", "currency", "cost/\nMtok", "10^6 C / (Y x work tokens per session)",
+        *_COST, direction="lower", kind="cost",
+    ),
+    _rate(
+        "daily_active_agents", "1/unit", "agents\n/unit",
+        "sessions per hour x headroom / (sessions per agent-day x share of the peak hour)",
+        "cell_failed", "no_price_book", "not_capacity_lane", "scale_not_1", "no_demand",
+        "unit_partly_used", "no_sessions", "zero_denominator", kind="cost",
+    ),
+    _text("parity", "parity", "pass, fail or unchecked"),
+    _rate(
+        "ep_coverage", "1", "cover",
+        "the smaller of the shares of FLOPs and bytes that ran on the provider's own device",
+        "cell_failed", "unknown",
+    ),
+    Column(
+        "comparable", "list", "", "none", None, "comparable",
+        "list out of perf, energy, cost against the baseline; empty is none",
+    ),
+    Column(
+        "vs_baseline", "number", "1", "higher", None, "vs\nbase",
+        "ratio of the ranked metric to the baseline's, turned so that over 1 is better",
+        ("not_comparable", "no_baseline", "zero_denominator", "cell_failed"),
+    ),
+    Column("notes", "list", "", "none", None, "notes", "list of {code, text}"),
+)  # fmt: skip
+
+COLUMNS: Mapping[str, Column] = {column.name: column for column in _LIST}
+"""Every column by name, in the order of the table."""
+
+EXTRA_KEYS: tuple[str, ...] = ("intervals", "rank", "null_reasons", "details")
+"""What JSON has beside the columns. intervals: 95 %, [low, high] by column. rank: by --rank-by
+among the comparable rows of its group, shared where intervals overlap. null_reasons: a code for
+each null column. details: net and output tokens per joule, error bounds, cost by class,
+break-even price, why rows are not comparable, and where the record lies."""
+
+RANKABLE: tuple[str, ...] = tuple(
+    c.name for c in _LIST if c.kind is not None and c.direction != "none"
+)
+"""Columns that `--rank-by` takes."""

@@ -1,0 +1,256 @@
+"""Rows to rich, Markdown, CSV, JSON or HTML.
+
+The formats for people (rich, md) show a main block that fits 120 columns, then who each row is,
+then what must be said about it; `all_columns` shows every column instead, in blocks.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from chipmark.errors import UnknownNameError
+from chipmark.table.cells import MISSING, file_text, markdown_text, people_text, plain_text
+from chipmark.table.columns import COLUMNS, NULL_REASONS
+from chipmark.table.layout import TextColumn, text_table, wrapped
+from chipmark.table.rows import Row
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FORMATS: tuple[str, ...] = ("rich", "md", "csv", "json", "html")
+
+MAIN: tuple[str, ...] = (
+    "backend", "concurrency", "total_tok_s", "prefill_tok_s", "decode_tok_s", "ttft_p50_s",
+    "tpot_p50_s", "slo_attainment", "prefix_hit", "mbu", "tok_per_joule", "cost_per_session",
+    "parity", "vs_baseline", "comparable",
+)  # fmt: skip
+IDENTITY: tuple[str, ...] = (
+    "chip", "unit", "model", "workload", "scale", "precision", "execution", "graph", "lane",
+    "sessions", "energy_source", "power_scope", "currency",
+)  # fmt: skip
+BLOCKS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("identity", ("backend", "chip", "unit", "model", "workload", "scale")),
+    ("what ran", ("precision", "execution", "graph", "lane", "concurrency", "sessions", "parity",
+                  "ep_coverage")),
+    ("speed", ("prefill_tok_s", "decode_tok_s", "total_tok_s", "ttft_p50_s", "ttft_p95_s",
+               "ttft_cold_p50_s", "tpot_p50_s", "tpot_p95_s", "slo_attainment",
+               "sessions_per_hour")),
+    ("work and roofs", ("prefix_hit_ideal", "prefix_hit", "recomputed_tokens", "pad_ratio", "mbu",
+                        "mfu", "host_s_per_step")),
+    ("energy and cost", ("power_w", "energy_source", "power_scope", "tok_per_joule",
+                         "joule_per_session", "currency", "cost_per_session", "cost_per_mtok",
+                         "daily_active_agents")),
+    ("comparison", ("comparable", "vs_baseline", "notes")),
+)  # fmt: skip
+_SHORT = {"perf": "p", "energy": "e", "cost": "c"}
+_NULLS_SHOWN = tuple(n for n in COLUMNS if COLUMNS[n].type in ("number", "integer"))
+
+
+def render(
+    rows: Sequence[Row],
+    format: str,
+    console: Console | None = None,
+    *,
+    all_columns: bool = False,
+) -> str:
+    """The table as text. `console` (rich only) gives width and colours; None is 120 columns
+    without colours. Raises UnknownNameError for another format."""
+    if format == "json":
+        # A row a line: json indents in pure Python, ten times slower.
+        lines = ",\n".join(json.dumps(row.to_dict(), allow_nan=False) for row in rows)
+        return f"[\n{lines}\n]\n" if rows else "[]\n"
+    if format == "csv":
+        return _csv(rows)
+    if format == "html":
+        return _html(rows)
+    if format == "md":
+        return _markdown(rows, all_columns)
+    if format == "rich":
+        return _rich(rows, console, all_columns)
+    raise UnknownNameError("table format", format, FORMATS)
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """What must be said about rows, each thing once, with the numbers of the rows it is true of:
+    their notes, their nulls, why they are not comparable."""
+    said: dict[str, list[int]] = {}
+    for index, row in enumerate(rows, 1):
+        for text in _remarks_on(row):
+            numbers = said.setdefault(text, [])
+            if index not in numbers:
+                numbers.append(index)
+    return [f"{', '.join(map(str, numbers))}: {text}" for text, numbers in said.items()]
+
+
+def _remarks_on(row: Row) -> list[str]:
+    texts = [f"{note['code']}: {note['text']}" for note in row.values["notes"]]
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in row.null_reasons.items():
+        if name in _NULLS_SHOWN and reason not in ("unknown", "not_comparable"):
+            by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        # A failed cell lacks everything; listing every column would say nothing more.
+        shown = "numbers" if len(names) > 12 else ", ".join(names)
+        texts.append(f"no {shown}: {NULL_REASONS.get(reason, reason)} ({reason})")
+    perf = row.details["not_comparable"].get("perf")
+    if perf:
+        texts.append(f"not comparable: {'; '.join(perf)}")
+    return texts
+
+
+def _short_comparable(row: Row) -> str:
+    return " ".join(_SHORT[kind] for kind in row.values["comparable"]) or "none"
+
+
+def _main_text(row: Row, name: str) -> str:
+    return _short_comparable(row) if name == "comparable" else people_text(row, name)
+
+
+def _varying(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """Identity columns that differ between rows, and a line for each that does not."""
+    varying, common = [], []
+    for name in IDENTITY:
+        texts = {people_text(row, name) for row in rows}
+        if len(texts) > 1:
+            varying.append(name)
+        elif texts != {MISSING}:
+            common.append(f"{name.replace('_', ' ')} {texts.pop()}")
+    return varying, common
+
+
+def _blocks(rows: Sequence[Row], all_columns: bool) -> list[tuple[str, tuple[str, ...]]]:
+    if all_columns:
+        return list(BLOCKS)
+    varying, _ = _varying(rows)
+    blocks = [("", MAIN)]
+    # Of many identity columns a terminal holds about six beside each other.
+    for at in range(0, len(varying), 6):
+        blocks.append(("what differs", tuple(varying[at : at + 6])))
+    return blocks
+
+
+def _head(rows: Sequence[Row]) -> list[str]:
+    """Lines above the table: what all rows share, the baseline and what ranks."""
+    _, common = _varying(rows)
+    lines = ["; ".join(common)] if common else []
+    ranked = rows[0].details["rank_by"]
+    bases = dict.fromkeys(row.details["baseline"] or "none" for row in rows)
+    lines.append(f"ranked by {ranked}; baseline {', '.join(bases)}")
+    return lines
+
+
+def _legend() -> str:
+    return (
+        "comparable: p perf, e energy, c cost. ~ assumed or at this very load, ≥ ≤ from a "
+        "nameplate; neither is ranked. - null, with its reason below."
+    )
+
+
+def _rich(rows: Sequence[Row], console: Console | None, all_columns: bool) -> str:
+    if not rows:
+        return "no records\n"
+    width = 120 if console is None else console.width
+    lines = [line for text in _head(rows) for line in wrapped(plain_text(text), width)]
+    for title, names in _blocks(rows, all_columns):
+        lead = ["rank"] if not title else [] if "backend" in names else ["backend"]
+        columns = [TextColumn("#", "right")]
+        columns += [TextColumn(name, "right" if name == "rank" else "left") for name in lead]
+        for name in names:
+            right = COLUMNS[name].type in ("number", "integer")
+            head = "comp." if name == "comparable" and not title else COLUMNS[name].title
+            columns.append(TextColumn(head, "right" if right else "left"))
+        body = [_texts(index, row, title, names) for index, row in enumerate(rows, 1)]
+        lines += ["", title] if title else [""]
+        # The main block has 17 columns: one space between them is what 120 columns leave.
+        lines += text_table(columns, body, width, gap=2 if title else 1)
+    lines.append("")
+    for text in (_legend(), *remarks(rows)):
+        lines += wrapped(plain_text(text), width)
+    text = "\n".join(lines) + "\n"
+    return _bold_heads(text, console) if console is not None and console.is_terminal else text
+
+
+def _bold_heads(text: str, console: Console) -> str:
+    """The same text with the heads of its blocks in bold, as this console writes it."""
+    from rich.text import Text
+
+    styled = Text(text)
+    styled.highlight_regex(r"(?m)^.*\n(?=─+$)", "bold")
+    with console.capture() as capture:
+        console.print(styled, end="", soft_wrap=True)
+    return capture.get()
+
+
+def _texts(index: int, row: Row, title: str, names: Sequence[str]) -> list[str]:
+    """A row of a block: its number, its rank (main block) or backend, its values."""
+    texts = [str(index)]
+    if not title:
+        texts.append(MISSING if row.rank is None else str(row.rank))
+    elif "backend" not in names:
+        texts.append(people_text(row, "backend"))
+    text_of = people_text if title else _main_text
+    return texts + [plain_text(text_of(row, name)) for name in names]
+
+
+def _markdown(rows: Sequence[Row], all_columns: bool) -> str:
+    if not rows:
+        return "no records\n"
+    lines = [markdown_text(line) + "  " for line in _head(rows)] + [""]
+    for title, names in _blocks(rows, all_columns):
+        if title:
+            lines += [f"**{title}**", ""]
+        lead = ["#", "rank"] if not title else ["#", *([] if "backend" in names else ["backend"])]
+        heads = lead + [COLUMNS[n].title.replace("\n", " ").replace("/ ", "/") for n in names]
+        aligns = ["---:" if h in ("#", "rank") else "---" for h in lead]
+        aligns += ["---:" if COLUMNS[n].type in ("number", "integer") else "---" for n in names]
+        lines += ["| " + " | ".join(heads) + " |", "| " + " | ".join(aligns) + " |"]
+        for index, row in enumerate(rows, 1):
+            texts = _texts(index, row, title, names)
+            lines.append("| " + " | ".join(markdown_text(text) for text in texts) + " |")
+        lines.append("")
+    lines += [markdown_text(_legend()), ""]
+    lines += [f"- {markdown_text(line)}" for line in remarks(rows)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow([*COLUMNS, "rank"])
+    for row in rows:
+        texts = [file_text(row.values[name]) for name in COLUMNS]
+        writer.writerow([*texts, "" if row.rank is None else str(row.rank)])
+    return sink.getvalue()
+
+
+def _html(rows: Sequence[Row]) -> str:
+    def cell(tag: str, text: str, **attributes: Any) -> str:
+        given = "".join(f' {k}="{html.escape(str(v))}"' for k, v in attributes.items() if v)
+        return f"<{tag}{given}>{html.escape(text)}</{tag}>"
+
+    heads = [cell("th", "#"), cell("th", "rank")]
+    heads += [
+        cell("th", name, title=f"{c.definition} [{c.unit}]" if c.unit else c.definition)
+        for name, c in COLUMNS.items()
+    ]
+    body = []
+    for index, row in enumerate(rows, 1):
+        cells = [cell("td", str(index)), cell("td", MISSING if row.rank is None else str(row.rank))]
+        for name in COLUMNS:
+            reason = row.null_reasons.get(name, "")
+            cells.append(cell("td", people_text(row, name), title=NULL_REASONS.get(reason, reason)))
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    notes = "".join(cell("li", line) for line in remarks(rows))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>chipmark</title>\n'
+        "<style>body{font:14px sans-serif}table{border-collapse:collapse}"
+        "td,th{border:1px solid #ccc;padding:2px 6px;white-space:nowrap}</style></head>\n"
+        f"<body><table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n"
+        + "\n".join(body)
+        + f"\n</tbody></table>\n{cell('p', _legend())}\n<ul>{notes}</ul></body></html>\n"
+    )

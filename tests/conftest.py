@@ -1,0 +1,24 @@
+"""Fixtures that several areas share."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def rawcells() -> ModuleType:
+    """`tests/rawcells.py`: a cell made by hand, whose numbers can be worked out on paper."""
+    name = "chipmark_test_rawcells"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("rawcells.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from chipmark.engine.events import load_events, save_events
+from chipmark.results.record import document_text
+from chipmark.results.store import load_record, write_record
+from chipmark.results.validate import validate
+
+# One repeat of the cell of `tests/rawcells.py`, written by the first version of the schema. It is
+# never written again: it shows that what was measured then can still be read.
+OLD = Path(__file__).with_name("data") / "record-1"
+
+
+@pytest.fixture
+def record(rawcells: ModuleType, tmp_path: Path) -> Path:
+    raw = rawcells.write_raw(tmp_path / "raw")
+    return write_record(tmp_path / "out", raw)
+
+
+def codes(path: Path) -> set[str]:
+    return {f.code for f in validate(path) if f.severity == "error"}
+
+
+def test_a_whole_record_has_no_finding(record: Path) -> None:
+    assert validate(record) == []
+
+
+def test_a_change_of_any_file_is_found(record: Path) -> None:
+    names = [p.relative_to(record) for p in record.rglob("*") if p.is_file()]
+    assert len(names) > 20
+    for name in names:
+        path = record / name
+        kept = path.read_bytes()
+        middle = len(kept) // 2
+        path.write_bytes(kept[:middle] + bytes([kept[middle] ^ 1]) + kept[middle + 1 :])
+        assert codes(record), name
+        path.unlink()
+        if name.name != "record.json":
+            assert "missing" in codes(record)
+        path.write_bytes(kept)
+    assert validate(record) == []
+
+
+def test_a_file_too_many_is_a_warning(record: Path) -> None:
+    (record / "more.txt").write_text("x")
+    assert [(f.severity, f.code) for f in validate(record)] == [("warning", "extra")]
+
+
+def test_a_path_out_of_the_record_is_refused(record: Path) -> None:
+    (record.parent / "outside").write_text("x")
+    document = json.loads((record / "record.json").read_text())
+    document["files"]["../outside"] = {"sha256": "0", "bytes": 1}
+    (record / "record.json").write_text(document_text(document))
+    assert "path" in codes(record)
+
+
+def test_metrics_that_do_not_follow_from_the_raw_files_are_found(record: Path) -> None:
+    document = json.loads((record / "record.json").read_text())
+    document["metrics"]["values"]["tok_per_joule"] *= 1.001
+    (record / "record.json").write_text(document_text(document))
+    found = validate(record)
+    assert [f.code for f in found] == ["metrics"]
+    assert "tok_per_joule" in found[0].text
+
+
+def test_events_that_flatter_are_found(rawcells: ModuleType, tmp_path: Path) -> None:
+    raw = rawcells.write_raw(tmp_path / "raw")
+    path = raw / "repeat-1" / "events.npz"
+    events = load_events(path)
+    events["turns"]["reused_tokens"][1] = 17
+    events["turns"]["n_out"][0] = 400
+    save_events(path, events)
+    found = codes(write_record(tmp_path / "out", raw))
+    assert {"hit_above_ideal", "turn_counts"} <= found
+
+
+def test_a_trace_of_another_workload_is_found(rawcells: ModuleType, tmp_path: Path) -> None:
+    raw = rawcells.write_raw(tmp_path / "raw", workload__hash="0" * 64)
+    assert codes(write_record(tmp_path / "out", raw)) == {"trace_hash"}
+
+
+def test_an_unknown_note_code_is_a_warning(rawcells: ModuleType, tmp_path: Path) -> None:
+    notes = [{"code": "odd_one", "text": "?"}]
+    record = write_record(tmp_path / "out", rawcells.write_raw(tmp_path / "raw", notes=notes))
+    assert [(f.severity, f.code) for f in validate(record)] == [("warning", "note_code")]
+
+
+def test_only_simulated_cells_have_a_closed_form(record: Path) -> None:
+    found = validate(record, closed_form=True)
+    assert [f.code for f in found] == ["closed_form"]
+    assert "torch:cpu" in found[0].text
+
+
+def test_the_old_record_of_schema_1_still_loads(tmp_path: Path) -> None:
+    folder = tmp_path / "record-1"
+    shutil.copytree(OLD, folder)
+    record = load_record(folder)
+    assert record.schema_ == "chipmark.record/1"
+    assert record.metrics.values["sessions"] == 2
+    assert np.isclose(record.metrics.values["total_tok_s"] or 0.0, 32 / 0.280)
+    assert not [f for f in validate(folder) if f.severity == "error"]

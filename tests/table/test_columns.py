@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from chipmark.metrics.derive import METRICS
+from chipmark.table.columns import COLUMNS, NOTE_CODES, NULL_REASONS, RANKABLE
+
+DEFINED = [
+    "backend", "chip", "model", "workload", "currency",
+    "unit",
+    "precision",
+    "execution", "graph",
+    "scale",
+    "lane", "concurrency", "sessions",
+    "prefill_tok_s",
+    "decode_tok_s",
+    "total_tok_s",
+    "ttft_p50_s", "ttft_p95_s", "ttft_cold_p50_s",
+    "tpot_p50_s", "tpot_p95_s",
+    "slo_attainment",
+    "sessions_per_hour",
+    "prefix_hit_ideal",
+    "prefix_hit",
+    "recomputed_tokens", "pad_ratio",
+    "mbu",
+    "mfu",
+    "host_s_per_step",
+    "power_w", "energy_source", "power_scope",
+    "tok_per_joule",
+    "joule_per_session",
+    "cost_per_session", "cost_per_mtok",
+    "daily_active_agents",
+    "parity",
+    "ep_coverage",
+    "comparable",
+    "vs_baseline",
+    "notes",
+]  # fmt: skip
+"""The names of the definitions, in their order. They are an API: this list only grows."""
+
+
+def test_columns_are_those_of_the_definitions_in_their_order() -> None:
+    assert list(COLUMNS) == DEFINED
+
+
+def test_every_column_says_what_it_is() -> None:
+    for column in COLUMNS.values():
+        assert column.definition
+        assert column.title
+        if column.type == "number":
+            assert column.unit
+        assert set(column.null_reasons) <= set(NULL_REASONS)
+
+
+def test_every_metric_is_a_column_and_what_ranks_has_a_kind() -> None:
+    assert set(METRICS) <= set(COLUMNS)
+    assert {"total_tok_s", "tok_per_joule", "cost_per_session"} <= set(RANKABLE)
+    assert "prefix_hit_ideal" not in RANKABLE
+
+
+def test_codes_have_texts() -> None:
+    assert all(NOTE_CODES.values())
+    assert all(NULL_REASONS.values())
