@@ -1,0 +1,180 @@
+"""A model's own tokenizer, from GGUF metadata or from tokenizer.json.
+
+`tokenizers` is imported only when a tokenizer is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chipmark_models.errors import BadInputError, ChipmarkError
+from chipmark_models.weights.source import WeightRef
+
+# Token types of GGUF: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte.
+_CONTROL, _USER_DEFINED = 3, 4
+_LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# `tokenizer.ggml.pre` -> how text is split before byte-level BPE: the regular expression of the
+# model's public tokenizer.json, or "digits" for single digits and then GPT-2's own rule.
+_PRE_TOKENIZERS: Mapping[str, str] = {
+    "smollm": "digits",
+    "gpt-2": "",
+    "llama-bpe": _LLAMA3_SPLIT,
+    "qwen2": _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTokenizer:
+    """Text to token ids and back; adds no token of its own at the start or the end.
+
+    `chat_template` is the model's own Jinja source, or "" where it has none; `bos_token` and
+    `eos_token` are texts that templates ask for.
+    """
+
+    backend: Any
+    chat_template: str
+    bos_token: str
+    eos_token: str
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; the texts of control tokens in it become these tokens."""
+        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        """Text of `ids`; bytes that are no UTF-8 become the replacement character."""
+        text: str = self.backend.decode(list(ids), skip_special_tokens=skip_special)
+        return text
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens, added ones included."""
+        size: int = self.backend.get_vocab_size(with_added_tokens=True)
+        return size
+
+
+def open_tokenizer(ref: WeightRef) -> ModelTokenizer:
+    """The tokenizer of a GGUF file or of a folder of safetensors.
+
+    Raises ChipmarkError for synthetic weights, which have none; BadInputError for a broken one.
+    """
+    if ref.kind == "gguf":
+        from chipmark_models.weights.gguf_file import open_gguf, read_fields
+
+        assert ref.path is not None
+        return tokenizer_from_gguf(read_fields(open_gguf(Path(ref.path)), ref.path), ref.path)
+    if ref.kind == "safetensors":
+        assert ref.path is not None
+        path = Path(ref.path)
+        return tokenizer_from_folder(path if path.is_dir() else path.parent)
+    raise ChipmarkError(
+        f"synthetic weights of {ref.model} have no tokenizer",
+        "use a model with real weights: chipmark models pull smollm2-135m",
+    )
+
+
+def tokenizer_from_gguf(fields: Mapping[str, Any], path: object) -> ModelTokenizer:
+    """Build byte-level BPE from GGUF metadata; BadInputError for another kind of tokenizer."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    kind = fields.get("tokenizer.ggml.model")
+    if kind != "gpt2":
+        raise BadInputError(path, f"{kind!r} is not read; only gpt2", field="tokenizer.ggml.model")
+    pre = fields.get("tokenizer.ggml.pre", "gpt-2")
+    if pre not in _PRE_TOKENIZERS:
+        raise BadInputError(
+            path,
+            f"{pre!r} is not known; known: {', '.join(_PRE_TOKENIZERS)}",
+            field="tokenizer.ggml.pre",
+        )
+    tokens, types = _list(fields, "tokens", path), _list(fields, "token_type", path)
+    pairs = [tuple(m.split(" ")) for m in _list(fields, "merges", path)]
+    if any(len(pair) != 2 for pair in pairs):
+        raise BadInputError(path, "has a rule that is no pair", field="tokenizer.ggml.merges")
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    try:
+        backend = Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=pre == "llama-bpe"))
+    except Exception as exc:  # the Rust side raises plain Exception for a merge out of vocabulary
+        raise BadInputError(path, str(exc), field="tokenizer.ggml.merges") from exc
+    backend.pre_tokenizer = _pre_tokenizer(pre_tokenizers, _PRE_TOKENIZERS[pre])
+    backend.decoder = decoders.ByteLevel()
+    special = [i for i, kind in enumerate(types) if kind == _CONTROL]
+    own = [i for i, kind in enumerate(types) if kind == _USER_DEFINED]
+    backend.add_special_tokens([AddedToken(tokens[i], normalized=False) for i in special])
+    backend.add_tokens([AddedToken(tokens[i], normalized=False) for i in own])
+    return ModelTokenizer(
+        backend,
+        str(fields.get("tokenizer.chat_template", "")),
+        _text(fields, tokens, "bos_token_id"),
+        _text(fields, tokens, "eos_token_id"),
+    )
+
+
+def _pre_tokenizer(pre_tokenizers: Any, rule: str) -> Any:
+    if rule == "digits":
+        first = pre_tokenizers.Digits(individual_digits=True)
+        return pre_tokenizers.Sequence(
+            [first, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+        )
+    if not rule:
+        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    from tokenizers import Regex
+
+    split = pre_tokenizers.Split(Regex(rule), behavior="isolated")
+    return pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+
+
+def _list(fields: Mapping[str, Any], key: str, path: object) -> list[Any]:
+    value = fields.get(f"tokenizer.ggml.{key}")
+    if not isinstance(value, list):
+        raise BadInputError(path, "is lacking", field=f"tokenizer.ggml.{key}")
+    return value
+
+
+def _text(fields: Mapping[str, Any], tokens: list[str], key: str) -> str:
+    index = fields.get(f"tokenizer.ggml.{key}")
+    return tokens[index] if isinstance(index, int) and 0 <= index < len(tokens) else ""
+
+
+def tokenizer_from_folder(folder: Path) -> ModelTokenizer:
+    """The tokenizer.json of a folder, with the template of tokenizer_config.json or its file."""
+    from tokenizers import Tokenizer
+
+    from chipmark_models.weights.safetensors_file import read_json_object
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise BadInputError(path, "is lacking", hint="a transcript needs the model's tokenizer")
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as exc:  # the Rust side raises plain Exception for any bad content
+        raise BadInputError(path, f"is no tokenizer: {exc}") from exc
+    backend.no_truncation()
+    backend.no_padding()
+    config_path = folder / "tokenizer_config.json"
+    config = read_json_object(config_path) if config_path.is_file() else {}
+    template = config.get("chat_template") or ""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        template = file.read_text(encoding="utf-8")
+    if isinstance(template, list):  # several named ones: [{"name", "template"}]
+        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        template = named.get("default") or ""
+    return ModelTokenizer(
+        backend, str(template), _token_text(config, "bos_token"), _token_text(config, "eos_token")
+    )
+
+
+def _token_text(config: Mapping[str, Any], key: str) -> str:
+    value = config.get(key)
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,89 @@
+"""Bytes and FLOPs, worked by hand for the preset `tiny`.
+
+tiny: vocab 512, hidden 64, intermediate 176, 3 layers, 6 query and 2 KV heads of 16; tied.
+A layer: q 96x64 + k 32x64 + v 32x64 + o 64x96 = 16,384; gate, up, down 3 x 176x64 = 33,792;
+two norms 128. So 50,304 a layer, 150,912 in three, and the final norm 64: 150,976.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from chipmark_models import costs
+from chipmark_models.errors import UnknownNameError
+from chipmark_models.presets import preset
+
+TINY = preset("tiny")
+UNTIED = dataclasses.replace(TINY, tied_embeddings=False)
+LAYERS, TABLE = 150_976, 512 * 64
+
+
+def test_parameters_of_tiny() -> None:
+    assert costs.non_embedding_parameters(TINY) == LAYERS
+    assert costs.embedding_parameters(TINY) == TABLE
+    assert costs.parameters(TINY) == LAYERS + TABLE
+    assert costs.parameters(UNTIED) == LAYERS + 2 * TABLE
+    assert costs.non_embedding_parameters(UNTIED) == LAYERS
+
+
+def test_biases_and_head_norms_count() -> None:
+    rich = dataclasses.replace(TINY, qkv_bias=True, attn_out_bias=True, mlp_bias=True, qk_norm=True)
+    more = 3 * ((96 + 32 + 32) + 64 + (176 + 176 + 64) + 2 * 16)
+    assert costs.non_embedding_parameters(rich) == LAYERS + more
+
+
+def test_kv_bytes_of_a_token() -> None:
+    # 2 (key, value) x 3 layers x 2 heads x 16
+    assert costs.kv_bytes_per_token(TINY, "fp32") == 192 * 4
+    assert costs.kv_bytes_per_token(TINY, "bf16") == 192 * 2
+    with pytest.raises(UnknownNameError, match="bf16"):
+        costs.kv_bytes_per_token(TINY, "bf8")
+
+
+def test_a_launch_reads_a_tied_table_once_and_of_an_untied_one_its_rows() -> None:
+    assert costs.weight_bytes_per_launch(TINY, "fp32", 8) == 4 * (LAYERS + TABLE)
+    assert costs.weight_bytes_per_launch(UNTIED, "fp32", 8) == 4 * (LAYERS + TABLE + 8 * 64)
+    assert costs.weight_bytes_per_launch(TINY, "bf16", 8) == 2 * (LAYERS + TABLE)
+
+
+def test_a_launch_without_a_head_reads_gathered_rows_only() -> None:
+    for config in (TINY, UNTIED):
+        read = costs.weight_bytes_per_launch(config, "fp32", 8, head=False)
+        assert read == 4 * (LAYERS + 8 * 64)
+
+
+def test_more_gathered_rows_than_the_table_has_read_the_table() -> None:
+    read = costs.weight_bytes_per_launch(UNTIED, "fp32", 9_999)
+    assert read == 4 * (LAYERS + 2 * TABLE)
+
+
+def test_bytes_of_a_decode_launch() -> None:
+    # 100 live rows (a shared prefix once) and 4 written, each 768 bytes in fp32.
+    assert costs.decode_bytes(TINY, "fp32", 100, 4, 4) == 4 * (LAYERS + TABLE) + 104 * 768
+    mixed = costs.decode_bytes(TINY, "bf16", 100, 4, 4, kv_precision="fp32")
+    assert mixed == 2 * (LAYERS + TABLE) + 104 * 768
+
+
+def test_quantised_bytes_hold_their_scales_and_leave_vectors_16_bit() -> None:
+    vectors = 7 * 64
+    expected = (LAYERS - vectors + TABLE) * (4 + 16 / 32 + 4 / 32) / 8 + vectors * 2
+    assert costs.weight_bytes_stored(TINY, "int4-g32") == pytest.approx(expected)
+
+
+def test_flops_of_a_prefill() -> None:
+    # 3 new tokens after 5: contexts 6 + 7 + 8 = 21; head for the last row only.
+    assert costs.causal_context_sum(5, 3) == 21
+    expected = 2 * LAYERS * 3 + 2 * TABLE + 4 * 3 * 96 * 21
+    assert costs.prefill_flops(TINY, 3, 21, 1) == expected
+    assert costs.prefill_flops(UNTIED, 3, 21, 1) == expected
+    assert costs.prefill_flops(TINY, 3, 21, 0) == expected - 2 * TABLE
+    assert costs.attention_flops(TINY, 21) == 4 * 3 * 96 * 21
+
+
+def test_chunks_of_a_prefill_sum_to_the_whole() -> None:
+    whole = costs.prefill_flops(TINY, 100, costs.causal_context_sum(0, 100), 1)
+    first = costs.prefill_flops(TINY, 64, costs.causal_context_sum(0, 64), 0)
+    second = costs.prefill_flops(TINY, 36, costs.causal_context_sum(64, 36), 1)
+    assert first + second == whole
