@@ -8,6 +8,7 @@ Standard library and NumPy only.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -128,10 +129,14 @@ def save_events(path: Path, tables: Mapping[str, Table]) -> None:
 
 def load_events(path: Path) -> dict[str, Table]:
     """Read what `save_events` wrote; ValueError where it is not whole."""
-    with np.load(path, allow_pickle=False) as stored:
-        tables: dict[str, Table] = {
-            name: {c: stored[f"{name}.{c}"] for c in columns if f"{name}.{c}" in stored.files}
-            for name, columns in COLUMNS.items()
-        }
+    # Opened here, because numpy keeps a file that it opened itself where it is no archive.
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            tables: dict[str, Table] = {
+                name: {c: stored[f"{name}.{c}"] for c in columns if f"{name}.{c}" in stored.files}
+                for name, columns in COLUMNS.items()
+            }
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is not whole ({error})") from error
     check_tables(tables)
     return tables

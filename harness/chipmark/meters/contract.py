@@ -1,4 +1,4 @@
-"""Where joules come from: readings with their provenance, never a zero for what was not measured."""
+"""Where joules come from: readings with provenance, never a zero for what was not measured."""
 
 from __future__ import annotations
 

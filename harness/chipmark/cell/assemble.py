@@ -1,0 +1,122 @@
+"""`cell.json` of a measured or failed cell, from what was asked and what was answered."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import platform
+import sys
+from typing import Any
+
+from chipmark import __version__
+from chipmark.cell.folder import KEY
+from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.workloads import workload_id
+from chipmark.chips.contract import ChipIdentity
+from chipmark.engine.plan import CACHE_POLICY
+from chipmark.metrics.codes import NOTE_CODES
+from chipmark.results.manifest import (
+    ChipId,
+    LoadResult,
+    Manifest,
+    MeterId,
+    Note,
+    PrecisionId,
+)
+
+_CLASS = {"fp32": "fp32", "bf16": "16-bit", "fp16": "16-bit"}
+
+
+def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str, Any]) -> Manifest:
+    """The manifest of a cell that has ended. `options` are the choices that it was run with."""
+    inputs, plan, loaded = cell.inputs, cell.inputs.plan, cell.loaded
+    meter = inputs.meter
+    done = cell.failure is None
+    return Manifest.model_validate(
+        {
+            "schema": "chipmark.cell/1",
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "chipmark_version": __version__,
+            "status": "done" if done else "failed",
+            "failure": cell.failure,
+            "backend": plan.backend,
+            "chip": ChipId.model_validate(dataclasses.asdict(chip)),
+            "workload": workload_id(inputs.trace),
+            "model": inputs.model,
+            "precision": _precision(plan.precision, loaded.get("precision")),
+            "lane": plan.lane,
+            "concurrency": cell.concurrency,
+            "feedback": inputs.feedback,
+            "cache_policy": dict(CACHE_POLICY),
+            "slo": inputs.slo,
+            "load": _load(cell) if loaded else None,
+            "parity": cell.parity,
+            "meter": None if meter is None else MeterId(**dataclasses.asdict(meter.info)),
+            "repeats": cell.repeats_done if done else 0,
+            "sweep": tuple(cell.sweep),
+            "environment": _environment(loaded),
+            "options": {KEY: key, **options},
+            "notes": tuple(_notes(cell, chip)),
+        }
+    )
+
+
+def _precision(requested: str, told: dict[str, str] | None) -> PrecisionId:
+    told = told or {}
+    return PrecisionId.model_validate(
+        {
+            "requested": requested,
+            "weights": told.get("weights", requested),
+            "activation": told.get("activation", requested),
+            "kv": told.get("kv", requested),
+            "accumulate": told.get("accumulate", "unknown"),
+            "class_name": told.get("class", _CLASS[requested]),
+        }
+    )
+
+
+def _load(cell: MeasuredCell) -> LoadResult:
+    loaded = cell.loaded
+    return LoadResult(
+        load_s=loaded["load_s"],
+        compile_s=loaded["compile_s"],
+        weight_bytes=loaded["weight_bytes"],
+        kv_bytes=loaded["kv_bytes"],
+        graph=loaded["graph"],
+        execution=loaded["caps"]["execution"],
+        ep_coverage=loaded["ep_coverage"],
+        device=loaded["device"],
+        caps=loaded["caps"],
+        details=loaded["details"] | {"wall_s": loaded["wall_s"]},
+        peak_rss_bytes=cell.peak_rss_bytes or None,
+    )
+
+
+def _environment(loaded: dict[str, Any]) -> dict[str, Any]:
+    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return {
+        "os": platform.platform(),
+        "python": sys.version.split()[0],
+        "child_python": loaded.get("python", ""),
+        "child_numpy": loaded.get("numpy", ""),
+        "backend": loaded.get("describe", {}),
+        "cpus": affinity,
+    }
+
+
+def _notes(cell: MeasuredCell, chip: ChipIdentity) -> list[Note]:
+    notes = []
+    for told in cell.loaded.get("notes", ()):
+        code = told.get("code", "backend")
+        known = code if code in NOTE_CODES else "backend"
+        notes.append(Note(code=known, text=told.get("text", code)))
+    notes += cell.notes
+    if not chip.verified:
+        notes.append(Note(code="unverified_chip", text=f"{chip.name}: {'; '.join(chip.evidence)}"))
+    if cell.inputs.model.source_kind == "synthetic":
+        notes.append(Note(code="weights_synthetic", text="seeded weights of the model's shape"))
+    if cell.inputs.feedback == "sampled":
+        notes.append(Note(code="feedback_sampled", text="contexts differ between backends"))
+    unique = {(note.code, note.text): note for note in notes}
+    return list(unique.values())

@@ -1,0 +1,90 @@
+"""What of chips, providers, meters and models is here: the content of `chipmark doctor`."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from chipmark.backends.torch_device.devices import PLUGINS
+from chipmark.cell.available import candidates
+from chipmark.cell.provider_scan import scan
+from chipmark.cell.runner import meter_request
+from chipmark.chips.detect import chips_here
+from chipmark.meters.pick import pick_meter
+from chipmark_models.pull import list_models
+
+_FORMATS = {"gguf": "GGUF files", "tokenizers": "transcripts", "jinja2": "chat templates"}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One line: what, whether it is here, what it is, and how to get it."""
+
+    kind: str
+    name: str
+    here: bool
+    text: str
+    remedy: str = ""
+
+
+def inventory() -> list[Item]:
+    """Every line of the report. Slow providers may take seconds to register."""
+    items: list[Item] = []
+    chips, missing = chips_here()
+    for chip in chips:
+        text = f"{chip.device_name}; {chip.unit} {chip.used}/{chip.of}; {'; '.join(chip.evidence)}"
+        items.append(Item("chip", chip.name, True, text))
+        meter, remarks = pick_meter(meter_request(chip, "", None))
+        if meter is not None:
+            text = f"{meter.info.source}, scope {meter.info.scope}: {meter.info.method}"
+        else:
+            text = "no power is measured"
+        remedy = "" if meter and meter.info.source in ("counter", "polled") else "; ".join(remarks)
+        if meter is not None and meter.info.source == "assumed" and not remedy:
+            remedy = "declare the unit's power: --power-w W"
+        items.append(Item("meter", chip.name, meter is not None, text, remedy))
+    for text in missing:
+        name, _, why = text.partition(": ")
+        items.append(Item("chip", name, False, why))
+    for candidate in candidates():
+        here = not candidate.missing
+        text = candidate.missing or "used by a suite that names no backend"
+        items.append(Item("backend", candidate.backend, here, text, candidate.remedy))
+    items += _torch_devices() + _ort_providers()
+    for model in list_models():
+        real = model["weights"] == "real"
+        text = "real weights" if real else "seeded weights of its shape"
+        remedy = f"chipmark models pull {model['name']}" if model["pullable"] and not real else ""
+        items.append(Item("model", str(model["name"]), True, text, remedy))
+    for module, purpose in _FORMATS.items():
+        if importlib.util.find_spec(module) is None:
+            items.append(Item("reader", module, False, purpose, "pip install 'chipmark[gguf]'"))
+    return items
+
+
+def as_json(items: list[Item]) -> list[dict[str, Any]]:
+    """The same as JSON objects."""
+    return [asdict(item) for item in items]
+
+
+def _torch_devices() -> list[Item]:
+    items = []
+    for device, package in PLUGINS.items():
+        here = importlib.util.find_spec(package) is not None
+        text = f"{package} is installed" if here else f"{package} is not installed"
+        remedy = "" if here else f"the vendor's own {package}, beside its build of torch"
+        items.append(Item("torch device", f"torch:{device}", here, text, remedy))
+    return items
+
+
+def _ort_providers() -> list[Item]:
+    if importlib.util.find_spec("onnxruntime") is None:
+        text = "onnxruntime is not installed"
+        return [Item("provider", "ort", False, text, "pip install 'chipmark[ort]'")]
+    from chipmark.backends.ort.providers import known_providers
+
+    return [
+        Item("provider", f"ort:{found.name}", found.here, found.text, found.remedy)
+        for found in scan(list(known_providers()))
+    ]

@@ -1,0 +1,116 @@
+"""Files of logits, and the distance between two of them."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chipmark.errors import BadInputError
+
+TOLERANCE_RMS_REL = {"fp32": 1e-3, "16-bit": 3e-2, "w8": 5e-2, "w4": 5e-2}
+"""Largest rms-relative distance that passes, by precision class.
+
+The oracle computes in fp32 with the weights as rounded, so this is the error of the backend's
+arithmetic alone. fp32: sums of a few thousand products in another order differ by 1e-6 to 1e-4;
+a wrong mask, position or cached row by 1e-1 and more. 16-bit: activations rounded to 8 bits of
+mantissa after each of some 30 layers. w8 and w4: two providers on the same quantised weights were
+seen 0.002 to 0.03 apart.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LogitRows:
+    """Logits by row: `keys` int32 (n, 3) are session, turn and position; `logits` (n, vocab)."""
+
+    keys: NDArray[np.int32]
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far measured logits are from the oracle's; worst position unless said otherwise.
+
+    rms_rel: rms of the difference over rms of the oracle's centred logits. max_rel: largest
+    difference over the same. kl: of oracle to measured, nats. top1: share of positions with the
+    oracle's first token, of those whose margin over the second exceeds the tolerance times that
+    rms (None where no margin does). positions: rows compared. missing: rows of the oracle that
+    were not measured.
+    """
+
+    rms_rel: float
+    max_rel: float
+    kl: float
+    top1: float | None
+    positions: int
+    missing: int
+
+    def passes(self, tolerance: float) -> bool:
+        """Within the tolerance at every position, and every row there."""
+        return self.missing == 0 and self.positions > 0 and self.rms_rel <= tolerance
+
+
+def load_logits(path: str | os.PathLike[str]) -> LogitRows:
+    """Read `rows` and `logits` of an `.npz`; BadInputError where they are not whole."""
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            keys = np.asarray(stored["rows"], np.int32)
+            logits = np.asarray(stored["logits"], np.float32)
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInputError(path, f"is no file of logits ({error})") from error
+    if keys.ndim != 2 or keys.shape[1] != 3 or logits.ndim != 2 or len(keys) != len(logits):
+        raise BadInputError(path, f"has rows {keys.shape} and logits {logits.shape}")
+    return LogitRows(keys, logits)
+
+
+def save_logits(path: str | os.PathLike[str], rows: LogitRows) -> None:
+    """Write `rows` and `logits` to an `.npz`, whole or not at all."""
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, rows=rows.keys, logits=rows.logits)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def distance(oracle: LogitRows, measured: LogitRows, tolerance: float) -> Distance:
+    """Compare row by row; a row that is not finite is infinitely far."""
+    where = {tuple(key): i for i, key in enumerate(measured.keys.tolist())}
+    pairs = [
+        (i, where[tuple(key)]) for i, key in enumerate(oracle.keys.tolist()) if tuple(key) in where
+    ]
+    missing = len(oracle.keys) - len(pairs)
+    if not pairs or oracle.logits.shape[1] != measured.logits.shape[1]:
+        return Distance(np.inf, np.inf, np.inf, None, 0, missing)
+    left = oracle.logits[[i for i, _ in pairs]].astype(np.float64)
+    right = measured.logits[[j for _, j in pairs]].astype(np.float64)
+    if not np.isfinite(right).all():
+        return Distance(np.inf, np.inf, np.inf, None, len(pairs), missing)
+    scale = (left - left.mean(1, keepdims=True)).std(1)
+    scale = np.where(scale > 0, scale, np.finfo(np.float64).tiny)
+    error = np.abs(right - left)
+    log_p, log_q = _log_softmax(left), _log_softmax(right)
+    kl = (np.exp(log_p) * (log_p - log_q)).sum(1)
+    ordered = np.partition(left, -2, axis=1)
+    clear = (ordered[:, -1] - ordered[:, -2]) / scale > tolerance
+    same = left.argmax(1) == right.argmax(1)
+    return Distance(
+        rms_rel=float((np.sqrt((error**2).mean(1)) / scale).max()),
+        max_rel=float((error.max(1) / scale).max()),
+        kl=float(max(0.0, kl.max())),
+        top1=float(same[clear].mean()) if clear.any() else None,
+        positions=len(pairs),
+        missing=missing,
+    )
+
+
+def _log_softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = values - values.max(1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    return result

@@ -1,0 +1,351 @@
+"""One cell from load to raw folder: what its child is asked, and what is kept of the answers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from chipmark.cell import roofs
+from chipmark.cell.logits import TOLERANCE_RMS_REL, distance, load_logits
+from chipmark.cell.parent import ChildProcess
+from chipmark.cell.parity import (
+    Reference,
+    all_turns,
+    capture_turn,
+    closed_rule_errors,
+    parity_trace,
+    reference,
+)
+from chipmark.cell.spec import ChildSpec
+from chipmark.cell.suite import CellPlan
+from chipmark.cell.workloads import ModelInUse
+from chipmark.chips.contract import ChipIdentity
+from chipmark.errors import ChipmarkError
+from chipmark.meters.contract import Meter
+from chipmark.meters.replay import save_samples
+from chipmark.results.manifest import ModelId, Note, ParityResult, Probes, Slo, SweepPoint
+from chipmark.workload.trace import Trace, save_trace
+
+MIN_WINDOW_SESSIONS = 4
+"""Sessions that all lanes of the capacity lane complete together, at least."""
+
+IDLE_S = 31.0
+"""Idle with the model loaded, before and after: the definition asks for 30 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds after which a child is ended. run_s: of one repeat."""
+
+    load_s: float = 1200.0
+    parity_s: float = 900.0
+    run_s: float = 3600.0
+    grace_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class CellInputs:
+    """Everything that is known of a cell before its child starts."""
+
+    plan: CellPlan
+    trace: Trace
+    model: ModelId
+    in_use: ModelInUse | None
+    chip: ChipIdentity
+    meter: Meter | None
+    slo: Slo
+    cache: Path
+    repeats: int
+    feedback: Literal["forced", "sampled"] = "forced"
+    threads: int = 0
+    python: str = ""
+    max_chunk: int = 256
+    limits: Limits = field(default_factory=Limits)
+    llc_bytes: int | None = None
+    notes: tuple[Note, ...] = ()
+
+
+class MeasuredCell:
+    """A cell while it is measured. A step that fails ends the child and leaves `failure`."""
+
+    def __init__(self, inputs: CellInputs, folder: Path) -> None:
+        self.inputs = inputs
+        self.folder = folder
+        self.folder.mkdir(parents=True)
+        self.child: ChildProcess | None = None
+        self.loaded: dict[str, Any] = {}
+        self.parity = ParityResult(verdict="unchecked", reason="not reached")
+        self.sweep: list[SweepPoint] = []
+        self.concurrency = inputs.plan.concurrency
+        self.repeats_done = 0
+        self.failure: Note | None = None
+        self.notes: list[Note] = list(inputs.notes)
+        self.peak_rss_bytes = 0
+        self._capture = capture_turn(inputs.trace)
+        save_trace(inputs.trace, folder / "trace.npz")
+
+    @property
+    def alive(self) -> bool:
+        """No step has failed."""
+        return self.failure is None
+
+    @property
+    def simulated(self) -> bool:
+        """A closed-form device on a virtual clock."""
+        return self.inputs.plan.backend.startswith("sim:")
+
+    def guard(self, step: Callable[[], None]) -> None:
+        """Do a step unless the cell has failed; a failure costs this cell and no other."""
+        if self.failure is not None:
+            return
+        try:
+            step()
+        except (ChipmarkError, OSError) as error:
+            self.failure = Note(code="cell_failed", text=str(error))
+            self.end()
+
+    def start(self) -> None:
+        """Start the child and let it load; `finish_load` waits for it."""
+        inputs, plan = self.inputs, self.inputs.plan
+        scratch = self.folder / "scratch"
+        scratch.mkdir(exist_ok=True)
+        context = max(inputs.trace.max_context_tokens, self._parity_trace(()).max_context_tokens)
+        spec = ChildSpec(
+            backend=plan.backend,
+            # A simulated device is told how many ids there are; it reads nothing else.
+            model=inputs.in_use.spec if inputs.in_use else {"vocab_size": inputs.trace.vocab_size},
+            precision=plan.precision,
+            n_seqs=plan.concurrency,
+            max_context=context,
+            kv_tokens=context * plan.concurrency,
+            max_chunk=inputs.max_chunk,
+            threads=inputs.threads,
+            feedback=inputs.feedback,
+            scratch=str(scratch),
+        )
+        self.child = ChildProcess(spec.to_json(), self.folder / "child", inputs.python)
+        self.child.send("load")
+
+    def finish_load(self) -> None:
+        """Wait until the child has loaded, compiled and warmed; then park it."""
+        child = self._child()
+        self.loaded = child.answer(self.inputs.limits.load_s)
+        self._seen(self.loaded)
+        child.park()
+
+    def check_parity(self) -> None:
+        """Run the parity trace through the timed path and compare with the oracle."""
+        if self.inputs.in_use is None:
+            self._check_sim_parity()
+            return
+        child, caps = self._child(), self.loaded["caps"]
+        trace = self._parity_trace(tuple(caps["context_buckets"]))
+        if trace.max_context_tokens > caps["max_context"]:
+            trace = self._parity_trace(())
+        found = self._reference(trace, all_turns(trace), "parity")
+        if found.rows is None:
+            self.parity = ParityResult(verdict="unchecked", reason=found.reason)
+            return
+        path, out = self.folder / "parity.npz", self.folder / "parity-logits.npz"
+        save_trace(trace, path)
+        concurrency = min(self.inputs.plan.concurrency, len(trace.sessions))
+        answer = child.ask(
+            "parity",
+            self.inputs.limits.parity_s,
+            trace=str(path),
+            out=str(out),
+            concurrency=concurrency,
+        )
+        self._seen(answer)
+        child.park()
+        tolerance = self._tolerance()
+        found_distance = distance(found.rows, load_logits(out), tolerance)
+        passed = found_distance.passes(tolerance)
+        reason = "" if passed else f"rms {found_distance.rms_rel:.2e} over {tolerance:.0e}"
+        if found_distance.missing:
+            reason = f"{found_distance.missing} sampled rows are missing"
+        self.parity = ParityResult(
+            verdict="pass" if passed else "fail",
+            reason=reason,
+            rms_rel=_finite(found_distance.rms_rel),
+            max_rel=_finite(found_distance.max_rel),
+            kl=_finite(found_distance.kl),
+            top1=found_distance.top1,
+            positions=found_distance.positions,
+            tolerance_rms_rel=tolerance,
+            oracle_weights_hash=self.inputs.model.weights_hash,
+        )
+
+    def _check_sim_parity(self) -> None:
+        """A simulated device samples an id that is a function of the whole context: the closed
+        rule says which, so a lost, doubled or misplaced cached token shows here too."""
+        trace = self._parity_trace(())
+        path, out = self.folder / "parity.npz", self.folder / "parity-logits.npz"
+        save_trace(trace, path)
+        concurrency = min(self.inputs.plan.concurrency, len(trace.sessions))
+        limit = self.inputs.limits.parity_s
+        child = self._child()
+        child.ask("parity", limit, trace=str(path), out=str(out), concurrency=concurrency)
+        child.park()
+        wrong = closed_rule_errors(trace, load_logits(out))
+        self.parity = ParityResult(
+            verdict="fail" if wrong else "pass",
+            reason=wrong or "by the closed rule of the simulated device",
+            positions=trace.totals.n_out,
+        )
+
+    def idle(self, name: str) -> None:
+        """Meter the loaded, idle device; only where something is measured."""
+        meter = self.inputs.meter
+        if meter is None or meter.info.source not in ("counter", "polled") or self.simulated:
+            return
+        child = self._child()
+        child.wake()
+        meter.start()
+        child.ask("idle", IDLE_S + self.inputs.limits.grace_s, seconds=IDLE_S)
+        save_samples(self.folder / f"idle-{name}.npz", meter.stop())
+        child.park()
+
+    def repeat(self, index: int) -> None:
+        """One timed repeat between two probes, metered; raw files go to `repeat-INDEX`."""
+        child, inputs = self._child(), self.inputs
+        target = self.folder / f"repeat-{index}"
+        target.mkdir()
+        read_bytes = self._read_bytes()
+        matmul = str(self.loaded["precision"].get("activation", inputs.plan.precision))
+        before = roofs.probe(child, read_bytes, matmul)
+        captured = self.folder / "captured.npz"
+        # With sampled feedback the contexts are not the trace's, so there is nothing to compare.
+        last = index == inputs.repeats - 1 and inputs.feedback == "forced"
+        arguments = self.run_arguments(target / "events.npz", self.concurrency)
+        if last and self._capture is not None and inputs.in_use is not None:
+            arguments |= {
+                "capture_session": self._capture[0],
+                "capture_turn": self._capture[1],
+                "captured": str(captured),
+            }
+        self.timed_run(arguments, target / "power.npz")
+        after = roofs.probe(child, read_bytes, matmul)
+        child.park()
+        llc = None if self.simulated else inputs.llc_bytes
+        probes: Probes = roofs.bracket(read_bytes, before, after, llc)
+        (target / "probes.json").write_text(probes.model_dump_json(indent=1), encoding="utf-8")
+        self.repeats_done = index + 1
+
+    def timed_run(self, arguments: dict[str, Any], power: Path) -> None:
+        """One `run` of the child with the meter beside it; its samples go to `power`."""
+        limits = self.inputs.limits
+        meter = None if self.simulated else self.inputs.meter
+        if self.simulated:
+            arguments = arguments | {"power": str(power)}
+        if meter is not None:
+            meter.start()
+        try:
+            answer = self._child().ask("run", limits.run_s + limits.grace_s, **arguments)
+        finally:
+            samples = meter.stop() if meter is not None else None
+        if samples is not None:
+            save_samples(power, samples)
+        self._seen(answer)
+
+    def run_arguments(self, events: Path, concurrency: int) -> dict[str, Any]:
+        """What a `run` command says whatever the repeat."""
+        return {
+            "trace": str(self.folder / "trace.npz"),
+            "events": str(events),
+            "concurrency": concurrency,
+            "lane": self.inputs.plan.lane,
+            "sessions_per_lane": max(1, -(-MIN_WINDOW_SESSIONS // concurrency)),
+            "deadline_s": self.inputs.limits.run_s,
+        }
+
+    def compare_captured(self) -> None:
+        """Replay the turn captured in the last repeat against the oracle."""
+        captured = self.folder / "captured.npz"
+        if self._capture is None or not captured.is_file() or self.parity.verdict == "unchecked":
+            return
+        found = self._reference(self.inputs.trace, (self._capture,), "captured")
+        if found.rows is None:
+            return
+        tolerance = self._tolerance()
+        measured = distance(found.rows, load_logits(captured), tolerance)
+        update: dict[str, Any] = {
+            "captured_rms_rel": _finite(measured.rms_rel),
+            "captured_positions": measured.positions,
+        }
+        if not measured.passes(tolerance):
+            update |= {
+                "verdict": "fail",
+                "reason": f"captured turn {self._capture}: rms {measured.rms_rel:.2e} over "
+                f"{tolerance:.0e}, {measured.missing} rows missing",
+            }
+        self.parity = self.parity.model_copy(update=update)
+
+    def end(self) -> None:
+        """End the child if it runs, keep the end of its log, and free its scratch."""
+        child, self.child = self.child, None
+        if child is None:
+            return
+        if self.failure is None:
+            try:
+                self._seen(child.close())
+            except ChipmarkError as error:
+                self.notes.append(Note(code="cell", text=f"closing: {error.message}"))
+        child.kill()
+        (self.folder / "child.log").write_bytes(child.log.tail())
+        shutil.rmtree(self.folder / "scratch", ignore_errors=True)
+
+    def kill(self) -> None:
+        """End the child at once."""
+        if self.child is not None:
+            self.child.kill()
+            self.child = None
+
+    def _child(self) -> ChildProcess:
+        assert self.child is not None, "a step was asked of a cell without a child"
+        return self.child
+
+    def _seen(self, answer: Mapping[str, Any]) -> None:
+        self.peak_rss_bytes = max(self.peak_rss_bytes, int(answer.get("peak_rss_bytes") or 0))
+
+    def _tolerance(self) -> float:
+        return TOLERANCE_RMS_REL[str(self.loaded["precision"]["class"])]
+
+    def _parity_trace(self, buckets: tuple[int, ...]) -> Trace:
+        in_use = self.inputs.in_use
+        if in_use is None:
+            return parity_trace(self.inputs.trace.vocab_size)
+        return parity_trace(in_use.config.vocab_size, buckets, in_use.config.max_context)
+
+    def _reference(self, trace: Trace, wanted: tuple[tuple[int, int], ...], name: str) -> Reference:
+        in_use = self.inputs.in_use
+        assert in_use is not None
+        return reference(
+            self.inputs.cache,
+            in_use.spec,
+            in_use.identity.source_hash,
+            self.inputs.plan.precision,
+            trace,
+            wanted,
+            self.folder / f"oracle-{name}",
+        )
+
+    def _read_bytes(self) -> int:
+        turns = [turn for _, turn in self.inputs.trace.walk()]
+        mean = sum(turn.prompt_tokens for turn in turns) // max(1, len(turns))
+        caps = self.loaded["caps"]
+        slots = caps["n_slots"] * caps["max_context"]
+        kv_tokens = slots if caps["kv"] == "slots" else caps["n_pages"] * caps["page_tokens"]
+        return roofs.working_set_bytes(
+            int(self.loaded["weight_bytes"]),
+            int(self.loaded["kv_bytes"]),
+            kv_tokens,
+            mean * self.concurrency,
+        )
+
+
+def _finite(value: float) -> float | None:
+    return value if value < float("inf") else None

@@ -1,0 +1,258 @@
+"""Starting, asking and ending a child; a crash, a hang or a flood costs its own cell only."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from chipmark.errors import CellFailedError
+
+LOG_BYTES = 256 * 1024
+FLOOD_BYTES = 64 * 1024 * 1024
+"""A child that prints more than this is ended: printing at that rate is part of what is timed."""
+
+_ANSWER_BYTES = 32 * 1024 * 1024
+_READ = 1 << 16
+
+Told = Callable[[Mapping[str, Any]], None]
+
+
+class LogTail:
+    """Drains a child's stdout and stderr on a thread and keeps the last LOG_BYTES."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._chunks: deque[bytes] = deque()
+        self._kept = 0
+        self.total = 0
+        self._thread = threading.Thread(target=self._drain, name="child-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def flooded(self) -> bool:
+        """Whether more than FLOOD_BYTES were printed."""
+        return self.total > FLOOD_BYTES
+
+    def tail(self) -> bytes:
+        """The last LOG_BYTES, from the start of a line where the beginning was cut."""
+        data = b"".join(self._chunks)[-LOG_BYTES:]
+        if self.total > len(data):
+            data = data[data.find(b"\n") + 1 :]
+            data = b"[%d bytes in all; only the end is kept]\n" % self.total + data
+        return data
+
+    def join(self) -> None:
+        """Wait until the pipe is closed by everybody who held it."""
+        self._thread.join(timeout=5)
+
+    def _drain(self) -> None:
+        while chunk := os.read(self._pipe.fileno(), _READ):
+            self.total += len(chunk)
+            self._chunks.append(chunk)
+            self._kept += len(chunk)
+            while self._kept - len(self._chunks[0]) > LOG_BYTES:
+                self._kept -= len(self._chunks.popleft())
+        self._pipe.close()
+
+
+class ChildProcess:
+    """A child with a session and process group of its own, so that all of it can be ended.
+
+    `spec` is written to `folder/spec.json` for `module`. `python` is the interpreter (a vendor's
+    own, for its packages); the source roots of this installation are put on its PYTHONPATH. Use
+    as a context manager: leaving it ends the tree.
+    """
+
+    def __init__(
+        self, spec: str, folder: Path, python: str = "", module: str = "chipmark.cell.child"
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "spec.json"
+        path.write_text(spec, encoding="utf-8")
+        python = python or sys.executable
+        to_child, self._commands = os.pipe()
+        self._answers, from_child = os.pipe()
+        command = [python, "-m", module, str(path)]
+        command += ["--fd-in", str(to_child), "--fd-out", str(from_child)]
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=child_environment(os.environ),
+                start_new_session=True,
+                pass_fds=(to_child, from_child),
+            )
+        except OSError as error:
+            os.close(self._commands)
+            os.close(self._answers)
+            raise CellFailedError(f"{python} cannot be started: {error}") from error
+        finally:
+            os.close(to_child)
+            os.close(from_child)
+        assert self.process.stdout is not None
+        self.log = LogTail(self.process.stdout)
+        self._buffer = b""
+        self._parked = False
+        self._ended = False
+        self._pending = ""
+
+    def __enter__(self) -> ChildProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def ask(
+        self, command: str, timeout_s: float, told: Told | None = None, **arguments: Any
+    ) -> dict[str, Any]:
+        """Send a command and wait for its answer; CellFailedError says what went wrong."""
+        self.send(command, **arguments)
+        return self.answer(timeout_s, told)
+
+    def send(self, command: str, **arguments: Any) -> None:
+        """Send a command; `answer` fetches the result, so that a child can load beside another."""
+        self.wake()
+        self._pending = command
+        line = json.dumps({"command": command, **arguments}).encode() + b"\n"
+        try:
+            os.write(self._commands, line)
+        except OSError as error:
+            raise self._failure(f"{command}: the child is gone") from error
+
+    def answer(self, timeout_s: float, told: Told | None = None) -> dict[str, Any]:
+        """The answer of the last command sent; the child is ended at the limit."""
+        command = self._pending
+        deadline = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._answers, selectors.EVENT_READ)
+            while True:
+                line, found, rest = self._buffer.partition(b"\n")
+                if found:
+                    self._buffer = rest
+                    message = self._parse(command, line)
+                    if "progress" in message:
+                        if told is not None:
+                            told(message["progress"])
+                        continue
+                    return self._result(command, message)
+                if self.log.flooded:
+                    raise self._failure(
+                        f"{command}: flooded its output with {self.log.total >> 20} MiB"
+                    )
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise self._failure(f"{command}: no answer within {timeout_s:.0f} s")
+                if selector.select(timeout=min(left, 0.2)):
+                    chunk = os.read(self._answers, _READ)
+                    if not chunk:
+                        raise self._failure(f"{command}: {self._how_it_ended()}")
+                    self._buffer += chunk
+                    if len(self._buffer) > _ANSWER_BYTES:
+                        raise self._failure(f"{command}: the answer is over 32 MiB")
+
+    def park(self) -> None:
+        """Stop the child's processes: it keeps its memory and uses no CPU until it is woken."""
+        if not self._parked and self._signal(signal.SIGSTOP):
+            self._parked = True
+
+    def wake(self) -> None:
+        """Let a parked child go on."""
+        if self._parked:
+            self._signal(signal.SIGCONT)
+            self._parked = False
+
+    def close(self, timeout_s: float = 20.0) -> dict[str, Any]:
+        """Ask the child to free its device and end; its process tree is gone afterwards."""
+        try:
+            return self.ask("close", timeout_s)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the child and everything it started, also what left its process group."""
+        if self._ended:
+            return
+        self._ended = True
+        try:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.Error:
+            family = []
+        self._signal(signal.SIGKILL)
+        for member in family:
+            try:
+                member.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait()
+        for descriptor in (self._commands, self._answers):
+            os.close(descriptor)
+        self.log.join()
+
+    def _signal(self, number: signal.Signals) -> bool:
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _parse(self, command: str, line: bytes) -> dict[str, Any]:
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise self._failure(f"{command}: answered {line[:80]!r}, which is not JSON") from error
+        if not isinstance(message, dict):
+            raise self._failure(f"{command}: answered {line[:80]!r}, which is no object")
+        return message
+
+    def _result(self, command: str, message: Mapping[str, Any]) -> dict[str, Any]:
+        if "error" in message:
+            told = message["error"]
+            text = f"{command}: {told.get('type')}: {told.get('message')}"
+            raise CellFailedError(text, str(told.get("hint") or ""))
+        answer = message.get("ok")
+        if not isinstance(answer, dict):
+            raise self._failure(f"{command}: answered neither ok nor error")
+        return answer
+
+    def _failure(self, text: str) -> CellFailedError:
+        self.kill()
+        return CellFailedError(text, "the end of its output is in child.log")
+
+    def _how_it_ended(self) -> str:
+        try:
+            code = self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "the child closed its pipe without an answer"
+        if code < 0:
+            return f"the child was killed by {signal.Signals(-code).name}"
+        return f"the child ended with exit code {code}"
+
+
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a child: this installation's source roots first on PYTHONPATH."""
+    import chipmark
+    import chipmark_models
+
+    roots: list[str] = []
+    for package in (chipmark, chipmark_models):
+        assert package.__file__ is not None
+        root = str(Path(package.__file__).parent.parent)
+        if root not in roots:
+            roots.append(root)
+    before = environ.get("PYTHONPATH")
+    joined = os.pathsep.join([*roots, *([before] if before else [])])
+    return dict(environ) | {"PYTHONPATH": joined, "PYTHONUNBUFFERED": "1"}

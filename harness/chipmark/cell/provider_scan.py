@@ -1,0 +1,88 @@
+"""Which providers of ONNX Runtime are here, looked up in a process of its own.
+
+A plug-in's library runs code when it is registered; one that crashes or hangs costs its own line
+of the answer. `python -m chipmark.cell.provider_scan NAME...` prints a JSON line a provider.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chipmark.cell.parent import child_environment
+
+_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderHere:
+    """`text` names the device of a provider that is here, or says what is missing."""
+
+    name: str
+    here: bool
+    text: str
+    remedy: str = ""
+
+
+def scan(names: Sequence[str]) -> list[ProviderHere]:
+    """Look the providers up in order; after a crash the rest goes on in another process."""
+    found: list[ProviderHere] = []
+    left = list(names)
+    while left:
+        lines, how = _attempt(left)
+        found += lines
+        left = left[len(lines) :]
+        if left:
+            found.append(ProviderHere(left[0], False, f"looking for it {how}"))
+            left = left[1:]
+    return found
+
+
+def _attempt(names: list[str]) -> tuple[list[ProviderHere], str]:
+    import os
+
+    command = [sys.executable, "-m", "chipmark.cell.provider_scan", *names]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT_S,
+            env=child_environment(os.environ),
+            check=False,
+        )
+        output, how = done.stdout, f"ended with exit code {done.returncode}"
+    except subprocess.TimeoutExpired as error:
+        raw = error.stdout or b""
+        output = raw.decode(errors="replace") if isinstance(raw, bytes) else raw
+        how = f"took over {_LIMIT_S:.0f} s"
+    marked = [line for line in output.splitlines() if line.startswith(_MARK)]
+    return [ProviderHere(**json.loads(line.removeprefix(_MARK))) for line in marked], how
+
+
+_MARK = "chipmark-provider "
+"""Providers print what they like to stdout; only lines with this mark are answers."""
+
+
+def main(names: Sequence[str]) -> None:
+    """Print a line for each provider."""
+    from chipmark.backends.ort.providers import find_provider, locate
+    from chipmark.errors import ChipmarkError
+
+    for name in names:
+        try:
+            provider = find_provider(name)
+            located = locate(provider)
+        except ChipmarkError as error:
+            answer = {"here": False, "text": error.message, "remedy": error.hint}
+        else:
+            flag = "" if provider.verified else "; unverified on hardware"
+            answer = {"here": True, "text": f"{located.device_name}{flag}"}
+        print(_MARK + json.dumps({"name": name, **answer}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,254 @@
+"""Suites: the built-in ones and TOML files, checked, and unfolded into cells."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from chipmark.errors import BadInputError, UnknownNameError, UsageError
+from chipmark.registry import split_backend
+
+SUITES_FILE = Path(__file__).with_name("suites.toml")
+MIN_REPEATS = 3
+
+Lane = Literal["equal_n", "capacity"]
+LANES: tuple[Lane, ...] = ("equal_n", "capacity")
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+_LISTS = ("workload", "scale", "model", "precision", "backend", "concurrency")
+_SINGLE = ("sessions", "lane")
+
+
+@dataclass(frozen=True, slots=True)
+class CellPlan:
+    """One cell: workload x model x precision x backend x concurrency.
+
+    workload: a profile, or the path of a transcript or a recorded trace, as `kind` says.
+    concurrency: lanes; in the capacity lane, the most that the sweep tries.
+    """
+
+    backend: str
+    model: str
+    precision: str
+    workload: str
+    kind: Literal["profile", "transcript", "trace"]
+    scale: str
+    sessions: int
+    concurrency: int
+    lane: Lane
+
+    @property
+    def group(self) -> tuple[object, ...]:
+        """Cells that differ in nothing but the backend are measured in turns."""
+        return (
+            self.kind,
+            self.workload,
+            self.scale,
+            self.sessions,
+            self.model,
+            self.precision,
+            self.lane,
+            self.concurrency,
+        )
+
+    @property
+    def title(self) -> str:
+        """For people: what tells this cell from its neighbours."""
+        lane = "up to " if self.lane == "capacity" else ""
+        return f"{self.backend} {self.precision} {self.workload} {lane}N={self.concurrency}"
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """Cells and how often each is repeated. `found` says whether backends are to be looked for."""
+
+    name: str
+    repeats: int
+    cells: tuple[CellPlan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the command line puts in place of a suite's axes; empty or None leaves them."""
+
+    backends: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    workloads: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+    concurrency: tuple[int, ...] = ()
+    scale: str = ""
+    sessions: int | None = None
+    lane: str = ""
+    repeats: int | None = None
+    transcript: str = ""
+    trace: str = ""
+
+
+def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
+    """A built-in suite by name or a TOML file by path, with overrides.
+
+    `here` are the backends used where a suite names none. Raises UnknownNameError for a suite or
+    a backend, BadInputError with file and field for a file, UsageError for what does not fit.
+    """
+    path, names = _find(name)
+    tables = _read(path)
+    if path != SUITES_FILE and len(tables) != 1:
+        raise BadInputError(path, f"holds {len(tables)} suites; a file is one suite")
+    chosen = name if path == SUITES_FILE else next(iter(tables))
+    if chosen not in tables:
+        raise UnknownNameError("suite", name, names, "or give the path of a TOML file")
+    table = tables[chosen]
+    _known_fields(path, chosen, table, ("title", "repeats", "cells"))
+    repeats = overrides.repeats if overrides.repeats is not None else table.get("repeats", 3)
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise BadInputError(path, f"{repeats!r} is not a count", field=f"{chosen}.repeats")
+    blocks = table.get("cells")
+    if not isinstance(blocks, list) or not blocks:
+        raise BadInputError(path, "a suite needs at least one [[cells]]", field=f"{chosen}.cells")
+    cells: dict[CellPlan, None] = {}
+    for number, block in enumerate(blocks):
+        for cell in _unfold(path, f"{chosen}.cells[{number}]", block, overrides, here):
+            cells[cell] = None
+    return Suite(chosen, repeats, tuple(cells))
+
+
+def suite_names() -> list[str]:
+    """The built-in suites."""
+    return list(_read(SUITES_FILE))
+
+
+def groups(suite: Suite) -> list[list[CellPlan]]:
+    """Cells in the order of measurement, those of one group together."""
+    found: dict[tuple[object, ...], list[CellPlan]] = {}
+    for cell in suite.cells:
+        found.setdefault(cell.group, []).append(cell)
+    return list(found.values())
+
+
+def order_of(repeat: int, cells: int) -> list[int]:
+    """Which cell goes when: A B C, then C B A, then A B C."""
+    forward = list(range(cells))
+    return forward if repeat % 2 == 0 else forward[::-1]
+
+
+def _find(name: str) -> tuple[Path, list[str]]:
+    names = suite_names()
+    if name in names:
+        return SUITES_FILE, names
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        return path, names
+    raise UnknownNameError("suite", name, names, "or give the path of a TOML file")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInputError(path, "there is no such suite file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInputError(path, f"is not a TOML file ({error})") from error
+
+
+def _known_fields(path: Path, where: str, table: object, known: Sequence[str]) -> None:
+    if not isinstance(table, dict):
+        raise BadInputError(path, "is not a table", field=where)
+    for key in table:
+        if key not in known:
+            raise BadInputError(path, UnknownNameError(f"field of {where}", key, known).message)
+
+
+def _unfold(
+    path: Path, where: str, block: object, overrides: Overrides, here: Sequence[str]
+) -> list[CellPlan]:
+    _known_fields(path, where, block, (*_LISTS, *_SINGLE))
+    table = cast("Mapping[str, Any]", block)
+    axes = {name: _axis(path, where, name, table) for name in _LISTS}
+    replaced: dict[str, tuple[Any, ...]] = {
+        "workload": overrides.workloads,
+        "model": overrides.models,
+        "precision": overrides.precisions,
+        "backend": overrides.backends,
+        "concurrency": overrides.concurrency,
+        "scale": (overrides.scale,) if overrides.scale else (),
+    }
+    for name, values in replaced.items():
+        if values:
+            axes[name] = list(values)
+    sessions = overrides.sessions if overrides.sessions is not None else table.get("sessions", 4)
+    lane = overrides.lane or table.get("lane", "equal_n")
+    _check(path, where, axes, sessions, lane)
+    kind: Literal["profile", "transcript", "trace"] = "profile"
+    if overrides.transcript and overrides.trace:
+        raise UsageError("--transcript and --trace are two workloads", "give one of them")
+    if overrides.transcript or overrides.trace:
+        kind = "transcript" if overrides.transcript else "trace"
+        axes["workload"] = [overrides.transcript or overrides.trace]
+        sessions = overrides.sessions or 0
+    backends = axes["backend"] or list(here)
+    if not backends:
+        raise UsageError(
+            "no backend was found here", "`chipmark doctor` says what is missing; or name one: -b"
+        )
+    base = CellPlan("", "", "", "", kind, "", sessions, 0, cast("Lane", lane))
+    return [
+        replace(
+            base,
+            workload=workload,
+            scale=scale,
+            model=model,
+            precision=precision,
+            concurrency=concurrency,
+            backend=backend,
+        )
+        for workload, scale, model, precision, concurrency, backend in itertools.product(
+            axes["workload"],
+            axes["scale"],
+            axes["model"],
+            axes["precision"],
+            axes["concurrency"],
+            backends,
+        )
+    ]
+
+
+def _axis(path: Path, where: str, name: str, table: Mapping[str, Any]) -> list[Any]:
+    defaults: dict[str, list[Any]] = {
+        "scale": ["quick"],
+        "precision": ["fp32"],
+        "concurrency": [1],
+        "backend": [],
+        "model": ["smollm2-135m"],
+    }
+    if name not in table:
+        if name in defaults:
+            return defaults[name]
+        raise BadInputError(path, "is lacking", field=f"{where}.{name}")
+    value = table[name]
+    values = value if isinstance(value, list) else [value]
+    kind = int if name == "concurrency" else str
+    for item in values:
+        if not isinstance(item, kind) or isinstance(item, bool):
+            raise BadInputError(path, f"{item!r} is not a {kind.__name__}", field=f"{where}.{name}")
+    return list(values)
+
+
+def _check(
+    path: Path, where: str, axes: Mapping[str, list[Any]], sessions: object, lane: object
+) -> None:
+    for backend in axes["backend"]:
+        split_backend(backend)
+    for precision in axes["precision"]:
+        if precision not in PRECISIONS:
+            raise UnknownNameError("precision", precision, PRECISIONS)
+    for concurrency in axes["concurrency"]:
+        if concurrency < 1:
+            raise UsageError(f"{where}: concurrency is {concurrency}; at least one session runs")
+    if lane not in LANES:
+        raise UnknownNameError("lane", str(lane), LANES)
+    if isinstance(sessions, bool) or not isinstance(sessions, int) or sessions < 1:
+        raise BadInputError(path, f"{sessions!r} is not a count", field=f"{where}.sessions")

@@ -1,0 +1,199 @@
+"""The chips, CPUs and vendors of `chips.toml`, read and checked; numbers keep their provenance."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from chipmark.errors import BadInputError, UnknownNameError
+
+CATALOGUE_FILE = Path(__file__).with_name("chips.toml")
+CONFIDENCES = ("H", "M", "L", "K", "?")
+_QUANTITY_FIELDS = ("value", "unit", "source", "date", "confidence")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number with its provenance; `value` is None where it is unknown."""
+
+    value: float | None
+    unit: str
+    source: str = ""
+    date: str = ""
+    confidence: str = "?"
+
+    def __str__(self) -> str:
+        return "unknown" if self.value is None else f"{self.value:g} {self.unit}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChipEntry:
+    """An accelerator. `tdp` is the vendor's figure, `cap` a ceiling that a tool shows."""
+
+    name: str
+    title: str
+    vendor: str
+    unit: str
+    dies: int
+    match: tuple[str, ...]
+    memory: Quantity
+    bandwidth: Quantity
+    rate_16bit: Quantity
+    rate_int8: Quantity
+    tdp: Quantity
+    cap: Quantity
+
+
+@dataclass(frozen=True, slots=True)
+class CpuEntry:
+    """One socket. `cpuid` is (vendor, family, first model, last model) of /proc/cpuinfo;
+    `assumed` says that the entry stands for a family whose members a virtual machine hides."""
+
+    name: str
+    title: str
+    vendor: str
+    match: tuple[str, ...]
+    threads: Quantity
+    tdp: Quantity
+    cpuid: tuple[str, int, int, int] | None = None
+    assumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VendorEntry:
+    """How a vendor's devices are found: device part of a backend's name, PCI id, files, tool."""
+
+    name: str
+    devices: tuple[str, ...]
+    pci_vendor: str
+    dev: tuple[str, ...]
+    proc: tuple[str, ...]
+    tool: str
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """All entries, by name."""
+
+    chips: Mapping[str, ChipEntry]
+    cpus: Mapping[str, CpuEntry]
+    vendors: Mapping[str, VendorEntry]
+
+    def entry(self, name: str) -> ChipEntry | CpuEntry:
+        """A chip or a CPU by name; UnknownNameError with the nearest names."""
+        found = self.chips.get(name) or self.cpus.get(name)
+        if found is None:
+            raise UnknownNameError("chip", name, [*self.chips, *self.cpus])
+        return found
+
+    def chip_named(self, vendor: str, device_name: str) -> ChipEntry | None:
+        """The chip whose pattern matches what a device calls itself."""
+        for entry in self.chips.values():
+            if entry.vendor == vendor and any(re.search(p, device_name) for p in entry.match):
+                return entry
+        return None
+
+    def cpu_for(self, vendor_id: str, family: int, model: int, model_name: str) -> CpuEntry | None:
+        """The CPU of these lines of /proc/cpuinfo: by product name, else by family and model."""
+        for entry in self.cpus.values():
+            if any(re.search(p, model_name) for p in entry.match):
+                return entry
+        for entry in self.cpus.values():
+            if entry.cpuid and entry.cpuid[:2] == (vendor_id, family):
+                first, last = entry.cpuid[2:]
+                if first <= model <= last:
+                    return entry
+        return None
+
+
+@cache
+def catalogue(path: Path = CATALOGUE_FILE) -> Catalogue:
+    """Read and check a catalogue; BadInputError names the file, the entry and the field."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise BadInputError(path, str(error)) from error
+    chips = [_chip(path, item) for item in data.get("chip", [])]
+    cpus = [_cpu(path, item) for item in data.get("cpu", [])]
+    vendors = [_vendor(path, item) for item in data.get("vendor", [])]
+    return Catalogue(
+        {c.name: c for c in chips}, {c.name: c for c in cpus}, {v.name: v for v in vendors}
+    )
+
+
+def _chip(path: Path, item: dict[str, Any]) -> ChipEntry:
+    numbers = {
+        "memory": "GB",
+        "bandwidth": "GB/s",
+        "rate_16bit": "TFLOP/s",
+        "rate_int8": "TOP/s",
+        "tdp": "W",
+        "cap": "W",
+    }
+    _fields(path, item, {"name", "title", "vendor", "unit", "dies", "match"}, set(numbers))
+    return ChipEntry(
+        name=item["name"],
+        title=item["title"],
+        vendor=item["vendor"],
+        unit=item["unit"],
+        dies=int(item["dies"]),
+        match=tuple(item["match"]),
+        **{key: _quantity(path, item, key, unit) for key, unit in numbers.items()},
+    )
+
+
+def _cpu(path: Path, item: dict[str, Any]) -> CpuEntry:
+    required = {"name", "title", "vendor", "match"}
+    _fields(path, item, required, {"threads", "tdp", "cpuid", "assumed"})
+    cpuid = item.get("cpuid")
+    return CpuEntry(
+        name=item["name"],
+        title=item["title"],
+        vendor=item["vendor"],
+        match=tuple(item["match"]),
+        threads=_quantity(path, item, "threads", "1"),
+        tdp=_quantity(path, item, "tdp", "W"),
+        cpuid=None if cpuid is None else (cpuid[0], int(cpuid[1]), int(cpuid[2]), int(cpuid[3])),
+        assumed=bool(item.get("assumed", False)),
+    )
+
+
+def _vendor(path: Path, item: dict[str, Any]) -> VendorEntry:
+    _fields(path, item, {"name", "devices", "pci_vendor", "dev", "proc", "tool"}, set())
+    lists = {key: tuple(item[key]) for key in ("devices", "dev", "proc")}
+    return VendorEntry(item["name"], pci_vendor=item["pci_vendor"], tool=item["tool"], **lists)
+
+
+def _fields(path: Path, item: dict[str, Any], required: set[str], optional: set[str]) -> None:
+    label = str(item.get("name", "an entry without a name"))
+    for key in item:
+        if key not in required | optional:
+            error = UnknownNameError(f"field of {label}", key, required | optional)
+            raise BadInputError(path, error.message)
+    for key in required:
+        if key not in item:
+            raise BadInputError(path, "is lacking", field=f"{label}.{key}")
+
+
+def _quantity(path: Path, item: dict[str, Any], key: str, unit: str) -> Quantity:
+    data = item.get(key, "unknown")
+    where = f"{item['name']}.{key}"
+    if data == "unknown":
+        return Quantity(None, unit)
+    if not isinstance(data, dict) or set(data) != set(_QUANTITY_FIELDS):
+        raise BadInputError(path, f"must have exactly {', '.join(_QUANTITY_FIELDS)}", field=where)
+    if data["unit"] != unit:
+        raise BadInputError(path, f"is in {data['unit']!r}, not {unit!r}", field=where)
+    if data["confidence"] not in CONFIDENCES:
+        raise BadInputError(path, f"confidence is not one of {CONFIDENCES}", field=where)
+    value = data["value"]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise BadInputError(path, f"{value!r} is not a positive number", field=where)
+    if not data["source"] or not data["date"]:
+        raise BadInputError(path, "a number needs its source and date", field=where)
+    return Quantity(float(value), unit, data["source"], data["date"], data["confidence"])

@@ -1,0 +1,118 @@
+"""The command line. A command's module is imported when it is asked for, and what it needs when
+it runs, so that `chipmark --help` imports neither pandas nor scipy nor torch."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from chipmark.errors import ChipmarkError
+
+COMMANDS = {
+    "doctor": "chipmark.cli.doctor",
+    "run": "chipmark.cli.run",
+    "table": "chipmark.cli.table",
+    "cost": "chipmark.cli.cost",
+    "validate": "chipmark.cli.validate",
+    "models": "chipmark.cli.models",
+    "workload": "chipmark.cli.workload",
+    "chips": "chipmark.cli.chips",
+}
+"""Commands in the order of the help, and their modules; each has an `app`."""
+
+
+_INTERRUPTED = 130
+
+
+class LazyGroup(TyperGroup):
+    """Looks a command up in COMMANDS."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command behind a name, None for an unknown one."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = typer.main.get_command(import_module(COMMANDS[cmd_name]).app)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    name="chipmark",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from chipmark import __version__
+
+        typer.echo(f"chipmark {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", callback=_version, is_eager=True
+    ),
+) -> None:
+    """One agent workload on every chip: speed, tokens per watt and cost in one honest table.
+
+    Start with [bold]chipmark doctor[/], then [bold]chipmark run quick -o runs/quick[/].
+
+    Exit codes: 0 done; 1 a check found what it looks for; 2 wrong usage, bad input or a broken
+    record; 3 inconclusive, or nothing to judge; 4 a cell failed; 130 interrupted.
+    """
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code; a ChipmarkError is shown without traceback."""
+    try:
+        app(list(arguments), prog_name="chipmark")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if code == _INTERRUPTED:
+            sys.stderr.write("interrupted; records that were written stand\n")
+        return code
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except ChipmarkError as error:
+        from chipmark.cli.console import show_error
+
+        show_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our stdout has gone (`| head`); there is nobody left to tell.
+        sys.stderr.close()
+        return 0
+    return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def entry() -> None:
+    """The `chipmark` script. SIGTERM ends a run as Ctrl-C does: children first."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    entry()

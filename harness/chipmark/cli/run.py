@@ -1,0 +1,169 @@
+"""`chipmark run`: measure a suite's cells, then print their table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from chipmark.cell.runner import RunOptions
+    from chipmark.cell.suite import Suite
+
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
+
+_AGAIN = "May be given more than once."
+
+
+@app.command()
+def run(
+    suite: str = typer.Argument(..., help="quick, standard, full, or a TOML file of your own."),
+    backend: list[str] = typer.Option(
+        [], "-b", "--backend", help=f"KIND:DEVICE, as torch:cpu or ort:openvino. {_AGAIN}"
+    ),
+    model: list[str] = typer.Option(
+        [],
+        "-m",
+        "--model",
+        help=f"A preset, PRESET@synthetic, a folder of safetensors, a GGUF file. {_AGAIN}",
+    ),
+    workload: list[str] = typer.Option(
+        [],
+        "-w",
+        "--workload",
+        help=f"A profile (`chipmark workload list`) or a TOML file. {_AGAIN}",
+    ),
+    out: Path = typer.Option(
+        Path("runs/latest"), "-o", "--out", help="Where records go; the same one goes on."
+    ),
+    precision: list[str] = typer.Option([], help=f"fp32, bf16 or fp16. {_AGAIN}"),
+    concurrency: list[int] = typer.Option(
+        [], help=f"Sessions at once; in the capacity lane, where the sweep ends. {_AGAIN}"
+    ),
+    sessions: int | None = typer.Option(None, min=1, help="Sessions of the workload."),
+    scale: str = typer.Option("", help="quick, standard, full, or context,output,tool time."),
+    repeats: int | None = typer.Option(None, min=1, help="Timed repeats of each cell."),
+    lane: str = typer.Option("", help="equal_n or capacity."),
+    transcript: Path | None = typer.Option(
+        None, help="Instead of -w: recorded conversations, JSONL of OpenAI messages."
+    ),
+    trace: Path | None = typer.Option(
+        None, help="Instead of -w: a Mooncake .jsonl or an Azure .csv file of requests."
+    ),
+    power_w: float | None = typer.Option(
+        None, "--power-w", help="Declare the unit's power in watts, where nothing measures it."
+    ),
+    seed: int = typer.Option(0, min=0, help="Seed of the workload and of synthetic weights."),
+    feedback: str = typer.Option("forced", help="forced (the trace's tokens) or sampled."),
+    threads: int = typer.Option(0, min=0, help="Threads of a CPU backend; 0 is its own choice."),
+    fresh: bool = typer.Option(False, "--fresh", help="A fresh process for every repeat."),
+    python: str = typer.Option("", help="Interpreter of the measured processes, a vendor's own."),
+    chunk: int = typer.Option(256, min=1, help="Most prompt tokens of one launch."),
+    limit_s: float = typer.Option(3600.0, min=1.0, help="Seconds after which a repeat is ended."),
+    prices: Path | None = typer.Option(None, help="Price book; default: the example of 2026."),
+    format_: str = typer.Option("rich", "--format", help="rich, md, csv, json or html."),
+) -> None:
+    """Measure a suite: every cell in a process of its own, repeats in turns, one table at the end.
+
+    Examples:
+
+      chipmark run quick -o runs/quick
+
+      chipmark run quick -b torch:cpu -b ort:cpu --transcript talks.jsonl -o runs/talks
+
+      chipmark run quick -b sim:golden -o runs/sim
+
+      chipmark run standard -b torch:cuda -m qwen3-8b@synthetic --precision bf16 --lane capacity
+    """
+    from chipmark.cell.runner import run_suite
+    from chipmark.cell.suite import Overrides
+    from chipmark.cli.console import check_format, reporting, warn
+    from chipmark.errors import CellFailedError
+    from chipmark.table.render import FORMATS
+
+    check_format(format_, FORMATS)
+    overrides = Overrides(
+        backends=tuple(backend),
+        models=tuple(model),
+        workloads=tuple(workload),
+        precisions=tuple(precision),
+        concurrency=tuple(concurrency),
+        scale=scale,
+        sessions=sessions,
+        lane=lane,
+        repeats=repeats,
+        transcript=str(transcript or ""),
+        trace=str(trace or ""),
+    )
+    options = _options(seed, feedback, threads, power_w, python, fresh, chunk, limit_s)
+    chosen = _suite(suite, overrides, named=bool(backend), python=python)
+    with reporting() as reporter:
+        report = run_suite(chosen, out, options, reporter)
+    from chipmark.cli.table import print_table
+
+    print_table([out], prices, format_)
+    if report.failed:
+        raise CellFailedError(
+            f"{len(report.failed)} of {len(chosen.cells)} cells failed: {'; '.join(report.failed)}",
+            f"the others stand; {out}/*/child.log holds what each printed",
+        )
+    warn(f"records: {out}")
+
+
+def _options(
+    seed: int,
+    feedback: str,
+    threads: int,
+    power_w: float | None,
+    python: str,
+    fresh: bool,
+    chunk: int,
+    limit_s: float,
+) -> RunOptions:
+    import shutil
+
+    from chipmark.cell.measure import Limits
+    from chipmark.cell.runner import RunOptions
+    from chipmark.errors import UnknownNameError, UsageError
+
+    if feedback not in ("forced", "sampled"):
+        raise UnknownNameError("feedback", feedback, ("forced", "sampled"))
+    if power_w is not None and power_w <= 0:
+        raise UsageError(f"--power-w is {power_w:g}: not a power", "give watts above 0")
+    if python and shutil.which(python) is None:
+        raise UsageError(f"--python {python}: there is no such interpreter")
+    return RunOptions(
+        seed=seed,
+        feedback="sampled" if feedback == "sampled" else "forced",
+        threads=threads,
+        power_w=power_w,
+        python=python,
+        fresh=fresh,
+        max_chunk=chunk,
+        limits=Limits(run_s=limit_s),
+    )
+
+
+def _suite(name: str, overrides: object, *, named: bool, python: str) -> Suite:
+    """The suite, with the backends found here where none is named; what is left out is said."""
+    from chipmark.cell.available import candidates
+    from chipmark.cell.suite import MIN_REPEATS, Overrides, load_suite
+    from chipmark.cli.console import warn
+    from chipmark.errors import UsageError
+
+    assert isinstance(overrides, Overrides)
+    if python and not named:
+        raise UsageError(
+            "--python needs its backends named", "what is installed there is not known here: -b"
+        )
+    found = [] if named else candidates()
+    suite = load_suite(name, overrides, [c.backend for c in found if not c.missing])
+    used = {cell.backend for cell in suite.cells}
+    for candidate in found:
+        if candidate.missing and candidate.backend not in used:
+            remedy = f" ({candidate.remedy})" if candidate.remedy else ""
+            warn(f"left out {candidate.backend}: {candidate.missing}{remedy}")
+    if suite.repeats < MIN_REPEATS:
+        warn(f"{suite.repeats} repeats: fewer than {MIN_REPEATS}, so intervals are missing")
+    return suite

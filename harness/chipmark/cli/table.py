@@ -1,0 +1,80 @@
+"""`chipmark table`: stored records as one table, with a price book."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
+
+
+@app.command()
+def table(
+    runs: list[Path] = typer.Argument(..., help="Records, or folders that hold records."),
+    baseline: str = typer.Option("", help="The row to compare with: a record's id or a backend."),
+    rank_by: str = typer.Option("total_tok_s", help="The column to rank and compare by."),
+    prices: Path | None = typer.Option(None, help="Price book; default: the example of 2026."),
+    format_: str = typer.Option("rich", "--format", help="rich, md, csv, json or html."),
+    all_columns: bool = typer.Option(
+        False, "--all", help="Every column in the formats for people."
+    ),
+) -> None:
+    """Print records as one table; rows that are not comparable are shown and not ranked.
+
+    Examples:
+
+      chipmark table runs/quick
+
+      chipmark table runs/here runs/there --baseline torch:cuda --rank-by tok_per_joule
+
+      chipmark table runs/quick --format json | jq '.[].decode_tok_s'
+    """
+    print_table(runs, prices, format_, baseline=baseline, rank_by=rank_by, all_columns=all_columns)
+
+
+def print_table(
+    runs: Sequence[Path],
+    prices: Path | None,
+    format_: str,
+    *,
+    baseline: str = "",
+    rank_by: str = "total_tok_s",
+    all_columns: bool = False,
+) -> None:
+    """Load, build and render on stdout. What was left out is said on stderr, and then exit 2."""
+    from rich.console import Console
+
+    from chipmark.cli.console import check_format, warn
+    from chipmark.errors import BrokenRecordError, NothingToJudgeError
+    from chipmark.prices.book import EXAMPLE, load_book
+    from chipmark.results.store import load_records
+    from chipmark.table.render import FORMATS, render
+    from chipmark.table.rows import build_rows
+
+    check_format(format_, FORMATS)
+    book_path = prices or EXAMPLE
+    book = load_book(book_path)
+    loaded = load_records(runs)
+    for skipped in loaded.skipped:
+        warn(f"left out {skipped.path}: {skipped.reason}")
+    if not loaded.records:
+        if loaded.skipped:
+            raise BrokenRecordError(runs[0], "no record could be read")
+        raise NothingToJudgeError(
+            f"there is no record under {', '.join(str(r) for r in runs)}",
+            "chipmark run quick -o DIR makes some",
+        )
+    rows = build_rows(loaded.records, book, baseline or None, rank_by)
+    console = Console() if format_ == "rich" and sys.stdout.isatty() else None
+    text = render(rows, format_, console, all_columns=all_columns)
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    sys.stdout.flush()
+    if format_ == "rich":
+        warn(f"prices: {book_path.name}" + ("" if prices else " (the default; --prices BOOK)"))
+    if loaded.skipped:
+        raise BrokenRecordError(
+            loaded.skipped[0].path, f"{len(loaded.skipped)} records could not be read"
+        )

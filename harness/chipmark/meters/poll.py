@@ -1,0 +1,133 @@
+"""A sampler thread, and what a series of samples says about the sensor behind it."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from chipmark.errors import ChipmarkError
+from chipmark.meters.contract import PowerSamples
+
+Reading = tuple[float, float]
+"""(cumulative joules, watts); NaN for what the sensor does not give."""
+
+
+class Sampler:
+    """Calls `read` every `period_s` on a thread of its own, between `start` and `stop`.
+
+    Timestamps are `time.perf_counter()` in the middle of the call: on Linux that is
+    CLOCK_MONOTONIC, which all processes share. A reading of None, or one that raises OSError, is
+    a gap and no sample; what went wrong first is kept in `failure`.
+    """
+
+    def __init__(self, read: Callable[[], Reading | None], period_s: float) -> None:
+        self._read = read
+        self._period_s = period_s
+        self._rows: list[tuple[float, float, float]] = []
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.failure = ""
+
+    def start(self) -> None:
+        """Begin; the first sample is taken before this returns, and must succeed."""
+        self._rows, self.failure = [], ""
+        self._stop.clear()
+        self._sample()
+        if self.failure and not self._rows:
+            raise ChipmarkError(f"the power sensor cannot be read: {self.failure}")
+        self._thread = threading.Thread(target=self._run, name="power-sampler", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> PowerSamples:
+        """Take a last sample and hand over everything since `start`, wrap already removed."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._sample()
+        rows = np.array(self._rows, np.float64).reshape(-1, 3)
+        return PowerSamples(rows[:, 0].copy(), rows[:, 1].copy(), rows[:, 2].copy())
+
+    def _run(self) -> None:
+        # The next sample is due on a grid: a slow read does not move all later ones.
+        due = time.perf_counter() + self._period_s
+        while not self._stop.wait(max(0.0, due - time.perf_counter())):
+            self._sample()
+            now = time.perf_counter()
+            due += self._period_s * max(1, math.ceil((now - due) / self._period_s))
+
+    def _sample(self) -> None:
+        before = time.perf_counter()
+        try:
+            reading = self._read()
+        except OSError as error:
+            self.failure = self.failure or str(error)
+            return
+        if reading is not None:
+            middle = (before + time.perf_counter()) / 2
+            self._rows.append((middle, *reading))
+
+
+@dataclass(frozen=True, slots=True)
+class SampleQuality:
+    """n_updates: distinct consecutive values. period_s: median time between updates, None under
+    two. largest_gap_s: between samples, the window's edges included."""
+
+    n_samples: int
+    n_updates: int
+    period_s: float | None
+    largest_gap_s: float
+
+
+def quality(samples: PowerSamples, start_s: float, end_s: float) -> SampleQuality:
+    """What the samples inside a window are worth; of the counter where there is one."""
+    inside = (samples.time_s >= start_s) & (samples.time_s <= end_s)
+    times = samples.time_s[inside]
+    values = samples.energy_j if np.isfinite(samples.energy_j).any() else samples.power_w
+    values = values[inside]
+    edges = np.concatenate(([start_s], times, [end_s]))
+    gap = float(np.diff(edges).max()) if len(edges) > 1 else end_s - start_s
+    changed = np.flatnonzero(np.diff(values) != 0) + 1 if len(values) > 1 else np.zeros(0, int)
+    steps = np.diff(times[changed])
+    return SampleQuality(
+        n_samples=len(times),
+        n_updates=len(changed) + (1 if len(values) else 0),
+        period_s=float(np.median(steps)) if len(steps) else None,
+        largest_gap_s=gap,
+    )
+
+
+def infer_period(
+    read: Callable[[], Reading | None],
+    *,
+    updates: int = 5,
+    limit_s: float = 1.0,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> float | None:
+    """Median seconds between changes of a sensor's value, by reading it every 2 ms.
+
+    None where it changed fewer than two times in `limit_s`: an idle card may hold one value.
+    """
+    stop_at = clock() + limit_s
+    last: Reading | None = None
+    changes: list[float] = []
+    while clock() < stop_at and len(changes) <= updates:
+        reading = read()
+        # A NaN is never equal to itself; compare what the sensor gives.
+        if reading is None:
+            sleep(0.002)
+            continue
+        energy, power = reading
+        comparable = (0.0 if math.isnan(energy) else energy, 0.0 if math.isnan(power) else power)
+        if comparable != last:
+            if last is not None:
+                changes.append(clock())
+            last = comparable
+        sleep(0.002)
+    return float(np.median(np.diff(changes))) if len(changes) > 1 else None

@@ -1,0 +1,60 @@
+"""Samples recorded elsewhere: by a simulated device, a test, or a wall meter's file."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from chipmark.errors import BadInputError
+from chipmark.meters.contract import MeterInfo, PowerSamples
+
+SIM_INFO = MeterInfo(
+    name="sim",
+    source="counter",
+    scope="sim",
+    method="closed-form power of a simulated device, on its virtual clock",
+    update_period_s=0.0,
+    error_rel=0.0,
+    covers="one simulated card",
+)
+
+
+class ReplayMeter:
+    """Hands over given samples whatever happens in between; without any, an empty series."""
+
+    def __init__(self, info: MeterInfo, samples: PowerSamples | None = None) -> None:
+        self.info = info
+        self._samples = samples or PowerSamples(np.zeros(0), np.zeros(0), np.zeros(0))
+
+    def start(self) -> None:
+        """Nothing to begin."""
+
+    def stop(self) -> PowerSamples:
+        """The given samples."""
+        return self._samples
+
+
+def save_samples(path: str | os.PathLike[str], samples: PowerSamples) -> None:
+    """Write `time_s`, `energy_j`, `power_w` to an `.npz`, as a raw folder keeps them."""
+    with Path(path).open("wb") as file:
+        np.savez(file, time_s=samples.time_s, energy_j=samples.energy_j, power_w=samples.power_w)
+
+
+def load_samples(path: str | os.PathLike[str]) -> PowerSamples:
+    """Read what `save_samples` wrote; BadInputError where it is not whole or goes back in time."""
+    columns = {}
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            for name in ("time_s", "energy_j", "power_w"):
+                columns[name] = np.asarray(stored[name], np.float64)
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInputError(path, f"is no file of power samples ({error})") from error
+    time_s = columns["time_s"]
+    if len({len(column) for column in columns.values()}) != 1:
+        raise BadInputError(path, "has columns of different lengths")
+    if (np.diff(time_s) < 0).any():
+        raise BadInputError(path, "goes back in time", field="time_s")
+    return PowerSamples(**columns)

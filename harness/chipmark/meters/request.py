@@ -1,0 +1,32 @@
+"""What a meter is asked for, in terms that need no chip catalogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chipmark.meters.contract import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class AssumedPower:
+    """A power worked out from a nameplate: `method` tells how, for the row."""
+
+    power_w: float
+    scope: Scope
+    covers: str
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeterRequest:
+    """The unit to be metered.
+
+    vendor, unit: of the chip. device: after the colon of the backend's name (`cuda:0`).
+    declared_w: the user's figure. assumed: what the catalogue allows, None where it knows nothing.
+    """
+
+    vendor: str
+    unit: str
+    device: str
+    declared_w: float | None = None
+    assumed: AssumedPower | None = None

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from chipmark.cell.spec import ChildSpec
+
+FAULTS = Path(__file__).with_name("faults")
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children know `sim:faulty-FAULT` (see faults/sitecustomize.py)."""
+    before = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAULTS), *([before] if before else [])]))
+
+
+@pytest.fixture
+def sim_spec(tmp_path: Path) -> ChildSpec:
+    return ChildSpec(
+        backend="sim:golden",
+        model={"vocab_size": 512},
+        precision="fp32",
+        n_seqs=3,
+        max_context=300,
+        kv_tokens=900,
+        max_chunk=64,
+        threads=0,
+        feedback="forced",
+        scratch=str(tmp_path),
+    )

@@ -1,0 +1,52 @@
+"""Put on PYTHONPATH of a child by a test: `sim:faulty-FAULT` is `sim:golden` with a fault."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import chipmark.backends.sim.backend as target
+
+_FREE_STEPS = 5
+
+
+class FaultySim(target.SimBackend):
+    def __init__(self, device: str) -> None:
+        self.fault = device.removeprefix("faulty-") if device.startswith("faulty-") else ""
+        self.steps = 0
+        super().__init__("golden" if self.fault else device)
+
+    def load(self, spec: Any) -> Any:
+        if self.fault == "flood":
+            while True:
+                os.write(1, b"x" * 65_536 + b"\n")
+        if self.fault == "family":
+            subprocess.Popen(["sleep", "300"], start_new_session=True)
+            print(f"a word on stdout of {os.getpid()}")
+        if self.fault == "noload":
+            raise target.UnknownNameError("simulated thing", "faulty", ["golden"], "try golden")
+        return super().load(spec)
+
+    def submit(self, step: Any) -> None:
+        self.steps += 1
+        if self.steps > _FREE_STEPS:
+            if self.fault == "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if self.fault == "raise":
+                raise RuntimeError("the provider gave up")
+            if self.fault == "hang":
+                time.sleep(300)
+            if self.fault == "slow":
+                time.sleep(0.05)
+            if self.fault == "garbage":
+                sys.stderr.write("a word before the end\n")
+                os.closerange(3, 256)
+                os._exit(7)
+        super().submit(step)
+
+
+target.SimBackend = FaultySim  # type: ignore[misc]

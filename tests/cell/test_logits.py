@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chipmark.cell.logits import LogitRows, distance, load_logits, save_logits
+from chipmark.errors import BadInputError
+
+
+def _rows(n: int = 4, vocab: int = 64) -> LogitRows:
+    bits = np.random.Philox(key=3).random_raw(n * vocab)
+    logits = ((bits >> np.uint64(40)).astype(np.float64) / (1 << 23) - 1.0).astype(np.float32)
+    keys = np.array([[0, 0, i] for i in range(n)], np.int32)
+    return LogitRows(keys, logits.reshape(n, vocab))
+
+
+def test_equal_logits_are_at_no_distance() -> None:
+    found = distance(_rows(), _rows(), 1e-3)
+    assert (found.rms_rel, found.max_rel, found.kl, found.top1) == (0.0, 0.0, 0.0, 1.0)
+    assert found.passes(1e-3)
+
+
+def test_distance_is_that_of_the_worst_position_in_units_of_the_oracles_spread() -> None:
+    oracle, measured = _rows(), _rows()
+    spread = oracle.logits[2].astype(np.float64).std()
+    measured.logits[2] += np.float32(0.01)
+    found = distance(oracle, measured, 1e-3)
+    assert found.rms_rel == pytest.approx(0.01 / spread, rel=1e-3)
+    assert not found.passes(1e-3)
+    assert found.passes(1e-1)
+
+
+def test_kl_sees_what_a_shift_does_not() -> None:
+    oracle, shifted, other = _rows(), _rows(), _rows()
+    shifted.logits[:] += np.float32(0.5)
+    assert distance(oracle, shifted, 1e-3).kl == pytest.approx(0.0, abs=1e-9)
+    other.logits[0, 5] += np.float32(3.0)
+    assert distance(oracle, other, 1e-3).kl > 0.01
+
+
+def test_top1_counts_only_clear_margins() -> None:
+    oracle, measured = _rows(1, 8), _rows(1, 8)
+    oracle.logits[0] = [0, 0, 0, 0, 0, 0, 1.0, 1.0005]
+    measured.logits[0] = [0, 0, 0, 0, 0, 0, 1.0005, 1.0]
+    assert distance(oracle, measured, 1e-2).top1 is None
+    oracle.logits[0, 7] = 2.0
+    assert distance(oracle, measured, 1e-2).top1 == 0.0
+
+
+def test_rows_are_matched_by_key_and_not_by_order() -> None:
+    oracle = _rows()
+    turned = LogitRows(oracle.keys[::-1].copy(), oracle.logits[::-1].copy())
+    assert distance(oracle, turned, 1e-3).passes(1e-3)
+
+
+def test_missing_row_or_no_number_never_passes() -> None:
+    oracle, broken = _rows(), _rows()
+    fewer = LogitRows(oracle.keys[:3], oracle.logits[:3])
+    assert distance(oracle, fewer, 1e-3).missing == 1
+    assert not distance(oracle, fewer, 1e-3).passes(1e-3)
+    broken.logits[1, 1] = np.nan
+    assert not distance(oracle, broken, 1e-3).passes(1e9)
+    assert not distance(oracle, _rows(4, 32), 1e-3).passes(1e9)
+
+
+def test_file_round_trip_and_bad_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    save_logits(path, _rows())
+    assert np.array_equal(load_logits(path).logits, _rows().logits)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(BadInputError, match="no file of logits"):
+        load_logits(path)
+    np.savez(path, rows=np.zeros((2, 3)), logits=np.zeros((3, 4)))
+    with pytest.raises(BadInputError, match="has rows"):
+        load_logits(path)

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chipmark.cell.available import candidates
+from chipmark.cell.suite import Overrides, Suite, groups, load_suite, order_of, suite_names
+from chipmark.errors import BadInputError, ChipmarkError, UnknownNameError, UsageError
+
+HERE = ("torch:cpu", "ort:cpu")
+MINE = """
+[mine]
+title = "t"
+repeats = 4
+[[mine.cells]]
+workload = "func-call"
+precision = ["fp32", "bf16"]
+backend = ["torch:cpu", "ort:cpu"]
+concurrency = [1, 2]
+sessions = 3
+"""
+
+
+def _file(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_quick_is_the_agent_workload_on_what_is_here() -> None:
+    suite = load_suite("quick", Overrides(), HERE)
+    assert suite.repeats == 3
+    assert [cell.backend for cell in suite.cells] == list(HERE)
+    cell = suite.cells[0]
+    assert (cell.workload, cell.scale, cell.sessions, cell.concurrency, cell.lane) == (
+        "agent-code-32k", "quick", 4, 4, "equal_n",
+    )  # fmt: skip
+    assert (cell.model, cell.precision) == ("smollm2-135m", "fp32")
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_built_in_suites_unfold(name: str) -> None:
+    suite = load_suite(name, Overrides(), HERE)
+    assert suite.cells
+    assert suite.repeats >= 3
+
+
+def test_lists_multiply_and_groups_differ_only_in_the_backend(tmp_path: Path) -> None:
+    suite = load_suite(_file(tmp_path, MINE), Overrides(), ())
+    assert (suite.name, suite.repeats, len(suite.cells)) == ("mine", 4, 8)
+    found = groups(suite)
+    assert [len(group) for group in found] == [2, 2, 2, 2]
+    for group in found:
+        assert [cell.backend for cell in group] == ["torch:cpu", "ort:cpu"]
+
+
+def test_overrides_replace_axes() -> None:
+    overrides = Overrides(
+        backends=("sim:golden",), precisions=("bf16",), concurrency=(1, 8), sessions=9, repeats=5
+    )
+    suite = load_suite("quick", overrides, HERE)
+    assert suite.repeats == 5
+    assert {(c.backend, c.precision, c.concurrency, c.sessions) for c in suite.cells} == {
+        ("sim:golden", "bf16", 1, 9),
+        ("sim:golden", "bf16", 8, 9),
+    }
+
+
+def test_transcript_takes_the_place_of_profiles() -> None:
+    suite = load_suite("quick", Overrides(transcript="talks.jsonl"), HERE)
+    assert {(c.kind, c.workload, c.sessions) for c in suite.cells} == {
+        ("transcript", "talks.jsonl", 0)
+    }
+    with pytest.raises(UsageError, match="two workloads"):
+        load_suite("quick", Overrides(transcript="a", trace="b"), HERE)
+
+
+def test_repeats_go_forth_and_back() -> None:
+    assert [order_of(r, 3) for r in range(3)] == [[0, 1, 2], [2, 1, 0], [0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (Overrides(backends=("trch:cpu",)), "torch:DEVICE"),
+        (Overrides(backends=("torch",)), "KIND:DEVICE"),
+        (Overrides(precisions=("fp31",)), "fp32"),
+        (Overrides(lane="capcity"), "capacity"),
+        (Overrides(concurrency=(0,)), "concurrency is 0"),
+    ],
+)
+def test_wrong_override_names_the_nearest(overrides: Overrides, problem: str) -> None:
+    with pytest.raises(ChipmarkError, match=problem) as caught:
+        load_suite("quick", overrides, HERE)
+    assert caught.value.exit_code == 2
+
+
+def test_unknown_suite_is_told_its_neighbours() -> None:
+    with pytest.raises(UnknownNameError, match="quick"):
+        load_suite("quik", Overrides(), HERE)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (("precision =", "precison ="), "did you mean precision"),
+        (("sessions = 3", "sessions = 0"), "sessions"),
+        (("concurrency = [1, 2]", 'concurrency = ["1"]'), "not a int"),
+        (("repeats = 4", 'repeats = "4"'), "mine.repeats"),
+        (('workload = "func-call"\n', ""), "mine.cells\\[0\\].workload"),
+        (('title = "t"', "title = "), "is not a TOML file"),
+        (("[[mine.cells]]", "[[mine.cell]]"), "did you mean cells"),
+    ],
+)
+def test_bad_suite_file_names_file_and_field(
+    tmp_path: Path, change: tuple[str, str], problem: str
+) -> None:
+    assert change[0] in MINE
+    path = _file(tmp_path, MINE.replace(*change))
+    with pytest.raises(BadInputError, match=problem) as caught:
+        load_suite(path, Overrides(), HERE)
+    assert path in caught.value.message
+
+
+def test_missing_suite_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no such suite file"):
+        load_suite(str(tmp_path / "none.toml"), Overrides(), HERE)
+
+
+def test_no_backend_at_all_says_what_to_do() -> None:
+    with pytest.raises(UsageError, match="no backend was found") as caught:
+        load_suite("quick", Overrides(), ())
+    assert "doctor" in caught.value.hint
+
+
+def test_what_is_left_out_has_a_reason_and_a_remedy() -> None:
+    found = {c.backend: c for c in candidates(lambda name: name == "torch")}
+    assert not found["torch:cpu"].missing
+    assert "onnxruntime is not installed" in found["ort:cpu"].missing
+    assert "pip install" in found["ort:openvino"].remedy
+    empty = candidates(lambda name: False)
+    assert all(c.missing and c.remedy for c in empty)
+
+
+def test_suites_are_frozen() -> None:
+    suite = load_suite("quick", Overrides(), HERE)
+    assert isinstance(suite, Suite)
+    assert hash(suite.cells[0]) == hash(suite.cells[0])

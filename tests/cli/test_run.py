@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from chipmark.results.store import find_records, load_records
+from chipmark.table.columns import COLUMNS, EXTRA_KEYS
+
+
+def test_the_whole_way_through_on_simulated_devices(chipmark, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    first = chipmark(
+        "run", "quick", "-b", "sim:golden", "-b", "sim:golden-slots", "-o", out, "--format", "json"
+    )
+    assert first.code == 0, first.err
+    rows = first.json
+    assert [row["backend"] for row in rows] == ["sim:golden", "sim:golden-slots"]
+    for row in rows:
+        assert set(row) == {*COLUMNS, *EXTRA_KEYS}
+        assert row["parity"] == "pass"
+        assert row["workload"] == "agent-code-32k"
+        assert row["sessions"] == 12
+        assert row["decode_tok_s"] > 0
+        assert row["tok_per_joule"] > 0
+        assert row["power_scope"] == "sim"
+        assert 0 < row["prefix_hit"] <= row["prefix_hit_ideal"]
+        assert row["mbu"] is None
+    manifest = load_records([out]).records[0].manifest
+    assert manifest.repeats == 3
+    assert manifest.load is not None
+    assert manifest.load.peak_rss_bytes > 1 << 20
+    assert list(out.glob(".*")) == []
+
+    table = chipmark("table", out, "--format", "json")
+    assert table.code == 0
+    assert table.json == rows
+    shown = chipmark("table", out)
+    assert shown.code == 0
+    assert "sim:golden" in shown.out
+    assert "example-2026.toml" in shown.err
+
+    golden = next(p for p in find_records([out]) if "slots" not in p.name)
+    checked = chipmark("validate", golden, "--closed-form", "--format", "json")
+    assert checked.code == 0, checked.out
+    assert checked.json == {"records": 1, "errors": 0, "findings": []}
+
+    again = chipmark("run", "quick", "-b", "sim:golden", "-o", out, "--format", "csv")
+    assert again.code == 0
+    assert "sim:golden fp32 agent-code-32k N=4: its record is here already; skipped" in again.err
+    assert len(find_records([out])) == 2
+    other = chipmark("run", "quick", "-b", "sim:golden", "--seed", 1, "-o", out, "--repeats", 1)
+    assert other.code == 0
+    assert "1 repeats: fewer than 3" in other.err
+    assert len(find_records([out])) == 3
+
+    document = json.loads((golden / "record.json").read_text())
+    document["manifest"]["concurrency"] = 1
+    (golden / "record.json").write_text(json.dumps(document))
+    tampered = chipmark("table", out, "--format", "json")
+    assert tampered.code == 2
+    assert len(tampered.json) == 2
+    assert "does not match its own checksum" in tampered.err
+    found = chipmark("validate", golden)
+    assert found.code == 1
+    assert "1 errors" in found.out
+
+
+def test_faults_cost_their_own_cells(chipmark, faults: None, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    backends = [f"sim:faulty-{fault}" for fault in ("crash", "raise", "flood", "noload")]
+    arguments = [part for backend in ["sim:golden", *backends] for part in ("-b", backend)]
+    answer = chipmark(
+        "run", "quick", *arguments, "--sessions", 2, "--repeats", 1, "-o", out, "--format", "json"
+    )
+    assert answer.code == 4
+    rows = {row["backend"]: row for row in answer.json}
+    assert rows["sim:golden"]["total_tok_s"] > 0
+    for backend in backends:
+        assert rows[backend]["total_tok_s"] is None
+        assert rows[backend]["comparable"] == []
+        assert "cell_failed" in {note["code"] for note in rows[backend]["notes"]}
+    manifests = {r.manifest.backend: r.manifest for r in load_records([out]).records}
+    texts = {name: m.failure.text for name, m in manifests.items() if m.failure}
+    assert "SIGSEGV" in texts["sim:faulty-crash"]
+    assert "the provider gave up" in texts["sim:faulty-raise"]
+    assert "flooded" in texts["sim:faulty-flood"]
+    assert "try golden" in texts["sim:faulty-noload"]
+    assert "4 of 5 cells failed" in answer.err
+    assert "Traceback" not in answer.err
+    assert chipmark("validate", out).code == 0
+
+
+def test_capacity_lane_is_a_sweep(chipmark, tmp_path: Path) -> None:
+    answer = chipmark(
+        "run", "quick", "-b", "sim:golden", "--lane", "capacity", "--concurrency", 4,
+        "--sessions", 8, "--repeats", 1, "-o", tmp_path / "runs", "--format", "json",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    (row,) = answer.json
+    assert (row["lane"], row["concurrency"], row["slo_attainment"]) == ("capacity", 4, 1.0)
+    manifest = load_records([tmp_path / "runs"]).records[0].manifest
+    assert [point.concurrency for point in manifest.sweep] == [1, 2, 4]
+    assert all(point.slo_attainment == 1.0 and point.power_w > 0 for point in manifest.sweep)
+    assert any("the sweep ended at 4 sessions" in note.text for note in manifest.notes)
+
+
+def test_fresh_starts_a_process_for_every_repeat(chipmark, tmp_path: Path) -> None:
+    answer = chipmark(
+        "run", "quick", "-b", "sim:golden", "--fresh", "--sessions", 1, "--repeats", 2,
+        "-o", tmp_path / "runs", "--format", "json",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    record = load_records([tmp_path / "runs"]).records[0]
+    assert record.manifest.options["fresh"] is True
+    assert len(record.metrics.per_repeat) == 2
+
+
+def test_unwritable_output_is_said_before_the_run(chipmark, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    answer = chipmark("run", "quick", "-b", "sim:golden", "-o", tmp_path / "file" / "out")
+    assert answer.code == 2
+    assert "cannot be written to" in answer.err
+    assert answer.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("run", "quik", "-b", "sim:golden"), "did you mean quick"),
+        (("run", "quick", "-b", "smi:golden"), "sim:DEVICE"),
+        (("run", "quick", "-b", "sim:golden", "-w", "agent-code-32"), "agent-code-32k"),
+        (("run", "quick", "-b", "torch:cpu", "-m", "smollm2-135n"), "smollm2-135m"),
+        (("run", "quick", "-b", "sim:golden", "--precision", "fp33"), "fp32"),
+        (("run", "quick", "-b", "sim:golden", "--lane", "capacty"), "capacity"),
+        (("run", "quick", "-b", "sim:golden", "--scale", "quik"), "quick"),
+        (("run", "quick", "-b", "sim:golden", "--feedback", "forcd"), "forced"),
+        (("run", "quick", "-b", "sim:golden", "--format", "jsn"), "json"),
+        (("run", "quick", "-b", "sim:golden", "--power-w", "-3"), "not a power"),
+        (("run", "quick", "-b", "sim:golden", "--python", "no-such-python"), "interpreter"),
+        (("run", "quick", "--python", "python3"), "-b"),
+        (("run", "quick", "-b", "sim:golden", "--trace", "none.jsonl"), "none.jsonl"),
+        (("run", "quick", "-b", "torch:cpu", "-m", "tiny", "--transcript", "none"), "none"),
+        (("table", "nowhere"), "nowhere"),
+        (("validate", "nowhere"), "nowhere"),
+        (("chips", "show", "nvidia-h2"), "nvidia-h20"),
+        (("workload", "show", "func-cal"), "func-call"),
+        (("models", "pull", "smollm2-135"), "smollm2-135m"),
+        (("run", "quick", "--no-such-option"), "No such option"),
+        (("tabel",), "No such command"),
+    ],
+)
+def test_wrong_input_ends_with_2_and_names_the_nearest(
+    chipmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...],
+    problem: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    answer = chipmark(*arguments)
+    assert answer.code == 2
+    assert problem in answer.err
+    assert answer.out == ""
+    assert "Traceback" not in answer.err
+    assert not list(tmp_path.rglob("record.json"))
+
+
+def test_a_context_that_does_not_fit_says_what_would(chipmark, tmp_path: Path) -> None:
+    answer = chipmark(
+        "run", "quick", "-b", "torch:cpu", "-m", "smollm2-135m@synthetic", "--scale", "full",
+        "-o", tmp_path / "runs",
+    )  # fmt: skip
+    assert answer.code == 2
+    assert "8192" in answer.err
+    assert "fits" in answer.err
+
+
+def test_an_empty_folder_has_nothing_to_judge(chipmark, tmp_path: Path) -> None:
+    for command in ("table", "validate", "cost"):
+        answer = chipmark(command, tmp_path)
+        assert answer.code == 3
+        assert "chipmark run quick" in answer.err
+
+
+def test_failed_cells_are_tried_again_and_their_old_records_go(
+    chipmark, faults: None, tmp_path: Path
+) -> None:
+    out = tmp_path / "runs"
+    arguments = (
+        "run", "quick", "-b", "sim:faulty-noload", "--sessions", 1, "--repeats", 1, "-o", out,
+    )  # fmt: skip
+    assert chipmark(*arguments).code == 4
+    (first,) = find_records([out])
+    answer = chipmark(*arguments)
+    assert answer.code == 4
+    assert "skipped" not in answer.err
+    (second,) = find_records([out])
+    assert second != first
+
+
+def test_a_record_that_cannot_be_written_fails_its_cell_only(
+    chipmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chipmark.cell import runner
+
+    write = runner.write_record
+
+    def full_disk(out: Path, raw: Path) -> Path:
+        if "golden-slots" in (raw / "cell.json").read_text():
+            raise OSError(28, "No space left on device")
+        return write(out, raw)
+
+    monkeypatch.setattr(runner, "write_record", full_disk)
+    answer = chipmark(
+        "run", "quick", "-b", "sim:golden-slots", "-b", "sim:golden", "--sessions", 1,
+        "--repeats", 1, "-o", tmp_path / "runs", "--format", "json",
+    )  # fmt: skip
+    assert answer.code == 4
+    assert "No space left on device" in answer.err
+    assert [row["backend"] for row in answer.json] == ["sim:golden"]

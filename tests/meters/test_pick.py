@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chipmark.errors import BadInputError, ChipmarkError, UsageError
+from chipmark.meters import pick
+from chipmark.meters.contract import PowerSamples
+from chipmark.meters.declared import DeclaredMeter
+from chipmark.meters.rapl import RaplMeter
+from chipmark.meters.replay import SIM_INFO, ReplayMeter, load_samples, save_samples
+from chipmark.meters.request import AssumedPower, MeterRequest
+
+ASSUMED = AssumedPower(4.375, "cpu-share", "2 vCPUs", "TDP 280 W / 128 threads x 2 vCPUs")
+
+
+def test_declared_power_goes_before_everything() -> None:
+    meter, remarks = pick.pick_meter(MeterRequest("AMD", "cpu-share", "cpu", 65.0, ASSUMED))
+    assert meter is not None
+    assert (meter.info.source, meter.info.scope) == ("declared", "cpu-share")
+    assert remarks == ()
+    meter.start()
+    samples = meter.stop()
+    assert samples.power_w.tolist() == [65.0, 65.0]
+    assert np.isnan(samples.energy_j).all()
+
+
+def test_nameplate_is_assumed_where_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RaplMeter, "for_request", classmethod(lambda cls, request: None))
+    meter, _ = pick.pick_meter(MeterRequest("AMD", "cpu-share", "cpu", None, ASSUMED))
+    assert meter is not None
+    assert meter.info.source == "assumed"
+    assert "128 threads" in meter.info.method
+
+
+def test_measured_goes_before_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = ReplayMeter(SIM_INFO)
+    monkeypatch.setattr(RaplMeter, "for_request", classmethod(lambda cls, request: measured))
+    meter, _ = pick.pick_meter(MeterRequest("AMD", "package", "cpu", None, ASSUMED))
+    assert meter is measured
+
+
+def test_refused_sensor_leaves_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(cls: type[RaplMeter], request: MeterRequest) -> None:
+        raise ChipmarkError("energy_uj is readable by root only", "sudo chmod a+r")
+
+    monkeypatch.setattr(RaplMeter, "for_request", classmethod(refuse))
+    meter, remarks = pick.pick_meter(MeterRequest("AMD", "package", "cpu", None, ASSUMED))
+    assert meter is not None
+    assert meter.info.source == "assumed"
+    assert any("chmod" in remark for remark in remarks)
+
+
+def test_unknown_chip_has_no_meter_and_says_what_helps() -> None:
+    meter, remarks = pick.pick_meter(MeterRequest("Kunlunxin", "card", "kunlun"))
+    assert meter is None
+    assert any("--power-w" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize("power_w", [0.0, -1.0, float("nan"), float("inf")])
+def test_declared_power_must_be_a_power(power_w: float) -> None:
+    with pytest.raises(UsageError, match="not a power"):
+        DeclaredMeter(power_w, "card")
+
+
+def test_samples_round_trip_and_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "power.npz"
+    samples = PowerSamples(np.array([0.0, 1.0]), np.array([0.0, 5.0]), np.array([np.nan, 5.0]))
+    save_samples(path, samples)
+    again = ReplayMeter(SIM_INFO, load_samples(path)).stop()
+    assert again.energy_j.tolist() == [0.0, 5.0]
+    save_samples(path, PowerSamples(np.array([1.0, 0.0]), np.zeros(2), np.zeros(2)))
+    with pytest.raises(BadInputError, match="back in time"):
+        load_samples(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(BadInputError, match="no file of power samples"):
+        load_samples(path)
