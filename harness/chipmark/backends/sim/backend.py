@@ -1,0 +1,223 @@
+"""`sim:NAME`: a backend whose time, power and samples are known in closed form.
+
+It runs in simulated time, takes every shape that the contract knows, and checks what it is asked:
+a violation of the contract raises. Standard library and NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chipmark.backends.sim.cells import Cells, ContractViolation
+from chipmark.backends.sim.spec import SPECS, SimSpec
+from chipmark.engine.clock import VirtualClock
+from chipmark.engine.contract import (
+    F32,
+    Caps,
+    Clock,
+    Done,
+    KvOp,
+    Launch,
+    LaunchPlan,
+    Loaded,
+    LoadSpec,
+    Phase,
+    Step,
+)
+from chipmark.errors import UnknownNameError, UsageError
+
+F64 = NDArray[np.float64]
+
+
+class SimBackend:
+    """The contract as a null system. `device` is a name of `SPECS`, or a `SimSpec` of one's own.
+
+    Raises UnknownNameError for another name.
+    """
+
+    def __init__(self, device: str | SimSpec) -> None:
+        if isinstance(device, str):
+            if device not in SPECS:
+                raise UnknownNameError("simulated system", device, SPECS)
+            device = SPECS[device]
+        self.spec: SimSpec = device
+        self.clock: Clock = VirtualClock()
+        self._caps: Caps | None = None
+        self._cells: Cells | None = None
+        self._vocab = device.vocab_size
+        self._queue: deque[Done] = deque()
+        self._free_s = 0.0
+        self._segments: list[tuple[float, float, float]] = []
+
+    def load(self, spec: LoadSpec) -> Loaded:
+        """Simulated weights and KV. DoesNotFitError beyond `SimSpec.memory_bytes`."""
+        sim = self.spec
+        caps = sim.caps(spec)
+        self._caps, self._cells = caps, Cells(caps, sim.verify)
+        self._vocab = int(spec.model.get("vocab_size", sim.vocab_size))
+        tokens = caps.n_pages * caps.page_tokens or caps.n_slots * caps.max_context
+        return Loaded(
+            caps=caps,
+            load_s=sim.load_s,
+            compile_s=sim.compile_s,
+            weight_bytes=sim.weight_bytes,
+            kv_bytes=tokens * sim.kv_bytes_per_token,
+            precision={
+                "weights": "fp32",
+                "activation": "fp32",
+                "kv": "fp32",
+                "accumulate": "fp32",
+                "class": "fp32",
+            },
+            graph="none",
+            ep_coverage=1.0,
+            device=f"sim:{sim.name}",
+            details={"vocab_size": self._vocab},
+        )
+
+    def submit(self, step: Step) -> None:
+        """Run the step in simulated time. ContractViolation where it breaks the contract."""
+        if self._caps is None or self._cells is None:
+            raise UsageError("a step was submitted before load")
+        if len(self._queue) >= self._caps.in_flight:
+            raise ContractViolation(f"more than {self._caps.in_flight} steps in flight")
+        launches: list[Launch] = []
+        sampled, logits = [], {}
+        copied = 0
+        for op in step.ops:
+            copied += self._operate(self._cells, op, launches)
+        for index, plan in enumerate(step.launches):
+            self._check_plan(self._caps, plan)
+            hashes = self._cells.compute(plan.rows)
+            self._pass_time(launches, plan.phase, index, self.spec.launch_s(plan))
+            ids = (hashes >> np.uint64(33)) % np.uint64(self._vocab)
+            sampled.append(ids[plan.rows.sample].astype(np.int32))
+            if step.logits_of:
+                for row in np.flatnonzero(plan.rows.sample).tolist():
+                    if int(plan.rows.seq[row]) in step.logits_of:
+                        logits[int(plan.rows.seq[row])] = self._logits(hashes[row : row + 1])
+        tokens = sum(plan.rows.tokens.nbytes for plan in step.launches)
+        ids_seen = np.concatenate(sampled) if sampled else np.zeros(0, np.int32)
+        self._queue.append(
+            Done(
+                step=step.id,
+                sampled=ids_seen,
+                visible_s=self._free_s,
+                launches=tuple(launches),
+                logits=logits if step.logits_of else None,
+                h2d_bytes=tokens,
+                d2h_bytes=ids_seen.nbytes,
+                kv_copied_bytes=copied * self.spec.kv_bytes_per_token,
+            )
+        )
+
+    def wait(self) -> Done:
+        """The oldest step; the clock moves to when its tokens are visible."""
+        if not self._queue:
+            raise UsageError("nothing was submitted that could be waited for")
+        done = self._queue.popleft()
+        self.clock.sleep_until(done.visible_s)
+        return done
+
+    def synchronize(self) -> None:
+        """Move the clock to when the device has nothing left to do."""
+        self.clock.sleep_until(self._free_s)
+
+    def probe_read(self, n_bytes: int) -> float:
+        """The constant of the spec, bytes per second."""
+        return self.spec.read_bytes_s
+
+    def probe_matmul(self, precision: str) -> float:
+        """The constant of the spec, FLOP per second."""
+        return self.spec.matmul_flop_s
+
+    def describe(self) -> Mapping[str, Any]:
+        """Every constant."""
+        return {"backend": "sim", **asdict(self.spec)}
+
+    def close(self) -> None:
+        """Forget the KV."""
+        self._cells = None
+        self._caps = None
+
+    def power_samples(self) -> tuple[F64, F64, F64]:
+        """(time_s, energy_j, power_w) from second 0 to now, a sample at every change of power.
+
+        `energy_j` is cumulative and linear between samples, so interpolation is exact; `power_w`
+        is the power from that sample to the next.
+        """
+        times, powers = [0.0], [self.spec.idle_w]
+        for start_s, end_s, power_w in self._segments:
+            if start_s == times[-1]:
+                powers[-1] = power_w
+            else:
+                times.append(start_s)
+                powers.append(power_w)
+            times.append(end_s)
+            powers.append(self.spec.idle_w)
+        now = self.clock.now()
+        if now > times[-1]:
+            times.append(now)
+            powers.append(self.spec.idle_w)
+        time_s, power_w_ = np.array(times), np.array(powers)
+        energy_j = np.concatenate([[0.0], np.cumsum(np.diff(time_s) * power_w_[:-1])])
+        return time_s, energy_j, power_w_
+
+    def _operate(self, cells: Cells, op: KvOp, launches: list[Launch]) -> int:
+        """Do a KV operation; the tokens it copied."""
+        if op.kind == "drop":
+            cells.drop(op.src)
+            return 0
+        cells.copy(op.src, op.dst, op.length)
+        if op.kind == "move":
+            cells.drop(op.src)
+        self._pass_time(launches, "kv", -1, op.length * self.spec.copy_s)
+        return op.length
+
+    def _pass_time(self, launches: list[Launch], phase: Phase, plan: int, seconds: float) -> None:
+        start_s = max(self.clock.now(), self._free_s)
+        self._free_s = start_s + seconds
+        launches.append(Launch(phase, plan, start_s, self._free_s, self.spec.host_s))
+        if seconds > 0:
+            self._segments.append((start_s, self._free_s, self.spec.power_w(phase)))
+
+    def _check_plan(self, caps: Caps, plan: LaunchPlan) -> None:
+        rows = plan.rows
+        n, longest = rows.seq.size, int(rows.length.max())
+        context = int((rows.start + rows.length).max())
+        if n > plan.batch_bucket or longest > plan.chunk_bucket or context > plan.context_bucket:
+            raise ContractViolation(f"{n} rows of {longest} at {context} are over their buckets")
+        sizes = (
+            ("batch", plan.batch_bucket, caps.batch_buckets, caps.max_batch),
+            ("context", plan.context_bucket, caps.context_buckets, caps.max_context),
+        )
+        for name, size, buckets, largest in sizes:
+            if size > largest or (buckets and size not in buckets):
+                raise ContractViolation(f"{name} bucket {size}; {buckets or largest} are allowed")
+        if plan.phase == "decode":
+            if longest != 1 or not rows.sample.all() or plan.chunk_bucket != 1:
+                raise ContractViolation("a decode row has one token, and it is sampled")
+            return
+        if caps.chunk_buckets and plan.chunk_bucket not in caps.chunk_buckets:
+            raise ContractViolation(f"chunk bucket {plan.chunk_bucket} of {caps.chunk_buckets}")
+        if plan.phase == "mixed":
+            if not caps.mixed:
+                raise ContractViolation("a mixed launch on a backend that takes none")
+        elif n > caps.prefill_rows:
+            raise ContractViolation(f"{n} prompt rows; {caps.prefill_rows} are allowed")
+        elif int(rows.length.sum()) > caps.max_chunk:
+            raise ContractViolation(f"{rows.length.sum()} prompt tokens, over {caps.max_chunk}")
+
+    def _logits(self, context: NDArray[np.uint64]) -> F32:
+        """Pseudo-random logits below 1 out of the whole context; the sampled id has 2."""
+        ids = np.arange(self._vocab, dtype=np.uint64)
+        mixed = (ids * np.uint64(0x9E3779B97F4A7C15) + context) * np.uint64(0xD1342543DE82EF95)
+        logits: F32 = ((mixed >> np.uint64(40)) / np.float64(1 << 24)).astype(np.float32)
+        logits[int((context[0] >> np.uint64(33)) % np.uint64(self._vocab))] = 2.0
+        return logits

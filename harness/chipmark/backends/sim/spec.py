@@ -1,0 +1,153 @@
+"""What each simulated system is, as constants: metrics can be checked against them by hand.
+
+A launch takes `overhead_s + tokens * a(phase) + context * b` seconds. `tokens` are the positions
+computed (those of the buckets where there are any, else the useful ones). `context` is the sum,
+over every useful token, of the tokens it attends to, itself included; it is the same however a
+prompt is cut into chunks. So with `overhead_s = 0` and no buckets the total time of a trace does
+not depend on chunks, batches or concurrency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from chipmark.engine.contract import Caps, LaunchPlan, LoadSpec, Phase
+from chipmark.errors import DoesNotFitError
+
+
+@dataclass(frozen=True, slots=True)
+class SimSpec:
+    """Constants of one simulated system. Seconds, watts, bytes; `verify` turns the checks of
+    content on, which cost real time but no simulated time."""
+
+    name: str
+    kv: Literal["paged", "slots"] = "paged"
+    prefix: Literal["share", "copy", "none"] = "share"
+    page_tokens: int = 16
+    max_batch: int = 64
+    prefill_rows: int = 1
+    in_flight: int = 1
+    mixed: bool = False
+    chunk_buckets: tuple[int, ...] = ()
+    batch_buckets: tuple[int, ...] = ()
+    context_step: int = 0
+    """Context buckets are multiples of this; 0 is none."""
+    overhead_s: float = 0.0
+    host_s: float = 0.0
+    prefill_s: float = 1e-5
+    decode_s: float = 1e-3
+    context_s: float = 1e-8
+    copy_s: float = 1e-7
+    prefill_w: float = 300.0
+    decode_w: float = 200.0
+    mixed_w: float = 250.0
+    kv_w: float = 150.0
+    idle_w: float = 80.0
+    load_s: float = 2.0
+    compile_s: float = 0.5
+    weight_bytes: int = 500_000_000
+    kv_bytes_per_token: int = 50_000
+    memory_bytes: int = 64_000_000_000
+    read_bytes_s: float = 1e12
+    matmul_flop_s: float = 1e14
+    vocab_size: int = 512
+    verify: bool = True
+
+    def token_s(self, phase: Phase) -> float:
+        """a(phase): seconds a position."""
+        return self.decode_s if phase == "decode" else self.prefill_s
+
+    def power_w(self, phase: Phase) -> float:
+        """Watts while a launch of this phase runs."""
+        if phase == "kv":
+            return self.kv_w
+        if phase == "mixed":
+            return self.mixed_w
+        return self.decode_w if phase == "decode" else self.prefill_w
+
+    def launch_s(self, plan: LaunchPlan) -> float:
+        """Seconds of one launch, by the formula at the top."""
+        rows = plan.rows
+        length = rows.length.astype("int64")
+        positions = int(length.sum())
+        if self.batch_buckets or self.chunk_buckets:
+            positions = plan.batch_bucket * plan.chunk_bucket
+        context = int((length * rows.start + length * (length + 1) // 2).sum())
+        return self.overhead_s + positions * self.token_s(plan.phase) + context * self.context_s
+
+    def caps(self, load: LoadSpec) -> Caps:
+        """Capabilities for what is asked to be held; `options["caps"]` replaces fields.
+
+        Raises DoesNotFitError where weights and KV exceed the simulated memory.
+        """
+        slots = load.n_seqs + (load.reserved_slots if self.prefix == "copy" else 0)
+        tokens = load.kv_tokens if self.kv == "paged" else slots * load.max_context
+        room = self.memory_bytes - self.weight_bytes
+        if tokens * self.kv_bytes_per_token > room:
+            fits = max(0, room // self.kv_bytes_per_token)
+            raise DoesNotFitError(
+                f"sim:{self.name}: {tokens} tokens of KV do not fit beside the weights",
+                f"{fits} tokens would fit: {fits // load.max_context} sequences of "
+                f"{load.max_context} tokens",
+            )
+        step = self.context_step
+        longest = -(-load.max_context // step) * step if step else load.max_context
+        caps = Caps(
+            kv=self.kv,
+            prefix=self.prefix,
+            max_context=longest,
+            max_batch=self.max_batch,
+            max_chunk=load.max_chunk,
+            page_tokens=self.page_tokens,
+            n_pages=-(-load.kv_tokens // self.page_tokens) if self.kv == "paged" else 0,
+            n_slots=slots if self.kv == "slots" else 0,
+            mixed=self.mixed,
+            in_flight=self.in_flight,
+            chunk_buckets=self.chunk_buckets,
+            batch_buckets=self.batch_buckets,
+            context_buckets=tuple(range(step, longest + 1, step)) if step else (),
+            prefill_rows=self.prefill_rows,
+            sampling="device",
+            clock="device",
+            execution="compiled",
+        )
+        changes: Mapping[str, Any] = load.options.get("caps", {})
+        return replace(caps, **changes)
+
+
+SPECS: Mapping[str, SimSpec] = {
+    spec.name: spec
+    for spec in (
+        SimSpec("golden"),
+        SimSpec("golden-paged", overhead_s=2e-4, prefill_rows=4, in_flight=2),
+        SimSpec("golden-slots", kv="slots", prefix="copy", overhead_s=2e-4),
+        SimSpec("golden-slots-none", kv="slots", prefix="none"),
+        SimSpec(
+            "golden-buckets",
+            kv="slots",
+            prefix="copy",
+            overhead_s=2e-4,
+            prefill_rows=2,
+            in_flight=2,
+            chunk_buckets=(16, 64, 256),
+            batch_buckets=(1, 2, 4, 8),
+            context_step=128,
+        ),
+        SimSpec("golden-mixed", overhead_s=2e-4, prefill_rows=4, in_flight=2, mixed=True),
+        SimSpec("null", prefill_s=0.0, decode_s=1e-6, context_s=0.0, verify=False),
+        SimSpec(
+            "null-slots",
+            kv="slots",
+            prefix="copy",
+            prefill_s=0.0,
+            decode_s=1e-6,
+            context_s=0.0,
+            verify=False,
+        ),
+    )
+}
+"""`golden`: overhead 0, so that a trace's totals are known in closed form at any concurrency. The
+other golden ones cover what capabilities can be. `null`: costs next to nothing; what a run over it
+takes is the engine's own time."""

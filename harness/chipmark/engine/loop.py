@@ -1,0 +1,279 @@
+"""The one step loop that drives every backend.
+
+    result = run(backend, trace, RunPlan(caps=loaded.caps, concurrency=4))
+
+Up to `caps.in_flight` steps are submitted before the oldest is waited for; with forced feedback
+the next step does not depend on what was sampled, so it can be planned while the last one runs.
+Steps never change their order. Standard library and NumPy only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from time import perf_counter
+
+import numpy as np
+
+from chipmark.engine.contract import I32, Backend, Done
+from chipmark.engine.eventlog import DONE, DROPPED, FAILED, UNFINISHED, EventLog
+from chipmark.engine.kvstore import context_limit, make_store
+from chipmark.engine.lanes import Lanes, Send, chosen_sessions
+from chipmark.engine.live import LiveRows
+from chipmark.engine.plan import CapturedLogits, Progress, RunPlan, RunResult
+from chipmark.engine.scheduler import PlannedStep, Scheduler
+from chipmark.errors import UsageError
+from chipmark.workload.trace import Trace
+
+PROGRESS_S = 0.25
+"""Real seconds between two calls of `on_progress`."""
+
+
+def run(backend: Backend, trace: Trace, plan: RunPlan) -> RunResult:
+    """Run the plan's sessions on a loaded backend.
+
+    Turns whose context cannot fit end their session with status 1 (failed). Raises UsageError for
+    a plan that cannot be run, ValueError where a backend's answer does not fit its step; what the
+    backend raises goes through.
+    """
+    return _Run(backend, trace, plan).run()
+
+
+class _Run:
+    def __init__(self, backend: Backend, trace: Trace, plan: RunPlan) -> None:
+        caps = plan.caps
+        self._backend, self._plan = backend, plan
+        self._sessions = chosen_sessions(trace, plan.sessions)
+        if not self._sessions:
+            raise UsageError(f"trace {trace.name!r} has no session to run")
+        self._limit = context_limit(caps)
+        longest = max(t.context_tokens for s in self._sessions for t in s.turns)
+        self._live = LiveRows(plan.concurrency, min(longest, self._limit + 1))
+        self._kv = make_store(caps, self._live)
+        wants_logits = plan.logits_of_all or plan.capture is not None
+        self._scheduler = Scheduler(
+            caps,
+            self._live,
+            self._kv,
+            plan.budget,
+            plan.prompt_budget,
+            self._wanted if wants_logits else None,
+        )
+        self._forced = plan.feedback == "forced"
+        self._in_flight = caps.in_flight if self._forced else 1
+        self._log = EventLog()
+        self._submitted: deque[tuple[PlannedStep, float, float]] = deque()
+        self._logits: list[CapturedLogits] = []
+        self._produced: dict[tuple[int, int], I32] = {}
+        self._running: set[int] = set()
+        self._session_start = [0.0] * plan.concurrency
+        self._sessions_done = self._turns_done = 0
+        self._last_token_s = self._start_s = backend.clock.now()
+        self._first_send_s: float | None = None
+        self._lanes = Lanes(
+            self._sessions,
+            plan.concurrency,
+            start_s=self._start_s,
+            recycle=plan.lane == "capacity",
+        )
+        self._stopped_s: float | None = None
+        self._engine_s = 0.0
+        self._mark = perf_counter()
+        self._next_progress = self._mark + PROGRESS_S
+
+    def run(self) -> RunResult:
+        clock = self._backend.clock
+        deadline = self._plan.deadline_s
+        ends = np.inf if deadline is None else self._start_s + deadline
+        out_of_time = False
+        while self._stopped_s is None and not out_of_time:
+            now = clock.now()
+            out_of_time = now >= ends
+            if out_of_time:
+                break
+            for send in self._lanes.due(now):
+                self._begin(send)
+            if len(self._submitted) < self._in_flight and self._scheduler.busy:
+                planned = self._scheduler.plan(now)
+                if planned is not None:
+                    self._submit(planned)
+                    continue
+                if not self._submitted:
+                    raise RuntimeError("turns wait, nothing runs, and no step can be planned")
+            if self._submitted:
+                self._finish_oldest()
+                continue
+            due = self._lanes.next_s()
+            if due is None:
+                break
+            self._pause()
+            clock.sleep_until(min(due, ends))
+            self._mark = perf_counter()
+        while self._submitted:
+            self._finish_oldest()
+        self._backend.synchronize()
+        return self._result()
+
+    def _wanted(self, session: int, turn: int) -> bool:
+        return self._plan.logits_of_all or self._plan.capture == (session, turn)
+
+    def _begin(self, send: Send) -> None:
+        lane, session, turn = send.lane, send.session, send.turn
+        if self._first_send_s is None:
+            self._first_send_s = send.intended_s
+        if turn.index == 0:
+            self._live.place(lane, session, send.order)
+            self._session_start[lane] = send.intended_s
+        if turn.prompt_tokens + turn.n_out - 1 > self._limit:
+            self._log.turn_not_run(session, turn, lane, FAILED, send.intended_s)
+            for later in session.turns[turn.index + 1 :]:
+                self._log.turn_not_run(session, later, lane, DROPPED)
+            now = max(send.intended_s, self._backend.clock.now())
+            self._end_session(lane, FAILED, now, turn.index)
+            self._lanes.session_over(lane, session, now, failed=True)
+            return
+        self._scheduler.begin_turn(lane, turn, send.intended_s)
+        self._running.add(lane)
+
+    def _pause(self) -> None:
+        """The engine's own time ends here; what follows is the backend's or is sleep."""
+        self._engine_s += perf_counter() - self._mark
+
+    def _submit(self, planned: PlannedStep) -> None:
+        submit_s = self._backend.clock.now()
+        self._pause()
+        engine_s, self._engine_s = self._engine_s, 0.0
+        self._backend.submit(planned.step)
+        self._mark = perf_counter()
+        self._submitted.append((planned, engine_s, submit_s))
+
+    def _finish_oldest(self) -> None:
+        self._pause()
+        done = self._backend.wait()
+        self._mark = perf_counter()
+        planned, engine_s, submit_s = self._submitted.popleft()
+        if done.step != planned.step.id:
+            raise ValueError(f"step {done.step} was finished where {planned.step.id} was due")
+        self._log.step(planned, done, engine_s, submit_s)
+        if not self._forced:
+            self._feed_back(planned, done)
+        if planned.step.logits_of:
+            self._take_logits(planned, done)
+        live = self._live
+        for row in planned.firsts:
+            live.first_token_s[row] = done.visible_s
+        for row in planned.lasts:
+            self._end_turn(row, done.visible_s)
+        self._last_token_s = done.visible_s
+        if self._mark >= self._next_progress:
+            self._report()
+
+    def _end_turn(self, row: int, visible_s: float) -> None:
+        live = self._live
+        session, turn = live.live(row), live.turn_of(row)
+        live.last_token_s[row] = visible_s
+        self._log.turn(live, row, DONE)
+        self._turns_done += 1
+        self._running.discard(row)
+        self._scheduler.end_turn(row)
+        if not self._forced:
+            end = turn.prompt_tokens + turn.n_out
+            self._produced[session.id, turn.index] = live.ids[row, turn.prompt_tokens : end].copy()
+        if self._lanes.turn_done(row, session, turn, visible_s):
+            self._sessions_done += 1
+            self._end_session(row, DONE, visible_s, len(session.turns))
+            plan = self._plan
+            if plan.lane == "capacity" and min(self._lanes.completed) >= plan.sessions_per_lane:
+                self._stopped_s = visible_s if self._stopped_s is None else self._stopped_s
+
+    def _end_session(self, row: int, status: int, time_s: float, n_turns: int) -> None:
+        self._scheduler.end_session(row)
+        self._log.session(
+            self._live.live(row), row, status, self._session_start[row], time_s, n_turns
+        )
+        self._live.clear(row)
+
+    def _sampled(self, planned: PlannedStep) -> tuple[I32, I32]:
+        """Live row, and position of its last token, of every sampled row of a step."""
+        rows, last = [], []
+        for launch, which in zip(planned.step.launches, planned.rows, strict=True):
+            sample = launch.rows.sample
+            rows.append(which[sample])
+            last.append((launch.rows.start + launch.rows.length - 1)[sample])
+        return np.concatenate(rows), np.concatenate(last)
+
+    def _feed_back(self, planned: PlannedStep, done: Done) -> None:
+        rows, last = self._sampled(planned)
+        if done.sampled is None or done.sampled.size != rows.size:
+            raise ValueError(
+                f"step {done.step}: feedback sampled needs the ids of {rows.size} sampled rows"
+            )
+        self._live.ids[rows, last + 1] = done.sampled
+
+    def _take_logits(self, planned: PlannedStep, done: Done) -> None:
+        rows, last = self._sampled(planned)
+        live = self._live
+        wanted = set(planned.step.logits_of)
+        for row, position in zip(rows.tolist(), last.tolist(), strict=True):
+            session = int(live.session[row])
+            if session not in wanted:
+                continue
+            if done.logits is None or session not in done.logits:
+                raise ValueError(f"step {done.step}: no logits of session {session}")
+            self._logits.append(
+                CapturedLogits(session, int(live.turn[row]), position, done.logits[session])
+            )
+
+    def _report(self) -> None:
+        self._next_progress = self._mark + PROGRESS_S
+        if self._plan.on_progress is not None:
+            elapsed = self._backend.clock.now() - self._start_s
+            self._plan.on_progress(
+                Progress(self._sessions_done, len(self._sessions), self._turns_done, elapsed)
+            )
+
+    def _result(self) -> RunResult:
+        complete = self._close()
+        if self._plan.on_progress is not None:
+            self._report()
+        first_s = self._start_s if self._first_send_s is None else self._first_send_s
+        end_s = self._last_token_s if self._stopped_s is None else self._stopped_s
+        return RunResult(
+            tables=self._log.tables((first_s, end_s, self._plan.concurrency)),
+            logits=tuple(self._logits),
+            produced=self._produced,
+            complete=complete,
+        )
+
+    def _close(self) -> bool:
+        """Write down what was not finished. True where nothing was left, or where the capacity
+        lane stopped because it had what it wanted."""
+        live, log = self._live, self._log
+        waiting = {send.lane: send for send in self._lanes.waiting_turns()}
+        capacity = self._plan.lane == "capacity"
+        for row in range(live.n_rows):
+            session = live.sessions[row]
+            if session is None:
+                continue
+            current = int(live.turn[row])
+            if row in self._running:
+                log.turn(live, row, UNFINISHED)
+                done = current
+            else:
+                done = current + 1
+                if not capacity:
+                    current = current + 1
+                    log.turn_not_run(
+                        session, session.turns[current], row, UNFINISHED, waiting[row].intended_s
+                    )
+            if not capacity:
+                for turn in session.turns[current + 1 :]:
+                    log.turn_not_run(session, turn, row, UNFINISHED)
+            start = self._session_start[row]
+            log.session(session, row, UNFINISHED, start, np.nan, done)
+        left = list(self._lanes.not_started())
+        for session in left:
+            for turn in session.turns:
+                log.turn_not_run(session, turn, -1, UNFINISHED)
+            log.session(session, -1, UNFINISHED, np.nan, np.nan, 0)
+        alive = any(session is not None for session in live.sessions)
+        return self._stopped_s is not None if capacity else not (alive or left)

@@ -1,0 +1,91 @@
+"""The suite fails a backend that breaks the contract, each in the check that is about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from chipmark.backends.sim.backend import SimBackend
+from chipmark.backends.sim.spec import SPECS
+from chipmark.engine import conformance
+from chipmark.engine.conformance import ConformanceError, Subject, conformance_load
+
+VOCAB = 97
+
+
+class IgnoresCopies(SimBackend):
+    def _operate(self, cells, op, launches):
+        return 0
+
+
+class ReusesFirstLogits(SimBackend):
+    first = None
+
+    def _logits(self, context):
+        self.first = super()._logits(context) if self.first is None else self.first
+        return self.first
+
+
+class SeesTheBatch(SimBackend):
+    def submit(self, step):
+        self._rows = max(launch.rows.seq.size for launch in step.launches)
+        super().submit(step)
+
+    def _logits(self, context):
+        return super()._logits(context) + np.float32(self._rows)
+
+
+class RunsBackwards(SimBackend):
+    def wait(self):
+        done = super().wait()
+        launches = tuple(replace(x, start_s=x.end_s, end_s=x.start_s) for x in done.launches)
+        return replace(done, launches=launches)
+
+
+class SamplesTheLeast(SimBackend):
+    def wait(self):
+        done = super().wait()
+        return replace(done, sampled=(done.sampled + 1) % VOCAB)
+
+
+class HalfPrecisionLogits(SimBackend):
+    def _logits(self, context):
+        return super()._logits(context).astype(np.float16)
+
+
+def subject_of(backend):
+    loaded = backend.load(conformance_load({"vocab_size": VOCAB}))
+    return Subject(backend, loaded, VOCAB, tolerance=1e-6)
+
+
+UNVERIFIED_SLOTS = replace(SPECS["golden-slots"], verify=False)
+
+
+@pytest.mark.parametrize(
+    ("backend", "check"),
+    [
+        (IgnoresCopies(UNVERIFIED_SLOTS), conformance.check_prefix_reuse),
+        (ReusesFirstLogits("golden"), conformance.check_sampling),
+        (SeesTheBatch("golden-paged"), conformance.check_ragged_batch),
+        (RunsBackwards("golden"), conformance.check_times),
+        (SamplesTheLeast("golden"), conformance.check_sampling),
+        (HalfPrecisionLogits("golden"), conformance.check_logits_form),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, SimBackend) else value.__name__,
+)
+def test_the_suite_finds(backend, check):
+    with pytest.raises(ConformanceError):
+        check(subject_of(backend))
+
+
+def test_too_few_slots_are_found():
+    backend = SimBackend("golden-slots-none")
+    subject = subject_of(backend)
+    promised = replace(subject.loaded, caps=replace(subject.caps, prefix="copy"))
+    lying = replace(subject, loaded=promised)
+    conformance.check_capabilities(lying)
+    few = replace(promised, caps=replace(subject.caps, n_slots=1))
+    with pytest.raises(ConformanceError, match="slots"):
+        conformance.check_capabilities(replace(subject, loaded=few))
