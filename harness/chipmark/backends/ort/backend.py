@@ -1,0 +1,179 @@
+"""`ort:DEVICE`: the decoder as an ONNX graph on one execution provider of ONNX Runtime.
+
+KV lies in slots; the graph reads it in place. A step runs where it is submitted: `wait` hands
+over what is finished, so one step is in flight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from chipmark.backends.ort import loading, roofs
+from chipmark.backends.ort.loading import Engine
+from chipmark.backends.ort.providers import Located, find_provider, locate
+from chipmark.backends.ort.runner import LaunchRows
+from chipmark.engine.clock import MonotonicClock
+from chipmark.engine.contract import (
+    F32,
+    Clock,
+    Done,
+    KvOp,
+    Launch,
+    LaunchPlan,
+    Loaded,
+    LoadSpec,
+    Step,
+)
+from chipmark.errors import CellFailedError
+
+
+class OrtBackend:
+    """One provider of ONNX Runtime; `device` is a name of providers.toml, a library's path, or the
+    Python module of a plug-in. Raises UnknownNameError for a name that is none of these."""
+
+    def __init__(self, device: str) -> None:
+        self.clock: Clock = MonotonicClock()
+        self.provider = find_provider(device)
+        self._located: Located | None = None
+        self._engine: Engine | None = None
+        self._done: list[Done] = []
+
+    def _locate(self) -> Located:
+        if self._located is None:
+            self._located = locate(self.provider)
+        return self._located
+
+    def load(self, spec: LoadSpec) -> Loaded:
+        """Open sessions, allocate KV, warm every bucket.
+
+        Raises MissingBackendError (what to install), DoesNotFitError (what would fit), UsageError
+        for a precision or an option that the provider does not have, CellFailedError where it
+        refuses the graph.
+        """
+        self._engine = loading.load(spec, self._locate())
+        return self._engine.loaded
+
+    def _loaded(self) -> Engine:
+        if self._engine is None:
+            raise CellFailedError("the backend is not loaded")
+        return self._engine
+
+    def submit(self, step: Step) -> None:
+        """Run a step: KV operations, then its launches."""
+        engine = self._loaded()
+        if self._done:
+            raise RuntimeError("a step is waiting to be fetched; caps.in_flight is 1")
+        launches: list[Launch] = []
+        self._change_kv(engine, step.ops, launches)
+        sampled: list[np.ndarray[Any, Any]] = []
+        wanted: dict[int, F32] = {}
+        for index, plan in enumerate(step.launches):
+            self._grow(engine, plan, launches)
+            sampled.append(self._launch(engine, plan, index, launches, step.logits_of, wanted))
+        traffic = engine.runner.take_traffic()
+        ids = np.concatenate(sampled).astype(np.int32) if sampled else np.zeros(0, np.int32)
+        self._done.append(
+            Done(
+                step=step.id,
+                sampled=ids,
+                visible_s=self.clock.now(),
+                launches=tuple(launches),
+                logits=wanted if step.logits_of else None,
+                h2d_bytes=traffic.h2d_bytes,
+                d2h_bytes=traffic.d2h_bytes,
+                kv_copied_bytes=traffic.kv_copied_bytes,
+            )
+        )
+
+    def _change_kv(self, engine: Engine, ops: tuple[KvOp, ...], launches: list[Launch]) -> None:
+        if not ops:
+            return
+        start = self.clock.now()
+        cache, copied = engine.cache, 0
+        for op in ops:
+            if op.kind == "drop":
+                cache.drop(op.src)
+                continue
+            copied += cache.copy(op.src, op.dst, op.length)
+            if op.kind == "move":
+                cache.drop(op.src)
+        engine.runner.traffic.kv_copied_bytes += copied
+        if copied:
+            launches.append(Launch("kv", -1, start, self.clock.now(), 0.0))
+
+    def _grow(self, engine: Engine, plan: LaunchPlan, launches: list[Launch]) -> None:
+        start = self.clock.now()
+        needed = int((plan.rows.start + plan.rows.length).max())
+        if engine.runner.ensure_capacity(needed):
+            launches.append(Launch("kv", -1, start, self.clock.now(), 0.0))
+
+    def _launch(
+        self,
+        engine: Engine,
+        plan: LaunchPlan,
+        index: int,
+        launches: list[Launch],
+        logits_of: tuple[int, ...],
+        wanted: dict[int, F32],
+    ) -> np.ndarray[Any, Any]:
+        rows = plan.rows
+        start = self.clock.now()
+        before = engine.runner.run_s
+        logits = engine.runner.run(
+            LaunchRows(rows.slot, rows.start, rows.length, rows.tokens, rows.sample)
+        )
+        end = self.clock.now()
+        host_s = max(0.0, end - start - (engine.runner.run_s - before))
+        launches.append(Launch(plan.phase, index, start, end, host_s))
+        for seq, row in zip(rows.seq[rows.sample].tolist(), logits, strict=True):
+            if seq in logits_of:
+                wanted[seq] = row.copy()
+        return np.asarray(logits.argmax(axis=1))
+
+    def wait(self) -> Done:
+        """The step that was submitted last."""
+        return self._done.pop(0)
+
+    def synchronize(self) -> None:
+        """Nothing is left running after `submit`."""
+
+    def probe_read(self, n_bytes: int) -> float:
+        """Read bandwidth in bytes per second of the host's memory by the threads of the cell.
+
+        For a provider on another device CellFailedError: standard operators give no read that
+        is not also a write or a product, so its bandwidth stays unknown rather than wrong.
+        """
+        engine = self._loaded()
+        if not engine.host_device:
+            raise CellFailedError(f"no read probe for {self._locate().device_name}")
+        return roofs.host_read_bandwidth(n_bytes, engine.threads)
+
+    def probe_matmul(self, precision: str) -> float:
+        """Rate of a square MatMul on the provider itself, FLOP per second."""
+        return loading.matmul_rate(self._loaded(), self._locate(), precision)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Versions, devices, options and graph hashes, JSON-safe."""
+        import onnxruntime as ort
+
+        listed = []
+        if hasattr(ort, "get_ep_devices"):
+            listed = [f"{d.ep_name} {d.device.vendor}" for d in ort.get_ep_devices()]
+        described: dict[str, Any] = {
+            "onnxruntime": ort.__version__,
+            "provider": self.provider.name,
+            "providers": list(ort.get_available_providers()),
+            "ep_devices": listed,
+            "verified_on_hardware": self.provider.verified,
+        }
+        if self._engine is not None:
+            described |= dict(self._engine.loaded.details)
+        return described
+
+    def close(self) -> None:
+        """Let go of sessions and KV."""
+        self._engine = None
+        self._done.clear()

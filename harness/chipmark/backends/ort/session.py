@@ -1,0 +1,155 @@
+"""Makes inference sessions: the whole graph on the named provider first, else with a coverage.
+
+Sessions of one cell share the weights' file; the provider's options come from its data, and the
+device is always named, never chosen by a policy.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chipmark.backends.ort.coverage import Assignment, coverage, node_work, read_assignment
+from chipmark.backends.ort.providers import Located
+from chipmark.backends.ort.runtime_errors import onnxruntime_errors
+from chipmark.backends.ort.weights_file import PlacedWeights
+from chipmark.errors import CellFailedError
+from chipmark_models.config import ModelConfig
+from chipmark_models.onnx_graphs.builder import Graph
+
+_CPU = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """What all sessions of a cell share. `options`: those given to the provider, as strings."""
+
+    threads: int
+    options: dict[str, str]
+    prepacking: bool
+    spinning: bool
+    scratch: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session, the share of work on the provider's own device, and why it is below 1."""
+
+    session: Any
+    ep_coverage: float
+    problem: str
+
+
+def physical_cores() -> int:
+    """Cores of this process's CPUs, hyper-threads counted once (from /sys; else CPUs)."""
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
+    cores = set()
+    for cpu in cpus:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text().strip() if siblings.exists() else str(cpu))
+    return max(1, len(cores))
+
+
+def provider_options(
+    located: Located, precision: str, threads: int, scratch: Path
+) -> dict[str, str]:
+    """Options of the provider for this precision, with placeholders filled in."""
+    provider = located.provider
+    options = dict(provider.options)
+    if provider.kind == "classic":
+        options |= provider.classic_options
+    options |= provider.precision_options.get(precision, {})
+    filled = {"{threads}": str(threads), "{scratch}": str(scratch)}
+    for name, value in options.items():
+        for placeholder, text in filled.items():
+            value = value.replace(placeholder, text)
+        options[name] = value
+    return options
+
+
+def open_session(
+    graph: Graph,
+    placed: PlacedWeights,
+    located: Located,
+    settings: SessionSettings,
+    config: ModelConfig,
+    sizes: dict[str, int],
+) -> Opened:
+    """Open `graph` on the provider; `sizes` (batch, chunk, context) weigh its coverage.
+
+    Raises CellFailedError where the provider loads it neither whole nor in part.
+    """
+    model = graph.serialize(placed.placements, placed.inline)
+    if located.ep_name == _CPU:
+        return Opened(_open(model, placed, located, settings, whole=False), 1.0, "")
+    if _can_refuse_fallback():
+        try:
+            return Opened(_open(model, placed, located, settings, whole=True), 1.0, "")
+        except onnxruntime_errors() as error:
+            problem = str(error).splitlines()[0][:300]
+    else:
+        problem = "this onnxruntime cannot be told to refuse the CPU; what ran there is unknown"
+    try:
+        session = _open(model, placed, located, settings, whole=False)
+    except onnxruntime_errors() as error:
+        raise CellFailedError(
+            f"{located.ep_name} does not load the {graph.level} graph: {error}", problem
+        ) from error
+    taken: tuple[Assignment, ...] = read_assignment(session)
+    work = node_work(graph, config, **sizes)
+    return Opened(session, coverage(work, taken, located.ep_name), problem)
+
+
+def _can_refuse_fallback() -> bool:
+    """`session.disable_cpu_ep_fallback` came with 1.15; an older one ignores it silently."""
+    import onnxruntime as ort
+
+    major, minor = (int(part) for part in ort.__version__.split(".")[:2])
+    return (major, minor) >= (1, 15)
+
+
+def open_plain_session(graph: Graph, located: Located, settings: SessionSettings) -> Any:
+    """A session of a small graph without weights, for probes."""
+    placed = PlacedWeights(settings.scratch, {}, {})
+    return _open(graph.serialize({}, {}), placed, located, settings, whole=False)
+
+
+def _open(
+    model: bytes,
+    placed: PlacedWeights,
+    located: Located,
+    settings: SessionSettings,
+    *,
+    whole: bool,
+) -> Any:
+    import onnxruntime as ort
+
+    so = ort.SessionOptions()
+    so.intra_op_num_threads = settings.threads
+    so.inter_op_num_threads = 1
+    so.log_severity_level = 4 if whole else 3  # a refusal is read from the exception
+    so.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(placed.folder)
+    )
+    so.add_session_config_entry(
+        "session.intra_op.allow_spinning", "1" if settings.spinning else "0"
+    )
+    if not settings.prepacking:
+        so.add_session_config_entry("session.disable_prepacking", "1")
+    if whole:
+        so.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    elif located.ep_name != _CPU:
+        so.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if located.ep_device is not None:
+        so.add_provider_for_devices([located.ep_device], settings.options)
+        return ort.InferenceSession(model, so)
+    if located.ep_name == _CPU:
+        return ort.InferenceSession(model, so, providers=[_CPU])
+    session = ort.InferenceSession(
+        model, so, providers=[(located.ep_name, settings.options)], enable_fallback=0
+    )
+    if located.ep_name not in session.get_providers():
+        raise RuntimeError(f"{located.ep_name} is not among {session.get_providers()}")
+    return session

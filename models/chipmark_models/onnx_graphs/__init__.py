@@ -1,0 +1,1 @@
+"""ONNX graphs of the decoder: one walk over the layers, an emitter a graph level."""
