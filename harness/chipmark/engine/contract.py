@@ -134,7 +134,9 @@ class Launch:
     """When one launch ran, in seconds of the backend's clock.
 
     start_s, end_s: device time of the launch, or wall time around a synchronised call. host_s:
-    host time spent preparing and launching. For `kv` operations `plan` is -1.
+    host time spent preparing and launching. For `kv` operations `plan` is -1. batch: rows that
+    were really computed where those are more than the plan's `batch_bucket` (a slot backend may
+    run over slots that take no part); 0 is as planned.
     """
 
     phase: Phase
@@ -142,6 +144,7 @@ class Launch:
     start_s: float
     end_s: float
     host_s: float
+    batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

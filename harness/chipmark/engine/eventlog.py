@@ -67,7 +67,7 @@ class EventLog:
                     _PHASE_INDEX[plan.phase],
                     n,
                     n if decodes else int(rows.length.sum()),
-                    plan.batch_bucket,
+                    max(plan.batch_bucket, launch.batch),
                     plan.chunk_bucket,
                     plan.context_bucket,
                     *times,

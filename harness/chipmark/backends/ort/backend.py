@@ -127,7 +127,8 @@ class OrtBackend:
         )
         end = self.clock.now()
         host_s = max(0.0, end - start - (engine.runner.run_s - before))
-        launches.append(Launch(plan.phase, index, start, end, host_s))
+        covered = engine.runner.covered(rows.slot)
+        launches.append(Launch(plan.phase, index, start, end, host_s, covered))
         for seq, row in zip(rows.seq[rows.sample].tolist(), logits, strict=True):
             if seq in logits_of:
                 wanted[seq] = row.copy()

@@ -121,6 +121,11 @@ class Runner:
         in_order = len(picked) == len(logits) and bool((picked == np.arange(len(picked))).all())
         return logits if in_order else logits[picked]
 
+    def covered(self, slots: Array) -> int:
+        """Slots that a launch over these runs: those between them ride along."""
+        first, last = self._range(slots)
+        return last - first
+
     def _range(self, slots: Array) -> tuple[int, int]:
         if len(slots) > 1 and "batch" in self.static:
             return 0, self.cache.n_slots
