@@ -1,0 +1,190 @@
+"""Torch devices by name: the plug-in that makes one known, synchronisation, memory.
+
+A vendor's plug-in registers its device when it is imported; afterwards `torch.<type>` offers what
+`torch.cuda` does. Chips that present themselves as `cuda` need no line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chipmark.errors import MissingBackendError, UnknownNameError
+
+PLUGINS: Mapping[str, str] = {
+    "npu": "torch_npu",
+    "mlu": "torch_mlu",
+    "musa": "torch_musa",
+    "gcu": "torch_gcu",
+    "supa": "torch_br",
+}
+"""Device type -> module whose import registers it with torch (Ascend, Cambricon, Moore Threads,
+Enflame, Biren)."""
+
+BUILT_IN: Mapping[str, str] = {
+    "cpu": "",
+    "cuda": "a build of torch for CUDA, ROCm or the vendor's lookalike of CUDA",
+    "xpu": "a build of torch for Intel GPUs",
+    "mps": "torch on macOS with Apple silicon",
+}
+"""Device types that torch knows by itself, with what to install where they are not there."""
+
+
+SPIN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+SPIN_COUNT = 2_000
+"""Turns that a thread of GNU OpenMP waits for the others before it sleeps, about 50 us. Its own
+300,000 hold a core for milliseconds: with a meter or any other work beside on two cores a decode
+step took 4 times as long (fp32, SmolLM2, 450 against 115 ms)."""
+
+
+def limit_spinning() -> None:
+    """Set GOMP_SPINCOUNT where the user set nothing; only heeded before torch is imported."""
+    if "torch" not in sys.modules and not any(name in os.environ for name in SPIN_VARIABLES):
+        os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+
+
+def open_device(name: str) -> Any:
+    """The `torch.device` called `name` ("cpu", "cuda:1", "npu"), checked to be there.
+
+    Raises UnknownNameError for a type or an index that does not exist, and MissingBackendError
+    with what to install where torch, the plug-in or the device is lacking.
+    """
+    if name == "cpu":
+        limit_spinning()
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise MissingBackendError(
+            f"torch:{name} needs the package torch, which is not installed",
+            "pip install 'chipmark[torch]', or the vendor's own build of torch",
+        ) from error
+    kind, _, index = name.partition(":")
+    if kind not in PLUGINS and kind not in BUILT_IN:
+        raise UnknownNameError("torch device", name, [*BUILT_IN, *PLUGINS])
+    if index and not index.isdigit():
+        raise UnknownNameError("torch device", name, [kind, f"{kind}:0"])
+    if kind in PLUGINS:
+        _import_plugin(kind)
+    if kind == "cpu":
+        return torch.device("cpu")
+    module = getattr(torch, kind, None)
+    if module is None or not module.is_available():
+        need = BUILT_IN.get(kind) or f"a working driver beside {PLUGINS[kind]}"
+        raise MissingBackendError(
+            f"torch {torch.__version__} sees no device {kind!r} here", f"it needs {need}"
+        )
+    count = int(module.device_count())
+    if index and int(index) >= count:
+        raise UnknownNameError("torch device", name, [f"{kind}:{i}" for i in range(count)])
+    device = torch.device(name if index else f"{kind}:0")
+    if hasattr(module, "set_device"):
+        module.set_device(device)
+    return device
+
+
+def _import_plugin(kind: str) -> None:
+    package = PLUGINS[kind]
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise MissingBackendError(
+            f"torch:{kind} needs {package}, which cannot be imported: {error}",
+            f"install {package} of the vendor, in the version that fits this torch",
+        ) from error
+
+
+def synchronize(device: Any) -> None:
+    """Return when the device has nothing left to do; at once on a CPU, whose calls block."""
+    if device.type != "cpu":
+        _module(device).synchronize()
+
+
+def free_bytes(device: Any) -> int | None:
+    """Bytes that an allocation may still take, None where the device does not say."""
+    if device.type == "cpu":
+        return available_memory()
+    module = _module(device)
+    if not hasattr(module, "mem_get_info"):
+        return None
+    return int(module.mem_get_info()[0])
+
+
+def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
+    """The kernel's MemAvailable in bytes, within the control group's limit; None elsewhere."""
+    try:
+        lines = Path(meminfo).read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    if "MemAvailable" not in fields:
+        return None
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
+    if limit is not None and used is not None:
+        available = min(available, max(0, limit - used))
+    return available
+
+
+def _cgroup(field: str) -> int | None:
+    try:
+        text = (Path("/sys/fs/cgroup") / field).read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def device_name(device: Any) -> str:
+    """What the device calls itself; for a CPU the kernel's model name."""
+    if device.type == "cpu":
+        return _cpu_name()
+    module = _module(device)
+    return str(module.get_device_name(device)) if hasattr(module, "get_device_name") else ""
+
+
+def physical_cores() -> int:
+    """Cores that this process may run on, hardware threads of one core counted once."""
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    if cpus is None:
+        return os.cpu_count() or 1
+    cores = set()
+    for cpu in cpus:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        try:
+            cores.add(topology.read_text(encoding="ascii").strip())
+        except OSError:
+            cores.add(str(cpu))
+    return max(1, len(cores))
+
+
+def plugin_version(package: str) -> str:
+    """Version of a vendor's plug-in, "" where it does not say."""
+    return str(getattr(importlib.import_module(package), "__version__", ""))
+
+
+def release(device: Any) -> None:
+    """Give cached memory back to the device, where its module can."""
+    module = _module(device)
+    if hasattr(module, "empty_cache"):
+        module.empty_cache()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "cpu"
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("model name", "Hardware", "cpu model"):
+            return value.strip()
+    return "cpu"
+
+
+def _module(device: Any) -> Any:
+    import torch
+
+    return getattr(torch, device.type)

@@ -1,0 +1,1 @@
+"""A decoder with cached keys and values in torch, for any torch device."""

@@ -1,0 +1,70 @@
+"""Keys and values of cached tokens, in slots: a sequence has one slot of a fixed length.
+
+Slots and not pages, because a CPU and plain torch read a slot where it lies, while pages would
+have to be gathered, which copies the cache every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One row of a launch: `length` tokens from `first` of the launch's tokens, at positions
+    start..end of `slot`."""
+
+    slot: int
+    start: int
+    length: int
+    first: int
+
+    @property
+    def end(self) -> int:
+        """Tokens in the slot after this launch."""
+        return self.start + self.length
+
+
+def slot_bytes(
+    n_layers: int, n_kv_heads: int, head_dim: int, max_context: int, item_bytes: int
+) -> int:
+    """Bytes of one slot over all layers."""
+    return 2 * n_layers * n_kv_heads * head_dim * max_context * item_bytes
+
+
+class SlotKv:
+    """`k[layer]` and `v[layer]`: (n_slots, n_kv_heads, max_context, head_dim).
+
+    Allocated once. On a CPU the memory becomes resident only where tokens are written; rows that
+    were never written are never read. On other devices it is set to zero.
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        n_slots: int,
+        n_kv_heads: int,
+        max_context: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        shape = (n_slots, n_kv_heads, max_context, head_dim)
+        make = torch.empty if device.type == "cpu" else torch.zeros
+        self.k = [make(shape, dtype=dtype, device=device) for _ in range(n_layers)]
+        self.v = [make(shape, dtype=dtype, device=device) for _ in range(n_layers)]
+        self.bytes_per_token = 2 * n_layers * n_kv_heads * head_dim * self.k[0].element_size()
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes allocated."""
+        return sum(t.numel() * t.element_size() for t in (*self.k, *self.v))
+
+    @torch.inference_mode()
+    def copy(self, src: int, dst: int, length: int) -> int:
+        """Copy the first `length` tokens of a slot to another; bytes copied."""
+        for cache in (*self.k, *self.v):
+            cache[dst, :, :length].copy_(cache[src, :, :length])
+        return length * self.bytes_per_token

@@ -1,0 +1,196 @@
+"""A decoder's weights on a device, read tensor by tensor and fused: q, k, v and gate, up.
+
+Interleaved rotary pairs (2i, 2i + 1) become halves (i, i + D/2) by moving the rows of the query
+and key projections: scores are sums over a head and do not see the order, so one rotation serves
+all families.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from chipmark_models.config import ModelConfig
+from chipmark_models.decoder.linear import (
+    DEVICE_PLAN,
+    Linear,
+    LinearPlan,
+    choose,
+    cpu_candidates,
+    fits_fp16,
+)
+from chipmark_models.weights.naming import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
+from chipmark_models.weights.prepared import PrecisionWeights, PreparedWeights
+from chipmark_models.weights.source import STORED_DTYPE, StoredArray
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """One layer: norms (H,) and head norms (D,) in the activations' type, and four products."""
+
+    input_norm: torch.Tensor
+    qkv: Linear
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+    out: Linear
+    post_norm: torch.Tensor
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderWeights:
+    """All weights on the device. `plans`: how each product is stored and called; `trials`: the
+    seconds measured for the choice, in `tuning_s` seconds altogether (none on accelerators)."""
+
+    embedding: torch.Tensor
+    layers: tuple[LayerWeights, ...]
+    final_norm: torch.Tensor
+    head: Linear
+    plans: Mapping[str, LinearPlan]
+    trials: Mapping[str, Mapping[str, float]]
+    tuning_s: float
+
+
+def read_tensor(weights: PrecisionWeights, name: str) -> torch.Tensor:
+    """A tensor of the source on the host, in the precision's type, writable and its own memory.
+
+    A prepared file is read, not mapped: mapped pages would count as resident beside the copy.
+    """
+    if isinstance(weights, PreparedWeights):
+        dtype = np.dtype(STORED_DTYPE[weights.precision])
+        array: StoredArray = np.fromfile(
+            weights.path,
+            dtype,
+            count=weights.n_bytes(name) // dtype.itemsize,
+            offset=weights.offset(name),
+        ).reshape(weights.tensor(name).shape)
+    else:
+        array = np.ascontiguousarray(weights.tensor(name))
+    if not array.flags.writeable:
+        array = array.copy()
+    if weights.precision == "bf16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def split_pairs(rows: torch.Tensor, n_heads: int) -> torch.Tensor:
+    """Rows (head, pair, side) of a projection, its bias or a head norm as (head, side, pair)."""
+    half = rows.shape[0] // n_heads // 2
+    split = rows.view(n_heads, half, 2, *rows.shape[1:])
+    return split.transpose(1, 2).reshape(rows.shape)
+
+
+class WeightLoader:
+    """Reads, fuses and stores weights for one device."""
+
+    def __init__(
+        self, weights: PrecisionWeights, device: torch.device, activation: torch.dtype
+    ) -> None:
+        self._weights = weights
+        self._config: ModelConfig = weights.config
+        self._device, self._activation = device, activation
+        self._dtype = DTYPES[weights.precision]
+        self.plans: dict[str, LinearPlan] = {}
+        self.trials: dict[str, Mapping[str, float]] = {}
+        self.tuning_s = 0.0
+
+    def load(self, progress: Callable[[int, int], None] | None = None) -> DecoderWeights:
+        """All weights; at no time more than one tensor beyond those stored."""
+        c = self._config
+        layers = []
+        for index in range(c.n_layers):
+            layers.append(self._layer(index))
+            if progress:
+                progress(index + 1, c.n_layers)
+        table = self._read(EMBEDDING)
+        source = table if c.tied_embeddings else self._read(HEAD)
+        head = self._linear("head", source, None, many=False)
+        # On a CPU with `rows`, and on every accelerator, a tied head shares the table's memory.
+        norm = self._vector(FINAL_NORM)
+        return DecoderWeights(
+            table, tuple(layers), norm, head, self.plans, self.trials, self.tuning_s
+        )
+
+    def _layer(self, index: int) -> LayerWeights:
+        c, prefix = self._config, layer_prefix(index)
+        attention, mlp = prefix + "self_attn.", prefix + "mlp."
+        heads = (c.n_heads, c.n_kv_heads, 0) if c.rope_interleaved else (0, 0, 0)
+        q_norm, k_norm = (
+            (self._vector(f"{attention}{n}_norm.weight") for n in "qk")
+            if c.qk_norm
+            else (None, None)
+        )
+        if q_norm is not None and k_norm is not None and c.rope_interleaved:
+            q_norm, k_norm = split_pairs(q_norm, 1), split_pairs(k_norm, 1)
+        return LayerWeights(
+            input_norm=self._vector(prefix + "input_layernorm.weight"),
+            qkv=self._product(
+                "qkv", [attention + f"{n}_proj" for n in "qkv"], heads, bias=c.qkv_bias
+            ),
+            q_norm=q_norm,
+            k_norm=k_norm,
+            out=self._product("out", [attention + "o_proj"], (0,), bias=c.attn_out_bias),
+            post_norm=self._vector(prefix + "post_attention_layernorm.weight"),
+            gate_up=self._product(
+                "gate_up", [mlp + "gate_proj", mlp + "up_proj"], (0, 0), bias=c.mlp_bias
+            ),
+            down=self._product("down", [mlp + "down_proj"], (0,), bias=c.mlp_bias),
+        )
+
+    def _product(
+        self, role: str, names: list[str], pair_heads: tuple[int, ...], *, bias: bool
+    ) -> Linear:
+        weight = self._fused([f"{n}.weight" for n in names], pair_heads)
+        vector = self._fused([f"{n}.bias" for n in names], pair_heads) if bias else None
+        return self._linear(role, weight, vector, many=True)
+
+    def _linear(
+        self, role: str, weight: torch.Tensor, bias: torch.Tensor | None, *, many: bool
+    ) -> Linear:
+        plan = self._plan(role, weight, many=many)
+        return Linear(weight, None if bias is None else bias.to(self._activation), plan)
+
+    def _plan(self, role: str, weight: torch.Tensor, *, many: bool) -> LinearPlan:
+        if self._device.type != "cpu":
+            self.plans[role] = DEVICE_PLAN
+            return DEVICE_PLAN
+        if role not in self.plans:
+            shape, start = (weight.shape[0], weight.shape[1]), time.perf_counter()
+            self.plans[role], self.trials[role] = choose(
+                shape, self._dtype, cpu_candidates(self._dtype), many
+            )
+            self.tuning_s += time.perf_counter() - start
+        plan = self.plans[role]
+        if plan.storage == "packed-fp16" and not fits_fp16(weight):
+            # Packing would round some value: this weight stays as it is stored.
+            plan = LinearPlan("rows", "mv", "linear", "widened")
+            self.plans[f"{role} beyond float16"] = plan
+        return plan
+
+    def _fused(self, names: list[str], pair_heads: tuple[int, ...]) -> torch.Tensor:
+        parts = [
+            split_pairs(self._host(n), h) if h else self._host(n)
+            for n, h in zip(names, pair_heads, strict=True)
+        ]
+        fused = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return fused.to(self._device)
+
+    def _read(self, name: str) -> torch.Tensor:
+        return self._host(name).to(self._device)
+
+    def _vector(self, name: str) -> torch.Tensor:
+        return self._read(name).to(self._activation)
+
+    def _host(self, name: str) -> torch.Tensor:
+        return read_tensor(self._weights, name)

@@ -1,0 +1,163 @@
+"""Plain torch implementations of the decoder's operations, right on every torch device.
+
+Shapes: T tokens of a launch (rows one after another), H hidden size, Hq query heads, Hk key-value
+heads, G = Hq / Hk, D head size. Activations are float32 on a CPU (its weights are widened as they
+are read) and the weights' type elsewhere; norms and softmax compute in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as functional
+
+from chipmark_models.decoder.kv import Span
+from chipmark_models.decoder.linear import Linear
+
+_ZERO = torch.zeros(1)
+
+
+def embed(table: torch.Tensor, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Rows of `table` (vocab, H) as activations (T, H)."""
+    return table.index_select(0, ids).to(dtype)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension; the mean in float32."""
+    if x.dim() == 2 and x.shape[0] == 1 and x.dtype == torch.float32 and x.device.type == "cpu":
+        # One row: three calls in place of seven. Between matrices that flush the caches, a call
+        # of a few hundred numbers costs tens of microseconds.
+        row = x.view(-1)
+        scale = (torch.dot(row, row).item() / row.shape[0] + eps) ** -0.5
+        return torch.addcmul(_ZERO, x, weight, value=scale)
+    wide = x if x.dtype == torch.float32 else x.float()
+    inverse: torch.Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
+    inverse = inverse.div_(x.shape[-1]).add_(eps).rsqrt_()
+    return (wide * inverse).to(x.dtype).mul_(weight)
+
+
+def qkv(x: torch.Tensor, weight: Linear) -> torch.Tensor:
+    """Queries, keys and values of all heads side by side, (T, (Hq + 2 Hk) D)."""
+    return weight(x)
+
+
+def qk_norm_rope(
+    heads: torch.Tensor,
+    n_query: int,
+    q_norm: torch.Tensor | None,
+    k_norm: torch.Tensor | None,
+    eps: float,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+) -> torch.Tensor:
+    """Norm (Qwen3) and rotate query and key heads (T, Hq + Hk, D); halves are the pairs.
+
+    cos, sin: (T, 1, D), the first half of sin with its sign turned.
+    """
+    if q_norm is not None and k_norm is not None:
+        heads = torch.cat(
+            (
+                rms_norm(heads[:, :n_query], q_norm, eps),
+                rms_norm(heads[:, n_query:], k_norm, eps),
+            ),
+            dim=1,
+        )
+    n_tokens, n_heads, size = heads.shape
+    turned = heads.reshape(n_tokens, n_heads, 2, size // 2).flip(2)
+    return torch.addcmul(heads * cos, turned.view(n_tokens, n_heads, size), sin)
+
+
+def kv_write(
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    spans: Sequence[Span],
+) -> None:
+    """Put k and v (T, Hk, D) at each row's positions of its slot (slots, Hk, context, D)."""
+    for span in spans:
+        for cache, new in ((k_cache, k), (v_cache, v)):
+            rows = new.narrow(0, span.first, span.length).transpose(0, 1)
+            cache.select(0, span.slot).narrow(1, span.start, span.length).copy_(rows)
+
+
+def prefill_attention(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    spans: Sequence[Span],
+    masks: Sequence[torch.Tensor | None],
+) -> torch.Tensor:
+    """Causal attention of q (T, Hq, D) over each row's cached tokens, (T, Hq D).
+
+    A key-value head is read as a batch of its own with G query heads, so nothing is repeated.
+    `masks`: additive (length, end), None where a row starts at zero.
+    """
+    n_heads, size = q.shape[1:]
+    n_kv = k_cache.shape[1]
+    group = n_heads // n_kv
+    outs = []
+    for span, mask in zip(spans, masks, strict=True):
+        rows = q[span.first : span.first + span.length]
+        queries = rows.view(span.length, n_kv, group, size).permute(1, 2, 0, 3)
+        k = k_cache[span.slot, :, : span.end].to(q.dtype)
+        v = v_cache[span.slot, :, : span.end].to(q.dtype)
+        out = functional.scaled_dot_product_attention(
+            queries,
+            k.unsqueeze(1).expand(n_kv, group, span.end, size),
+            v.unsqueeze(1).expand(n_kv, group, span.end, size),
+            attn_mask=mask,
+            is_causal=mask is None and span.length > 1,
+        )
+        outs.append(out.permute(2, 0, 1, 3).reshape(span.length, n_heads * size))
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+
+def decode_attention(
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, spans: Sequence[Span]
+) -> torch.Tensor:
+    """Attention of one new token a row, q (T, Hq, D), over its slot; (T, Hq D).
+
+    The G query heads of a key-value head are the rows of one product, so each cached row is read
+    once, in place.
+    """
+    n_heads, size = q.shape[1:]
+    n_kv = k_cache.shape[1]
+    grouped = q.reshape(len(spans), 1, n_kv, n_heads // n_kv, size).to(k_cache.dtype)
+    outs = []
+    for row, span in enumerate(spans):
+        k = k_cache.narrow(0, span.slot, 1).narrow(2, 0, span.end)
+        v = v_cache.narrow(0, span.slot, 1).narrow(2, 0, span.end)
+        # As fast as two products and a softmax in fp32 (512 to 4,096 keys), and one call.
+        out = functional.scaled_dot_product_attention(grouped[row], k, v)
+        outs.append(out.reshape(1, n_heads * size))
+    joined = outs[0] if len(outs) == 1 else torch.cat(outs)
+    return joined.to(q.dtype)
+
+
+def out_add(residual: torch.Tensor, x: torch.Tensor, weight: Linear) -> torch.Tensor:
+    """Output projection added to the residual (T, H), in its memory."""
+    return weight.add_to(residual, x)
+
+
+def gate_up_swiglu(x: torch.Tensor, weight: Linear) -> torch.Tensor:
+    """silu(gate) * up of one product that holds both, (T, intermediate)."""
+    both = weight(x)
+    width = both.shape[-1] // 2
+    return functional.silu(both.narrow(1, 0, width)).mul_(both.narrow(1, width, width))
+
+
+def down_add(residual: torch.Tensor, x: torch.Tensor, weight: Linear) -> torch.Tensor:
+    """Down projection added to the residual (T, H), in its memory."""
+    return weight.add_to(residual, x)
+
+
+def head(x: torch.Tensor, weight: Linear) -> torch.Tensor:
+    """Logits (rows, vocab) of final hidden states (rows, H)."""
+    return weight(x)
+
+
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    """Ids of the largest logits, int64 (rows,); the lowest id of equals on a CPU."""
+    return torch.argmax(logits, dim=-1)
