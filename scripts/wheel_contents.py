@@ -11,7 +11,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-ROOTS = {"harness": "chipmark", "models": "chipmark_models"}
+ROOTS = ("harness", "models", "kernels")
 
 
 def tracked() -> set[str]:

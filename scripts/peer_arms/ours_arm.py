@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from chipmark.engine.contract import PHASES, LoadSpec
-from chipmark.engine.loop import RunPlan, run
+from chipmark.engine.loop import run
+from chipmark.engine.plan import RunPlan
 from chipmark.registry import load_plugin, split_backend
 from chipmark.workload.trace import Scale, Session, Trace, Turn
 from chipmark_models.weights.prepared import WeightSpec
@@ -67,9 +68,7 @@ def main() -> None:
         prefill, decode, reads = [], [], []
         for _ in range(arguments.repeats + 1):
             reads.append(backend.probe_read(loaded.weight_bytes))
-            tables = run(
-                backend, trace, RunPlan(concurrency=1, token_budget=arguments.prompt)
-            ).tables
+            tables = run(backend, trace, RunPlan(caps=loaded.caps, concurrency=1)).tables
             launches, turns = tables["launches"], tables["turns"]
             # Wall time between visible tokens, as the peers measure it.
             first, last = turns["first_token_s"][0], turns["last_token_s"][0]

@@ -1,0 +1,160 @@
+"""FP8 (e4m3) GEMM with a scale a row of x and a scale a row of the weight, and the quantiser.
+
+Hopper's fp8 matrix units accumulate with about 14 bits, so the running sum is promoted to fp32
+every `exact_every` products (the rule that DeepGEMM published).
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from chipmark_kernels.dtypes import ceil_div, dtype_name, next_power_of_2, require_unit_stride
+from chipmark_kernels.launch import MAX_GRID, device_facts, launch
+from chipmark_kernels.tiles import Tile, choose
+
+E4M3_MAX = 448.0
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _fp8_gemm_kernel(
+    x_ptr,
+    x_scales_ptr,
+    w_ptr,
+    w_scales_ptr,
+    out_ptr,
+    n_rows,
+    n_cols,
+    k_size,
+    x_stride,
+    w_stride,
+    out_stride,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    EXACT_EVERY: tl.constexpr,
+):
+    # Blocks in bands of GROUP_M rows, so that neighbours share weights in the second-level cache.
+    blocks_m = (n_rows + BLOCK_M - 1) // BLOCK_M
+    blocks_n = (n_cols + BLOCK_N - 1) // BLOCK_N
+    band = tl.program_id(0) // (GROUP_M * blocks_n)
+    band_m = tl.minimum(blocks_m - band * GROUP_M, GROUP_M)
+    within = tl.program_id(0) % (GROUP_M * blocks_n)
+    m = (band * GROUP_M + within % band_m) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = within // band_m * BLOCK_N + tl.arange(0, BLOCK_N)
+    k_in = tl.arange(0, BLOCK_K)
+    x_row = tl.minimum(m, n_rows - 1)
+    w_row = tl.minimum(n, n_cols - 1)
+    x_at = x_ptr + x_row.to(tl.int64)[:, None] * x_stride + k_in[None, :]
+    w_at = w_ptr + w_row.to(tl.int64)[None, :] * w_stride + k_in[:, None]
+    acc = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
+    for k0 in range(0, k_size, BLOCK_K):
+        if EVEN_K:
+            x = tl.load(x_at + k0)
+            w = tl.load(w_at + k0)
+        else:
+            left = k_in < k_size - k0
+            x = tl.load(x_at + k0, mask=left[None, :], other=0.0)
+            w = tl.load(w_at + k0, mask=left[:, None], other=0.0)
+        acc = tl.dot(x, w, acc, max_num_imprecise_acc=EXACT_EVERY, input_precision="ieee")
+    y = acc * tl.load(x_scales_ptr + x_row)[:, None] * tl.load(w_scales_ptr + w_row)[None, :]
+    mask = (m < n_rows)[:, None] & (n < n_cols)[None, :]
+    at = m.to(tl.int64)[:, None] * out_stride + n[None, :]
+    tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def fp8_gemm(
+    x: torch.Tensor,
+    x_scales: torch.Tensor,
+    weight: torch.Tensor,
+    w_scales: torch.Tensor,
+    out_dtype: torch.dtype = torch.bfloat16,
+    *,
+    exact_every: int = 128,
+    out: torch.Tensor | None = None,
+    tile: Tile | None = None,
+) -> torch.Tensor:
+    """(x * x_scales[:, None]) @ (weight * w_scales[:, None]).T in out_dtype.
+
+    x: (rows, k), weight: (n, k), both float8_e4m3fn. x_scales: (rows,), w_scales: (n,) fp32.
+    """
+    require_unit_stride(x=x, weight=weight, out=out)
+    n_rows, k_size = x.shape
+    n_cols = weight.shape[0]
+    out = x.new_empty((n_rows, n_cols), dtype=out_dtype) if out is None else out
+    tile = tile or choose(
+        "fp8_gemm", dtype_name(x.dtype), device_facts(x), rows=n_rows, n=n_cols, k=k_size
+    )
+    launch(
+        _fp8_gemm_kernel,
+        (ceil_div(n_rows, tile.m) * ceil_div(n_cols, tile.n),),
+        tile,
+        x,
+        x_scales,
+        weight,
+        w_scales,
+        out,
+        n_rows,
+        n_cols,
+        k_size,
+        x.stride(0),
+        weight.stride(0),
+        out.stride(0),
+        BLOCK_M=tile.m,
+        BLOCK_N=tile.n,
+        BLOCK_K=tile.k,
+        GROUP_M=8,
+        EVEN_K=k_size % tile.k == 0,
+        EXACT_EVERY=min(exact_every, tile.k),
+    )
+    return out
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _quantize_rows_fp8_kernel(
+    x_ptr, out_ptr, scales_ptr, n_rows, n_cols, x_stride, out_stride, TOP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    cols = tl.arange(0, BLOCK)
+    inside = cols < n_cols
+    for row in range(tl.program_id(0), n_rows, tl.num_programs(0)):
+        at = tl.cast(row, tl.int64)
+        x = tl.load(x_ptr + at * x_stride + cols, mask=inside, other=0.0).to(tl.float32)
+        top = tl.max(tl.abs(x), axis=0)
+        scale = tl.where(top > 0.0, top / TOP, 1.0)
+        y = tl.minimum(tl.maximum(x / scale, -TOP), TOP)
+        tl.store(out_ptr + at * out_stride + cols, y.to(tl.float8e4nv), mask=inside)
+        tl.store(scales_ptr + at, scale)
+
+
+def quantize_rows_fp8(
+    x: torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+    scales: torch.Tensor | None = None,
+    tile: Tile | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x (rows, cols) as float8_e4m3fn and the fp32 scale of each row, its largest value / 448."""
+    require_unit_stride(x=x)
+    n_rows, n_cols = x.shape
+    out = torch.empty_like(x, dtype=torch.float8_e4m3fn) if out is None else out
+    scales = x.new_empty((n_rows,), dtype=torch.float32) if scales is None else scales
+    tile = tile or choose("quantize_rows_fp8", dtype_name(x.dtype), device_facts(x), cols=n_cols)
+    launch(
+        _quantize_rows_fp8_kernel,
+        (min(n_rows, MAX_GRID),),
+        tile,
+        x,
+        out,
+        scales,
+        n_rows,
+        n_cols,
+        x.stride(0),
+        out.stride(0),
+        TOP=E4M3_MAX,
+        BLOCK=next_power_of_2(n_cols),
+    )
+    return out, scales

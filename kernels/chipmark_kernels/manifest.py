@@ -1,0 +1,239 @@
+"""Every launch that dispatch can make for the presets' shapes, as calls of the real launchers.
+
+The calls run on meta tensors inside `launch.recording`: they allocate nothing and start nothing.
+Shapes are data of their own here, so that this package needs no model package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from chipmark_kernels.decode_attention import decode_attention
+from chipmark_kernels.device import DeviceFacts
+from chipmark_kernels.dtypes import DTYPE_NAMES
+from chipmark_kernels.embedding import embedding_rmsnorm
+from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
+from chipmark_kernels.launch import Launch, recording
+from chipmark_kernels.prefill_attention import prefill_attention
+from chipmark_kernels.rmsnorm import rmsnorm
+from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
+from chipmark_kernels.sampling import sample
+from chipmark_kernels.skinny_gemm import skinny_gemm
+from chipmark_kernels.swiglu import swiglu
+from chipmark_kernels.top_p import nucleus_cutoff
+from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
+
+PAGE_TOKENS = 16
+MAX_CONTEXT = 32_768
+DECODE_ROWS = (1, 2, 4, 8, 16, 32, 64)
+PREFILL_ROWS = (128, 512, 2_048, 8_192)
+GROUP = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The sizes of one model that kernels see; from its public `config.json`."""
+
+    name: str
+    vocab: int
+    hidden: int
+    inner: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    qk_norm: bool = False
+    interleaved: bool = False
+    qkv_bias: bool = False
+
+
+MODEL_SHAPES = (
+    ModelShape("qwen3-0.6b", 151_936, 1_024, 3_072, 16, 8, 128, qk_norm=True),
+    ModelShape("qwen3-1.7b", 151_936, 2_048, 6_144, 16, 8, 128, qk_norm=True),
+    ModelShape("qwen3-8b", 151_936, 4_096, 12_288, 32, 8, 128, qk_norm=True),
+    ModelShape("llama-3.2-1b", 128_256, 2_048, 8_192, 32, 8, 64),
+    ModelShape("smollm2-135m", 49_152, 576, 1_536, 9, 3, 64),
+    ModelShape("ernie-4.5-0.3b", 103_424, 1_024, 3_072, 16, 2, 128, interleaved=True),
+)
+
+Call = Callable[[ModelShape, int, torch.dtype], object]
+
+
+def _meta(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _ints(*shape: int) -> torch.Tensor:
+    return _meta(*shape, dtype=torch.int32)
+
+
+def _floats(*shape: int) -> torch.Tensor:
+    return _meta(*shape, dtype=torch.float32)
+
+
+def _caches(s: ModelShape, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (1024, PAGE_TOKENS, s.n_kv_heads, s.head_dim)
+    return _meta(*shape, dtype=dtype), _meta(*shape, dtype=dtype)
+
+
+def _rmsnorm(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    x, weight = _meta(rows, s.hidden, dtype=dtype), _meta(s.hidden, dtype=dtype)
+    rmsnorm(x, weight, 1e-6)
+    rmsnorm(x, weight, 1e-6, torch.empty_like(x))
+
+
+def _embedding(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    table, weight = _meta(s.vocab, s.hidden, dtype=dtype), _meta(s.hidden, dtype=dtype)
+    embedding_rmsnorm(_ints(rows), table, weight, 1e-6)
+
+
+def _rope_kv(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    qkv = _meta(rows, (s.n_heads + 2 * s.n_kv_heads) * s.head_dim, dtype=dtype)
+    angles = _floats(MAX_CONTEXT, s.head_dim // 2)
+    norm = _meta(s.head_dim, dtype=dtype) if s.qk_norm else None
+    qknorm_rope_kvwrite(
+        qkv,
+        angles,
+        angles,
+        _ints(rows),
+        _ints(rows),
+        *_caches(s, dtype),
+        s.n_heads,
+        q_norm=norm,
+        k_norm=norm,
+        interleaved=s.interleaved,
+    )
+
+
+def _prefill(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    q = _meta(rows, s.n_heads, s.head_dim, dtype=dtype)
+    table = _ints(8, MAX_CONTEXT // PAGE_TOKENS)
+    prefill_attention(q, *_caches(s, dtype), table, _ints(9), _ints(8), 0.1)
+
+
+def _decode(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    q = _meta(rows, s.n_heads, s.head_dim, dtype=dtype)
+    table = _ints(rows, MAX_CONTEXT // PAGE_TOKENS)
+    decode_attention(q, *_caches(s, dtype), table, _ints(rows), 0.1)
+
+
+def _projections(s: ModelShape) -> Iterator[tuple[int, int, bool]]:
+    """(n, k, swiglu) of qkv, output, gate|up and down; n as the weight has it."""
+    yield (s.n_heads + 2 * s.n_kv_heads) * s.head_dim, s.hidden, False
+    yield s.hidden, s.n_heads * s.head_dim, False
+    yield 2 * s.inner, s.hidden, True
+    yield s.hidden, s.inner, False
+
+
+def _skinny_gemm(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    for n, k, glu in _projections(s):
+        x, w = _meta(rows, k, dtype=dtype), _meta(n, k, dtype=dtype)
+        bias = _meta(n, dtype=dtype) if s.qkv_bias and not glu else None
+        skinny_gemm(x, w, bias, swiglu=glu)
+    head = _meta(s.vocab, s.hidden, dtype=dtype)
+    skinny_gemm(_meta(rows, s.hidden, dtype=dtype), head)
+
+
+def _w8a16(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    for n, k, glu in _projections(s):
+        if k % GROUP == 0:
+            x, w = _meta(rows, k, dtype=dtype), _meta(n, k, dtype=torch.int8)
+            w8a16_gemm(x, w, _floats(n, k // GROUP), swiglu=glu)
+
+
+def _w4a16(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    for n, k, glu in _projections(s):
+        if k % GROUP == 0:
+            x, w = _meta(rows, k, dtype=dtype), _meta(n, k // 2, dtype=torch.uint8)
+            w4a16_gemm(x, w, _floats(n, k // GROUP), swiglu=glu)
+
+
+def _fp8(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    for n, k, _ in _projections(s):
+        x, x_scales = quantize_rows_fp8(_meta(rows, k, dtype=dtype))
+        fp8_gemm(x, x_scales, torch.empty_like(x).new_empty((n, k)), _floats(n), dtype)
+
+
+def _swiglu(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    swiglu(_meta(rows, 2 * s.inner, dtype=dtype))
+
+
+def _sample(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    logits = _meta(rows, s.vocab, dtype=dtype)
+    sample(logits)
+    seeds = _meta(rows, dtype=torch.int64)
+    sample(logits, temperatures=_floats(rows), seeds=seeds)
+    sample(logits, temperatures=_floats(rows), seeds=seeds, cutoffs=_floats(rows))
+
+
+def _nucleus(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    nucleus_cutoff(_meta(rows, s.vocab, dtype=dtype), _floats(rows), _floats(rows))
+
+
+ROWS = DECODE_ROWS + PREFILL_ROWS
+HALVES = (torch.bfloat16, torch.float16)
+ALL = (*HALVES, torch.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A kernel's public launcher: the rows and dtypes with which dispatch may call it."""
+
+    name: str
+    call: Call
+    rows: tuple[int, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+
+FAMILIES = (
+    Family("rmsnorm", _rmsnorm, ROWS, ALL),
+    Family("embedding_rmsnorm", _embedding, ROWS, ALL),
+    Family("qknorm_rope_kvwrite", _rope_kv, ROWS, ALL),
+    Family("prefill_attention", _prefill, ROWS, ALL),
+    Family("decode_attention", _decode, DECODE_ROWS, ALL),
+    Family("swiglu", _swiglu, PREFILL_ROWS, ALL),
+    Family("skinny_gemm", _skinny_gemm, DECODE_ROWS, ALL),
+    Family("w8a16_gemm", _w8a16, DECODE_ROWS, HALVES),
+    Family("w4a16_gemm", _w4a16, DECODE_ROWS, HALVES),
+    Family("fp8_gemm", _fp8, ROWS, HALVES),
+    Family("sample", _sample, DECODE_ROWS, ALL),
+    Family("nucleus_cutoff", _nucleus, DECODE_ROWS, ALL),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One launch to compile: the family and dtype that make it, and a shape that does."""
+
+    family: str
+    dtype: str
+    example: str
+    launch: Launch
+
+
+def left_out(family: str, device: DeviceFacts) -> str | None:
+    """Why dispatch never picks this family on the device, or None."""
+    if family == "fp8_gemm" and not device.fp8_e4m3:
+        return f"{device.name} has no float8_e4m3fn matrix unit"
+    return None
+
+
+def entries(
+    device: DeviceFacts,
+    families: tuple[Family, ...] = FAMILIES,
+    shapes: tuple[ModelShape, ...] = MODEL_SHAPES,
+) -> Iterator[Entry]:
+    """Every launch on `device` of the given families and shapes, the same one many times."""
+    for family in families:
+        if left_out(family.name, device) is not None:
+            continue
+        for shape in shapes:
+            for rows in family.rows:
+                for dtype in family.dtypes:
+                    with recording(device) as launches:
+                        family.call(shape, rows, dtype)
+                    for launch in launches:
+                        example = f"{shape.name} rows={rows}"
+                        yield Entry(family.name, DTYPE_NAMES[dtype], example, launch)

@@ -1,0 +1,1 @@
+"""Plain torch references, one file a kernel, with the launchers' signatures."""

@@ -1,0 +1,91 @@
+"""The matrix products in plain torch: plain, int8 and int4 weights, fp8."""
+
+from __future__ import annotations
+
+import torch
+
+from chipmark_kernels.reference.swiglu import swiglu_reference
+
+
+def skinny_gemm_reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    swiglu: bool = False,
+) -> torch.Tensor:
+    """As `chipmark_kernels.skinny_gemm.skinny_gemm`; float64 inputs are computed in float64."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    y = x.to(wide) @ weight.to(wide).T
+    if bias is not None:
+        y = y + bias.to(wide)
+    return (swiglu_reference(y) if swiglu else y).to(x.dtype)
+
+
+def dequantize_int8(weight: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """weight (n, k) int8 times scales (n, groups), in `dtype`."""
+    n, k = weight.shape
+    grouped = weight.to(dtype).view(n, scales.shape[1], -1)
+    return (grouped * scales.to(dtype)[:, :, None]).reshape(n, k)
+
+
+def dequantize_int4(
+    packed: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """Undo `weight_only.quantize_int4`: packed (n, k / 2) uint8 to (n, k) in `dtype`."""
+    n = packed.shape[0]
+    grouped = packed.view(n, scales.shape[1], -1)
+    values = torch.cat((grouped & 15, grouped >> 4), dim=-1).to(dtype)
+    zero = 8.0 if zeros is None else zeros.to(dtype)[:, :, None]
+    return ((values - zero) * scales.to(dtype)[:, :, None]).reshape(n, -1)
+
+
+def w8a16_gemm_reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    swiglu: bool = False,
+) -> torch.Tensor:
+    """As `chipmark_kernels.weight_only.w8a16_gemm`."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    w = dequantize_int8(weight, scales, wide)
+    return skinny_gemm_reference(x.to(wide), w, bias, swiglu=swiglu).to(x.dtype)
+
+
+def w4a16_gemm_reference(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    swiglu: bool = False,
+) -> torch.Tensor:
+    """As `chipmark_kernels.weight_only.w4a16_gemm`."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    w = dequantize_int4(packed, scales, zeros, wide)
+    return skinny_gemm_reference(x.to(wide), w, bias, swiglu=swiglu).to(x.dtype)
+
+
+def fp8_gemm_reference(
+    x: torch.Tensor,
+    x_scales: torch.Tensor,
+    weight: torch.Tensor,
+    w_scales: torch.Tensor,
+    out_dtype: torch.dtype = torch.bfloat16,
+) -> torch.Tensor:
+    """As `chipmark_kernels.fp8_gemm.fp8_gemm`, multiplied in fp64."""
+    product = x.to(torch.float64) @ weight.to(torch.float64).T
+    scaled = product * x_scales.to(torch.float64)[:, None] * w_scales.to(torch.float64)[None, :]
+    return scaled.to(out_dtype)
+
+
+def quantize_rows_fp8_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `chipmark_kernels.fp8_gemm.quantize_rows_fp8`."""
+    wide = x.to(torch.float32)
+    top = wide.abs().amax(-1)
+    scales = torch.where(top > 0, top / 448.0, torch.ones_like(top))
+    scaled = (wide / scales[:, None]).clamp(-448.0, 448.0)
+    return scaled.to(torch.float8_e4m3fn), scales

@@ -1,0 +1,224 @@
+"""Which tile a kernel runs with: a pure function of kernel, dtype, shape and device.
+
+The rules start from published designs (row kernels: one vector of 16 bytes a thread; attention and
+GEMM: blocks that fill the matrix unit and pipeline stages that fit the shared memory). Measured
+tiles of a device override them from `tuned/NAME.json`. Nothing is tuned while it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from types import MappingProxyType
+
+from chipmark_kernels.device import DeviceFacts
+from chipmark_kernels.dtypes import ceil_div, next_power_of_2
+from chipmark_kernels.tuned import TileFields, tuned_fields
+
+BITS = MappingProxyType({"fp32": 32, "fp16": 16, "bf16": 16, "fp8e4nv": 8, "i8": 8})
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """m, n, k: block sizes in the kernel's own rows, columns and depth; 0 where it has none.
+
+    split: parts that one reduction is cut into. num_warps, num_stages: as Triton takes them.
+    """
+
+    m: int = 0
+    n: int = 0
+    k: int = 0
+    split: int = 1
+    num_warps: int = 4
+    num_stages: int = 2
+
+
+Shape = Mapping[str, int]
+Rule = Callable[[str, Shape, DeviceFacts], Tile]
+
+
+def _power_of_2_up_to(n: int) -> int:
+    """The largest power of two that is no more than n, at least 1."""
+    return 1 << (max(n, 1).bit_length() - 1)
+
+
+def _row_warps(cols: int, bits: int, device: DeviceFacts, most: int = 8) -> int:
+    """Warps with which a thread holds one or two 16-byte vectors of a row."""
+    vector = 128 // bits
+    return min(max(next_power_of_2(cols) // (2 * vector * device.warp_size), 1), most)
+
+
+def _row(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    warps = _row_warps(shape["cols"], BITS[dtype], device)
+    return Tile(n=next_power_of_2(shape["cols"]), num_warps=warps, num_stages=1)
+
+
+def _swiglu(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    n = min(next_power_of_2(shape["cols"]), 16 * 1024 // BITS[dtype])
+    return Tile(n=n, num_warps=_row_warps(n, BITS[dtype], device, 4), num_stages=1)
+
+
+def _columns(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    return Tile(n=min(next_power_of_2(shape["cols"]), 512), num_warps=2, num_stages=1)
+
+
+def _rope_kv(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    # As many heads as give each thread of one warp a 16-byte vector of half a head.
+    half = next_power_of_2(shape["head_dim"]) // 2
+    vectors = max(half * BITS[dtype] // 128, 1)
+    return Tile(m=max(device.warp_size // vectors, 1), num_warps=1, num_stages=1)
+
+
+def _stages(device: DeviceFacts, stage_bytes: int, fixed_bytes: int, most: int) -> int:
+    """Pipeline stages that fit, leaving a tenth of the shared memory to the compiler."""
+    if device.vendor == "hip":
+        # One stage is in registers there; a second already doubles the LDS.
+        most = min(most, 2)
+    room = device.smem_per_block_bytes * 9 // 10 - fixed_bytes
+    return min(max(room // stage_bytes, 1), most)
+
+
+def _prefill_attention(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    size = BITS[dtype] // 8
+    dim = max(next_power_of_2(shape["head_dim"]), 16)
+    widest = 128 if device.vendor == "cuda" and dim <= 128 else 64
+    if size == 4:
+        # Exact fp32 products have no matrix unit and hold their operands in registers.
+        widest = 16
+    m = min(max(next_power_of_2(shape["rows"]), 16, next_power_of_2(shape["group"])), widest)
+    n = 64 if size == 2 else 16
+    # K and V of one step; the queries stay beside them.
+    stages = _stages(device, 2 * n * dim * size, m * dim * size, 3 if size == 2 else 2)
+    # Four warps share one product of 64 rows where the matrix unit takes such; elsewhere each warp
+    # holds its own, and 64 rows of fp32 sums in four warps would not fit the registers.
+    wide_units = device.arch in (90, 100, 103)
+    warps = 8 if m == 128 or (m == 64 and device.vendor == "cuda" and not wide_units) else 4
+    return Tile(m=m, n=n, num_warps=warps, num_stages=stages)
+
+
+def _decode_attention(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    size = BITS[dtype] // 8
+    dim = max(next_power_of_2(shape["head_dim"]), 16)
+    m = max(next_power_of_2(shape["group"]), 16)
+    n = 64 if size == 2 else 16
+    stages = _stages(device, 2 * n * dim * size, m * dim * size, 3 if size == 2 else 2)
+    # Four blocks a multiprocessor hide the latency; a split under two steps is not worth a merge.
+    wanted = next_power_of_2(ceil_div(4 * device.n_sm, shape["seqs"] * shape["kv_heads"]))
+    useful = _power_of_2_up_to(shape["context"] // (2 * n))
+    return Tile(m=m, n=n, split=min(wanted, useful, 128), num_warps=4, num_stages=stages)
+
+
+def _merge_splits(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    # Rows behind the last split are masked; fewer than 16 would leave threads without a vector.
+    return Tile(n=16, num_warps=4, num_stages=1)
+
+
+def _skinny_gemm(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    rows, n_cols, k_size = shape["rows"], shape["n"], shape["k"]
+    size = BITS[dtype] // 8
+    if rows == 1:
+        # Four blocks a multiprocessor with 8 KB each in flight cover the latency of memory.
+        k = min(2048 // size, next_power_of_2(k_size))
+        # A vocabulary in fours would leave the grid's limit.
+        n = 4 if n_cols <= 128 * 1024 else 8
+        split = _split_k(ceil_div(n_cols, n), k_size, k, device)
+        return Tile(m=1, n=n, k=k, split=split, num_warps=4, num_stages=1)
+    m = min(max(next_power_of_2(rows), 16), 64)
+    n = 32 if ceil_div(n_cols, 32) >= device.n_sm else 16
+    k = max((512 if m == 16 else 256) // size, 32)
+    split = _split_k(ceil_div(n_cols, n) * ceil_div(rows, m), k_size, 2 * k, device)
+    stages = _stages(device, (m + n) * k * size, 0, 4)
+    return Tile(m=m, n=n, k=k, split=split, num_warps=min(m * n // 128, 4), num_stages=stages)
+
+
+def _split_k(blocks: int, k_size: int, least_k: int, device: DeviceFacts) -> int:
+    """Parts of k until every multiprocessor has two blocks, each part at least `least_k` deep."""
+    if blocks >= device.n_sm or k_size < 2048:
+        return 1
+    return min(
+        _power_of_2_up_to(2 * device.n_sm // blocks), _power_of_2_up_to(k_size // least_k), 8
+    )
+
+
+def _weight_only_gemm(group_bytes: int, dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    """group_bytes: weights of one group of 128 in one row."""
+    rows, n_cols, k_size = shape["rows"], shape["n"], shape["k"]
+    n_groups = k_size // 128
+    m = 1 if rows == 1 else min(max(next_power_of_2(rows), 16), 64)
+    if m == 1:
+        n = device.warp_size // 4
+        split = _split_k(ceil_div(n_cols, n), k_size, 1024, device)
+        k = min(512 // group_bytes, n_groups & -n_groups)
+    else:
+        n = 32 if ceil_div(n_cols, 32) >= device.n_sm else 16
+        blocks = ceil_div(n_cols, n) * ceil_div(rows, m)
+        split = _split_k(blocks, k_size, 1024, device)
+        # Two groups at 32 rows and more would not fit the registers.
+        k = min(2 if m == 16 else 1, n_groups & -n_groups)
+    # Warps for 16 bytes a thread and for every 16 rows, at most one a 16 x 8 product.
+    warps = max(n * group_bytes // (16 * device.warp_size), m // 16, 1)
+    warps = min(warps, 4 if m == 1 else m * n // 128, 4)
+    stages = _stages(device, k * (m * 128 * BITS[dtype] // 8 + n * group_bytes), 0, 4)
+    return Tile(m=m, n=n, k=k, split=split, num_warps=warps, num_stages=1 if m == 1 else stages)
+
+
+def _fp8_gemm(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    m = min(max(next_power_of_2(shape["rows"]), 16), 128)
+    n = 128 if m >= 64 else 32
+    stages = _stages(device, (m + n) * 128, 0, 4)
+    return Tile(m=m, n=n, k=128, num_warps=8 if m == 128 else 4, num_stages=stages)
+
+
+def _sample(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    # Wide blocks once there are rows enough to fill the device with them.
+    wide = shape["rows"] * ceil_div(shape["vocab"], 4096) >= 2 * device.n_sm
+    n = min(4096 if wide else 1024, next_power_of_2(shape["vocab"]))
+    vectors = n * BITS[dtype] // 128
+    return Tile(n=n, num_warps=min(max(vectors // device.warp_size, 1), 4), num_stages=1)
+
+
+def _nucleus_cutoff(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    n = min(next_power_of_2(shape["vocab"]), 4096)
+    return Tile(n=n, num_warps=1024 // device.warp_size // 2, num_stages=1)
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "rmsnorm": _row,
+        "embedding_rmsnorm": _row,
+        "quantize_rows_fp8": _row,
+        "best_of_row": _row,
+        "swiglu": _swiglu,
+        "sum_splits": _columns,
+        "qknorm_rope_kvwrite": _rope_kv,
+        "prefill_attention": _prefill_attention,
+        "decode_attention": _decode_attention,
+        "merge_splits": _merge_splits,
+        "skinny_gemm": _skinny_gemm,
+        "w8a16_gemm": partial(_weight_only_gemm, 128),
+        "w4a16_gemm": partial(_weight_only_gemm, 64),
+        "fp8_gemm": _fp8_gemm,
+        "sample": _sample,
+        "nucleus_cutoff": _nucleus_cutoff,
+    }
+)
+
+
+def bucketed(shape: Shape) -> dict[str, int]:
+    """`shape` with its row-like sizes rounded up to a power of two, as tuned tables are keyed."""
+    loose = ("rows", "seqs", "context")
+    return {key: next_power_of_2(n) if key in loose else n for key, n in shape.items()}
+
+
+@lru_cache(maxsize=4096)
+def choose(kernel: str, dtype: str, device: DeviceFacts, **shape: int) -> Tile:
+    """The tile for `kernel` (a key of RULES); a tuned one where the device's table has it.
+
+    dtype: Triton's name of the input's. shape: the sizes that the kernel's rule reads.
+    Raises KeyError for a kernel or a size that is not known.
+    """
+    fields: TileFields | None = tuned_fields(device.name, kernel, dtype, bucketed(shape))
+    if fields is not None:
+        return Tile(**fields)
+    return RULES[kernel](dtype, shape, device)

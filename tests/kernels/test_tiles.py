@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from chipmark_kernels import launch, manifest, tiles, tuned
+from chipmark_kernels.device import TARGETS, facts_of
+from chipmark_kernels.dtypes import ceil_div, next_power_of_2
+from chipmark_kernels.rmsnorm import rmsnorm
+from chipmark_kernels.tiles import Tile, choose
+
+SM90 = TARGETS["sm_90"]
+
+
+@pytest.fixture
+def tuned_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuned, "TUNED_FOLDER", tmp_path)
+    choose.cache_clear()
+    yield tmp_path
+    choose.cache_clear()
+
+
+def _table(folder, entries, name="sm_90"):
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"device": name, "triton": "3.6.0", "entries": entries}))
+    return path
+
+
+ENTRY = {
+    "kernel": "skinny_gemm",
+    "dtype": "bf16",
+    "shape": {"rows": 4, "n": 1024, "k": 2048},
+    "tile": {"m": 16, "n": 64, "k": 64, "split": 2, "num_warps": 8, "num_stages": 5},
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_tile_of_the_manifest_is_launchable(target) -> None:
+    device = TARGETS[target]
+    for entry in manifest.entries(device):
+        tile = entry.launch.tile
+        for size in (tile.m, tile.n, tile.k, tile.split, tile.num_warps):
+            assert size == 0 or size == next_power_of_2(size), entry
+        assert tile.num_warps * device.warp_size <= 1024, entry
+        assert all(1 <= n <= launch.MAX_GRID for n in entry.launch.grid), entry
+
+
+def test_the_manifest_has_every_family_and_leaves_fp8_out_where_there_is_no_unit() -> None:
+    every = {family.name for family in manifest.FAMILIES}
+    assert {e.family for e in manifest.entries(SM90)} == every
+    assert {e.family for e in manifest.entries(TARGETS["sm_80"])} == every - {"fp8_gemm"}
+    assert "float8_e4m3fn" in str(manifest.left_out("fp8_gemm", TARGETS["gfx942"]))
+
+
+def test_the_same_question_has_the_same_answer() -> None:
+    shape = {"rows": 8, "n": 4096, "k": 4096}
+    assert choose("skinny_gemm", "bf16", SM90, **shape) == choose(
+        "skinny_gemm", "bf16", SM90, **shape
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 2, 64])
+@pytest.mark.parametrize("n", [1024, 4096, 151_936])
+@pytest.mark.parametrize("k", [1024, 4096, 12_288])
+def test_a_small_gemm_is_split_until_the_device_is_full(rows, n, k) -> None:
+    tile = choose("skinny_gemm", "bf16", SM90, rows=rows, n=n, k=k)
+    blocks = ceil_div(n, tile.n) * ceil_div(rows, tile.m)
+    if tile.split > 1:
+        assert blocks < SM90.n_sm
+        assert k // tile.split >= tile.k
+    assert blocks * tile.split <= max(blocks, 2 * SM90.n_sm)
+
+
+@pytest.mark.parametrize("seqs", [1, 8, 64])
+def test_decode_splits_fill_the_device_and_never_go_below_two_steps(seqs) -> None:
+    shape = {"kv_heads": 8, "group": 2, "head_dim": 128}
+    tile = choose("decode_attention", "bf16", SM90, seqs=seqs, context=32_768, **shape)
+    assert seqs * 8 * tile.split >= SM90.n_sm
+    short = choose("decode_attention", "bf16", SM90, seqs=seqs, context=64, **shape)
+    assert short.split == 1
+
+
+def test_a_smaller_shared_memory_gives_fewer_stages() -> None:
+    small = dataclasses.replace(SM90, name="small", smem_per_block_bytes=48 * 1024)
+    shape = {"rows": 512, "head_dim": 128, "group": 1}
+    big = choose("prefill_attention", "bf16", SM90, **shape)
+    assert choose("prefill_attention", "bf16", small, **shape).num_stages < big.num_stages
+
+
+def test_a_tuned_tile_wins_for_its_bucket_only(tuned_folder) -> None:
+    _table(tuned_folder, [ENTRY])
+    assert choose("skinny_gemm", "bf16", SM90, rows=3, n=1024, k=2048) == Tile(16, 64, 64, 2, 8, 5)
+    rule = tiles.RULES["skinny_gemm"]
+    other = {"rows": 5, "n": 1024, "k": 2048}
+    assert choose("skinny_gemm", "bf16", SM90, **other) == rule("bf16", other, SM90)
+    same = {"rows": 3, "n": 1024, "k": 2048}
+    assert choose("skinny_gemm", "fp16", SM90, **same) == rule("fp16", same, SM90)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kernel": 3}, "entry 0: kernel: must be a string"),
+        ({"shape": {"rows": "4"}}, "entry 0: shape: must hold whole numbers only"),
+        ({"tile": {"m": 16}}, "entry 0: tile: must have m, n, k, split"),
+        ({"tile": ENTRY["tile"] | {"num_warps": 0}}, "split, warps, stages >= 1"),
+    ],
+)
+def test_a_bad_tuned_table_is_refused_with_file_entry_and_field(
+    change, message, tuned_folder
+) -> None:
+    path = _table(tuned_folder, [ENTRY | change])
+    with pytest.raises(ValueError, match=message) as raised:
+        tuned.read_table(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_table_that_is_no_json_is_refused_by_name(tuned_folder) -> None:
+    path = tuned_folder / "sm_90.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"sm_90\.json: no JSON"):
+        tuned.read_table(path)
+
+
+def test_an_unknown_kernel_is_an_error() -> None:
+    with pytest.raises(KeyError, match="no_such_kernel"):
+        choose("no_such_kernel", "bf16", SM90)
+
+
+def test_recording_starts_nothing_and_uses_the_assumed_device() -> None:
+    x = torch.empty(4, 4096, device="meta", dtype=torch.bfloat16)
+    weight = torch.empty(4096, device="meta", dtype=torch.bfloat16)
+    with launch.recording(TARGETS["gfx942"]) as launches:
+        rmsnorm(x, weight, 1e-6)
+    assert len(launches) == 1
+    assert launches[0].grid == (4,)
+    assert launches[0].tile == choose("rmsnorm", "bf16", TARGETS["gfx942"], cols=4096)
+    assert launch.device_facts(x) == facts_of(x.device)
+
+
+def test_a_grid_over_the_portable_limit_is_refused() -> None:
+    with pytest.raises(ValueError, match="is over 65535"):
+        launch.launch(test_a_grid_over_the_portable_limit_is_refused, (1, 70_000), Tile())
