@@ -227,22 +227,6 @@ def test_available_memory_is_read_from_the_kernels_table(tmp_path):
     assert devices.physical_cores() <= (os.cpu_count() or 1)
 
 
-def test_threads_wait_briefly_unless_the_user_says_otherwise(monkeypatch):
-    for name in devices.SPIN_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-    devices.limit_spinning()
-    assert "GOMP_SPINCOUNT" not in os.environ  # torch is imported: too late to say it
-    monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    devices.limit_spinning()
-    assert "GOMP_SPINCOUNT" not in os.environ
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    monkeypatch.setenv("GOMP_SPINCOUNT", "")
-    monkeypatch.delenv("GOMP_SPINCOUNT")
-    devices.limit_spinning()
-    assert os.environ["GOMP_SPINCOUNT"] == str(devices.SPIN_COUNT)
-
-
 def test_prepared_weights_of_another_precision_are_refused(tmp_path):
     spec = prepare_spec(REF, "bf16", tmp_path).to_dict()
     backend = TorchBackend("cpu")
