@@ -36,7 +36,7 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
     return Manifest.model_validate(
         {
             "schema": "chipmark.cell/1",
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             "chipmark_version": __version__,
             "status": "done" if done else "failed",
             "failure": cell.failure,
