@@ -66,6 +66,9 @@ def split_backend(name: str) -> tuple[str, str]:
     known = plugins("chipmark.backends")
     if kind not in known or not device:
         raise UnknownNameError(
-            "backend", name, [f"{k}:DEVICE" for k in known], "a backend is named KIND:DEVICE"
+            "backend",
+            name,
+            [f"{k}:{device or 'DEVICE'}" for k in known],
+            "a backend is named KIND:DEVICE",
         )
     return kind, device

@@ -83,7 +83,7 @@ def test_repeats_go_forth_and_back() -> None:
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        (Overrides(backends=("trch:cpu",)), "torch:DEVICE"),
+        (Overrides(backends=("trch:cpu",)), "torch:cpu"),
         (Overrides(backends=("torch",)), "KIND:DEVICE"),
         (Overrides(precisions=("fp31",)), "fp32"),
         (Overrides(lane="capcity"), "capacity"),

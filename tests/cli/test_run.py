@@ -129,7 +129,7 @@ def test_unwritable_output_is_said_before_the_run(chipmark, tmp_path: Path) -> N
     ("arguments", "problem"),
     [
         (("run", "quik", "-b", "sim:golden"), "did you mean quick"),
-        (("run", "quick", "-b", "smi:golden"), "sim:DEVICE"),
+        (("run", "quick", "-b", "smi:golden"), "sim:golden"),
         (("run", "quick", "-b", "sim:golden", "-w", "agent-code-32"), "agent-code-32k"),
         (("run", "quick", "-b", "torch:cpu", "-m", "smollm2-135n"), "smollm2-135m"),
         (("run", "quick", "-b", "sim:golden", "--precision", "fp33"), "fp32"),
