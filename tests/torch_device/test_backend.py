@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from chipmark.backends import host
 from chipmark.backends.torch_device import devices
 from chipmark.backends.torch_device.backend import TorchBackend
 from chipmark.backends.torch_device.fit import Need, check_fit
@@ -222,9 +223,9 @@ def test_a_context_beyond_the_models_is_refused_before_anything_is_allocated():
 def test_available_memory_is_read_from_the_kernels_table(tmp_path):
     table = tmp_path / "meminfo"
     table.write_text("MemTotal: 16 kB\nMemAvailable:    3 kB\n")
-    assert devices.available_memory(str(table)) == 3072
-    assert devices.available_memory(str(tmp_path / "none")) is None
-    assert devices.physical_cores() <= (os.cpu_count() or 1)
+    assert host.available_memory(str(table)) == 3072
+    assert host.available_memory(str(tmp_path / "none")) is None
+    assert host.physical_cores() <= (os.cpu_count() or 1)
 
 
 def test_prepared_weights_of_another_precision_are_refused(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from chipmark.backends.host import physical_cores
 from chipmark.backends.ort import binding, roofs
 from chipmark.backends.ort.memory import check_fits
 from chipmark.backends.ort.providers import Located
@@ -19,7 +20,6 @@ from chipmark.backends.ort.session import (
     SessionSettings,
     open_plain_session,
     open_session,
-    physical_cores,
     provider_options,
 )
 from chipmark.backends.ort.slot_cache import SlotCache

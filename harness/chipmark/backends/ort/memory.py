@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from chipmark.backends.host import available_memory
 from chipmark.engine.contract import LoadSpec
 from chipmark.errors import DoesNotFitError
 from chipmark_models.config import ModelConfig
@@ -12,17 +11,6 @@ from chipmark_models.weights.naming import expected_shapes
 OVERHEAD_BYTES = 500_000_000
 """Python, the runtime and its activations; the packed copies of weights are in WEIGHTS_FACTOR."""
 WEIGHTS_FACTOR = 1.3
-
-
-def available_bytes() -> int | None:
-    """MemAvailable of /proc/meminfo, None where there is none."""
-    path = Path("/proc/meminfo")
-    if not path.exists():
-        return None
-    for line in path.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def check_fits(
@@ -38,7 +26,7 @@ def check_fits(
             f"a context of {spec.max_context} is beyond {config.name}'s {config.max_context}",
             f"use a context of at most {config.max_context}",
         )
-    available = available_bytes() if available is None else available
+    available = available_memory() if available is None else available
     if available is None:
         return
     item = 2 if dtype == "float16" else 4

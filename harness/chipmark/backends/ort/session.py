@@ -6,7 +6,6 @@ device is always named, never chosen by a policy.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,16 +39,6 @@ class Opened:
     session: Any
     ep_coverage: float
     problem: str
-
-
-def physical_cores() -> int:
-    """Cores of this process's CPUs, hyper-threads counted once (from /sys; else CPUs)."""
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
-    cores = set()
-    for cpu in cpus:
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        cores.add(siblings.read_text().strip() if siblings.exists() else str(cpu))
-    return max(1, len(cores))
 
 
 def provider_options(

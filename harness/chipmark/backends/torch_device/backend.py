@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chipmark.backends.host import physical_cores
 from chipmark.backends.torch_device import devices, roofs
 from chipmark.backends.torch_device.fit import Need, check_fit
 from chipmark.engine.clock import MonotonicClock
@@ -73,7 +74,7 @@ class TorchBackend:
         check_precision(spec.precision)
         begin = time.perf_counter()
         if self._device.type == "cpu":
-            self._threads = spec.threads or devices.physical_cores()
+            self._threads = spec.threads or physical_cores()
             torch.set_num_threads(self._threads)
         weights = open_any(WeightSpec.from_dict(spec.model))
         if weights.precision != spec.precision:

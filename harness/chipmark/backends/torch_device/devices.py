@@ -7,11 +7,11 @@ A vendor's plug-in registers its device when it is imported; afterwards `torch.<
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chipmark.backends.host import available_memory
 from chipmark.errors import MissingBackendError, UnknownNameError
 
 PLUGINS: Mapping[str, str] = {
@@ -103,51 +103,12 @@ def free_bytes(device: Any) -> int | None:
     return int(module.mem_get_info()[0])
 
 
-def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
-    """The kernel's MemAvailable in bytes, within the control group's limit; None elsewhere."""
-    try:
-        lines = Path(meminfo).read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    if "MemAvailable" not in fields:
-        return None
-    available = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
-    if limit is not None and used is not None:
-        available = min(available, max(0, limit - used))
-    return available
-
-
-def _cgroup(field: str) -> int | None:
-    try:
-        text = (Path("/sys/fs/cgroup") / field).read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
 def device_name(device: Any) -> str:
     """What the device calls itself; for a CPU the kernel's model name."""
     if device.type == "cpu":
         return _cpu_name()
     module = _module(device)
     return str(module.get_device_name(device)) if hasattr(module, "get_device_name") else ""
-
-
-def physical_cores() -> int:
-    """Cores that this process may run on, hardware threads of one core counted once."""
-    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    if cpus is None:
-        return os.cpu_count() or 1
-    cores = set()
-    for cpu in cpus:
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        try:
-            cores.add(topology.read_text(encoding="ascii").strip())
-        except OSError:
-            cores.add(str(cpu))
-    return max(1, len(cores))
 
 
 def plugin_version(package: str) -> str:
