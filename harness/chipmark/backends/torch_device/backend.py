@@ -66,12 +66,12 @@ class TorchBackend:
         from chipmark_models.decoder.kv import slot_bytes
         from chipmark_models.decoder.ops import select
         from chipmark_models.weights.prepared import WeightSpec, open_any
-        from chipmark_models.weights.source import ITEM_BYTES, check_precision
+        from chipmark_models.weights.source import ITEM_BYTES, check_plain
 
         for name in spec.options:
             if name not in OPTIONS:
                 raise UnknownNameError("option of torch", name, OPTIONS)
-        check_precision(spec.precision)
+        check_plain(spec.precision)
         begin = time.perf_counter()
         if self._device.type == "cpu":
             self._threads = spec.threads or physical_cores()
