@@ -26,7 +26,7 @@ from typing import Literal
 
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import UnknownNameError
-from chipmark_models.weights.naming import EMBEDDING, HEAD, expected_shapes
+from chipmark_models.weights.naming import EMBEDDING, HEAD, expected_shapes, layer_shapes
 
 PrecisionClass = Literal["fp32", "16-bit", "w8", "w4"]
 
@@ -139,7 +139,7 @@ def label(config: ModelConfig, precision: str) -> str:
         return f"{precision}/row"
     sizes = {
         group_of(precision, shape[1])
-        for name, shape in expected_shapes(config).items()
+        for name, shape in layer_shapes(config).items()
         if stored_as(precision, name, shape) == precision
     }
     return f"{precision}/g" + "+".join(str(size) for size in sorted(s for s in sizes if s))

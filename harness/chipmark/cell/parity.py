@@ -24,6 +24,8 @@ from chipmark.cell.parent import ChildProcess
 from chipmark.workload.scale import Scale
 from chipmark.workload.session import Session, Turn
 from chipmark.workload.trace import Trace, save_trace
+from chipmark_models.precision import QUANTISED
+from chipmark_models.weights.quantise import RULE
 
 _DEFAULT_CROSSING = 256
 _LARGEST_CROSSING = 1024  # the oracle's time grows with it; a bucket beyond is not crossed
@@ -118,7 +120,8 @@ def reference_file(
     cache: Path, source_hash: str, precision: str, trace: Trace, wanted: Wanted
 ) -> Path:
     """Where the oracle's logits lie: by weights, precision, trace and turns."""
-    text = json.dumps([1, source_hash, precision, trace.hash, wanted])
+    stored = f"{precision} {RULE}" if precision in QUANTISED else precision
+    text = json.dumps([1, source_hash, stored, trace.hash, wanted])
     return cache / "reference" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
 
