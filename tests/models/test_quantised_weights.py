@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from chipmark_kernels.reference.gemm import fp8_gemm_reference, w4a16_gemm_reference
+from chipmark_kernels.reference.gemm import (
+    fp8_gemm_reference,
+    quantize_rows_fp8_reference,
+    w4a16_gemm_reference,
+)
 from chipmark_models.decoder.layers import read_tensor, split_pairs
 from chipmark_models.decoder.quantised import load_fused
 from chipmark_models.errors import BadInputError
-from chipmark_models.oracle import Oracle
+from chipmark_models.oracle import Oracle, round_rows_fp8
 from chipmark_models.precision import QUANTISED
 from chipmark_models.presets import preset
 from chipmark_models.weights import quantise as quantise_module
@@ -248,3 +252,14 @@ def test_large_models_are_streamed_tensor_by_tensor(monkeypatch: pytest.MonkeyPa
     assert tensor.n_bytes == 1024 * 4096 * (4 + 16 / 128) / 8
     assert len(seen) == 4
     assert max(seen) * tensor.group <= 1 << 20
+
+
+def test_activations_round_to_e4m3_row_by_row(prepared: PreparedWeights) -> None:
+    x = torch.randn(2, 3, 40, generator=torch.Generator().manual_seed(2)) * 1e3
+    x[1, 2] = 0.0
+    rounded = round_rows_fp8(x)
+    theirs, scales = quantize_rows_fp8_reference(x.reshape(6, 40))
+    assert torch.equal(rounded.reshape(6, 40), theirs.float() * scales[:, None])
+    plain = Oracle(prepared.config, prepared.float32).logits(IDS)
+    moved = Oracle(prepared.config, prepared.float32, round_input=round_rows_fp8).logits(IDS)
+    assert 0.03 < logit_loss(plain, moved).rms_rel < 0.3
