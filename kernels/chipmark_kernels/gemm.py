@@ -15,7 +15,12 @@ import torch
 import triton
 import triton.language as tl
 
-from chipmark_kernels.dtypes import ceil_div, dtype_name, require_unit_stride
+from chipmark_kernels.dtypes import (
+    ceil_div,
+    dtype_name,
+    require_elements,
+    require_unit_stride,
+)
 from chipmark_kernels.launch import device_facts, launch
 from chipmark_kernels.swiglu import silu_times
 from chipmark_kernels.tiles import Tile, choose
@@ -276,6 +281,5 @@ def _partial(
     needed = splits * x.shape[0] * width
     if workspace is None:
         return x.new_empty(shape, dtype=torch.float32)
-    if workspace.numel() < needed:
-        raise ValueError(f"workspace has {workspace.numel()} elements, {needed} are needed")
+    require_elements("workspace", workspace, needed)
     return workspace.view(-1)[:needed].view(shape)

@@ -25,6 +25,8 @@ SHAPES = [
     (1, 33, 123),
     (3, 40, 200),
     (17, 16, 64),
+    (1, 1, 1),
+    (2, 1, 1),
     pytest.param(1, 64, 512, marks=SLOW),
     pytest.param(16, 48, 256, marks=SLOW),
     pytest.param(64, 33, 123, marks=SLOW),
