@@ -24,6 +24,7 @@ from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
 from chipmark_kernels.sampling import sample
 from chipmark_kernels.skinny_gemm import skinny_gemm
 from chipmark_kernels.swiglu import swiglu
+from chipmark_kernels.tiles import Tile
 from chipmark_kernels.top_p import nucleus_cutoff
 from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
 
@@ -162,6 +163,14 @@ def _skinny_gemm(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
             skinny_gemm(x, w, **p.options(rows, dtype) | {"norm_weight": None})
 
 
+def _split_k(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    """What a tuned tile may ask for: the rules split no product of the presets on Hopper."""
+    for p in projections(s):
+        tile = Tile(m=1 if rows == 1 else 16, n=16, k=256, split=4, num_warps=2, num_stages=2)
+        x, w = _meta(rows, p.k, dtype=dtype), _meta(p.n, p.k, dtype=dtype)
+        skinny_gemm(x, w, **p.options(rows, dtype), tile=tile)
+
+
 def _w8a16(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
     for p in projections(s):
         if p.k % GROUP == 0:
@@ -223,6 +232,7 @@ FAMILIES = (
     Family("decode_attention", _decode, DECODE_ROWS, ALL),
     Family("swiglu", _swiglu, PREFILL_ROWS, ALL),
     Family("skinny_gemm", _skinny_gemm, DECODE_ROWS, ALL),
+    Family("split_k", _split_k, (1, 16), HALVES),
     Family("w8a16_gemm", _w8a16, DECODE_ROWS, HALVES),
     Family("w4a16_gemm", _w4a16, DECODE_ROWS, HALVES),
     Family("fp8_gemm", _fp8, ROWS, HALVES),
