@@ -72,6 +72,7 @@ class Compiled:
     """Figures of one compiled kernel. registers: a thread's (VGPRs and AGPRs on AMD).
 
     shared_bytes: of one block. spill_bytes: of a thread, stored to and loaded from its memory.
+    spills_in_loops: such loads and stores inside a loop; the others run once a block.
     vector_loads: 16-byte loads from global memory. matrix: instructions of the matrix units.
     """
 
@@ -80,6 +81,7 @@ class Compiled:
     spill_bytes: int
     vector_loads: int
     matrix: int
+    spills_in_loops: int = 0
 
 
 _CUDA_TOOLS = Path(triton.__path__[0]) / "backends/nvidia/bin"
@@ -109,6 +111,7 @@ def compile_for(launch: Launch, spec: Specialisation, device: DeviceFacts) -> Co
         return _read_gcn(made.asm["amdgcn"], made.metadata.shared)
     ptx = made.asm["ptx"]
     registers, stack = _cubin_resources(made.asm["cubin"])
+    in_loops = spills_in_loops(_disassembled(made.asm["cubin"])) if stack else 0
     return Compiled(
         registers,
         made.metadata.shared,
@@ -116,7 +119,41 @@ def compile_for(launch: Launch, spec: Specialisation, device: DeviceFacts) -> Co
         _ptx_spill_bytes(ptx) if stack else 0,
         len(_PTX_VECTOR.findall(ptx)),
         len(_PTX_MATRIX.findall(ptx)),
+        in_loops,
     )
+
+
+_LABEL = re.compile(r"^\s*(\.L\w+):")
+_BRANCH = re.compile(r"\bBRA\S*\s.*?(\.L\w+)")
+_SPILL = re.compile(r"\b(?:STL|LDL)\b")
+
+
+def spills_in_loops(sass: str) -> int:
+    """Loads and stores of a thread's own memory between a label and a branch back to it."""
+    lines = sass.splitlines()
+    labels: dict[str, int] = {}
+    looped: set[int] = set()
+    for number, line in enumerate(lines):
+        if label := _LABEL.match(line):
+            labels[label[1]] = number
+        elif (branch := _BRANCH.search(line)) and branch[1] in labels:
+            looped.update(range(labels[branch[1]], number))
+    return sum(bool(_SPILL.search(lines[number])) for number in looped)
+
+
+def _disassembled(cubin: bytes) -> str:
+    """The machine code of a cubin as text, by the `nvdisasm` that Triton's wheel carries."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run(
+            [_CUDA_TOOLS / "nvdisasm", file.name],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+    return done.stdout
 
 
 def _cubin_resources(cubin: bytes) -> tuple[int, int]:

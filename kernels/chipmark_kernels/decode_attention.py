@@ -13,7 +13,12 @@ import torch
 import triton
 import triton.language as tl
 
-from chipmark_kernels.dtypes import dtype_name, next_power_of_2, require_unit_stride
+from chipmark_kernels.dtypes import (
+    dtype_name,
+    next_power_of_2,
+    require_elements,
+    require_unit_stride,
+)
 from chipmark_kernels.launch import device_facts, launch
 from chipmark_kernels.prefill_attention import LOG2_E
 from chipmark_kernels.tiles import Tile, choose
@@ -213,6 +218,7 @@ def decode_attention(
     of the page table, so bits may differ between batch sizes.
     """
     require_unit_stride(q=q, k_cache=k_cache, v_cache=v_cache, page_table=page_table, out=out)
+    require_unit_stride(kv_lens=kv_lens)
     n_seqs, n_heads, head_dim = q.shape
     page, n_kv_heads = k_cache.shape[1:3]
     group = n_heads // n_kv_heads
@@ -221,6 +227,10 @@ def decode_attention(
     block_d = max(next_power_of_2(head_dim), 16)
     if workspace is None and tile.split > 1:
         workspace = split_workspace(q, tile.split)
+    if workspace is not None:
+        places = n_seqs * n_heads * tile.split
+        require_elements("workspace.partial", workspace.partial, places * block_d)
+        require_elements("workspace.lse", workspace.lse, places)
     launch(
         _decode_attention_kernel,
         (n_seqs, n_kv_heads, tile.split),

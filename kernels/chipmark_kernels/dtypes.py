@@ -42,3 +42,11 @@ def require_unit_stride(**tensors: torch.Tensor | None) -> None:
             raise ValueError(
                 f"{name}: the last dimension must be contiguous, not {tensor.stride()}"
             )
+
+
+def require_elements(name: str, tensor: torch.Tensor, needed: int) -> None:
+    """Raise ValueError where `tensor`, a workspace, is not contiguous or has too few elements."""
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name}: must be contiguous, not {tensor.stride()}")
+    if tensor.numel() < needed:
+        raise ValueError(f"{name} has {tensor.numel()} elements, {needed} are needed")

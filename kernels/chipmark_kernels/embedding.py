@@ -60,7 +60,7 @@ def embedding_rmsnorm(
     ids: (tokens,) int32 or int64, each inside the table (not checked: they lie on the device).
     table: (vocabulary, cols). weight: (cols,) of the first norm.
     """
-    require_unit_stride(ids=ids, table=table, weight=weight)
+    require_unit_stride(ids=ids, table=table, weight=weight, hidden=hidden, normed=normed)
     n_tokens, n_cols = ids.shape[0], table.shape[1]
     hidden = table.new_empty((n_tokens, n_cols)) if hidden is None else hidden
     normed = torch.empty_like(hidden, dtype=weight.dtype) if normed is None else normed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
 from chipmark_kernels.sampling import sample
 from chipmark_kernels.skinny_gemm import skinny_gemm
 from chipmark_kernels.swiglu import swiglu
+from chipmark_kernels.tiles import Tile
 from chipmark_kernels.top_p import nucleus_cutoff
 from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
 
@@ -119,41 +121,76 @@ def _decode(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
     decode_attention(q, *_caches(s, dtype), table, _ints(rows), 0.1)
 
 
-def _projections(s: ModelShape) -> Iterator[tuple[int, int, bool]]:
-    """(n, k, swiglu) of qkv, output, gate|up and down; n as the weight has it."""
-    yield (s.n_heads + 2 * s.n_kv_heads) * s.head_dim, s.hidden, False
-    yield s.hidden, s.n_heads * s.head_dim, False
-    yield 2 * s.inner, s.hidden, True
-    yield s.hidden, s.inner, False
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A product of a layer: n and k as the weight has them, and what is fused with it."""
+
+    n: int
+    k: int
+    norm: bool = False
+    swiglu: bool = False
+    residual: bool = False
+    bias: bool = False
+
+    def options(self, rows: int, dtype: torch.dtype) -> dict[str, Any]:
+        """The launchers' keywords, as dispatch gives them for `rows` rows."""
+        return {
+            "bias": _meta(self.n, dtype=dtype) if self.bias else None,
+            "norm_weight": _meta(self.k, dtype=dtype) if self.norm else None,
+            "swiglu": self.swiglu,
+            "residual": _meta(rows, self.n, dtype=dtype) if self.residual else None,
+        }
+
+
+def projections(s: ModelShape) -> tuple[Projection, ...]:
+    """qkv, output, gate|up and down of a layer."""
+    heads = s.n_heads * s.head_dim
+    return (
+        Projection(heads + 2 * s.n_kv_heads * s.head_dim, s.hidden, norm=True, bias=s.qkv_bias),
+        Projection(s.hidden, heads, residual=True),
+        Projection(2 * s.inner, s.hidden, norm=True, swiglu=True),
+        Projection(s.hidden, s.inner, residual=True),
+    )
 
 
 def _skinny_gemm(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
-    for n, k, glu in _projections(s):
-        x, w = _meta(rows, k, dtype=dtype), _meta(n, k, dtype=dtype)
-        bias = _meta(n, dtype=dtype) if s.qkv_bias and not glu else None
-        skinny_gemm(x, w, bias, swiglu=glu)
-    head = _meta(s.vocab, s.hidden, dtype=dtype)
-    skinny_gemm(_meta(rows, s.hidden, dtype=dtype), head)
+    head = Projection(s.vocab, s.hidden, norm=True)
+    for p in (*projections(s), head):
+        x, w = _meta(rows, p.k, dtype=dtype), _meta(p.n, p.k, dtype=dtype)
+        skinny_gemm(x, w, **p.options(rows, dtype))
+        if p.norm:
+            # Where a norm of its own is faster (many rows), or is there already (the first layer).
+            skinny_gemm(x, w, **p.options(rows, dtype) | {"norm_weight": None})
+
+
+def _split_k(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    """What a tuned tile may ask for: the rules split no product of the presets on Hopper."""
+    for p in projections(s):
+        tile = Tile(m=1 if rows == 1 else 16, n=16, k=256, split=4, num_warps=2, num_stages=2)
+        x, w = _meta(rows, p.k, dtype=dtype), _meta(p.n, p.k, dtype=dtype)
+        skinny_gemm(x, w, **p.options(rows, dtype), tile=tile)
 
 
 def _w8a16(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
-    for n, k, glu in _projections(s):
-        if k % GROUP == 0:
-            x, w = _meta(rows, k, dtype=dtype), _meta(n, k, dtype=torch.int8)
-            w8a16_gemm(x, w, _floats(n, k // GROUP), swiglu=glu)
+    for p in projections(s):
+        if p.k % GROUP == 0:
+            x, w = _meta(rows, p.k, dtype=dtype), _meta(p.n, p.k, dtype=torch.int8)
+            w8a16_gemm(x, w, _floats(p.n, p.k // GROUP), **p.options(rows, dtype))
 
 
 def _w4a16(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
-    for n, k, glu in _projections(s):
-        if k % GROUP == 0:
-            x, w = _meta(rows, k, dtype=dtype), _meta(n, k // 2, dtype=torch.uint8)
-            w4a16_gemm(x, w, _floats(n, k // GROUP), swiglu=glu)
+    for p in projections(s):
+        if p.k % GROUP == 0:
+            x, w = _meta(rows, p.k, dtype=dtype), _meta(p.n, p.k // 2, dtype=torch.uint8)
+            w4a16_gemm(x, w, _floats(p.n, p.k // GROUP), **p.options(rows, dtype))
 
 
 def _fp8(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
-    for n, k, _ in _projections(s):
-        x, x_scales = quantize_rows_fp8(_meta(rows, k, dtype=dtype))
-        fp8_gemm(x, x_scales, torch.empty_like(x).new_empty((n, k)), _floats(n), dtype)
+    for p in projections(s):
+        options = p.options(rows, dtype)
+        x, x_scales = quantize_rows_fp8(_meta(rows, p.k, dtype=dtype), options.pop("norm_weight"))
+        weight = torch.empty_like(x).new_empty((p.n, p.k))
+        fp8_gemm(x, x_scales, weight, _floats(p.n), dtype, **options)
 
 
 def _swiglu(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
@@ -195,6 +232,7 @@ FAMILIES = (
     Family("decode_attention", _decode, DECODE_ROWS, ALL),
     Family("swiglu", _swiglu, PREFILL_ROWS, ALL),
     Family("skinny_gemm", _skinny_gemm, DECODE_ROWS, ALL),
+    Family("split_k", _split_k, (1, 16), HALVES),
     Family("w8a16_gemm", _w8a16, DECODE_ROWS, HALVES),
     Family("w4a16_gemm", _w4a16, DECODE_ROWS, HALVES),
     Family("fp8_gemm", _fp8, ROWS, HALVES),

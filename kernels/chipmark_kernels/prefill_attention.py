@@ -163,11 +163,14 @@ def prefill_attention(
     of cu_q (a padded chunk) are left alone, and so are theirs of `out`.
     """
     require_unit_stride(q=q, k_cache=k_cache, v_cache=v_cache, page_table=page_table, out=out)
+    require_unit_stride(cu_q=cu_q, kv_lens=kv_lens)
     n_tokens, n_heads, head_dim = q.shape
     page, n_kv_heads = k_cache.shape[1:3]
     n_seqs = kv_lens.shape[0]
     group = n_heads // n_kv_heads
     out = torch.empty_like(q) if out is None else out
+    if n_seqs == 0:
+        return out
     tile = tile or choose(
         "prefill_attention",
         dtype_name(q.dtype),

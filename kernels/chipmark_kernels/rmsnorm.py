@@ -65,7 +65,7 @@ def rmsnorm(
     x, residual: (rows, cols). weight: (cols,). cast_first rounds the normed row to the weight's
     dtype before the multiplication, as Llama and Qwen do. residual_out may be `residual`.
     """
-    require_unit_stride(x=x, residual=residual, weight=weight)
+    require_unit_stride(x=x, residual=residual, weight=weight, out=out, residual_out=residual_out)
     n_rows, n_cols = x.shape
     out = torch.empty_like(x, dtype=weight.dtype) if out is None else out
     if residual is None:

@@ -56,8 +56,9 @@ def _rope_kv_kernel(
     is_k = (head >= N_HEADS) & (head < N_HEADS + N_KV_HEADS)
     is_v = (head >= N_HEADS + N_KV_HEADS) & (head < N_HEADS + 2 * N_KV_HEADS)
     inside = (is_q | is_k | is_v)[:, None] & real_pair[None, :]
-    k_head = tl.where(is_k, head - N_HEADS, 0)
-    v_head = tl.where(is_v, head - N_HEADS - N_KV_HEADS, 0)
+    # A cache that holds its heads apart has a stride of heads that an int32 offset cannot count.
+    k_head = tl.where(is_k, head - N_HEADS, 0).to(tl.int64)
+    v_head = tl.where(is_v, head - N_HEADS - N_KV_HEADS, 0).to(tl.int64)
     for token in range(tl.program_id(0), n_tokens, tl.num_programs(0)):
         at = tl.cast(token, tl.int64)
         row = qkv_ptr + at * qkv_stride + head[:, None] * (2 * HALF)
@@ -77,7 +78,8 @@ def _rope_kv_kernel(
             b = (b * rstd).to(raw_b.dtype).to(tl.float32) * tl.where(is_q[:, None], qb, kb)
             a = a.to(raw_a.dtype).to(tl.float32)
             b = b.to(raw_b.dtype).to(tl.float32)
-        position = tl.load(positions_ptr + at).to(tl.int64)
+        # A padded row may hold any negative position.
+        position = tl.maximum(tl.load(positions_ptr + at), 0).to(tl.int64)
         angle = position * table_stride + pair
         cos = tl.load(cos_ptr + angle, mask=real_pair, other=1.0).to(tl.float32)[None, :]
         sin = tl.load(sin_ptr + angle, mask=real_pair, other=0.0).to(tl.float32)[None, :]
@@ -124,17 +126,23 @@ def qknorm_rope_kvwrite(
 
     qkv: (tokens, (n_heads + 2 * n_kv_heads) * head_dim), queries, then keys, then values.
     cos, sin: (positions, head_dim / 2) fp32. positions, slots: (tokens,) int32 or int64; a slot is
-    page * page_tokens + offset, and -1 writes nothing (a padded row of a graph).
+    page * page_tokens + offset, and -1 writes nothing (a padded row of a graph, whose position may
+    be anything up to the end of the tables).
     k_cache, v_cache: (pages, page_tokens, n_kv_heads, head_dim), any strides but the last.
     q_norm, k_norm: (head_dim,) weights of the RMS norm before rotation; both or none.
     interleaved rotates the pairs (2i, 2i + 1), else (i, i + head_dim / 2).
     """
     require_unit_stride(qkv=qkv, cos=cos, sin=sin, k_cache=k_cache, v_cache=v_cache, q_out=q_out)
+    require_unit_stride(positions=positions, slots=slots, q_norm=q_norm, k_norm=k_norm)
+    if cos.stride() != sin.stride():
+        raise ValueError(f"cos and sin: strides must agree, not {cos.stride()}, {sin.stride()}")
     if (q_norm is None) != (k_norm is None):
         raise ValueError("q_norm and k_norm go together: give both or none")
     n_tokens = qkv.shape[0]
     _, page, n_kv_heads, head_dim = k_cache.shape
     q_out = qkv.new_empty((n_tokens, n_heads, head_dim)) if q_out is None else q_out
+    if n_heads > 1 and q_out.stride(1) != head_dim:
+        raise ValueError(f"q_out: the heads of a row must be contiguous, not {q_out.stride()}")
     tile = tile or choose(
         "qknorm_rope_kvwrite", dtype_name(qkv.dtype), device_facts(qkv), head_dim=head_dim
     )

@@ -10,7 +10,13 @@ import torch
 import triton
 import triton.language as tl
 
-from chipmark_kernels.dtypes import ceil_div, dtype_name, next_power_of_2, require_unit_stride
+from chipmark_kernels.dtypes import (
+    ceil_div,
+    dtype_name,
+    next_power_of_2,
+    require_elements,
+    require_unit_stride,
+)
 from chipmark_kernels.launch import device_facts, launch
 from chipmark_kernels.tiles import Tile, choose
 
@@ -114,11 +120,13 @@ def sample(
 ) -> torch.Tensor:
     """One token id a row, (rows,) int32: the greatest logit, or a draw from softmax(logits / T).
 
-    logits: (rows, vocabulary). temperatures: (rows,) fp32, 0 for greedy; seeds: (rows,) int64, a
-    new one for every draw; both or none, read on the device. cutoffs: (rows,) fp32, logits below
-    which nothing is drawn (`top_p.nucleus_cutoff`). workspace: fp32 and int32, (rows, blocks).
+    logits: (rows, vocabulary), never NaN. temperatures: (rows,) fp32, 0 for greedy; seeds: (rows,)
+    int64, a new one for every draw; both or none, read on the device. cutoffs: (rows,) fp32, logits
+    below which nothing is drawn (`top_p.nucleus_cutoff`). workspace: fp32 and int32, contiguous,
+    rows * blocks elements or more.
     """
-    require_unit_stride(logits=logits)
+    require_unit_stride(logits=logits, out=out)
+    require_unit_stride(temperatures=temperatures, seeds=seeds, cutoffs=cutoffs)
     if (temperatures is None) != (seeds is None):
         raise ValueError("temperatures and seeds go together: give both or none")
     n_rows, n_vocab = logits.shape
@@ -132,6 +140,8 @@ def sample(
             logits.new_empty((n_rows, n_blocks), dtype=torch.int32),
         )
     best, index = workspace
+    for tensor in workspace:
+        require_elements("workspace", tensor, n_rows * n_blocks)
     out = logits.new_empty((n_rows,), dtype=torch.int32) if out is None else out
     launch(
         _best_of_blocks_kernel,

@@ -35,7 +35,7 @@ def swiglu(
     packed: torch.Tensor, *, out: torch.Tensor | None = None, tile: Tile | None = None
 ) -> torch.Tensor:
     """silu(packed[:, :cols]) * packed[:, cols:] of a (rows, 2 * cols) tensor, computed in fp32."""
-    require_unit_stride(packed=packed)
+    require_unit_stride(packed=packed, out=out)
     n_rows, n_cols = packed.shape[0], packed.shape[1] // 2
     out = packed.new_empty((n_rows, n_cols)) if out is None else out
     tile = tile or choose("swiglu", dtype_name(packed.dtype), device_facts(packed), cols=n_cols)

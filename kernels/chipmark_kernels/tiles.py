@@ -59,8 +59,8 @@ def _swiglu(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
     return Tile(n=n, num_warps=_row_warps(n, BITS[dtype], device, 4), num_stages=1)
 
 
-def _columns(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
-    return Tile(n=min(next_power_of_2(shape["cols"]), 512), num_warps=2, num_stages=1)
+def _sum_splits(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    return Tile(n=min(next_power_of_2(shape["cols"]), 512), k=512, num_warps=2, num_stages=1)
 
 
 def _rope_kv(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
@@ -116,7 +116,7 @@ def _merge_splits(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
 
 def _skinny_gemm(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
     rows, n_cols, k_size = shape["rows"], shape["n"], shape["k"]
-    size = BITS[dtype] // 8
+    size, n_weights = BITS[dtype] // 8, 1 + shape["glu"]
     if rows == 1:
         # Four blocks a multiprocessor with 8 KB each in flight cover the latency of memory.
         k = min(2048 // size, next_power_of_2(k_size))
@@ -128,13 +128,18 @@ def _skinny_gemm(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
     n = 32 if ceil_div(n_cols, 32) >= device.n_sm else 16
     k = max((512 if m == 16 else 256) // size, 32)
     split = _split_k(ceil_div(n_cols, n) * ceil_div(rows, m), k_size, 2 * k, device)
-    stages = _stages(device, (m + n) * k * size, 0, 4)
+    stages = _stages(device, (m + n * n_weights) * k * size, 0, 4)
     return Tile(m=m, n=n, k=k, split=split, num_warps=min(m * n // 128, 4), num_stages=stages)
 
 
 def _split_k(blocks: int, k_size: int, least_k: int, device: DeviceFacts) -> int:
-    """Parts of k until every multiprocessor has two blocks, each part at least `least_k` deep."""
-    if blocks >= device.n_sm or k_size < 2048:
+    """Parts of k until every multiprocessor has two blocks, each part at least `least_k` deep.
+
+    The sum over the parts is a launch more, over 1 us even in a graph; a multiprocessor can read
+    more than twice its share of the memory's bandwidth. So two blocks for five
+    multiprocessors are let be; the narrowest products of the presets have 64 blocks.
+    """
+    if blocks * 5 // 2 >= device.n_sm or k_size < 2048:
         return 1
     return min(
         _power_of_2_up_to(2 * device.n_sm // blocks), _power_of_2_up_to(k_size // least_k), 8
@@ -151,7 +156,9 @@ def _weight_only_gemm(group_bytes: int, dtype: str, shape: Shape, device: Device
         split = _split_k(ceil_div(n_cols, n), k_size, 1024, device)
         k = min(512 // group_bytes, n_groups & -n_groups)
     else:
-        n = 32 if ceil_div(n_cols, 32) >= device.n_sm else 16
+        # Two products of 64 rows and 32 columns would not fit the registers.
+        wide = ceil_div(n_cols, 32) >= device.n_sm and m * (1 + shape["glu"]) < 128
+        n = 32 if wide else 16
         blocks = ceil_div(n_cols, n) * ceil_div(rows, m)
         split = _split_k(blocks, k_size, 1024, device)
         # Two groups at 32 rows and more would not fit the registers.
@@ -159,14 +166,16 @@ def _weight_only_gemm(group_bytes: int, dtype: str, shape: Shape, device: Device
     # Warps for 16 bytes a thread and for every 16 rows, at most one a 16 x 8 product.
     warps = max(n * group_bytes // (16 * device.warp_size), m // 16, 1)
     warps = min(warps, 4 if m == 1 else m * n // 128, 4)
-    stages = _stages(device, k * (m * 128 * BITS[dtype] // 8 + n * group_bytes), 0, 4)
+    weights_bytes = n * group_bytes * (1 + shape["glu"])
+    stages = _stages(device, k * (m * 128 * BITS[dtype] // 8 + weights_bytes), 0, 4)
     return Tile(m=m, n=n, k=k, split=split, num_warps=warps, num_stages=1 if m == 1 else stages)
 
 
 def _fp8_gemm(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
     m = min(max(next_power_of_2(shape["rows"]), 16), 128)
-    n = 128 if m >= 64 else 32
-    stages = _stages(device, (m + n) * 128, 0, 4)
+    # Two accumulators of 128 columns each would not fit the registers.
+    n = 32 if m < 64 else 64 if shape["glu"] else 128
+    stages = _stages(device, (m + n * (1 + shape["glu"])) * 128, 0, 4)
     return Tile(m=m, n=n, k=128, num_warps=8 if m == 128 else 4, num_stages=stages)
 
 
@@ -190,7 +199,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "quantize_rows_fp8": _row,
         "best_of_row": _row,
         "swiglu": _swiglu,
-        "sum_splits": _columns,
+        "sum_splits": _sum_splits,
         "qknorm_rope_kvwrite": _rope_kv,
         "prefill_attention": _prefill_attention,
         "decode_attention": _decode_attention,

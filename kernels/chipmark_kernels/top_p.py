@@ -99,7 +99,7 @@ def nucleus_cutoff(
     logits: (rows, vocabulary), finite or -inf. temperatures, top_ps: (rows,) fp32 on the device.
     Tokens whose logits equal the cutoff are all kept. Masses are summed in fp32.
     """
-    require_unit_stride(logits=logits)
+    require_unit_stride(logits=logits, temperatures=temperatures, top_ps=top_ps, out=out)
     n_rows, n_vocab = logits.shape
     out = logits.new_empty((n_rows,), dtype=torch.float32) if out is None else out
     tile = tile or choose(

@@ -7,15 +7,15 @@ every split, else a step is one group.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
-from chipmark_kernels.dtypes import ceil_div, dtype_name, require_unit_stride
-from chipmark_kernels.launch import device_facts, launch
-from chipmark_kernels.skinny_gemm import split_partial
-from chipmark_kernels.split_k import store_tile, sum_splits
-from chipmark_kernels.tiles import Tile, choose
+from chipmark_kernels.dtypes import require_unit_stride
+from chipmark_kernels.gemm import plan_gemm, store_tile
+from chipmark_kernels.tiles import Tile
 
 
 @triton.jit
@@ -29,183 +29,187 @@ def _group_product(x, w, scale, BLOCK_M: tl.constexpr, INPUT_PRECISION: tl.const
 
 
 @triton.jit
-def _dot_int_rows(
-    x_ptr,
-    w_ptr,
-    scales_ptr,
-    zeros_ptr,
-    m,
-    n,
-    n_rows,
-    n_cols,
-    group_start,
-    group_end,
-    x_stride,
-    w_stride,
-    scales_stride,
+def _group_of_weights(
+    acc,
+    x,
+    x_high,
+    w_at,
+    scales_at,
+    zeros_at,
+    group,
+    dtype: tl.constexpr,
     BITS: tl.constexpr,
-    GROUP: tl.constexpr,
     BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_G: tl.constexpr,
     HAS_ZEROS: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
 ):
-    """sum over the groups of scale * sum over k of x[m, k] * (w[n, k] - zero), fp32 (M, N)."""
-    STEP: tl.constexpr = GROUP * BITS // 8
-    k = tl.arange(0, STEP)
-    x_rows = x_ptr + tl.minimum(m, n_rows - 1).to(tl.int64)[:, None] * x_stride + k[None, :]
-    w_row = tl.minimum(n, n_cols - 1).to(tl.int64)
-    scales_at = scales_ptr + w_row * scales_stride
-    zeros_at = zeros_ptr
-    if HAS_ZEROS:
-        zeros_at = zeros_ptr + w_row * scales_stride
-    if BLOCK_M == 1:
-        w_at = w_ptr + w_row[:, None] * w_stride + k[None, :]
-        acc = tl.full([BLOCK_N, STEP], 0.0, tl.float32)
+    """acc plus scale * x times (w - zero) of one group; x_high is the second half for 4 bits."""
+    scale = tl.load(scales_at + group).to(tl.float32)
+    w = tl.load(w_at)
+    if BITS == 8:
+        acc += _group_product(x, w.to(dtype), scale, BLOCK_M, INPUT_PRECISION)
     else:
-        w_at = w_ptr + w_row[None, :] * w_stride + k[:, None]
-        acc = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
-    for step in range(group_start, group_end, BLOCK_G):
-        # Unrolled, so that the loads of several groups are under way at once.
-        for i in tl.static_range(BLOCK_G):
-            group = step + i
-            scale = tl.load(scales_at + group).to(tl.float32)
-            w = tl.load(w_at + group * STEP)
-            x = tl.load(x_rows + group * GROUP)
-            if BITS == 8:
-                acc += _group_product(x, w.to(x.dtype), scale, BLOCK_M, INPUT_PRECISION)
-            else:
-                x_high = tl.load(x_rows + group * GROUP + STEP)
-                low = (w & 15).to(x.dtype)
-                high = (w >> 4).to(x.dtype)
-                if HAS_ZEROS:
-                    zero = tl.load(zeros_at + group).to(x.dtype)
-                    zero = zero[:, None] if BLOCK_M == 1 else zero[None, :]
-                    low -= zero
-                    high -= zero
-                else:
-                    low -= 8
-                    high -= 8
-                acc += _group_product(x, low, scale, BLOCK_M, INPUT_PRECISION)
-                acc += _group_product(x_high, high, scale, BLOCK_M, INPUT_PRECISION)
-    return tl.sum(acc, axis=1)[None, :] if BLOCK_M == 1 else acc
+        low = (w & 15).to(dtype)
+        high = (w >> 4).to(dtype)
+        if HAS_ZEROS:
+            zero = tl.load(zeros_at + group).to(dtype)
+            zero = zero[:, None] if BLOCK_M == 1 else zero[None, :]
+            low -= zero
+            high -= zero
+        else:
+            low -= 8
+            high -= 8
+        acc += _group_product(x, low, scale, BLOCK_M, INPUT_PRECISION)
+        acc += _group_product(x_high, high, scale, BLOCK_M, INPUT_PRECISION)
+    return acc
+
+
+@triton.jit
+def _load_rows(
+    x_rows,
+    norm_ptr,
+    squares,
+    at,
+    k,
+    dtype: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+):
+    """x (M, K) from column `at`, times the norm's weight, and the running sums of its squares."""
+    x = tl.load(x_rows + at)
+    if HAS_NORM:
+        x32 = x.to(tl.float32)
+        squares += x32 * x32
+        x32 *= tl.load(norm_ptr + at + k).to(tl.float32)[None, :]
+        x = x32 if BLOCK_M == 1 else x32.to(dtype)
+    return x, squares
 
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _weight_only_gemm_kernel(
     x_ptr,
-    w_ptr,
-    scales_ptr,
-    zeros_ptr,
-    bias_ptr,
     out_ptr,
+    bias_ptr,
+    residual_ptr,
+    norm_ptr,
     partial_ptr,
     n_rows,
     n_cols,
-    n_groups,
+    k_size,
     x_stride,
+    out_stride,
+    residual_stride,
+    eps,
+    w_ptr,
+    scales_ptr,
+    zeros_ptr,
+    n_groups,
     w_stride,
     scales_stride,
-    out_stride,
+    zeros_stride,
     BITS: tl.constexpr,
     GROUP: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    HAS_ZEROS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    BLOCK_G: tl.constexpr,
     IS_SPLIT: tl.constexpr,
     GLU: tl.constexpr,
-    HAS_ZEROS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_NORM: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
 ):
+    STEP: tl.constexpr = GROUP * BITS // 8
+    dtype: tl.constexpr = x_ptr.dtype.element_ty
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     split = tl.program_id(1)
     m = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
     n_splits = tl.num_programs(1)
     per_split = (n_groups + n_splits - 1) // n_splits
-    start = split * per_split
-    end = tl.minimum(start + per_split, n_groups)
-    first = _dot_int_rows(
-        x_ptr, w_ptr, scales_ptr, zeros_ptr, m, n, n_rows, n_cols, start, end,
-        x_stride, w_stride, scales_stride,
-        BITS, GROUP, BLOCK_M, BLOCK_N, BLOCK_G, HAS_ZEROS, INPUT_PRECISION,
-    )  # fmt: skip
+    group_start = split * per_split
+    group_end = tl.minimum(group_start + per_split, n_groups)
+
+    k = tl.arange(0, STEP)
+    x_rows = x_ptr + tl.minimum(m, n_rows - 1).to(tl.int64)[:, None] * x_stride + k[None, :]
+    w_row = tl.minimum(n, n_cols - 1).to(tl.int64)
+    skip = tl.cast(n_cols, tl.int64)
+    scales_at = scales_ptr + w_row * scales_stride
+    zeros_at = zeros_ptr
+    zeros_up_at = zeros_ptr
+    if HAS_ZEROS:
+        zeros_at = zeros_ptr + w_row * zeros_stride
+        zeros_up_at = zeros_at + skip * zeros_stride
+    if BLOCK_M == 1:
+        w_at = w_ptr + w_row[:, None] * w_stride + k[None, :]
+        first = tl.full([BLOCK_N, STEP], 0.0, tl.float32)
+    else:
+        w_at = w_ptr + w_row[None, :] * w_stride + k[:, None]
+        first = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
     up = first
-    if GLU:
-        skip = tl.cast(n_cols, tl.int64)
-        up_zeros_ptr = zeros_ptr
-        if HAS_ZEROS:
-            up_zeros_ptr = zeros_ptr + skip * scales_stride
-        up = _dot_int_rows(
-            x_ptr, w_ptr + skip * w_stride, scales_ptr + skip * scales_stride, up_zeros_ptr,
-            m, n, n_rows, n_cols, start, end, x_stride, w_stride, scales_stride,
-            BITS, GROUP, BLOCK_M, BLOCK_N, BLOCK_G, HAS_ZEROS, INPUT_PRECISION,
-        )  # fmt: skip
+    squares = tl.full([BLOCK_M, STEP], 0.0, tl.float32)
+    for step in range(group_start, group_end, BLOCK_G):
+        # Unrolled, so that the loads of several groups are under way at once.
+        for i in tl.static_range(BLOCK_G):
+            group = step + i
+            at = group * GROUP
+            x, squares = _load_rows(x_rows, norm_ptr, squares, at, k, dtype, BLOCK_M, HAS_NORM)
+            x_high = x
+            if BITS == 4:
+                x_high, squares = _load_rows(
+                    x_rows, norm_ptr, squares, at + STEP, k, dtype, BLOCK_M, HAS_NORM
+                )
+            first = _group_of_weights(
+                first, x, x_high, w_at + group * STEP, scales_at, zeros_at, group,
+                dtype, BITS, BLOCK_M, HAS_ZEROS, INPUT_PRECISION,
+            )  # fmt: skip
+            if GLU:
+                up = _group_of_weights(
+                    up, x, x_high, w_at + skip * w_stride + group * STEP,
+                    scales_at + skip * scales_stride, zeros_up_at, group,
+                    dtype, BITS, BLOCK_M, HAS_ZEROS, INPUT_PRECISION,
+                )  # fmt: skip
+    if BLOCK_M == 1:
+        first = tl.sum(first, axis=1)[None, :]
+        up = tl.sum(up, axis=1)[None, :] if GLU else first
     store_tile(
-        first, up, bias_ptr, out_ptr, partial_ptr, m, n, n_rows, n_cols, out_stride, split,
-        GLU, HAS_BIAS, IS_SPLIT,
+        first, up, tl.sum(squares, axis=1), out_ptr, bias_ptr, residual_ptr, partial_ptr, m, n,
+        n_rows, n_cols, k_size, out_stride, residual_stride, eps, split,
+        IS_SPLIT, GLU, HAS_BIAS, HAS_RESIDUAL, HAS_NORM,
     )  # fmt: skip
 
 
 def _weight_only_gemm(
-    kernel: str,
     bits: int,
     x: torch.Tensor,
     weight: torch.Tensor,
     scales: torch.Tensor,
     zeros: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    swiglu: bool,
     input_precision: str,
-    out: torch.Tensor | None,
-    workspace: torch.Tensor | None,
-    tile: Tile | None,
+    **options: Any,
 ) -> torch.Tensor:
-    require_unit_stride(x=x, weight=weight, scales=scales, zeros=zeros, out=out)
-    n_rows, k_size = x.shape
-    n_groups = scales.shape[1]
+    require_unit_stride(weight=weight, scales=scales, zeros=zeros)
+    k_size, n_groups = x.shape[1], scales.shape[1]
     group = k_size // n_groups
     if group * n_groups != k_size or group & (group - 1) or group < 32:
         raise ValueError(f"k = {k_size} in {n_groups} groups: a group is a power of two >= 32")
-    n_cols = weight.shape[0] // 2 if swiglu else weight.shape[0]
-    out = x.new_empty((n_rows, n_cols)) if out is None else out
-    tile = tile or choose(
-        kernel, dtype_name(x.dtype), device_facts(x), rows=n_rows, n=n_cols, k=k_size
-    )
-    partial = split_partial(x, weight.shape[0], tile.split, workspace)
-    launch(
+    gemm = plan_gemm(f"w{bits}a16_gemm", x, weight.shape[0], **options)
+    tile = gemm.tile
+    return gemm.run(
         _weight_only_gemm_kernel,
-        (ceil_div(n_cols, tile.n), tile.split, ceil_div(n_rows, tile.m)),
-        tile,
-        x,
         weight,
         scales,
         zeros,
-        bias,
-        out,
-        partial,
-        n_rows,
-        n_cols,
         n_groups,
-        x.stride(0),
         weight.stride(0),
         scales.stride(0),
-        out.stride(0),
+        zeros.stride(0) if zeros is not None else 0,
         BITS=bits,
         GROUP=group,
-        BLOCK_M=tile.m,
-        BLOCK_N=tile.n,
         BLOCK_G=tile.k if tile.k and n_groups % (tile.k * tile.split) == 0 else 1,
-        IS_SPLIT=tile.split > 1,
-        GLU=swiglu,
         HAS_ZEROS=zeros is not None,
-        HAS_BIAS=bias is not None,
         INPUT_PRECISION=input_precision,
     )
-    if partial is not None:
-        sum_splits(partial, out, bias, swiglu=swiglu)
-    return out
 
 
 def w8a16_gemm(
@@ -214,7 +218,10 @@ def w8a16_gemm(
     scales: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
     swiglu: bool = False,
+    residual: torch.Tensor | None = None,
     input_precision: str = "ieee",
     out: torch.Tensor | None = None,
     workspace: torch.Tensor | None = None,
@@ -225,18 +232,20 @@ def w8a16_gemm(
     Otherwise as `skinny_gemm`.
     """
     return _weight_only_gemm(
-        "w8a16_gemm",
         8,
         x,
         weight,
         scales,
         None,
-        bias,
-        swiglu,
         input_precision,
-        out,
-        workspace,
-        tile,
+        bias=bias,
+        norm_weight=norm_weight,
+        eps=eps,
+        swiglu=swiglu,
+        residual=residual,
+        out=out,
+        workspace=workspace,
+        tile=tile,
     )
 
 
@@ -247,7 +256,10 @@ def w4a16_gemm(
     zeros: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     *,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
     swiglu: bool = False,
+    residual: torch.Tensor | None = None,
     input_precision: str = "ieee",
     out: torch.Tensor | None = None,
     workspace: torch.Tensor | None = None,
@@ -258,18 +270,20 @@ def w4a16_gemm(
     scales, zeros: (n, groups); without zeros the zero point is 8. Otherwise as `skinny_gemm`.
     """
     return _weight_only_gemm(
-        "w4a16_gemm",
         4,
         x,
         packed,
         scales,
         zeros,
-        bias,
-        swiglu,
         input_precision,
-        out,
-        workspace,
-        tile,
+        bias=bias,
+        norm_weight=norm_weight,
+        eps=eps,
+        swiglu=swiglu,
+        residual=residual,
+        out=out,
+        workspace=workspace,
+        tile=tile,
     )
 
 

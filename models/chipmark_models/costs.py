@@ -11,17 +11,17 @@ from collections.abc import Mapping
 
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import UnknownNameError
+from chipmark_models.precision import PRECISIONS, tensor_bytes
 from chipmark_models.weights.naming import EMBEDDING, HEAD, expected_shapes
 
-# Bits a stored element takes, quantisation scales and zero points included.
-# int8 and int4 in groups of 32 with an fp16 scale, int4 with a 4-bit zero point besides.
-WEIGHT_BITS: Mapping[str, float] = {
-    "fp32": 32.0,
-    "bf16": 16.0,
-    "fp16": 16.0,
+# Bits a stored element takes where every matrix is quantised, the table too, scales and zero points
+# included: int8 and int4 in groups of 32 with an fp16 scale, int4 with a 4-bit zero point besides.
+_WHOLLY_QUANTISED_BITS: Mapping[str, float] = {
     "int8-g32": 8.0 + 16.0 / 32,
     "int4-g32": 4.0 + (16.0 + 4.0) / 32,
 }
+WEIGHT_PRECISIONS: tuple[str, ...] = (*PRECISIONS, *_WHOLLY_QUANTISED_BITS)
+"""Names of weights' precisions whose bytes are known here."""
 KV_BYTES: Mapping[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
 
 
@@ -47,8 +47,9 @@ def non_embedding_parameters(config: ModelConfig) -> int:
 
 
 def weight_bytes_stored(config: ModelConfig, precision: str) -> float:
-    """Bytes of all weights as stored; vectors (norms, biases) of quantised models are 16-bit."""
-    return sum(_bytes(shape, precision) for shape in expected_shapes(config).values())
+    """Bytes of all weights as stored, scales included. What a quantised precision keeps (vectors,
+    and of `w8`, `w4`, `fp8` the table and the head, see `precision`) is 16-bit."""
+    return sum(_bytes(n, s, precision) for n, s in expected_shapes(config).items())
 
 
 def weight_bytes_per_launch(
@@ -61,8 +62,8 @@ def weight_bytes_per_launch(
     head, and its gathered rows come with that; without a head only they are read.
     """
     shapes = expected_shapes(config)
-    layers = sum(_bytes(s, precision) for n, s in shapes.items() if n not in (EMBEDDING, HEAD))
-    table = _bytes(shapes[EMBEDDING], precision)
+    layers = sum(_bytes(n, s, precision) for n, s in shapes.items() if n not in (EMBEDDING, HEAD))
+    table = _bytes(EMBEDDING, shapes[EMBEDDING], precision)
     gathered = table * min(gathered_rows, config.vocab_size) / config.vocab_size
     if not head:
         return layers + gathered
@@ -87,9 +88,11 @@ def decode_bytes(
     """Numerator of `mbu` for one decode launch, in bytes.
 
     Weights once, plus the live KV rows (tokens whose keys and values are attended to, a prefix
-    that sequences share once) plus the rows written. `kv_precision` defaults to the weights'.
+    that sequences share once) plus the rows written. `kv_precision` defaults to what goes with
+    the weights' (`Precision.kv`).
     """
-    kv = kv_bytes_per_token(config, kv_precision or precision)
+    own = PRECISIONS[precision].kv if precision in PRECISIONS else precision
+    kv = kv_bytes_per_token(config, kv_precision or own)
     weights = weight_bytes_per_launch(config, precision, gathered_rows)
     return weights + kv * (unique_live_rows + rows_written)
 
@@ -118,10 +121,10 @@ def prefill_flops(config: ModelConfig, n_new: int, causal_context_sum: int, head
     return linear_flops(config, n_new, head_rows) + attention_flops(config, causal_context_sum)
 
 
-def _bytes(shape: tuple[int, ...], precision: str) -> float:
-    if precision not in WEIGHT_BITS:
-        raise UnknownNameError("precision", precision, WEIGHT_BITS)
-    bits = WEIGHT_BITS[precision]
-    if len(shape) == 1 and bits < 16:
-        bits = 16.0
+def _bytes(name: str, shape: tuple[int, ...], precision: str) -> float:
+    if precision in PRECISIONS:
+        return tensor_bytes(precision, name, shape)
+    if precision not in _WHOLLY_QUANTISED_BITS:
+        raise UnknownNameError("precision", precision, WEIGHT_PRECISIONS)
+    bits = 16.0 if len(shape) == 1 else _WHOLLY_QUANTISED_BITS[precision]
     return math.prod(shape) * bits / 8

@@ -20,9 +20,11 @@ import torch.nn.functional as functional
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError
 from chipmark_models.rope import cos_sin_tables
+from chipmark_models.weights.e4m3 import MAX as E4M3_MAX
 from chipmark_models.weights.naming import EMBEDDING, FINAL_NORM, HEAD, layer_prefix, layer_shapes
 
 TensorFn = Callable[[str], npt.NDArray[np.float32]]
+RoundFn = Callable[[torch.Tensor], torch.Tensor]
 Tensors = dict[str, torch.Tensor]
 
 _HEAD_ROWS = 32_768  # rows of the head a step: bounds the copy that a read-only map or double needs
@@ -33,13 +35,23 @@ class Oracle:
     """Logits of whole sequences, without a cache. `tensor_fn` gives float32 weights by name.
 
     Hand it the dequantised weights of the precision under test, then its distance to a backend
-    is the backend's error alone. `double` computes in float64.
+    is the backend's error alone. `double` computes in float64. `round_input` is put on what goes
+    into the layers' products: with it the distance to the plain oracle is what rounding
+    activations does by itself.
     """
 
-    def __init__(self, config: ModelConfig, tensor_fn: TensorFn, *, double: bool = False) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        tensor_fn: TensorFn,
+        *,
+        double: bool = False,
+        round_input: RoundFn | None = None,
+    ) -> None:
         self.config = config
         self._tensor_fn = tensor_fn
         self._dtype = torch.float64 if double else torch.float32
+        self._round_input = round_input
 
     @torch.no_grad()
     def logits(
@@ -92,16 +104,16 @@ class Oracle:
     ) -> torch.Tensor:
         x = x + self._attention(self._rms(x, w["input_layernorm.weight"]), w, tables)
         h = self._rms(x, w["post_attention_layernorm.weight"])
-        gate = functional.silu(_linear(h, w, "mlp.gate_proj"))
-        return x + _linear(gate * _linear(h, w, "mlp.up_proj"), w, "mlp.down_proj")
+        gate = functional.silu(self._linear(h, w, "mlp.gate_proj"))
+        return x + self._linear(gate * self._linear(h, w, "mlp.up_proj"), w, "mlp.down_proj")
 
     def _attention(
         self, x: torch.Tensor, w: Tensors, tables: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
         c, length = self.config, x.shape[0]
-        q = _linear(x, w, "self_attn.q_proj").view(length, c.n_heads, c.head_dim)
-        k = _linear(x, w, "self_attn.k_proj").view(length, c.n_kv_heads, c.head_dim)
-        v = _linear(x, w, "self_attn.v_proj").view(length, c.n_kv_heads, c.head_dim)
+        q = self._linear(x, w, "self_attn.q_proj").view(length, c.n_heads, c.head_dim)
+        k = self._linear(x, w, "self_attn.k_proj").view(length, c.n_kv_heads, c.head_dim)
+        v = self._linear(x, w, "self_attn.v_proj").view(length, c.n_kv_heads, c.head_dim)
         if c.qk_norm:
             q = self._rms(q, w["self_attn.q_norm.weight"])
             k = self._rms(k, w["self_attn.k_norm.weight"])
@@ -116,7 +128,8 @@ class Oracle:
             hidden = torch.arange(stop)[None, :] > torch.arange(start, stop)[:, None]
             scores.masked_fill_(hidden, -torch.inf)
             out[:, :, start:stop] = scores.softmax(-1) @ v[:, :, :stop]
-        return _linear(out.permute(2, 0, 1, 3).reshape(length, c.q_size), w, "self_attn.o_proj")
+        joined = out.permute(2, 0, 1, 3).reshape(length, c.q_size)
+        return self._linear(joined, w, "self_attn.o_proj")
 
     def _rotate(self, x: torch.Tensor, tables: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         cos, sin = (t[: x.shape[0], None] for t in tables)
@@ -138,6 +151,14 @@ class Oracle:
                 logits[:, start : start + step] = (x @ rows.T).float().numpy()
         return out
 
+    def _linear(self, x: torch.Tensor, w: Tensors, name: str) -> torch.Tensor:
+        x = x if self._round_input is None else self._round_input(x)
+        return functional.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
 
-def _linear(x: torch.Tensor, w: Tensors, name: str) -> torch.Tensor:
-    return functional.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
+
+def round_rows_fp8(x: torch.Tensor) -> torch.Tensor:
+    """Rows of x (..., k) to e4m3 with a scale a row, and back: the activations of `fp8`."""
+    top = x.abs().amax(-1, keepdim=True) / E4M3_MAX
+    scale = torch.where(top > 0, top, torch.ones_like(top)).float()
+    scaled = (x.float() / scale).clamp(-E4M3_MAX, E4M3_MAX)
+    return (scaled.to(torch.float8_e4m3fn).float() * scale).to(x.dtype)

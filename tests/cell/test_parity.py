@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from chipmark.cell import parity
-from chipmark.cell.logits import LogitRows, load_logits, save_logits
+from chipmark.cell.logits import LogitRows, distance, load_logits, save_logits, tolerance_of
 from chipmark.cell.oracle_child import plan
 from chipmark.cell.parity import (
     all_turns,
@@ -120,3 +120,25 @@ def test_reference_is_computed_once_and_is_the_oracles(tmp_path: Path) -> None:
     full = Oracle(weights.config, weights.float32).logits([session.tokens])[0]
     for (_, _, position), row in zip(first.rows.keys.tolist(), first.rows.logits, strict=True):
         assert np.abs(full[position] - row).max() < 1e-4
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+def test_rounded_activations_have_a_reference_of_their_own(tmp_path: Path) -> None:
+    from chipmark_models.weights.prepared import open_any
+
+    spec = prepare_spec(WeightRef("synthetic", "tiny", None, 0), "fp8", tmp_path)
+    source_hash = open_any(spec).source_hash
+    trace = parity_trace(512, (), 120)
+    plain, rounded = (
+        reference(
+            tmp_path, spec.to_dict(), source_hash, "fp8", trace, ((1, 0),), tmp_path / str(r),
+            rounded=r,
+        ).rows
+        for r in (False, True)
+    )  # fmt: skip
+    assert plain is not None
+    assert rounded is not None
+    own = distance(plain, rounded, 5e-2).rms_rel
+    assert 0.05 < own < 0.5  # e4m3 has 3 bits of mantissa
+    assert tolerance_of("w8", own) == 1.5 * own
+    assert tolerance_of("w8", 0.01) == tolerance_of("w8") == 5e-2

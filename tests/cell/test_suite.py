@@ -16,7 +16,7 @@ repeats = 4
 [[mine.cells]]
 workload = "func-call"
 precision = ["fp32", "bf16"]
-backend = ["torch:cpu", "ort:cpu"]
+backend = ["torch:cpu", "sim:golden"]
 concurrency = [1, 2]
 sessions = 3
 """
@@ -52,7 +52,7 @@ def test_lists_multiply_and_groups_differ_only_in_the_backend(tmp_path: Path) ->
     found = groups(suite)
     assert [len(group) for group in found] == [2, 2, 2, 2]
     for group in found:
-        assert [cell.backend for cell in group] == ["torch:cpu", "ort:cpu"]
+        assert [cell.backend for cell in group] == ["torch:cpu", "sim:golden"]
 
 
 def test_overrides_replace_axes() -> None:

@@ -26,7 +26,7 @@ KERNEL_MODULES = (
     "rope_kv",
     "prefill_attention",
     "decode_attention",
-    "split_k",
+    "gemm",
     "skinny_gemm",
     "weight_only",
     "fp8_gemm",

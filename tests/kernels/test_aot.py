@@ -78,6 +78,7 @@ GOOD = Compiled(64, 4096, 0, 8, 16)
         (dataclasses.replace(GOOD, spill_bytes=8), None),
         (dataclasses.replace(GOOD, spill_bytes=64), "spills 64 bytes a thread"),
         (dataclasses.replace(GOOD, spill_bytes=8, registers=255), "spills 8 bytes a thread"),
+        (dataclasses.replace(GOOD, spills_in_loops=2), "spills 2 times inside a loop"),
         (dataclasses.replace(GOOD, shared_bytes=300_000), "shared memory over 232448"),
         (dataclasses.replace(GOOD, vector_loads=0), "no 16-byte loads"),
         (dataclasses.replace(GOOD, matrix=0), "no matrix instructions"),
@@ -97,6 +98,23 @@ def test_what_the_design_forbids_fails_the_command(made, problem, capsys, monkey
     assert status == (0 if problem is None else 1)
     assert ("FAILED" in output) == (problem is not None)
     assert problem is None or f"FAILED: {problem}" in output
+
+
+SASS = """
+  /*0dd0*/  @P0 STL [R1], R0 ;
+.L_x_1:
+  /*0f00*/  HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+{inside}
+  /*1690*/  @!P0 BRA `(.L_x_1) ;
+  /*16c0*/  LDL.LU R10, [R1] ;
+.L_x_2:
+  /*19e0*/  BRA `(.L_x_2);
+"""
+
+
+def test_a_value_parked_around_a_loop_is_told_from_one_spilled_inside() -> None:
+    assert compile_ahead.spills_in_loops(SASS.format(inside="")) == 0
+    assert compile_ahead.spills_in_loops(SASS.format(inside="  LDL R3, [R1+0x4] ;")) == 1
 
 
 @pytest.mark.slow

@@ -138,6 +138,22 @@ def test_decode_reads_nothing_of_a_stale_workspace(rng) -> None:
     assert torch.equal(got[1], torch.zeros(2, 16))
 
 
+def test_a_workspace_for_fewer_splits_is_refused(rng) -> None:
+    k, v, table = paged_cache([20], 1, 16, torch.float32, rng)
+    q = torch.randn(1, 2, 16, generator=rng)
+    lens = torch.tensor([20], dtype=torch.int32)
+    small = split_workspace(q, 4)
+    with pytest.raises(ValueError, match=r"workspace\.partial has 128 elements, 256 are needed"):
+        decode_attention(q, k, v, table, lens, 1.0, workspace=small, tile=Tile(16, 16, split=8))
+
+
+def test_prefill_of_no_sequence_does_nothing(rng) -> None:
+    q, k, v, table, cu_q, lens = _prefill_case([4], [4], 1, 1, 16, torch.float32, rng)
+    out = torch.full_like(q, 7.0)
+    assert prefill_attention(q, k, v, table[:0], cu_q[:1], lens[:0], 1.0, out=out) is out
+    assert (out == 7.0).all()
+
+
 def test_decode_equals_prefill_of_one_token(rng) -> None:
     lens = [33, 16]
     k, v, table = paged_cache(lens, 2, 16, torch.float32, rng)

@@ -61,6 +61,7 @@ def test_queries_and_cache_agree_with_fp64(
 def test_slot_minus_one_writes_nothing_and_its_query_is_still_given(rng) -> None:
     inputs = _inputs(2, 1, 8, torch.float32, rng, tokens=3)
     inputs[4].fill_(-1)
+    inputs[3].fill_(-1_000_000)  # what a padded row's position may hold
     q = qknorm_rope_kvwrite(*inputs, 2)
     assert inputs[-1].isnan().all()
     assert inputs[-2].isnan().all()
@@ -92,3 +93,23 @@ def test_caches_of_another_memory_order_are_written_at_their_strides(rng) -> Non
 def test_one_norm_weight_without_the_other_is_refused(rng) -> None:
     with pytest.raises(ValueError, match="give both or none"):
         qknorm_rope_kvwrite(*_inputs(1, 1, 4, torch.float32, rng), 1, q_norm=torch.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("index", "change", "message"),
+    [
+        (1, lambda cos: torch.cat((cos, cos), 1)[:, :2], "cos and sin: strides must agree"),
+        (3, lambda positions: positions.repeat_interleave(2)[::2], "positions: the last dimension"),
+    ],
+)
+def test_memory_that_the_kernel_would_misread_is_refused(index, change, message, rng) -> None:
+    inputs = list(_inputs(1, 1, 4, torch.float32, rng))
+    inputs[index] = change(inputs[index])
+    with pytest.raises(ValueError, match=message):
+        qknorm_rope_kvwrite(*inputs, 1)
+
+
+def test_queries_whose_heads_lie_apart_are_refused(rng) -> None:
+    out = torch.empty(5, 4, 8)[:, ::2]
+    with pytest.raises(ValueError, match="q_out: the heads of a row must be contiguous"):
+        qknorm_rope_kvwrite(*_inputs(2, 1, 8, torch.float32, rng), 2, q_out=out)

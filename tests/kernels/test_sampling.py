@@ -79,6 +79,12 @@ def test_temperatures_without_seeds_are_refused() -> None:
         sample(torch.zeros(1, 4), temperatures=torch.ones(1))
 
 
+def test_a_small_workspace_is_refused() -> None:
+    workspace = (torch.empty(1, 2), torch.empty(1, 2, dtype=torch.int32))
+    with pytest.raises(ValueError, match="workspace has 2 elements, 3 are needed"):
+        sample(torch.zeros(1, 130), workspace=workspace, tile=TILE)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocab", [1, 123, pytest.param(1000, marks=pytest.mark.slow)])
 def test_the_cutoff_is_the_smallest_set_that_reaches_top_p(dtype, vocab, rng) -> None:

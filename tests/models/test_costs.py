@@ -72,6 +72,43 @@ def test_quantised_bytes_hold_their_scales_and_leave_vectors_16_bit() -> None:
     assert costs.weight_bytes_stored(TINY, "int4-g32") == pytest.approx(expected)
 
 
+def test_w8_w4_and_fp8_hold_their_scales_and_leave_table_head_and_vectors_16_bit() -> None:
+    # tiny: k is 64 (q, k, v, gate, up: one group of 64), 96 (o: three of 32), 176 (down: no group
+    # for integers, so 16-bit; one scale a row for fp8).
+    from_64 = 3 * (96 + 32 + 32 + 176 + 176)  # rows of the three layers
+    from_96, from_176 = 3 * 64, 3 * 64
+    kept = 2 * (7 * 64 + TABLE)
+    down = 2 * from_176 * 176
+    assert costs.weight_bytes_stored(TINY, "w8") == (
+        kept + down + from_64 * (64 + 2) + from_96 * (96 + 3 * 2)
+    )
+    assert costs.weight_bytes_stored(TINY, "w4") == (
+        kept + down + from_64 * (32 + 2) + from_96 * (48 + 3 * 2)
+    )
+    fp8 = kept + from_64 * (64 + 4) + from_96 * (96 + 4) + from_176 * (176 + 4)
+    assert costs.weight_bytes_stored(TINY, "fp8") == fp8
+    assert costs.weight_bytes_stored(UNTIED, "fp8") == fp8 + 2 * TABLE
+
+
+def test_a_launch_of_qwen3_8b_in_w4() -> None:
+    # 36 layers of 192,937,984 matrix weights at 4 + 16/128 bits, norms and the head at 16.
+    c = preset("qwen3-8b")
+    matrices = 36 * (4096 * (4096 + 2 * 1024 + 4096) + 3 * 4096 * 12_288)
+    vectors = 36 * (2 * 4096 + 2 * 128) + 4096
+    head = 151_936 * 4096
+    expected = matrices * 4.125 / 8 + 2 * (vectors + head + 4 * 4096)
+    assert costs.weight_bytes_per_launch(c, "w4", 4) == expected
+
+
+def test_kv_of_quantised_weights_is_bf16_unless_said() -> None:
+    for precision in ("w8", "w4", "fp8"):
+        weights = costs.weight_bytes_per_launch(TINY, precision, 1)
+        assert costs.decode_bytes(TINY, precision, 9, 1, 1) == weights + 10 * 192 * 2
+        assert costs.decode_bytes(TINY, precision, 9, 1, 1, "fp8") == weights + 10 * 192
+    with pytest.raises(UnknownNameError, match="w4"):
+        costs.weight_bytes_stored(TINY, "w5")
+
+
 def test_flops_of_a_prefill() -> None:
     # 3 new tokens after 5: contexts 6 + 7 + 8 = 21; head for the last row only.
     assert costs.causal_context_sum(5, 3) == 21

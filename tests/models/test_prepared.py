@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from chipmark_models.errors import BadInputError
-from chipmark_models.weights import prepared as prepared_module
+from chipmark_models.weights import writer
 from chipmark_models.weights.prepared import (
     ComputedWeights,
     PreparedWeights,
@@ -26,10 +26,10 @@ from chipmark_models.weights.source import (
     STORED_DTYPE,
     WeightRef,
     open_weights,
-    precision_hash,
     round_to,
     widen,
 )
+from chipmark_models.weights.stored import precision_hash
 
 REF = WeightRef("synthetic", "tiny", None, 0)
 
@@ -61,7 +61,7 @@ def test_the_data_file_is_valid_safetensors_even_with_padding(
 ) -> None:
     reference = pytest.importorskip("safetensors.numpy")
     # A wider alignment makes gaps between tensors that are multiples of 64 bytes.
-    monkeypatch.setattr(prepared_module, "ALIGNMENT", 1000)
+    monkeypatch.setattr(writer, "ALIGNMENT", 1000)
     done = prepare(REF, "fp16", tmp_path)
     theirs = reference.load_file(done.path)
     assert set(done.names()) < set(theirs)

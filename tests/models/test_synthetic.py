@@ -12,13 +12,8 @@ import pytest
 from chipmark_models.errors import BadInputError, UnknownNameError
 from chipmark_models.presets import preset
 from chipmark_models.weights.naming import check_shapes, expected_shapes
-from chipmark_models.weights.source import (
-    WeightRef,
-    open_weights,
-    precision_hash,
-    round_to,
-    widen,
-)
+from chipmark_models.weights.source import WeightRef, open_weights, round_to, widen
+from chipmark_models.weights.stored import precision_hash
 from chipmark_models.weights.synthetic import SyntheticWeights, power_of_two
 
 GOLDEN = {

@@ -15,6 +15,7 @@ from chipmark.table.cells import file_text, markdown_text, number_text, plain_te
 from chipmark.table.columns import COLUMNS, EXTRA_KEYS
 from chipmark.table.render import BLOCKS, FORMATS, render
 from chipmark.table.rows import Row, build_rows
+from chipmark_models.presets import preset
 
 Make = Callable[..., Record]
 EVIL = '=cmd|"/C calc"!A1 <script>alert(1)</script> | `x` \x1b[31mred'
@@ -151,3 +152,24 @@ def test_an_unknown_format_has_near_names(rows: list[Row]) -> None:
 @pytest.mark.parametrize("format", FORMATS)
 def test_no_rows_are_no_error(format: str) -> None:
     assert isinstance(render([], format), str)
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind", "shown"),
+    [
+        ("w4", "w4", "w4/g128"),
+        ("w8", "w8", "w8/g128"),
+        ("fp8", "w8", "fp8/row"),
+        ("bf16", "16-bit", "bf16"),
+    ],
+)
+def test_precision_names_class_and_group(
+    make_record: Make, weights: str, kind: str, shown: str
+) -> None:
+    record = make_record(
+        model__config=preset("qwen3-8b").to_dict(),
+        precision__weights=weights,
+        precision__class_name=kind,
+    )
+    row = build_rows([record], load_book(EXAMPLE))[0]
+    assert str(row.values["precision"]).startswith(f"{kind} (w {shown}, a ")

@@ -24,8 +24,7 @@ from chipmark.results.manifest import (
     Note,
     PrecisionId,
 )
-
-_CLASS = {"fp32": "fp32", "bf16": "16-bit", "fp16": "16-bit"}
+from chipmark_models.precision import precision_named
 
 
 def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str, Any]) -> Manifest:
@@ -64,14 +63,15 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
 
 def _precision(requested: str, told: dict[str, str] | None) -> PrecisionId:
     told = told or {}
+    named = precision_named(requested)
     return PrecisionId.model_validate(
         {
             "requested": requested,
             "weights": told.get("weights", requested),
-            "activation": told.get("activation", requested),
-            "kv": told.get("kv", requested),
+            "activation": told.get("activation", named.activation),
+            "kv": told.get("kv", named.kv),
             "accumulate": told.get("accumulate", "unknown"),
-            "class_name": told.get("class", _CLASS[requested]),
+            "class_name": told.get("class", named.class_name),
         }
     )
 
@@ -88,9 +88,14 @@ def _load(cell: MeasuredCell) -> LoadResult:
         ep_coverage=loaded["ep_coverage"],
         device=loaded["device"],
         caps=loaded["caps"],
-        details=loaded["details"] | {"wall_s": loaded["wall_s"]},
+        details=loaded["details"] | {"wall_s": loaded["wall_s"]} | _quantised(cell),
         peak_rss_bytes=cell.peak_rss_bytes or None,
     )
+
+
+def _quantised(cell: MeasuredCell) -> dict[str, Any]:
+    in_use = cell.inputs.in_use
+    return {"quantised": in_use.quantised} if in_use and in_use.quantised else {}
 
 
 def _environment(loaded: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +121,9 @@ def _notes(cell: MeasuredCell, chip: ChipIdentity) -> list[Note]:
         notes.append(Note(code="unverified_chip", text=f"{chip.name}: {'; '.join(chip.evidence)}"))
     if cell.inputs.model.source_kind == "synthetic":
         notes.append(Note(code="weights_synthetic", text="seeded weights of the model's shape"))
+    if kept := _quantised(cell).get("quantised", {}).get("kept_matrices"):
+        text = f"{len(kept)} matrices stay bf16, as no group divides their rows: {kept[0]} first"
+        notes.append(Note(code="precision_note", text=text))
     if cell.inputs.feedback == "sampled":
         notes.append(Note(code="feedback_sampled", text="contexts differ between backends"))
     unique = {(note.code, note.text): note for note in notes}

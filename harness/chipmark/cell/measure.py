@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chipmark.cell import roofs
-from chipmark.cell.logits import TOLERANCE_RMS_REL, distance, load_logits
+from chipmark.cell.logits import LogitRows, distance, load_logits, tolerance_of
 from chipmark.cell.parent import ChildProcess
 from chipmark.cell.parity import (
     Reference,
+    Wanted,
     all_turns,
     capture_turn,
     closed_rule_errors,
@@ -28,6 +29,7 @@ from chipmark.meters.contract import Meter
 from chipmark.meters.replay import save_samples
 from chipmark.results.manifest import ModelId, Note, ParityResult, Probes, Slo, SweepPoint
 from chipmark.workload.trace import Trace, save_trace
+from chipmark_models.precision import precision_named
 
 MIN_WINDOW_SESSIONS = 4
 """Sessions that all lanes of the capacity lane complete together, at least."""
@@ -161,7 +163,7 @@ class MeasuredCell:
         )
         self._seen(answer)
         child.park()
-        tolerance = self._tolerance()
+        tolerance = self._tolerance(found.rows, trace, all_turns(trace), "parity")
         found_distance = distance(found.rows, load_logits(out), tolerance)
         passed = found_distance.passes(tolerance)
         reason = "" if passed else f"rms {found_distance.rms_rel:.2e} over {tolerance:.0e}"
@@ -270,7 +272,7 @@ class MeasuredCell:
         found = self._reference(self.inputs.trace, (self._capture,), "captured")
         if found.rows is None:
             return
-        tolerance = self._tolerance()
+        tolerance = self._tolerance(found.rows, self.inputs.trace, (self._capture,), "captured")
         measured = distance(found.rows, load_logits(captured), tolerance)
         update: dict[str, Any] = {
             "captured_rms_rel": _finite(measured.rms_rel),
@@ -311,8 +313,23 @@ class MeasuredCell:
     def _seen(self, answer: Mapping[str, Any]) -> None:
         self.peak_rss_bytes = max(self.peak_rss_bytes, int(answer.get("peak_rss_bytes") or 0))
 
-    def _tolerance(self) -> float:
-        return TOLERANCE_RMS_REL[str(self.loaded["precision"]["class"])]
+    def _tolerance(self, plain: LogitRows, trace: Trace, wanted: Wanted, name: str) -> float:
+        """Of the precision's class; where activations are rounded to e4m3, what that does to the
+        very rows compared is found first, and said."""
+        class_name = str(self.loaded["precision"]["class"])
+        if precision_named(self.inputs.plan.precision).activation != "fp8":
+            return tolerance_of(class_name)
+        rounded = self._reference(trace, wanted, f"{name}-rounded", rounded=True)
+        if rounded.rows is None:
+            return tolerance_of(class_name)
+        own = distance(plain, rounded.rows, tolerance_of(class_name)).rms_rel
+        tolerance = tolerance_of(class_name, own)
+        text = (
+            f"{name}: e4m3 activations alone move logits by rms {own:.2g}; up to {tolerance:.2g} "
+            "passes, and faults below that show in bf16 only"
+        )
+        self.notes.append(Note(code="precision_note", text=text))
+        return tolerance
 
     def _parity_trace(self, buckets: tuple[int, ...]) -> Trace:
         in_use = self.inputs.in_use
@@ -320,7 +337,9 @@ class MeasuredCell:
             return parity_trace(self.inputs.trace.vocab_size)
         return parity_trace(in_use.config.vocab_size, buckets, in_use.config.max_context)
 
-    def _reference(self, trace: Trace, wanted: tuple[tuple[int, int], ...], name: str) -> Reference:
+    def _reference(
+        self, trace: Trace, wanted: Wanted, name: str, *, rounded: bool = False
+    ) -> Reference:
         in_use = self.inputs.in_use
         assert in_use is not None
         return reference(
@@ -331,6 +350,7 @@ class MeasuredCell:
             trace,
             wanted,
             self.folder / f"oracle-{name}",
+            rounded=rounded,
         )
 
     def _read_bytes(self) -> int:

@@ -24,6 +24,8 @@ from chipmark.cell.parent import ChildProcess
 from chipmark.workload.scale import Scale
 from chipmark.workload.session import Session, Turn
 from chipmark.workload.trace import Trace, save_trace
+from chipmark_models.precision import QUANTISED
+from chipmark_models.weights.quantise import RULE
 
 _DEFAULT_CROSSING = 256
 _LARGEST_CROSSING = 1024  # the oracle's time grows with it; a bucket beyond is not crossed
@@ -115,10 +117,18 @@ def closed_rule_errors(trace: Trace, measured: LogitRows) -> str:
 
 
 def reference_file(
-    cache: Path, source_hash: str, precision: str, trace: Trace, wanted: Wanted
+    cache: Path,
+    source_hash: str,
+    precision: str,
+    trace: Trace,
+    wanted: Wanted,
+    *,
+    rounded: bool = False,
 ) -> Path:
     """Where the oracle's logits lie: by weights, precision, trace and turns."""
-    text = json.dumps([1, source_hash, precision, trace.hash, wanted])
+    stored = f"{precision} {RULE}" if precision in QUANTISED else precision
+    stored += " rounded" if rounded else ""
+    text = json.dumps([1, source_hash, stored, trace.hash, wanted])
     return cache / "reference" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
 
@@ -130,12 +140,15 @@ def reference(
     trace: Trace,
     wanted: Wanted,
     scratch: Path,
+    *,
+    rounded: bool = False,
 ) -> Reference:
     """The oracle's logits from the cache folder, else computed by a process of its own.
 
-    A file under `reference_file` may also have been carried here from another machine.
+    rounded: with activations rounded to e4m3 (`logits.tolerance_of` says what for). A file under
+    `reference_file` may also have been carried here from another machine.
     """
-    path = reference_file(cache, source_hash, precision, trace, wanted)
+    path = reference_file(cache, source_hash, precision, trace, wanted, rounded=rounded)
     if path.is_file():
         return Reference(load_logits(path))
     if importlib.util.find_spec("torch") is None:
@@ -148,6 +161,7 @@ def reference(
         "trace": str(scratch / "trace.npz"),
         "wanted": [list(pair) for pair in wanted],
         "out": str(path),
+        "rounded": rounded,
     }
     with ChildProcess(json.dumps(spec), scratch, module="chipmark.cell.oracle_child") as child:
         child.ask("compute", _ORACLE_LIMIT_S)

@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from chipmark.cell.computes import computed_pairs
 from chipmark.errors import BadInputError, UnknownNameError, UsageError
 from chipmark.registry import split_backend
+from chipmark_models.precision import precision_named
 
 SUITES_FILE = Path(__file__).with_name("suites.toml")
 MIN_REPEATS = 3
 
 Lane = Literal["equal_n", "capacity"]
 LANES: tuple[Lane, ...] = ("equal_n", "capacity")
-PRECISIONS = ("fp32", "bf16", "fp16")
 
 _LISTS = ("workload", "scale", "model", "precision", "backend", "concurrency")
 _SINGLE = ("sessions", "lane")
@@ -64,11 +65,13 @@ class CellPlan:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """Cells and how often each is repeated. `found` says whether backends are to be looked for."""
+    """Cells and how often each is repeated. left_out: backends with precisions of the suite that
+    they do not compute."""
 
     name: str
     repeats: int
     cells: tuple[CellPlan, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,8 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
     """A built-in suite by name or a TOML file by path, with overrides.
 
     `here` are the backends used where a suite names none. Raises UnknownNameError for a suite or
-    a backend, BadInputError with file and field for a file, UsageError for what does not fit.
+    a backend, BadInputError with file and field for a file, UsageError for what does not fit (a
+    precision that the backend does not compute among it).
     """
     path, names = _find(name)
     tables = _read(path)
@@ -110,10 +114,12 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
     if not isinstance(blocks, list) or not blocks:
         raise BadInputError(path, "a suite needs at least one [[cells]]", field=f"{chosen}.cells")
     cells: dict[CellPlan, None] = {}
+    left_out: dict[str, None] = {}
     for number, block in enumerate(blocks):
-        for cell in _unfold(path, f"{chosen}.cells[{number}]", block, overrides, here):
-            cells[cell] = None
-    return Suite(chosen, repeats, tuple(cells))
+        unfolded, left = _unfold(path, f"{chosen}.cells[{number}]", block, overrides, here)
+        cells |= dict.fromkeys(unfolded)
+        left_out |= dict.fromkeys(left)
+    return Suite(chosen, repeats, tuple(cells), tuple(left_out))
 
 
 def suite_names() -> list[str]:
@@ -164,7 +170,7 @@ def _known_fields(path: Path, where: str, table: object, known: Sequence[str]) -
 
 def _unfold(
     path: Path, where: str, block: object, overrides: Overrides, here: Sequence[str]
-) -> list[CellPlan]:
+) -> tuple[list[CellPlan], tuple[str, ...]]:
     _known_fields(path, where, block, (*_LISTS, *_SINGLE))
     table = cast("Mapping[str, Any]", block)
     axes = {name: _axis(path, where, name, table) for name in _LISTS}
@@ -194,8 +200,9 @@ def _unfold(
         raise UsageError(
             "no backend was found here", "`chipmark doctor` says what is missing; or name one: -b"
         )
+    computed = computed_pairs(backends, axes["precision"], named=bool(axes["backend"]))
     base = CellPlan("", "", "", "", kind, "", sessions, 0, cast("Lane", lane))
-    return [
+    cells = [
         replace(
             base,
             workload=workload,
@@ -213,7 +220,9 @@ def _unfold(
             axes["concurrency"],
             backends,
         )
+        if (backend, precision) in computed.pairs
     ]
+    return cells, computed.left_out
 
 
 def _axis(path: Path, where: str, name: str, table: Mapping[str, Any]) -> list[Any]:
@@ -243,8 +252,7 @@ def _check(
     for backend in axes["backend"]:
         split_backend(backend)
     for precision in axes["precision"]:
-        if precision not in PRECISIONS:
-            raise UnknownNameError("precision", precision, PRECISIONS)
+        precision_named(precision)
     for concurrency in axes["concurrency"]:
         if concurrency < 1:
             raise UsageError(f"{where}: concurrency is {concurrency}; at least one session runs")

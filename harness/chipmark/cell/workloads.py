@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from chipmark.workload.replay import replay
 from chipmark.workload.scale import scale_named
 from chipmark.workload.trace import Trace
 from chipmark_models.config import ModelConfig
+from chipmark_models.precision import kept_matrices, label, precision_named
 from chipmark_models.presets import PRESETS
 from chipmark_models.pull import PACKAGED, SYNTHETIC_SUFFIX, installed, pull, resolve_model
-from chipmark_models.weights.prepared import WeightSpec, open_any, prepare_spec
+from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any, prepare_spec
 from chipmark_models.weights.source import WeightRef, open_weights
 
 Say = Callable[[str], None]
@@ -30,11 +31,16 @@ SIM_VOCABULARY = 49_152
 
 @dataclass(frozen=True, slots=True)
 class ModelInUse:
-    """A model ready for children: its identity, and the specification that they open."""
+    """A model ready for children: its identity, and the specification that they open.
+
+    quantised: what a quantised precision cost and left as it was, for a record's details; empty
+    for a plain one.
+    """
 
     identity: ModelId
     spec: dict[str, Any]
     config: ModelConfig
+    quantised: dict[str, Any] = field(default_factory=dict)
 
 
 def find_model(name: str, seed: int, say: Say) -> WeightRef:
@@ -74,7 +80,18 @@ def prepare_model(ref: WeightRef, precision: str, backend: str, say: Say) -> Mod
             "config": weights.config.to_dict(),
         }
     )
-    return ModelInUse(identity, spec.to_dict(), weights.config)
+    return ModelInUse(identity, spec.to_dict(), weights.config, _quantised(weights))
+
+
+def _quantised(weights: PrecisionWeights) -> dict[str, Any]:
+    if not precision_named(weights.precision).quantised:
+        return {}
+    error = weights.weight_error
+    return {
+        "label": label(weights.config, weights.precision),
+        "weight_error": None if error is None else error.to_dict(),
+        "kept_matrices": list(kept_matrices(weights.config, weights.precision)),
+    }
 
 
 def sim_model(plan: CellPlan) -> ModelId:

@@ -17,6 +17,9 @@ app = typer.Typer(
 def list_models(format_: str = typer.Option("rich", "--format", help="rich or json.")) -> None:
     """List every preset; weights are real where they were pulled, else seeded and synthetic.
 
+    Each is stored in fp32, bf16, fp16, w8, w4 or fp8, as `chipmark run --precision` asks; the
+    quantised ones keep embedding, head and norms in bf16.
+
     Example: chipmark models list
     """
     from rich.table import Table

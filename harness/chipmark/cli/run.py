@@ -37,7 +37,9 @@ def run(
     out: Path = typer.Option(
         Path("runs/latest"), "-o", "--out", help="Where records go; the same one goes on."
     ),
-    precision: list[str] = typer.Option([], help=f"fp32, bf16 or fp16. {_AGAIN}"),
+    precision: list[str] = typer.Option(
+        [], help=f"fp32, bf16, fp16; w8, w4, fp8 where a backend computes them. {_AGAIN}"
+    ),
     concurrency: list[int] = typer.Option(
         [], help=f"Sessions at once; in the capacity lane, where the sweep ends. {_AGAIN}"
     ),
@@ -164,6 +166,8 @@ def _suite(name: str, overrides: object, *, named: bool, python: str) -> Suite:
         if candidate.missing and candidate.backend not in used:
             remedy = f" ({candidate.remedy})" if candidate.remedy else ""
             warn(f"left out {candidate.backend}: {candidate.missing}{remedy}")
+    for text in suite.left_out:
+        warn(f"left out {text}")
     if suite.repeats < MIN_REPEATS:
         warn(f"{suite.repeats} repeats: fewer than {MIN_REPEATS}, so intervals are missing")
     return suite

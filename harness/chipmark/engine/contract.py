@@ -223,7 +223,12 @@ class Loaded:
 
 
 class Backend(Protocol):
-    """What executes steps. Built by `factory(device)` where the name is `KIND:DEVICE`."""
+    """What executes steps. Built by `factory(device)` where the name is `KIND:DEVICE`.
+
+    A factory may have a static `precisions(device) -> tuple[str, ...]`, which answers without the
+    backend's own package and names all that `load` takes: other precisions are then refused
+    before weights are prepared.
+    """
 
     clock: Clock
 

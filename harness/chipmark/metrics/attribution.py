@@ -115,7 +115,8 @@ def _row_weights(view: RepeatView, facts: CellFacts) -> Floats:
     linear = float(costs.linear_flops(config, 1, 0))
     attention = float(costs.attention_flops(config, 1))
     flops = tokens * linear + attention * (tokens * start + tokens * (tokens + 1) / 2)
-    if facts.weights_precision not in costs.WEIGHT_BITS or facts.kv_precision not in costs.KV_BYTES:
+    known = facts.weights_precision in costs.WEIGHT_PRECISIONS
+    if not known or facts.kv_precision not in costs.KV_BYTES:
         return flops
     n_rows = view.tables["launches"]["n_rows"][view.row_launch]
     weights = costs.weight_bytes_per_launch(config, facts.weights_precision, 1)

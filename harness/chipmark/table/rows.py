@@ -19,6 +19,8 @@ from chipmark.table.comparable import (
     standing,
 )
 from chipmark.table.costing import Costing, break_even, price
+from chipmark_models.config import ModelConfig
+from chipmark_models.precision import QUANTISED, label
 
 Bounds = tuple[float | None, float | None]
 
@@ -170,7 +172,10 @@ def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
     m = record.manifest
     p, chip = m.precision, m.chip
     word = _DEVICE_WORD.get(chip.unit, "devices")
-    parts = f"w {p.weights}, a {p.activation}, kv {p.kv}, acc {p.accumulate}"
+    weights = p.weights
+    if weights in QUANTISED and m.model.config:
+        weights = label(ModelConfig.from_dict(m.model.config), weights)
+    parts = f"w {weights}, a {p.activation}, kv {p.kv}, acc {p.accumulate}"
     return {
         "backend": m.backend,
         "chip": chip.name,

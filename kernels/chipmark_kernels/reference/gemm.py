@@ -4,7 +4,43 @@ from __future__ import annotations
 
 import torch
 
+from chipmark_kernels.reference.rmsnorm import rmsnorm_reference
 from chipmark_kernels.reference.swiglu import swiglu_reference
+
+
+def _product(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    norm_weight: torch.Tensor | None,
+    eps: float,
+    swiglu: bool,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    """norm(x) @ weight.T, its bias, SwiGLU and residual, in float32, or float64 for such an x.
+
+    The normed x is rounded to x's dtype, as a norm of its own would leave it.
+    """
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if norm_weight is not None:
+        x, _ = rmsnorm_reference(x, norm_weight, eps)
+    y = x.to(wide) @ weight.to(wide).T
+    return finished(y, bias, swiglu=swiglu, residual=residual)
+
+
+def finished(
+    y: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    swiglu: bool,
+    residual: torch.Tensor | None,
+) -> torch.Tensor:
+    """The end of every GEMM, in y's dtype: bias, then SwiGLU, then the residual."""
+    if bias is not None:
+        y = y + bias.to(y.dtype)
+    if swiglu:
+        y = swiglu_reference(y)
+    return y if residual is None else y + residual.to(y.dtype)
 
 
 def skinny_gemm_reference(
@@ -12,14 +48,13 @@ def skinny_gemm_reference(
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
     swiglu: bool = False,
+    residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """As `chipmark_kernels.skinny_gemm.skinny_gemm`; float64 inputs are computed in float64."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    y = x.to(wide) @ weight.to(wide).T
-    if bias is not None:
-        y = y + bias.to(wide)
-    return (swiglu_reference(y) if swiglu else y).to(x.dtype)
+    return _product(x, weight, bias, norm_weight, eps, swiglu, residual).to(x.dtype)
 
 
 def dequantize_int8(weight: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -46,12 +81,15 @@ def w8a16_gemm_reference(
     scales: torch.Tensor,
     bias: torch.Tensor | None = None,
     *,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
     swiglu: bool = False,
+    residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """As `chipmark_kernels.weight_only.w8a16_gemm`."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     w = dequantize_int8(weight, scales, wide)
-    return skinny_gemm_reference(x.to(wide), w, bias, swiglu=swiglu).to(x.dtype)
+    return _product(x, w, bias, norm_weight, eps, swiglu, residual).to(x.dtype)
 
 
 def w4a16_gemm_reference(
@@ -61,12 +99,15 @@ def w4a16_gemm_reference(
     zeros: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     *,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
     swiglu: bool = False,
+    residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """As `chipmark_kernels.weight_only.w4a16_gemm`."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     w = dequantize_int4(packed, scales, zeros, wide)
-    return skinny_gemm_reference(x.to(wide), w, bias, swiglu=swiglu).to(x.dtype)
+    return _product(x, w, bias, norm_weight, eps, swiglu, residual).to(x.dtype)
 
 
 def fp8_gemm_reference(
@@ -75,15 +116,23 @@ def fp8_gemm_reference(
     weight: torch.Tensor,
     w_scales: torch.Tensor,
     out_dtype: torch.dtype = torch.bfloat16,
+    bias: torch.Tensor | None = None,
+    *,
+    swiglu: bool = False,
+    residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """As `chipmark_kernels.fp8_gemm.fp8_gemm`, multiplied in fp64."""
     product = x.to(torch.float64) @ weight.to(torch.float64).T
     scaled = product * x_scales.to(torch.float64)[:, None] * w_scales.to(torch.float64)[None, :]
-    return scaled.to(out_dtype)
+    return finished(scaled, bias, swiglu=swiglu, residual=residual).to(out_dtype)
 
 
-def quantize_rows_fp8_reference(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize_rows_fp8_reference(
+    x: torch.Tensor, norm_weight: torch.Tensor | None = None, eps: float = 1e-6
+) -> tuple[torch.Tensor, torch.Tensor]:
     """As `chipmark_kernels.fp8_gemm.quantize_rows_fp8`."""
+    if norm_weight is not None:
+        x, _ = rmsnorm_reference(x, norm_weight, eps)
     wide = x.to(torch.float32)
     top = wide.abs().amax(-1)
     scales = torch.where(top > 0, top / 448.0, torch.ones_like(top))

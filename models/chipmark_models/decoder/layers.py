@@ -63,12 +63,13 @@ class DecoderWeights:
 
 
 def read_tensor(weights: PrecisionWeights, name: str) -> torch.Tensor:
-    """A tensor of the source on the host, in the precision's type, writable and its own memory.
+    """A tensor that is not quantised, on the host in its stored type, writable and its own memory.
 
     A prepared file is read, not mapped: mapped pages would count as resident beside the copy.
     """
-    if isinstance(weights, PreparedWeights):
-        dtype = np.dtype(STORED_DTYPE[weights.precision])
+    stored = weights.stored_as(name)
+    if isinstance(weights, PreparedWeights) and stored in STORED_DTYPE:
+        dtype = np.dtype(STORED_DTYPE[stored])
         array: StoredArray = np.fromfile(
             weights.path,
             dtype,
@@ -79,7 +80,7 @@ def read_tensor(weights: PrecisionWeights, name: str) -> torch.Tensor:
         array = np.ascontiguousarray(weights.tensor(name))
     if not array.flags.writeable:
         array = array.copy()
-    if weights.precision == "bf16":
+    if stored == "bf16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 

@@ -7,46 +7,39 @@ not touch, and needs no package that reads the source.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError
-from chipmark_models.weights.naming import check_shapes
+from chipmark_models.precision import group_of, precision_named, stored_as, tensor_bytes
+from chipmark_models.weights import writer
+from chipmark_models.weights.naming import expected_shapes
+from chipmark_models.weights.quality import WeightError
+from chipmark_models.weights.quantise import RULE, QuantisedTensor
 from chipmark_models.weights.safetensors_file import SafetensorsFile, read_json_object
 from chipmark_models.weights.source import (
-    ITEM_BYTES,
     FloatArray,
     StoredArray,
     WeightRef,
     WeightSource,
-    check_precision,
-    hash_tensors,
     open_weights,
-    round_to,
     source_hash,
-    thread_count,
     widen,
 )
+from chipmark_models.weights.stored import SCALES, Stored, encode, hash_tensors, parts_of
 
 SCHEMA = 1
-ALIGNMENT = 64
 STREAM_OVER_BYTES = 4_000_000_000  # larger synthetic models are computed instead of stored
 
-_SAFETENSORS_DTYPE = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
-_PAD = "_pad."
 _DATA_FILE, _INDEX_FILE = "model.safetensors", "prepared.json"
 
 
@@ -88,20 +81,74 @@ class PrecisionWeights(Protocol):
 
     @property
     def precision_hash(self) -> str:
-        """Hash of the stored tensors, see `source.hash_tensors`."""
+        """Hash of the stored arrays, see `stored.hash_tensors`."""
+
+    @property
+    def weight_error(self) -> WeightError | None:
+        """What quantising cost against the source weights; None for a plain precision."""
 
     def names(self) -> tuple[str, ...]:
         """Tensor names in the order of computation."""
 
+    def stored_as(self, name: str) -> str:
+        """How that tensor is stored: "w8", "w4" or "fp8", else a plain precision."""
+
     def tensor(self, name: str) -> StoredArray:
-        """The stored values: float32, float16, or uint16 bits of bf16. May be read-only."""
+        """The stored values of a tensor that is not quantised: float32, float16, or uint16 bits
+        of bf16. May be read-only. BadInputError for a quantised one."""
+
+    def quantised(self, name: str) -> QuantisedTensor:
+        """A quantised matrix; its arrays may be read-only. BadInputError for another tensor."""
 
     def float32(self, name: str) -> FloatArray:
         """The stored values widened to float32: the weights that this precision computes with."""
 
 
-class PreparedWeights:
-    """A prepared folder; `tensor` is a read-only view of the mapped file."""
+class _StoredWeights:
+    """What mapped and computed weights have in common: how a tensor is stored, and its values."""
+
+    config: ModelConfig
+    precision: str
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return expected_shapes(self.config)
+
+    def names(self) -> tuple[str, ...]:
+        """Tensor names in the order of computation."""
+        return tuple(self._shapes)
+
+    def stored_as(self, name: str) -> str:
+        """How that tensor is stored: "w8", "w4" or "fp8", else a plain precision."""
+        return stored_as(self.precision, name, self._shapes[name])
+
+    def tensor(self, name: str) -> StoredArray:
+        """The stored values; BadInputError for a quantised tensor."""
+        found = self._stored(name)
+        if isinstance(found, QuantisedTensor):
+            raise BadInputError(name, f"is stored as {found.precision}: packed values and scales")
+        return found
+
+    def quantised(self, name: str) -> QuantisedTensor:
+        """A quantised matrix; BadInputError for a tensor that is stored plainly."""
+        found = self._stored(name)
+        if not isinstance(found, QuantisedTensor):
+            raise BadInputError(name, f"is stored as {self.stored_as(name)}: it has no scales")
+        return found
+
+    def float32(self, name: str) -> FloatArray:
+        """The stored values widened to float32 (a view where they are stored so)."""
+        found = self._stored(name)
+        if isinstance(found, QuantisedTensor):
+            return found.dequantise()
+        return widen(found, self.stored_as(name))
+
+    def _stored(self, name: str) -> Stored:
+        raise NotImplementedError
+
+
+class PreparedWeights(_StoredWeights):
+    """A prepared folder; arrays are read-only views of the mapped file."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -118,74 +165,92 @@ class PreparedWeights:
             raise BadInputError(
                 self.folder / _INDEX_FILE, "is lacking", field=str(exc.args[0])
             ) from exc
-        check_precision(self.precision)
+        if precision_named(self.precision).quantised and index.get("quantiser") != RULE:
+            raise BadInputError(self.folder / _INDEX_FILE, f"is not {RULE}", field="quantiser")
+        found = index.get("weight_error")
+        self.weight_error = None if found is None else WeightError.from_dict(found)
         self._file = SafetensorsFile(self.folder / _DATA_FILE)
-        entries = {n: e for n, e in self._file.entries.items() if not n.startswith(_PAD)}
-        self._names = tuple(entries)
-        check_shapes(self.config, {n: e.shape for n, e in entries.items()}, self._file.path)
-        for name, entry in entries.items():
-            if entry.dtype != _SAFETENSORS_DTYPE[self.precision] or entry.offset % ALIGNMENT:
-                raise BadInputError(self._file.path, "has a wrong type or offset", field=name)
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Every array there with its type, shape and alignment, and none besides."""
+        found = {n: e for n, e in self._file.entries.items() if not n.startswith(writer.PAD)}
+        for name, shape in self._shapes.items():
+            for part, expected in parts_of(self.precision, name, shape).items():
+                entry = found.pop(part, None)
+                if entry is None:
+                    raise BadInputError(self._file.path, "the tensor is lacking", field=part)
+                if entry.shape != expected.shape:
+                    raise BadInputError(
+                        self._file.path,
+                        f"has shape {entry.shape}, expected {expected.shape}",
+                        field=part,
+                    )
+                if entry.dtype != expected.dtype or entry.offset % writer.ALIGNMENT:
+                    raise BadInputError(self._file.path, "has a wrong type or offset", field=part)
+        if found:
+            raise BadInputError(self._file.path, "does not belong to the model", field=min(found))
 
     @property
     def path(self) -> Path:
         """The data file, for readers of external data by path and offset."""
         return self._file.path
 
-    def names(self) -> tuple[str, ...]:
-        """Tensor names in the order of computation."""
-        return self._names
-
-    def tensor(self, name: str) -> StoredArray:
-        """Zero-copy view of the file: float32, float16, or uint16 bits of bf16."""
-        return self._file.raw(name)
-
-    def float32(self, name: str) -> FloatArray:
-        """The tensor widened to float32 (a view where it is stored so)."""
-        return widen(self.tensor(name), self.precision)
+    def _stored(self, name: str) -> Stored:
+        stored = self.stored_as(name)
+        if not precision_named(stored).quantised:
+            return self._file.raw(name)
+        group = group_of(stored, self._shapes[name][1])
+        assert group is not None
+        scales = self._file.raw(name + SCALES)
+        return QuantisedTensor(stored, self._file.raw(name), scales, group)
 
     def offset(self, name: str) -> int:
-        """Byte offset of the tensor in `path`, a multiple of 64."""
+        """Byte offset of an array in `path`, a multiple of 64; scales are NAME + SCALES."""
         return self._file.entries[name].offset
 
     def n_bytes(self, name: str) -> int:
-        """Bytes of the tensor in `path`."""
+        """Bytes of an array in `path`."""
         return self._file.entries[name].n_bytes
 
     def verify(self) -> None:
         """Hash all tensors again; BadInputError where they are not those that were written."""
-        if hash_tensors(self.names(), self.tensor) != self.precision_hash:
+        if hash_tensors(self.names(), self._stored) != self.precision_hash:
             raise BadInputError(self.path, "the tensors are not those that were written")
 
 
-class ComputedWeights:
-    """Rounds a source's tensors when they are asked for; keeps nothing."""
+class ComputedWeights(_StoredWeights):
+    """Rounds or quantises a source's tensors when they are asked for; keeps nothing."""
 
     def __init__(self, source: WeightSource, precision: str) -> None:
-        check_precision(precision)
+        precision_named(precision)
         self._source = source
         self.config = source.config
         self.precision = precision
         self.source_hash = source.hash
 
     @cached_property
+    def _all(self) -> writer.Written:
+        return writer.encode_all(self._source, self.precision)
+
+    @property
     def precision_hash(self) -> str:
-        """Hash of the rounded tensors; computes all of them (10 ns a weight and thread)."""
-        return hash_tensors(self.names(), self.tensor)
+        """Hash of the stored arrays; computes all of them once (10 ns a weight and thread)."""
+        return self._all.precision_hash
 
-    def names(self) -> tuple[str, ...]:
-        """Tensor names in the order of computation."""
-        return self._source.names()
-
-    def tensor(self, name: str) -> StoredArray:
-        """The tensor rounded to the precision, newly made."""
-        return round_to(self._source.read(name), self.precision)
+    @property
+    def weight_error(self) -> WeightError | None:
+        """What quantising cost; computes all tensors once, with the hash."""
+        return self._all.weight_error
 
     def float32(self, name: str) -> FloatArray:
-        """The rounded tensor widened to float32."""
-        if self._source.kind == "synthetic" and self.precision == "bf16":
+        """The stored values widened to float32."""
+        if self._source.kind == "synthetic" and self.stored_as(name) == "bf16":
             return self._source.read(name)  # exact in bf16 by the rule: no rounding to undo
-        return widen(self.tensor(name), self.precision)
+        return super().float32(name)
+
+    def _stored(self, name: str) -> Stored:
+        return encode(self._source.read(name), self.precision, name)
 
 
 def cache_folder() -> Path:
@@ -197,9 +262,8 @@ def cache_folder() -> Path:
 
 
 def stored_bytes(source: WeightSource, precision: str) -> int:
-    """Bytes of all tensors in `precision`."""
-    elements = sum(int(np.prod(source.shape(n))) for n in source.names())
-    return elements * ITEM_BYTES[precision]
+    """Bytes of all tensors in `precision`, scales included."""
+    return sum(tensor_bytes(precision, name, source.shape(name)) for name in source.names())
 
 
 def prepare_spec(
@@ -244,7 +308,7 @@ def prepare(
     one that nobody reads, and of two processes at once the later finds the other's. `progress`
     is told (bytes done, bytes in all). Raises BadInputError, OSError for a full disk.
     """
-    check_precision(precision)
+    precision_named(precision)
     source_digest = source.hash if source else source_hash(ref)
     parent = (cache_dir or cache_folder()) / "prepared"
     folder = parent / f"{source_digest[:16]}-{precision}"
@@ -260,15 +324,18 @@ def prepare(
     source = source or open_weights(ref)
     parent.mkdir(parents=True, exist_ok=True)
     with _scratch(parent, folder.name) as scratch:
-        lines = _write(source, precision, scratch / _DATA_FILE, progress)
-        index = {
+        stored = writer.write(source, precision, scratch / _DATA_FILE, progress)
+        index: dict[str, Any] = {
             "schema": SCHEMA,
             "config": source.config.to_dict(),
             "source_kind": source.kind,
             "source_hash": source.hash,
             "precision": precision,
-            "precision_hash": lines,
+            "precision_hash": stored.precision_hash,
         }
+        if precision_named(precision).quantised:
+            error = stored.weight_error
+            index |= {"quantiser": RULE, "weight_error": None if error is None else error.to_dict()}
         (scratch / _INDEX_FILE).write_text(json.dumps(index, indent=1), encoding="utf-8")
         try:
             scratch.rename(folder)
@@ -285,62 +352,3 @@ def _scratch(parent: Path, name: str) -> Iterator[Path]:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _write(
-    source: WeightSource,
-    precision: str,
-    path: Path,
-    progress: Callable[[int, int], None] | None,
-) -> str:
-    """Write all tensors in parallel; returns the precision hash of what was written."""
-    header, total = _header(source, precision)
-    digests: dict[str, str] = {}
-    entries = json.loads(header)
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        start = 8 + len(header)
-        file.truncate(start + total)
-        done = 0
-
-        def write(name: str) -> int:
-            array = np.ascontiguousarray(round_to(source.read(name), precision))
-            data = array.reshape(-1).view(np.uint8).data
-            shape = "x".join(str(n) for n in array.shape)
-            digests[name] = f"{name} {shape} {array.dtype.str} {hashlib.sha256(data).hexdigest()}\n"
-            at, left = start + entries[name]["data_offsets"][0], memoryview(data)
-            while left:
-                n = os.pwrite(file.fileno(), left, at)
-                at, left = at + n, left[n:]
-            return array.nbytes
-
-        with ThreadPoolExecutor(thread_count()) as pool:
-            for n_bytes in pool.map(write, source.names()):
-                done += n_bytes
-                if progress:
-                    progress(done, total)
-        file.flush()
-        os.fsync(file.fileno())
-    return hashlib.sha256("".join(digests[n] for n in sorted(digests)).encode()).hexdigest()
-
-
-def _header(source: WeightSource, precision: str) -> tuple[bytes, int]:
-    """A safetensors header whose length aligns the data, and the data's bytes with its padding."""
-    entries: dict[str, Any] = {}
-    at = 0
-    for name in source.names():
-        shape = source.shape(name)
-        n_bytes = int(np.prod(shape)) * ITEM_BYTES[precision]
-        entries[name] = {
-            "dtype": _SAFETENSORS_DTYPE[precision],
-            "shape": list(shape),
-            "data_offsets": [at, at + n_bytes],
-        }
-        at += n_bytes
-        if gap := -at % ALIGNMENT:
-            # Readers of safetensors refuse holes, so the gap is a tensor of its own.
-            pad = {"dtype": "U8", "shape": [gap], "data_offsets": [at, at + gap]}
-            entries[f"{_PAD}{len(entries)}"] = pad
-            at += gap
-    header = json.dumps(entries, separators=(",", ":")).encode()
-    return header + b" " * (-(8 + len(header)) % ALIGNMENT), at

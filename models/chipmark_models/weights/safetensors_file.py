@@ -27,7 +27,7 @@ _MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 _READ_PRECISION = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 _DTYPES: Mapping[str, npt.DTypeLike] = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
-    "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?",
+    "I16": "<i2", "I8": "i1", "U8": "u1", "F8_E4M3": "u1", "BOOL": "?",
 }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ class TensorEntry:
 
 
 class SafetensorsFile:
-    """One mapped file. `raw(name)` is a zero-copy view, BF16 as uint16.
+    """One mapped file. `raw(name)` is a zero-copy view, BF16 as uint16, F8_E4M3 as uint8.
 
     Raises BadInputError, before any data is read, for a file that is cut short, overlaps itself
     or has a header that is no valid one.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -14,8 +12,8 @@ import numpy.typing as npt
 
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError, UnknownNameError
+from chipmark_models.precision import PLAIN
 
-PRECISIONS = ("fp32", "bf16", "fp16")
 KINDS = ("synthetic", "safetensors", "gguf")
 # bf16 is kept as its raw bits: numpy has no such type, and the bits are what every reader wants.
 STORED_DTYPE: Mapping[str, npt.DTypeLike] = {"fp32": "<f4", "bf16": "<u2", "fp16": "<f2"}
@@ -123,10 +121,10 @@ def source_hash(ref: WeightRef) -> str:
     return open_weights(ref).hash
 
 
-def check_precision(precision: str) -> None:
-    """Raise UnknownNameError unless `precision` is one of PRECISIONS."""
-    if precision not in PRECISIONS:
-        raise UnknownNameError("precision", precision, PRECISIONS)
+def check_plain(precision: str) -> None:
+    """Raise UnknownNameError unless `precision` is one without scales."""
+    if precision not in PLAIN:
+        raise UnknownNameError("plain precision", precision, PLAIN)
 
 
 def round_to(array: FloatArray, precision: str) -> StoredArray:
@@ -135,7 +133,7 @@ def round_to(array: FloatArray, precision: str) -> StoredArray:
     Returns float32 itself for "fp32", the raw bits as uint16 for "bf16", float16 for "fp16"
     (values beyond its range become infinite, as the hardware's conversion does). Same shape.
     """
-    check_precision(precision)
+    check_plain(precision)
     if precision == "fp32":
         return array
     if precision == "fp16":
@@ -155,7 +153,7 @@ def round_to(array: FloatArray, precision: str) -> StoredArray:
 
 def widen(array: StoredArray, precision: str) -> FloatArray:
     """Inverse of `round_to` without loss: float32 of the stored values, same shape."""
-    check_precision(precision)
+    check_plain(precision)
     if precision == "bf16":
         wide = np.empty(array.shape, np.uint32)
         np.left_shift(array, np.uint32(16), out=wide, casting="unsafe", dtype=np.uint32)
@@ -169,23 +167,3 @@ def thread_count() -> int:
         os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     )
     return max(1, min(8, len(cpus)))
-
-
-def hash_tensors(names: Iterable[str], stored: Callable[[str], StoredArray]) -> str:
-    """sha256 over the lines "name shape dtype sha256(bytes)" of `stored(name)`, names sorted."""
-
-    def line(name: str) -> str:
-        array = np.ascontiguousarray(stored(name))
-        digest = hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
-        shape = "x".join(str(n) for n in array.shape)
-        return f"{name} {shape} {array.dtype.str} {digest}\n"
-
-    with ThreadPoolExecutor(thread_count()) as pool:
-        lines = list(pool.map(line, sorted(names)))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def precision_hash(source: WeightSource, precision: str) -> str:
-    """Hash of the weights as stored in `precision`, tensor by tensor in parallel threads."""
-    check_precision(precision)
-    return hash_tensors(source.names(), lambda name: round_to(source.read(name), precision))

@@ -13,7 +13,7 @@ import numpy as np
 
 from chipmark.backends.ort import loading, roofs
 from chipmark.backends.ort.loading import Engine
-from chipmark.backends.ort.providers import Located, find_provider, locate
+from chipmark.backends.ort.providers import Located, find_provider, locate, precisions_of
 from chipmark.backends.ort.runner import LaunchRows
 from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import (
@@ -40,6 +40,11 @@ class OrtBackend:
         self._located: Located | None = None
         self._engine: Engine | None = None
         self._done: list[Done] = []
+
+    @staticmethod
+    def precisions(device: str) -> tuple[str, ...]:
+        """What providers.toml says of the provider, or of any that it does not list."""
+        return precisions_of(device)
 
     def _locate(self) -> Located:
         if self._located is None:

@@ -98,6 +98,13 @@ def find_provider(device: str) -> Provider:
     )
 
 
+def precisions_of(device: str) -> tuple[str, ...]:
+    """Precisions of a listed provider, or the default's for a library or a module, which need not
+    be found here: the interpreter that runs it may be another."""
+    default, tables = _tables()
+    return tuple((default | tables.get(device, {}))["precisions"])
+
+
 def _is_module(name: str) -> bool:
     from importlib.util import find_spec
 

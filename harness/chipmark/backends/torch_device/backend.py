@@ -25,6 +25,7 @@ from chipmark.engine.contract import (
     Step,
 )
 from chipmark.errors import UnknownNameError, UsageError
+from chipmark_models.precision import PLAIN
 
 if TYPE_CHECKING:
     from chipmark_models.decoder.decoder import Decoder
@@ -53,11 +54,17 @@ class TorchBackend:
         self._done: list[Done] = []
         self._threads = 0
 
+    @staticmethod
+    def precisions(device: str) -> tuple[str, ...]:
+        """The plain ones on every device. Quantised weights could be widened here, but a cell of
+        them would then measure 16-bit arithmetic under another name."""
+        return PLAIN
+
     def load(self, spec: LoadSpec) -> Loaded:
         """Read the weights of `spec.model` (`WeightSpec.to_dict`), allocate slots, warm.
 
-        Raises DoesNotFitError before anything is allocated, and UnknownNameError for an option,
-        operation or precision that does not exist.
+        Raises DoesNotFitError before anything is allocated, UsageError for a precision that is
+        not computed here, and UnknownNameError for an option or operation that does not exist.
         """
         import torch
 
@@ -66,12 +73,16 @@ class TorchBackend:
         from chipmark_models.decoder.kv import slot_bytes
         from chipmark_models.decoder.ops import select
         from chipmark_models.weights.prepared import WeightSpec, open_any
-        from chipmark_models.weights.source import ITEM_BYTES, check_precision
+        from chipmark_models.weights.source import ITEM_BYTES
 
         for name in spec.options:
             if name not in OPTIONS:
                 raise UnknownNameError("option of torch", name, OPTIONS)
-        check_precision(spec.precision)
+        if spec.precision not in PLAIN:
+            raise UsageError(
+                f"torch:{self._device} does not compute {spec.precision}",
+                f"it computes {', '.join(PLAIN)}; a precision is never substituted",
+            )
         begin = time.perf_counter()
         if self._device.type == "cpu":
             self._threads = spec.threads or physical_cores()

@@ -1,0 +1,145 @@
+"""The precisions: which tensors are stored how, in which groups, and what they are compared with.
+
+Needs the standard library only. The rule for the quantised precisions `w8`, `w4` and `fp8`:
+
+- Quantised are the matrices of the layers (q, k, v, o, gate, up, down). Embedding, head (tied or
+  not), norms and biases stay bf16, as llm-compressor, AutoAWQ and GPTQModel leave them by default
+  (`ignore = ["lm_head"]`): one rule for tied and untied models, and a tied table is gathered from.
+- `w8`, `w4`: symmetric integers, round to nearest even, a bf16 scale a row and group of k. The
+  group is the largest of 128, 64, 32 that divides k: 128 for every preset of a public model but
+  smollm2-135m (k = 576: 64). A matrix that none divides stays bf16 (only `tiny`, k = 176), and
+  `kept_matrices` names it.
+- `fp8`: e4m3, an fp32 scale a row; activations are quantised a row at a time when they are
+  multiplied. It is of class `w8`: a class says how many bits of a weight are stored and read, and
+  what the activations are stands beside it in the same cell of a table.
+
+Activations are bf16 (e4m3 into the products of `fp8`), and KV is bf16.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from chipmark_models.config import ModelConfig
+from chipmark_models.errors import UnknownNameError
+from chipmark_models.weights.naming import EMBEDDING, HEAD, expected_shapes, layer_shapes
+
+PrecisionClass = Literal["fp32", "16-bit", "w8", "w4"]
+
+GROUPS = (128, 64, 32)
+"""Sizes of a group along k, preferred first: what the weight-only kernels take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How weights are stored and what is computed with.
+
+    kept: the precision of tensors that are not quantised (of all where nothing is). bits: of a
+    stored weight. scale_bits: of a scale, of which there is one a row and group, one a row where
+    `groups` is empty, none where it is 0. activation, kv: what goes with it.
+    """
+
+    name: str
+    class_name: PrecisionClass
+    kept: str
+    bits: int
+    scale_bits: int
+    groups: tuple[int, ...]
+    activation: str
+    kv: str
+
+    @property
+    def quantised(self) -> bool:
+        """Whether matrices are stored with scales."""
+        return self.scale_bits > 0
+
+
+def _plain(name: str, class_name: PrecisionClass, bits: int) -> Precision:
+    return Precision(name, class_name, name, bits, 0, (), name, name)
+
+
+PRECISIONS: Mapping[str, Precision] = MappingProxyType(
+    {
+        "fp32": _plain("fp32", "fp32", 32),
+        "bf16": _plain("bf16", "16-bit", 16),
+        "fp16": _plain("fp16", "16-bit", 16),
+        "w8": Precision("w8", "w8", "bf16", 8, 16, GROUPS, "bf16", "bf16"),
+        "w4": Precision("w4", "w4", "bf16", 4, 16, GROUPS, "bf16", "bf16"),
+        "fp8": Precision("fp8", "w8", "bf16", 8, 32, (), "fp8", "bf16"),
+    }
+)
+PLAIN = tuple(name for name, p in PRECISIONS.items() if not p.quantised)
+QUANTISED = tuple(name for name, p in PRECISIONS.items() if p.quantised)
+
+
+def precision_named(name: str) -> Precision:
+    """The precision of that name; UnknownNameError with the nearest names."""
+    if name not in PRECISIONS:
+        raise UnknownNameError("precision", name, PRECISIONS)
+    return PRECISIONS[name]
+
+
+def group_of(precision: str, k: int) -> int | None:
+    """Weights that share a scale along a row of `k`; None where the rows cannot be grouped so.
+
+    `k` itself for a scale a row (`fp8`). UnknownNameError for a precision without scales.
+    """
+    found = precision_named(precision)
+    if not found.quantised:
+        raise UnknownNameError("quantised precision", precision, QUANTISED)
+    if not found.groups:
+        return k
+    return next((size for size in found.groups if k % size == 0), None)
+
+
+def stored_as(precision: str, name: str, shape: tuple[int, ...]) -> str:
+    """How one tensor is stored: a quantised precision for a matrix that it quantises, else the
+    plain one that the others keep."""
+    found = precision_named(precision)
+    matrix = len(shape) == 2 and name not in (EMBEDDING, HEAD)
+    if found.quantised and matrix and group_of(precision, shape[1]) is not None:
+        return precision
+    return found.kept
+
+
+def kept_matrices(config: ModelConfig, precision: str) -> tuple[str, ...]:
+    """Matrices of the layers that a quantised precision leaves as they are, for want of a group."""
+    if not precision_named(precision).quantised:
+        return ()
+    return tuple(
+        name
+        for name, shape in expected_shapes(config).items()
+        if len(shape) == 2
+        and name not in (EMBEDDING, HEAD)
+        and stored_as(precision, name, shape) != precision
+    )
+
+
+def tensor_bytes(precision: str, name: str, shape: tuple[int, ...]) -> int:
+    """Bytes of one tensor as stored, its scales included."""
+    stored = precision_named(stored_as(precision, name, shape))
+    n_bytes = math.prod(shape) * stored.bits // 8
+    if not stored.quantised:
+        return n_bytes
+    group = group_of(stored.name, shape[1])
+    assert group is not None
+    return n_bytes + shape[0] * (shape[1] // group) * stored.scale_bits // 8
+
+
+def label(config: ModelConfig, precision: str) -> str:
+    """For people: the precision with its group, as "w4/g128"; "fp8/row" for a scale a row."""
+    found = precision_named(precision)
+    if not found.quantised:
+        return precision
+    if not found.groups:
+        return f"{precision}/row"
+    sizes = {
+        group_of(precision, shape[1])
+        for name, shape in layer_shapes(config).items()
+        if stored_as(precision, name, shape) == precision
+    }
+    return f"{precision}/g" + "+".join(str(size) for size in sorted(s for s in sizes if s))

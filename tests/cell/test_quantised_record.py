@@ -1,0 +1,78 @@
+"""What a record keeps of quantised weights: both hashes, the error, and what was left as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from chipmark.cell import assemble
+from chipmark.cell.workloads import ModelInUse, prepare_model
+from chipmark.results.manifest import PrecisionId
+from chipmark_models.weights.source import WeightRef, open_weights
+from chipmark_models.weights.stored import precision_hash
+
+REF = WeightRef("synthetic", "tiny", None, 0)
+
+
+@pytest.fixture
+def in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelInUse:
+    monkeypatch.setenv("CHIPMARK_CACHE", str(tmp_path))
+    return prepare_model(REF, "w4", "triton:cuda", lambda text: None)
+
+
+def cell_of(in_use: ModelInUse | None) -> Any:
+    inputs = SimpleNamespace(
+        in_use=in_use,
+        feedback="forced",
+        model=in_use.identity if in_use else SimpleNamespace(source_kind="sim"),
+    )
+    return SimpleNamespace(inputs=inputs, loaded={}, notes=[])
+
+
+def test_both_hashes_and_the_error_are_kept(in_use: ModelInUse) -> None:
+    source = open_weights(REF)
+    assert in_use.identity.source_hash == source.hash
+    assert in_use.identity.weights_hash == precision_hash(source, "w4")
+    kept = in_use.quantised
+    assert kept["label"] == "w4/g32+64"
+    assert 0.05 < kept["weight_error"]["rms_rel"] < kept["weight_error"]["worst_rms_rel"] < 0.2
+    assert assemble._quantised(cell_of(in_use)) == {"quantised": kept}
+    assert assemble._quantised(cell_of(None)) == {}
+
+
+def test_matrices_without_a_group_are_told_of(in_use: ModelInUse) -> None:
+    chip = cast("Any", SimpleNamespace(verified=True))
+    notes = [n for n in assemble._notes(cell_of(in_use), chip) if n.code == "precision_note"]
+    assert [n.text for n in notes] == [
+        "3 matrices stay bf16, as no group divides their rows: "
+        "model.layers.0.mlp.down_proj.weight first"
+    ]
+    none = assemble._notes(cell_of(None), chip)
+    assert not [n for n in none if n.code == "precision_note"]
+
+
+def test_plain_weights_keep_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIPMARK_CACHE", str(tmp_path))
+    assert prepare_model(REF, "bf16", "torch:cpu", lambda text: None).quantised == {}
+
+
+def test_a_cell_that_failed_before_it_loaded_has_what_its_precision_is() -> None:
+    assert assemble._precision("fp8", None) == PrecisionId(
+        requested="fp8",
+        weights="fp8",
+        activation="fp8",
+        kv="bf16",
+        accumulate="unknown",
+        class_name="w8",
+    )
+    told = {
+        "weights": "w4",
+        "activation": "bf16",
+        "kv": "bf16",
+        "accumulate": "fp32",
+        "class": "w4",
+    }
+    assert assemble._precision("w4", told).class_name == "w4"
