@@ -20,11 +20,10 @@ import torch.nn.functional as functional
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError
 from chipmark_models.rope import cos_sin_tables
-from chipmark_models.weights.e4m3 import MAX as E4M3_MAX
+from chipmark_models.rounding import Rounding
 from chipmark_models.weights.naming import EMBEDDING, FINAL_NORM, HEAD, layer_prefix, layer_shapes
 
 TensorFn = Callable[[str], npt.NDArray[np.float32]]
-RoundFn = Callable[[torch.Tensor], torch.Tensor]
 Tensors = dict[str, torch.Tensor]
 
 _HEAD_ROWS = 32_768  # rows of the head a step: bounds the copy that a read-only map or double needs
@@ -35,9 +34,8 @@ class Oracle:
     """Logits of whole sequences, without a cache. `tensor_fn` gives float32 weights by name.
 
     Hand it the dequantised weights of the precision under test, then its distance to a backend
-    is the backend's error alone. `double` computes in float64. `round_input` is put on what goes
-    into the layers' products: with it the distance to the plain oracle is what rounding
-    activations does by itself.
+    is the backend's error alone. `double` computes in float64. With `rounding` the distance to the
+    plain oracle is what rounding activations does by itself.
     """
 
     def __init__(
@@ -46,12 +44,12 @@ class Oracle:
         tensor_fn: TensorFn,
         *,
         double: bool = False,
-        round_input: RoundFn | None = None,
+        rounding: Rounding | None = None,
     ) -> None:
         self.config = config
         self._tensor_fn = tensor_fn
         self._dtype = torch.float64 if double else torch.float32
-        self._round_input = round_input
+        self._rounding = rounding
 
     @torch.no_grad()
     def logits(
@@ -102,10 +100,11 @@ class Oracle:
     def _layer(
         self, x: torch.Tensor, w: Tensors, tables: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
-        x = x + self._attention(self._rms(x, w["input_layernorm.weight"]), w, tables)
+        x = self._stored(x + self._attention(self._rms(x, w["input_layernorm.weight"]), w, tables))
         h = self._rms(x, w["post_attention_layernorm.weight"])
         gate = functional.silu(self._linear(h, w, "mlp.gate_proj"))
-        return x + self._linear(gate * self._linear(h, w, "mlp.up_proj"), w, "mlp.down_proj")
+        down = self._linear(gate * self._linear(h, w, "mlp.up_proj"), w, "mlp.down_proj")
+        return self._stored(x + down)
 
     def _attention(
         self, x: torch.Tensor, w: Tensors, tables: tuple[torch.Tensor, torch.Tensor]
@@ -152,13 +151,9 @@ class Oracle:
         return out
 
     def _linear(self, x: torch.Tensor, w: Tensors, name: str) -> torch.Tensor:
-        x = x if self._round_input is None else self._round_input(x)
-        return functional.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
+        x = x if self._rounding is None else self._rounding.into(x)
+        return self._stored(functional.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias")))
 
-
-def round_rows_fp8(x: torch.Tensor) -> torch.Tensor:
-    """Rows of x (..., k) to e4m3 with a scale a row, and back: the activations of `fp8`."""
-    top = x.abs().amax(-1, keepdim=True) / E4M3_MAX
-    scale = torch.where(top > 0, top, torch.ones_like(top)).float()
-    scaled = (x.float() / scale).clamp(-E4M3_MAX, E4M3_MAX)
-    return (scaled.to(torch.float8_e4m3fn).float() * scale).to(x.dtype)
+    def _stored(self, x: torch.Tensor) -> torch.Tensor:
+        """x as a backend that rounds would keep it."""
+        return x if self._rounding is None else self._rounding.out(x)

@@ -143,3 +143,16 @@ def label(config: ModelConfig, precision: str) -> str:
         if stored_as(precision, name, shape) == precision
     }
     return f"{precision}/g" + "+".join(str(size) for size in sorted(s for s in sizes if s))
+
+
+ROUNDED = ("fp8", "bf16", "fp16")
+"""Types that activations may be rounded to, as `rounding.ROUNDINGS` does it on purpose."""
+
+
+def rounding_of(activation: str) -> str:
+    """What a backend rounds its activations to, by what it says of them
+    (`Loaded.precision["activation"]`): one of ROUNDED where products take it, "" where fp32."""
+    for name in ROUNDED:
+        if activation == name or f"{name} into products" in activation:
+            return name
+    return ""

@@ -129,16 +129,43 @@ def test_rounded_activations_have_a_reference_of_their_own(tmp_path: Path) -> No
     spec = prepare_spec(WeightRef("synthetic", "tiny", None, 0), "fp8", tmp_path)
     source_hash = open_any(spec).source_hash
     trace = parity_trace(512, (), 120)
-    plain, rounded = (
+    plain, rounded, bf16 = (
         reference(
-            tmp_path, spec.to_dict(), source_hash, "fp8", trace, ((1, 0),), tmp_path / str(r),
+            tmp_path, spec.to_dict(), source_hash, "fp8", trace, ((1, 0),), tmp_path / f"r-{r}",
             rounded=r,
         ).rows
-        for r in (False, True)
+        for r in ("", "fp8", "bf16")
     )  # fmt: skip
     assert plain is not None
     assert rounded is not None
+    assert bf16 is not None
+    assert 0.003 < distance(plain, bf16, 5e-2).rms_rel < 0.03  # 8 bits of mantissa, a few layers
     own = distance(plain, rounded, 5e-2).rms_rel
     assert 0.05 < own < 0.5  # e4m3 has 3 bits of mantissa
     assert tolerance_of("w8", own) == 1.5 * own
     assert tolerance_of("w8", 0.01) == tolerance_of("w8") == 5e-2
+
+
+@pytest.mark.parametrize(
+    ("activation", "rounding"),
+    [
+        ("fp32", ""),
+        ("fp32, bf16 into decode attention", ""),
+        ("fp32, bf16 into products and decode attention", "bf16"),
+        ("bf16", "bf16"),
+        ("fp16", "fp16"),
+        ("fp8", "fp8"),
+    ],
+)
+def test_the_rounding_is_that_of_what_products_take(activation: str, rounding: str) -> None:
+    from chipmark_models.precision import rounding_of
+
+    assert rounding_of(activation) == rounding
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
+def test_every_rounding_that_is_named_can_be_done() -> None:
+    from chipmark_models.precision import ROUNDED
+    from chipmark_models.rounding import ROUNDINGS
+
+    assert set(ROUNDED) == set(ROUNDINGS)

@@ -11,8 +11,9 @@ from chipmark_kernels.reference.gemm import quantize_rows_fp8_reference, skinny_
 from chipmark_kernels.tiles import Tile
 from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
 from chipmark_models.decoder.quantised import QuantisedMatrix, on_device
-from chipmark_models.oracle import Oracle, round_rows_fp8
+from chipmark_models.oracle import Oracle
 from chipmark_models.presets import preset
+from chipmark_models.rounding import Rounding, round_rows_fp8
 from chipmark_models.weights.prepared import ComputedWeights
 from chipmark_models.weights.quality import logit_loss
 from chipmark_models.weights.quantise import fuse, quantise
@@ -102,8 +103,8 @@ def test_a_whole_model_on_stored_weights_is_the_oracles(precision: str, furthest
     weights = ComputedWeights(SyntheticWeights(preset("tiny"), 0), precision)
     kernels = KernelOracle(weights.config, weights.float32)
     kernels.weights = weights
-    rounding = round_rows_fp8 if precision == "fp8" else None
-    oracle = Oracle(weights.config, weights.float32, round_input=rounding)
+    rounding = Rounding(round_rows_fp8, lambda x: x) if precision == "fp8" else None
+    oracle = Oracle(weights.config, weights.float32, rounding=rounding)
     ids = [np.arange(5, 16), np.arange(300, 303)]
     loss = logit_loss(oracle.logits(ids), kernels.logits(ids))
     assert loss.rms_rel < furthest

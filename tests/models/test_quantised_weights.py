@@ -18,9 +18,10 @@ from chipmark_kernels.reference.gemm import (
 from chipmark_models.decoder.layers import read_tensor, split_pairs
 from chipmark_models.decoder.quantised import load_fused
 from chipmark_models.errors import BadInputError
-from chipmark_models.oracle import Oracle, round_rows_fp8
+from chipmark_models.oracle import Oracle
 from chipmark_models.precision import QUANTISED
 from chipmark_models.presets import preset
+from chipmark_models.rounding import ROUNDINGS, round_rows_fp8
 from chipmark_models.weights import quantise as quantise_module
 from chipmark_models.weights.prepared import (
     ComputedWeights,
@@ -261,5 +262,5 @@ def test_activations_round_to_e4m3_row_by_row(prepared: PreparedWeights) -> None
     theirs, scales = quantize_rows_fp8_reference(x.reshape(6, 40))
     assert torch.equal(rounded.reshape(6, 40), theirs.float() * scales[:, None])
     plain = Oracle(prepared.config, prepared.float32).logits(IDS)
-    moved = Oracle(prepared.config, prepared.float32, round_input=round_rows_fp8).logits(IDS)
+    moved = Oracle(prepared.config, prepared.float32, rounding=ROUNDINGS["fp8"]).logits(IDS)
     assert 0.03 < logit_loss(plain, moved).rms_rel < 0.3

@@ -29,7 +29,7 @@ from chipmark.meters.contract import Meter
 from chipmark.meters.replay import save_samples
 from chipmark.results.manifest import ModelId, Note, ParityResult, Probes, Slo, SweepPoint
 from chipmark.workload.trace import Trace, save_trace
-from chipmark_models.precision import precision_named
+from chipmark_models.precision import rounding_of
 
 MIN_WINDOW_SESSIONS = 4
 """Sessions that all lanes of the capacity lane complete together, at least."""
@@ -314,20 +314,23 @@ class MeasuredCell:
         self.peak_rss_bytes = max(self.peak_rss_bytes, int(answer.get("peak_rss_bytes") or 0))
 
     def _tolerance(self, plain: LogitRows, trace: Trace, wanted: Wanted, name: str) -> float:
-        """Of the precision's class; where activations are rounded to e4m3, what that does to the
-        very rows compared is found first, and said."""
-        class_name = str(self.loaded["precision"]["class"])
-        if precision_named(self.inputs.plan.precision).activation != "fp8":
+        """Of the precision's class; where products take rounded activations, what that rounding
+        does to the very rows compared is found first, and said."""
+        told = self.loaded["precision"]
+        class_name, rounding = str(told["class"]), rounding_of(str(told["activation"]))
+        if not rounding:
             return tolerance_of(class_name)
-        rounded = self._reference(trace, wanted, f"{name}-rounded", rounded=True)
+        rounded = self._reference(trace, wanted, f"{name}-rounded", rounded=rounding)
         if rounded.rows is None:
             return tolerance_of(class_name)
         own = distance(plain, rounded.rows, tolerance_of(class_name)).rms_rel
         tolerance = tolerance_of(class_name, own)
         text = (
-            f"{name}: e4m3 activations alone move logits by rms {own:.2g}; up to {tolerance:.2g} "
-            "passes, and faults below that show in bf16 only"
+            f"{name}: {rounding} activations alone move logits by rms {own:.2g}; up to "
+            f"{tolerance:.2g} passes"
         )
+        if rounding == "fp8":
+            text += ", and faults below that show in bf16 only"
         self.notes.append(Note(code="precision_note", text=text))
         return tolerance
 
@@ -338,7 +341,7 @@ class MeasuredCell:
         return parity_trace(in_use.config.vocab_size, buckets, in_use.config.max_context)
 
     def _reference(
-        self, trace: Trace, wanted: Wanted, name: str, *, rounded: bool = False
+        self, trace: Trace, wanted: Wanted, name: str, *, rounded: str = ""
     ) -> Reference:
         in_use = self.inputs.in_use
         assert in_use is not None

@@ -23,15 +23,16 @@ from chipmark.workload.trace import Trace, load_trace
 
 def compute(spec: dict[str, Any]) -> dict[str, Any]:
     """Logits of the wanted turns with the weights as that precision stores them; `rounded`: with
-    activations rounded to e4m3 besides."""
-    from chipmark_models.oracle import Oracle, round_rows_fp8
+    activations rounded besides, by a name of `ROUNDINGS`."""
+    from chipmark_models.oracle import Oracle
+    from chipmark_models.rounding import ROUNDINGS
     from chipmark_models.weights.prepared import WeightSpec, open_any
 
     trace = load_trace(spec["trace"])
     weights = open_any(WeightSpec.from_dict(spec["model"]))
     keys, sequences, positions = plan(trace, [(int(s), int(t)) for s, t in spec["wanted"]])
-    rounding = round_rows_fp8 if spec["rounded"] else None
-    oracle = Oracle(weights.config, weights.float32, round_input=rounding)
+    rounding = ROUNDINGS[spec["rounded"]] if spec["rounded"] else None
+    oracle = Oracle(weights.config, weights.float32, rounding=rounding)
     logits = oracle.logits(sequences, positions)
     save_logits(spec["out"], LogitRows(np.array(keys, np.int32), np.concatenate(logits)))
     return {"rows": len(keys)}

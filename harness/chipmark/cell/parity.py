@@ -123,11 +123,11 @@ def reference_file(
     trace: Trace,
     wanted: Wanted,
     *,
-    rounded: bool = False,
+    rounded: str = "",
 ) -> Path:
     """Where the oracle's logits lie: by weights, precision, trace and turns."""
     stored = f"{precision} {RULE}" if precision in QUANTISED else precision
-    stored += " rounded" if rounded else ""
+    stored += f" rounded {rounded}" if rounded else ""
     text = json.dumps([1, source_hash, stored, trace.hash, wanted])
     return cache / "reference" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
@@ -141,11 +141,11 @@ def reference(
     wanted: Wanted,
     scratch: Path,
     *,
-    rounded: bool = False,
+    rounded: str = "",
 ) -> Reference:
     """The oracle's logits from the cache folder, else computed by a process of its own.
 
-    rounded: with activations rounded to e4m3 (`logits.tolerance_of` says what for). A file under
+    rounded: with activations rounded so (`logits.tolerance_of` says what for). A file under
     `reference_file` may also have been carried here from another machine.
     """
     path = reference_file(cache, source_hash, precision, trace, wanted, rounded=rounded)
