@@ -1,8 +1,8 @@
 """`python -m chipmark_kernels.aot`: compile every launch of the manifest without a GPU.
 
-Prints registers, shared memory and spills of each; exits 1 where one does not compile, spills (inside a
-loop, or more than PARKED_BYTES), needs more shared memory than the device has, or lacks the
-vector loads or the matrix instructions that its design counts on. The last line is a summary.
+Prints registers, shared memory and spills of each; exits 1 where one does not compile, spills
+(inside a loop, or more than PARKED_BYTES), needs more shared memory than the device has, or lacks
+the vector loads or the matrix instructions that its design counts on. The last line is a summary.
 """
 
 from __future__ import annotations
