@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 
+from chipmark_kernels.dense_gemm_hopper import dense_gemm_hopper
 from chipmark_kernels.embedding import embedding_rmsnorm
 from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
 from chipmark_kernels.manifest import GROUP, MODEL_SHAPES, ModelShape, Projection, projections
@@ -170,6 +171,28 @@ def _gemms(s: ModelShape, rows: int) -> Iterator[Case]:
             )  # fmt: skip
 
 
+def _dense(s: ModelShape, rows: int) -> Iterator[Case]:
+    for p in projections(s):
+
+        def make(rng: Any, device: Any, dtype: Any, p: Projection = p) -> Inputs:
+            x = random(rng, device, dtype, rows, p.k)
+            residual = random(rng, device, dtype, rows, p.n) if p.residual else None
+            return x, None, residual, random(rng, device, dtype, p.n, p.k, scale=p.k**-0.5)
+
+        def call(
+            x: Any, norm: Any, residual: Any, weight: torch.Tensor, p: Projection = p
+        ) -> torch.Tensor:
+            return dense_gemm_hopper(x, weight, swiglu=p.swiglu, residual=residual)
+
+        columns = p.n // 2 if p.swiglu else p.n
+        n_bytes = 2 * (p.n * p.k + rows * (p.k + columns))
+        yield Case(
+            "dense_gemm_hopper", f"{s.name} rows={rows} n={p.n} k={p.k}", make, call,
+            _fused(skinny_gemm_reference, p), n_bytes, 2 * rows * p.n * p.k, "matrix",
+            {"torch": _cublas(p)},
+        )  # fmt: skip
+
+
 def _fp8(s: ModelShape, rows: int) -> Iterator[Case]:
     p = projections(s)[0]
 
@@ -232,5 +255,5 @@ def cases(*, small: bool = False) -> list[Case]:
         for rows in (*decode[1:], *prefill):
             found += _fp8(s, rows)
         for rows in prefill:
-            found += [*_swiglu(s, rows), *_norms(s, rows)]
+            found += [*_swiglu(s, rows), *_norms(s, rows), *_dense(s, rows)]
     return found

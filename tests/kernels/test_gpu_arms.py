@@ -49,6 +49,7 @@ def _case(arms, kernel):
 
 KERNELS = (
     "decode_attention",
+    "dense_gemm_hopper",
     "embedding_rmsnorm",
     "fp8_gemm",
     "nucleus_cutoff",
