@@ -1,8 +1,8 @@
 """`python -m chipmark_kernels.aot`: compile every launch of the manifest without a GPU.
 
-Prints registers, shared memory and spills of each; exits 1 where one does not compile, spills (inside a
-loop, or more than PARKED_BYTES), needs more shared memory than the device has, or lacks the
-vector loads or the matrix instructions that its design counts on. The last line is a summary.
+Prints registers, shared memory and spills of each; exits 1 where one does not compile, spills
+(inside a loop, or more than PARKED_BYTES), needs more shared memory than the device has, or lacks
+the vector loads or the matrix instructions that its design counts on. The last line is a summary.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from chipmark_kernels.launch import Launch
 NO_VECTOR_LOADS = {
     "_best_of_row_kernel": "reads one value a block",
     "_rope_kv_kernel interleaved": "reads every other value",
+    "_dense_gemm_hopper_kernel": "reads whole tiles by descriptors",
 }
 """Kernels that read no 16 bytes at once, with the reason."""
 
@@ -34,7 +35,10 @@ MATRIX_KERNELS = (
     "_skinny_gemm_kernel",
     "_weight_only_gemm_kernel",
     "_fp8_gemm_kernel",
+    "_dense_gemm_hopper_kernel",
 )
+HOPPER_KERNELS = ("_dense_gemm_hopper_kernel",)
+"""Kernels written for TMA loads, and on capability 9.0 for wgmma."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,7 @@ class Row:
     vector_loads: int | None
     matrix: int | None
     problems: tuple[str, ...]
+    hardware: str
 
 
 def expects_vector_loads(launch: Launch) -> bool:
@@ -83,6 +88,7 @@ def report(
 
     wanted = tuple(f for f in manifest.FAMILIES if f.name in families)
     models = tuple(s for s in manifest.MODEL_SHAPES if s.name in shapes)
+    notes = {f.name: f.hardware for f in wanted}
     seen: set[object] = set()
     for entry in manifest.entries(device, wanted, models):
         launch = entry.launch
@@ -93,12 +99,13 @@ def report(
         if key in seen:
             continue
         seen.add(key)
+        hardware = notes[entry.family]
         row = (device.name, name, entry.family, entry.dtype, entry.example, _tile_text(launch))
         try:
             made = compile_for(launch, spec, device)
         except Exception as error:  # Triton raises many kinds; the report shows each of them.
             text = f"{type(error).__name__}: {error}".replace("\n", " ")[:300]
-            yield Row(*row, None, None, None, None, None, (f"does not compile: {text}",))
+            yield Row(*row, None, None, None, None, None, (f"does not compile: {text}",), hardware)
             continue
         problems = []
         if made.spill_bytes > PARKED_BYTES or (made.spill_bytes and made.registers >= 255):
@@ -111,8 +118,12 @@ def report(
             problems.append("no 16-byte loads")
         if expects_matrix(launch, entry.dtype) and made.matrix == 0:
             problems.append("no matrix instructions")
+        if name in HOPPER_KERNELS and made.tma == 0:
+            problems.append("no TMA loads")
+        if name in HOPPER_KERNELS and device.arch == 90 and made.wgmma == 0:
+            problems.append("no wgmma")
         figures = (made.registers, made.shared_bytes, made.spill_bytes)
-        yield Row(*row, *figures, made.vector_loads, made.matrix, tuple(problems))
+        yield Row(*row, *figures, made.vector_loads, made.matrix, tuple(problems), hardware)
 
 
 def _line(row: Row) -> str:

@@ -19,6 +19,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.dtypes import dtype_name
@@ -48,6 +49,9 @@ def specialise(launch: Launch) -> Specialisation:
             signature[name] = f"*{dtype_name(value.dtype)}"
             if value.storage_offset() * value.element_size() % 16 == 0:
                 aligned.append(i)
+        elif isinstance(value, TensorDescriptor):
+            block = ", ".join(map(str, value.block_shape))
+            signature[name] = f"tensordesc<{dtype_name(value.base.dtype)}[{block}]>"
         elif value is None or (value == 1 and isinstance(value, int) and name not in loose):
             signature[name], constants[name] = "constexpr", value
         elif isinstance(value, int):
@@ -72,6 +76,7 @@ class Compiled:
     """Figures of one compiled kernel. registers: a thread's (VGPRs and AGPRs on AMD).
 
     shared_bytes: of one block. spill_bytes: of a thread, stored to and loaded from its memory.
+    wgmma, tma: Hopper's asynchronous products and tile loads among them.
     spills_in_loops: such loads and stores inside a loop; the others run once a block.
     vector_loads: 16-byte loads from global memory. matrix: instructions of the matrix units.
     """
@@ -82,6 +87,8 @@ class Compiled:
     vector_loads: int
     matrix: int
     spills_in_loops: int = 0
+    wgmma: int = 0
+    tma: int = 0
 
 
 _CUDA_TOOLS = Path(triton.__path__[0]) / "backends/nvidia/bin"
@@ -90,6 +97,7 @@ _PTX_VECTOR = re.compile(
     r"|cp\.async\.c[ag]\.shared\.global[^;]*0x10\b"
 )
 _PTX_MATRIX = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)")
+_PTX_TMA = re.compile(r"cp\.async\.bulk\.tensor\S*global")
 _GCN_VECTOR = re.compile(r"\b(?:global|buffer)_load_dwordx4\b")
 _GCN_MATRIX = re.compile(r"\bv_mfma_")
 
@@ -120,6 +128,8 @@ def compile_for(launch: Launch, spec: Specialisation, device: DeviceFacts) -> Co
         len(_PTX_VECTOR.findall(ptx)),
         len(_PTX_MATRIX.findall(ptx)),
         in_loops,
+        ptx.count("wgmma.mma_async"),
+        len(_PTX_TMA.findall(ptx)),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from chipmark_kernels.decode_attention import decode_attention
+from chipmark_kernels.dense_gemm_hopper import dense_gemm_hopper
 from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.dtypes import DTYPE_NAMES
 from chipmark_kernels.embedding import embedding_rmsnorm
@@ -193,6 +194,13 @@ def _fp8(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
         fp8_gemm(x, x_scales, weight, _floats(p.n), dtype, **options)
 
 
+def _dense_hopper(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    for p in projections(s):
+        options = p.options(rows, dtype)
+        options.pop("norm_weight")
+        dense_gemm_hopper(_meta(rows, p.k, dtype=dtype), _meta(p.n, p.k, dtype=dtype), **options)
+
+
 def _swiglu(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
     swiglu(_meta(rows, 2 * s.inner, dtype=dtype))
 
@@ -216,12 +224,18 @@ ALL = (*HALVES, torch.float32)
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A kernel's public launcher: the rows and dtypes with which dispatch may call it."""
+    """A kernel's public launcher: the rows and dtypes with which dispatch may call it.
+
+    hopper: needs compute capability 9.0; such a variant is only taken where it is asked for.
+    hardware: what was seen of it on a device.
+    """
 
     name: str
     call: Call
     rows: tuple[int, ...]
     dtypes: tuple[torch.dtype, ...]
+    hopper: bool = False
+    hardware: str = "unverified on hardware"
 
 
 FAMILIES = (
@@ -236,6 +250,7 @@ FAMILIES = (
     Family("w8a16_gemm", _w8a16, DECODE_ROWS, HALVES),
     Family("w4a16_gemm", _w4a16, DECODE_ROWS, HALVES),
     Family("fp8_gemm", _fp8, ROWS, HALVES),
+    Family("dense_gemm_hopper", _dense_hopper, PREFILL_ROWS, HALVES, hopper=True),
     Family("sample", _sample, DECODE_ROWS, ALL),
     Family("nucleus_cutoff", _nucleus, DECODE_ROWS, ALL),
 )
@@ -255,6 +270,9 @@ def left_out(family: str, device: DeviceFacts) -> str | None:
     """Why dispatch never picks this family on the device, or None."""
     if family == "fp8_gemm" and not device.fp8_e4m3:
         return f"{device.name} has no float8_e4m3fn matrix unit"
+    needs_hopper = any(f.hopper for f in FAMILIES if f.name == family)
+    if needs_hopper and (device.vendor != "cuda" or int(device.arch) < 90):
+        return f"{device.name} has no tensor memory accelerator"
     return None
 
 

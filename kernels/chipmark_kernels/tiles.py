@@ -179,6 +179,14 @@ def _fp8_gemm(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
     return Tile(m=m, n=n, k=128, num_warps=8 if m == 128 else 4, num_stages=stages)
 
 
+def _dense_gemm_hopper(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    # 128 bytes of depth are one swizzled line; two accumulators share the columns of one. On
+    # Blackwell a residual beside 256 columns would spill.
+    k, n = 1024 // BITS[dtype], 128 if shape["glu"] or device.arch != 90 else 256
+    stages = _stages(device, (128 + n * (1 + shape["glu"])) * 128, 0, 4)
+    return Tile(m=128, n=n, k=k, num_warps=8, num_stages=stages)
+
+
 def _sample(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
     # Wide blocks once there are rows enough to fill the device with them.
     wide = shape["rows"] * ceil_div(shape["vocab"], 4096) >= 2 * device.n_sm
@@ -208,6 +216,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "w8a16_gemm": partial(_weight_only_gemm, 128),
         "w4a16_gemm": partial(_weight_only_gemm, 64),
         "fp8_gemm": _fp8_gemm,
+        "dense_gemm_hopper": _dense_gemm_hopper,
         "sample": _sample,
         "nucleus_cutoff": _nucleus_cutoff,
     }

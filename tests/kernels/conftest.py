@@ -30,6 +30,7 @@ KERNEL_MODULES = (
     "skinny_gemm",
     "weight_only",
     "fp8_gemm",
+    "dense_gemm_hopper",
     "sampling",
     "top_p",
 )

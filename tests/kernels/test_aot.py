@@ -37,13 +37,14 @@ def test_each_kernel_compiles_for_hopper_as_designed() -> None:
     report = json.loads(done.stdout)
     assert report["summary"]["failed"] == 0
     rows = {row["kernel"]: row for row in report["rows"]}
-    assert len(rows) == 15
+    assert len(rows) == 16
     for row in rows.values():
         assert row["registers"] > 0
         assert row["spill_bytes"] <= aot.PARKED_BYTES
     for name in ("_prefill_attention_kernel", "_decode_attention_kernel", "_fp8_gemm_kernel"):
         assert rows[name]["matrix"] > 0
         assert rows[name]["shared_bytes"] > 0
+    assert {row["hardware"] for row in rows.values()} == {"unverified on hardware"}
 
 
 def test_the_last_line_is_a_summary_and_what_is_left_out_is_said(capsys) -> None:
@@ -98,6 +99,21 @@ def test_what_the_design_forbids_fails_the_command(made, problem, capsys, monkey
     assert status == (0 if problem is None else 1)
     assert ("FAILED" in output) == (problem is not None)
     assert problem is None or f"FAILED: {problem}" in output
+
+
+@pytest.mark.parametrize(
+    ("tma", "wgmma", "problem"),
+    [(4, 8, None), (0, 8, "no TMA loads"), (4, 0, "no wgmma")],
+)
+def test_a_hopper_variant_without_its_instructions_fails(
+    tma, wgmma, problem, capsys, monkeypatch
+) -> None:
+    made = dataclasses.replace(GOOD, vector_loads=0, tma=tma, wgmma=wgmma)
+    monkeypatch.setattr(compile_ahead, "specialise", lambda launch: None)
+    monkeypatch.setattr(compile_ahead, "compile_for", lambda *_: made)
+    status = aot.main(["--targets", "sm_90", "--kernels", "dense_gemm_hopper", "--first"])
+    assert status == (0 if problem is None else 1)
+    assert problem is None or f"FAILED: {problem}" in capsys.readouterr().out
 
 
 SASS = """

@@ -5,7 +5,10 @@ import re
 import pytest
 import torch
 
+from chipmark_kernels.dense_gemm_hopper import dense_gemm_hopper
+from chipmark_kernels.device import TARGETS
 from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
+from chipmark_kernels.launch import recording
 from chipmark_kernels.reference.gemm import (
     dequantize_int4,
     dequantize_int8,
@@ -229,6 +232,25 @@ def test_fp8_gemm_ends_as_the_others_do(swiglu, rng, assert_accurate) -> None:
     options = {"bias": bias, "swiglu": swiglu, "residual": residual}
     got = fp8_gemm(x, xs, w, ws, torch.float32, **options, tile=Tile(m=16, n=16, k=32))
     assert_accurate(got, fp8_gemm_reference(x, xs, w, ws, torch.float64, **options))
+
+
+@pytest.mark.parametrize("swiglu", [False, True])
+def test_the_hopper_variant_agrees_with_fp64(swiglu, rng, assert_accurate) -> None:
+    x = torch.randn(37, 104, generator=rng).half()
+    w = (torch.randn(2 * 40, 104, generator=rng) / 10).half()
+    bias = torch.randn(2 * 40, generator=rng).half()
+    residual = torch.randn(37, 40 if swiglu else 80, generator=rng).half()
+    options = {"bias": bias, "swiglu": swiglu, "residual": residual}
+    got = dense_gemm_hopper(x, w, **options, tile=Tile(m=16, n=16, k=32))
+    wide = options | {"bias": bias.double(), "residual": residual.double()}
+    oracle = skinny_gemm_reference(x.double(), w.double(), **wide)
+    assert_accurate(got, oracle, skinny_gemm_reference(x, w, **options))
+
+
+def test_the_hopper_variant_is_refused_elsewhere() -> None:
+    x = torch.empty(128, 64, device="meta", dtype=torch.float16)
+    with recording(TARGETS["sm_80"]), pytest.raises(ValueError, match="sm_80 has no TMA"):
+        dense_gemm_hopper(x, x)
 
 
 def test_fp8_takes_no_splits() -> None:
