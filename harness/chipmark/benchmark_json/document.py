@@ -19,12 +19,12 @@ NAMESPACE = "chipmark"
 class Benchmark:
     """One benchmark.
 
-    stats: every number of the file's `stats` except `data`, seconds where the name is of a time
-    (`min`, `max`, `mean`, `median`, `stddev`, `q1`, `q3`, `iqr`, `total`), 1/s for `ops`, which
-    is computed as 1/mean where the file is older than 3.1 and lacks it (0 for a mean of 0).
-    data: seconds a round, () where the file was saved without; each is a mean over `iterations`
-    calls, so a percentile of calls exists only where `iterations` is 1. `params` is None for a
-    test without parameters. `raw` is the benchmark's whole object.
+    stats: what the file has of `min`, `max`, `mean`, `median`, `stddev`, `q1`, `q3`, `iqr`,
+    `ld15iqr`, `hd15iqr` and `total` (seconds) and `ops` (1/s), which is computed as 1/mean where
+    the file is older than 3.1 and lacks it (0 for a mean of 0). data: seconds a round, () where
+    the file was saved without; each is a mean over `iterations` calls, so a percentile of calls
+    exists only where `iterations` is 1. `params` is None for a test without parameters. `raw` is
+    the benchmark's whole object.
     """
 
     fullname: str

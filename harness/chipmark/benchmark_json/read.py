@@ -16,6 +16,7 @@ OLDEST_MAJOR, NEWEST_MAJOR = 3, 5
 """Versions of pytest-benchmark whose files were read in tests."""
 
 _REQUIRED = ("min", "max", "mean", "stddev", "median")
+_STATS = (*_REQUIRED, "iqr", "q1", "q3", "ld15iqr", "hd15iqr", "ops", "total")
 _AGREEMENT = 1e-6
 """Relative difference between `stats` and what `data` gives; both were computed in doubles."""
 _MAKE = "make it with `pytest --benchmark-json FILE`"
@@ -167,14 +168,11 @@ def _benchmark(path: Path, index: int, entry: Any) -> Benchmark:
 
 def _numbers(path: Path, where: str, stats: Mapping[str, Any]) -> dict[str, float]:
     numbers = {}
-    for key, value in stats.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        numbers[key] = _seconds(path, f"{where}.{key}", value)
-    for key in _REQUIRED:
-        if key not in numbers:
-            problem = "is missing" if stats.get(key) is None else f"{stats[key]!r} is no number"
-            raise BadInputError(path, problem, field=f"{where}.{key}", hint=_MAKE)
+    for key in _STATS:
+        if stats.get(key) is not None:
+            numbers[key] = _seconds(path, f"{where}.{key}", stats[key])
+        elif key in _REQUIRED:
+            raise BadInputError(path, "is missing", field=f"{where}.{key}", hint=_MAKE)
     if "ops" not in numbers:
         numbers["ops"] = 1.0 / numbers["mean"] if numbers["mean"] > 0 else 0.0
     return numbers

@@ -21,6 +21,8 @@ COMMANDS = {
     "table": "chipmark.cli.table",
     "cost": "chipmark.cli.cost",
     "validate": "chipmark.cli.validate",
+    "import": "chipmark.cli.import_",
+    "export": "chipmark.cli.export",
     "models": "chipmark.cli.models",
     "workload": "chipmark.cli.workload",
     "chips": "chipmark.cli.chips",
