@@ -8,6 +8,7 @@ magnitudes; `chipmark aa` measures a machine's own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,8 @@ F64 = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class Noise:
     """Standard deviations of ln(time). drift_phi: correlation of the drift between neighbouring
-    slots. outlier_share of rounds are longer by an exponential of mean outlier_mean."""
+    slots. outlier_share of rounds are longer by an exponential of mean outlier_mean. session:
+    between two runs on different days, which pairs do not see and stored results do."""
 
     within: float = 0.010
     process: float = 0.007
@@ -27,6 +29,11 @@ class Noise:
     drift_phi: float = 0.9
     outlier_share: float = 0.05
     outlier_mean: float = 0.10
+    session: float = 0.030
+
+    def between_sessions(self) -> float:
+        """Standard deviation of ln(B / A) of two runs of one build in two sessions."""
+        return math.sqrt(2 * (self.session**2 + self.drift**2 + self.process**2))
 
     def times(self, factor: float) -> Noise:
         """The same shape of noise, `factor` times as large."""
@@ -37,6 +44,7 @@ class Noise:
             self.drift_phi,
             self.outlier_share,
             self.outlier_mean * factor,
+            self.session * factor,
         )
 
 

@@ -173,11 +173,12 @@ def confirm(first: ArrayLike, second: ArrayLike, margins: Margins, scale: float 
     return _inconclusive(found, margins)
 
 
-def unfit(reasons: Sequence[str], margins: Margins, d: ArrayLike | None = None) -> Judgement:
-    """No verdict: the machine was not fit to give one."""
-    return Judgement(
-        Verdict.UNFIT, None if d is None else estimate(d), margins, reasons=tuple(reasons)
-    )
+def unfit(
+    reasons: Sequence[str], margins: Margins, d: ArrayLike | Estimate | None = None
+) -> Judgement:
+    """No verdict: the machine was not fit to give one. d: what was seen all the same."""
+    found = d if d is None or isinstance(d, Estimate) else estimate(d)
+    return Judgement(Verdict.UNFIT, found, margins, reasons=tuple(reasons))
 
 
 def describe(found: Estimate) -> str:

@@ -1,0 +1,99 @@
+"""What A/A runs of a machine support, stored a file per fingerprint, and what holds without them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chipmark.errors import BadInputError
+
+ACROSS_SESSIONS = 0.12
+"""Margin, ln, between sessions of a machine that has no A/A of its own. `python -m
+chipmark.gate.simulate` shows the false reds that it leaves when a session shifts every number by
+3 % (what users report): at most 0.1 % a benchmark with a confirming second run."""
+
+
+class Bound(BaseModel):
+    """A file of `bounds_folder`. within: bound of A/A effects inside a session, ln. across: the
+    same between sessions, null where only one session was measured. pairs: A/A pairs behind it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+
+    schema_: str = Field("chipmark.aa/1", alias="schema", pattern=r"^chipmark\.aa/1$")
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{16}$")
+    within: float = Field(ge=0, allow_inf_nan=False)
+    across: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    pairs: int = Field(ge=1)
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionMargin:
+    """The margin that a comparison across sessions costs, ln, and where it is from, in words."""
+
+    value: float
+    source: str
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """Sixteen hex digits of what identifies a machine."""
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def bounds_folder() -> Path:
+    """Where bounds are kept: CHIPMARK_CACHE, else the user's cache folder."""
+    cache = os.environ.get("CHIPMARK_CACHE")
+    if cache:
+        return Path(cache) / "aa"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chipmark" / "aa"
+
+
+def store_bound(bound: Bound, folder: Path | None = None) -> Path:
+    """Write a bound, whole or not at all; returns its path."""
+    path = (folder or bounds_folder()) / f"{bound.fingerprint}.json"
+    write_whole(path, bound.model_dump_json(by_alias=True, indent=1) + "\n")
+    return path
+
+
+def load_bound(of: str, folder: Path | None = None) -> Bound | None:
+    """The bound of a fingerprint; None where there is none. BadInputError for a broken file."""
+    path = (folder or bounds_folder()) / f"{of}.json"
+    try:
+        return Bound.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise BadInputError(
+            path, f"is no stored A/A bound ({error})", hint="measure again with `chipmark aa`"
+        ) from error
+
+
+def session_margin(of: str, folder: Path | None = None) -> SessionMargin:
+    """The margin across sessions of a machine: by its A/A, else ACROSS_SESSIONS."""
+    bound = load_bound(of, folder)
+    if bound is not None and bound.across is not None:
+        return SessionMargin(bound.across, f"A/A across sessions of this machine, {bound.created}")
+    percent = 100 * math.expm1(ACROSS_SESSIONS)
+    return SessionMargin(
+        ACROSS_SESSIONS, f"the default of {percent:.0f} %: this machine has no A/A across sessions"
+    )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one step, so that a killed process leaves the old content or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
