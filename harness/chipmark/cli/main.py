@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "chipmark.cli.run",
     "table": "chipmark.cli.table",
     "cost": "chipmark.cli.cost",
+    "gate": "chipmark.cli.gate",
     "validate": "chipmark.cli.validate",
     "import": "chipmark.cli.import_",
     "export": "chipmark.cli.export",

@@ -1,4 +1,4 @@
-"""What A/A runs of a machine support, stored a file per fingerprint, and what holds without them."""
+"""What A/A runs of a machine support, stored a file per fingerprint, and the default margin."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ Two files of one `chipmark ab` are paired again by what `ab` writes into them (`
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from chipmark.benchmark_json.document import NAMESPACE, Benchmark, BenchmarkRun
@@ -34,33 +35,48 @@ _PYTEST_CONTEXT = ("node", "release", "python_version", "python_compiler")
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
-    """One benchmark and metric of a run: values above zero in `unit`; rounds where interleaved.
-    unfit: why the run itself says that this must not be compared. work: what must be equal."""
+class Value:
+    """One benchmark and metric of a run. samples: above zero, in `unit`. rounds: (session, round)
+    of each sample where `ab` interleaved it. unfit: why the run itself says that this must not be
+    compared. work: what must be equal on both sides."""
 
     unit: str
     direction: Literal["higher", "lower"]
-    values: tuple[float, ...]
+    samples: tuple[float, ...]
     rounds: tuple[tuple[int, int], ...] = ()
     unfit: tuple[str, ...] = ()
     work: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def value(self) -> float:
+        """The median of its samples."""
+        return float(median(self.samples))
+
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A side. ids: hashes of what was read; two sides that share one hold the same run.
-    interleaved: (run, arm) of `ab`. identity must match, context is warned about."""
+    """A side. fingerprint: hash of what was read; sides that share it are the same run. identity
+    must match, context is warned about. interleaved: (run, arm) of `ab`. notes: what was left
+    out, and why."""
 
     path: Path
-    ids: frozenset[str]
+    fingerprint: str
     identity: Mapping[str, Any]
     context: Mapping[str, Any]
-    series: Mapping[Key, Samples]
+    values: Mapping[Key, Value]
     interleaved: tuple[str, str] | None = None
-    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def read_stored(path: Path, metrics: Sequence[str] = ()) -> StoredRun:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """What both sides know and differ in, in words."""
+    for name, value in before.items():
+        other = after.get(name)
+        if value is not None and other is not None and value != other:
+            yield f"{name} {value!r} and {other!r}"
+
+
+def load_run(path: Path, metrics: Sequence[str] = ()) -> StoredRun:
     """A file of pytest-benchmark, a folder that holds one, a record or a folder of records.
 
     metrics: columns of the table for records, `time_s` for pytest-benchmark; () is the default.
@@ -68,7 +84,7 @@ def read_stored(path: Path, metrics: Sequence[str] = ()) -> StoredRun:
     exist, NothingToJudgeError for a folder without anything.
     """
     if path.is_file() and path.name != "record.json":
-        return _of_benchmarks(_read_json(path), metrics)
+        return _of_benchmarks(_read_runs(path), path, metrics)
     if not path.exists():
         raise NothingToJudgeError(
             f"{path}: there is no such file or folder",
@@ -78,38 +94,36 @@ def read_stored(path: Path, metrics: Sequence[str] = ()) -> StoredRun:
 
     if path.is_file() or find_records([path]):
         return _of_records(path, metrics)
-    found = sorted(p for p in path.rglob("*.json") if not p.name.startswith("."))
-    runs = [p for p in found if '"benchmarks"' in p.read_text(encoding="utf-8", errors="replace")]
+    runs = _read_runs(path)
     if not runs:
         raise NothingToJudgeError(
-            f"{path}: holds neither a record nor a file of pytest-benchmark",
-            "chipmark run quick -o DIR, or pytest --benchmark-json FILE",
+            f"{path}: holds neither a record nor a stored run of pytest-benchmark",
+            "chipmark run quick -o DIR, or pytest --benchmark-json FILE and chipmark import",
         )
+    return _of_benchmarks(runs, path, metrics)
+
+
+def _read_runs(path: Path) -> Sequence[BenchmarkRun]:
+    from chipmark.benchmark_json.store import read_runs
+
+    return read_runs(path)
+
+
+def _of_benchmarks(runs: Sequence[BenchmarkRun], path: Path, metrics: Sequence[str]) -> StoredRun:
     if len(runs) > 1:
         raise BadInputError(
-            path, f"holds {len(runs)} runs of pytest-benchmark", hint="name the file of one of them"
+            path, f"holds {len(runs)} runs of pytest-benchmark", hint="name the folder of one"
         )
-    return _of_benchmarks(_read_json(runs[0]), metrics)
-
-
-def _read_json(path: Path) -> BenchmarkRun:
-    from chipmark.benchmark_json.read import read_benchmark_json
-
-    return read_benchmark_json(path)
-
-
-def _of_benchmarks(run: BenchmarkRun, metrics: Sequence[str]) -> StoredRun:
+    run = runs[0]
     for name in metrics:
         if name not in PYTEST_METRICS:
             raise UnknownNameError(
                 "metric", name, PYTEST_METRICS, "columns of the table are those of records"
             )
-    series, missing = {}, []
+    values, notes = {}, []
     for benchmark in run.benchmarks:
         if not benchmark.data:
-            missing.append(
-                f"{benchmark.fullname}: saved without samples; add --benchmark-save-data"
-            )
+            notes.append(f"{benchmark.fullname}: saved without samples; add --benchmark-save-data")
         elif min(benchmark.data) <= 0:
             raise BadInputError(
                 run.path, "a time must be above zero", field=f"{benchmark.fullname}: stats.data"
@@ -117,23 +131,21 @@ def _of_benchmarks(run: BenchmarkRun, metrics: Sequence[str]) -> StoredRun:
         else:
             rounds = _rounds(run.path, benchmark)
             work = {"params": benchmark.params}
-            series[benchmark.fullname, TIME] = Samples(
+            values[benchmark.fullname, TIME] = Value(
                 "s", "lower", benchmark.data, rounds, work=work
             )
     info = run.machine_info
-    cpu = info.get("cpu") if isinstance(info.get("cpu"), Mapping) else {}
+    cpu = info.get("cpu")
     identity: dict[str, Any] = {name: info.get(name) for name in _PYTEST_IDENTITY}
-    identity |= {f"cpu {n}": cpu.get(n) for n in ("brand_raw", "count", "arch")} if cpu else {}
+    if isinstance(cpu, Mapping):
+        identity |= {f"cpu {n}": cpu.get(n) for n in ("brand_raw", "count", "arch")}
     for index, accelerator in enumerate(run.accelerators or ()):
         own = accelerator.get("identity")
         named = {n: accelerator.get(n) for n in ("name", "vendor", "unit", "used", "of")}
         identity |= {f"accelerator {index} {n}": v for n, v in named.items()}
         identity |= {f"accelerator {index} {n}": v for n, v in (own or {}).items()}
     context = {name: info.get(name) for name in _PYTEST_CONTEXT}
-    return StoredRun(
-        run.path, frozenset({run.sha256}), identity, context, series, _interleaved(run),
-        tuple(missing),
-    )  # fmt: skip
+    return StoredRun(path, run.sha256, identity, context, values, _interleaved(run), tuple(notes))
 
 
 def _interleaved(run: BenchmarkRun) -> tuple[str, str] | None:
@@ -181,12 +193,12 @@ def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
     loaded = load_records([path])
     if loaded.skipped:
         raise BadInputError(loaded.skipped[0].path, loaded.skipped[0].reason)
-    series: dict[Key, Samples] = {}
-    missing, identity, context = [], {}, {}
-    ids = set()
+    values: dict[Key, Value] = {}
+    identity: dict[str, Any] = {}
+    context: dict[str, Any] = {}
+    notes = []
     for record in loaded.records:
         m = record.manifest
-        ids.add(hashlib.sha256(record.self_sha256.encode()).hexdigest())
         scale = ",".join(m.workload.scale)
         name = f"{m.backend} {m.workload.name} {m.model.name} {m.precision.requested} "
         name += f"({scale}) {m.lane} N={m.concurrency}"
@@ -195,24 +207,26 @@ def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
         context |= {f"{m.backend} {k}": v for k, v in m.chip.context.items()}
         for metric in metrics or DEFAULT_METRICS:
             column = COLUMNS[metric]
-            values = [repeat.get(metric) for repeat in record.metrics.per_repeat]
-            known = [float(v) for v in values if v is not None]
-            if not known or len(known) < len(values):
+            repeats = [repeat.get(metric) for repeat in record.metrics.per_repeat]
+            known = [float(v) for v in repeats if v is not None]
+            if not known or len(known) < len(repeats):
                 code = record.metrics.null_reasons.get(metric, "cell_failed")
-                missing.append(f"{name}: {metric}: {NULL_REASONS.get(code, code)}")
+                notes.append(f"{name}: {metric}: {NULL_REASONS.get(code, code)}")
                 continue
             if min(known) <= 0:
-                missing.append(f"{name}: {metric}: a repeat is zero, which has no ratio")
+                notes.append(f"{name}: {metric}: a repeat is zero, which has no ratio")
                 continue
-            if (name, metric) in series:
+            if (name, metric) in values:
                 raise BadInputError(
                     path, f"holds {name!r} twice", hint="name the record, or a folder of one run"
                 )
             direction: Literal["higher", "lower"] = (
                 "higher" if column.direction == "higher" else "lower"
             )
-            series[name, metric] = Samples(
+            values[name, metric] = Value(
                 column.unit, direction, tuple(known), unfit=own_refusals(record),
                 work=perf_identity(record),
             )  # fmt: skip
-    return StoredRun(path, frozenset(ids), identity, context, series, missing=tuple(missing))
+    every = ",".join(sorted(record.self_sha256 for record in loaded.records))
+    digest = hashlib.sha256(every.encode()).hexdigest()
+    return StoredRun(path, digest, identity, context, values, notes=tuple(notes))

@@ -40,7 +40,7 @@ class Part(BaseModel):
 
 
 class Rule(Part):
-    """Margins of the benchmarks and metrics that fit both shell patterns; None keeps the default."""
+    """Margins of benchmarks and metrics that fit both shell patterns; None keeps the default."""
 
     benchmark: str = Field("*", min_length=1)
     metric: str = Field("*", min_length=1)
@@ -62,13 +62,13 @@ class Ignore(Part):
 
 
 class Thresholds(Part):
-    """All of them. shift: where the median effect of at least five stored benchmarks is beyond it,
-    ln, everything moved together and the machine is what changed."""
+    """All of them. metrics: what is judged where the command names none (() is the default of the
+    kind of result)."""
 
     delta_red: Ln = DELTA_RED
     delta_eq: Ln = DELTA_EQ
     absolute_floor: Floor = 0.0
-    shift: Ln = 0.03
+    metrics: list[str] = Field(default_factory=list)
     rule: list[Rule] = Field(default_factory=list)
     ignore: list[Ignore] = Field(default_factory=list)
 
@@ -81,7 +81,7 @@ class Thresholds(Part):
                 found |= {n: v for n in names if (v := getattr(rule, n)) is not None}
         return Margins(**found)
 
-    def why_ignored(self, benchmark: str, metric: str) -> str:
+    def not_gated(self, benchmark: str, metric: str) -> str:
         """The stated reason why it is not gated; "" where it is."""
         for entry in self.ignore:
             if fnmatchcase(benchmark, entry.benchmark) and fnmatchcase(metric, entry.metric):
@@ -89,11 +89,17 @@ class Thresholds(Part):
         return ""
 
 
-def load_thresholds(path: Path) -> Thresholds:
+def load_thresholds(path: Path | None, folder: Path) -> Thresholds:
     """Thresholds of a TOML file; of a pyproject.toml its `[tool.chipmark.gate]`, or the defaults.
 
+    Without a path those of the nearest pyproject.toml at or above `folder`, else the defaults.
     Raises BadInputError, which names file and key, with the nearest name for an unknown one.
     """
+    if path is None:
+        above = (parent / "pyproject.toml" for parent in (folder, *folder.parents))
+        path = next((p for p in above if p.is_file()), None)
+        if path is None:
+            return Thresholds()
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -113,21 +119,14 @@ def load_thresholds(path: Path) -> Thresholds:
         raise _bad_key(path, prefix, error) from error
 
 
-def project_thresholds(folder: Path) -> Thresholds:
-    """Those of the nearest pyproject.toml at or above `folder`; the defaults without one."""
-    for parent in (folder, *folder.parents):
-        if (parent / "pyproject.toml").is_file():
-            return load_thresholds(parent / "pyproject.toml")
-    return Thresholds()
-
-
 def _bad_key(path: Path, prefix: tuple[str, ...], error: ValidationError) -> BadInputError:
     first: Any = error.errors()[0]
     field = ".".join(str(part) for part in (*prefix, *first["loc"]))
     hint = ""
     if first["type"] == "extra_forbidden":
         at = str(first["loc"][0]) if len(first["loc"]) > 1 else ""
-        model = {"rule": Rule, "ignore": Ignore}.get(at, Thresholds)
+        models: dict[str, type[Part]] = {"rule": Rule, "ignore": Ignore}
+        model = models.get(at, Thresholds)
         known = list(model.model_fields)
         near = nearest_names(str(first["loc"][-1]), known)
         hint = f"did you mean {' or '.join(near)}?" if near else f"valid: {', '.join(known)}"
