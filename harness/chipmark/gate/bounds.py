@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chipmark.errors import BadInputError
 
-ACROSS_SESSIONS = 0.12
+ACROSS_SESSIONS = 0.13
 """Margin, ln, between sessions of a machine that has no A/A of its own. `python -m
-chipmark.gate.simulate` shows the false reds that it leaves when a session shifts every number by
-3 % (what users report): at most 0.1 % a benchmark with a confirming second run."""
+chipmark.gate.simulate` shows the false reds that it leaves at the noise of `gate.noise`, where a
+session shifts numbers by 3 %: at most 0.1 % a benchmark with a confirming second run."""
 
 
 class Bound(BaseModel):

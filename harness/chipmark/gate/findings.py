@@ -120,7 +120,8 @@ def _estimate(found: Estimate | None) -> dict[str, Any] | None:
         "effect": found.effect,
         "low": _finite(found.low),
         "high": _finite(found.high),
-        "pairs": found.n,
+        "n": found.n,
+        "of": found.of,
     }
 
 

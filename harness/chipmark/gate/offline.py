@@ -1,9 +1,10 @@
 """The gate on stored results: the verdicts' arithmetic, with the margin that sessions cost.
 
-Stored runs are not paired. Two runs of one build on different days differ by what the machine did
-that day, so the interval is the effect and the margin that A/A across sessions supports
-(`gate.bounds`): wider than any interval of rounds, and no number of rounds makes it narrower. A
-second NEW run confirms a regression, as in `chipmark ab`.
+The two files of one `chipmark ab` are paired again (`gate.interleaved`). Other runs are of
+different sessions: two runs of one build on different days differ by what the machine did that
+day, so the interval of the samples (`gate.shift`) is widened by the margin that A/A across
+sessions supports (`gate.bounds`), and no number of rounds makes that narrower. A second NEW run
+confirms a regression, as in `chipmark ab`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from statistics import fmean, median
 
 from chipmark.errors import BadInputError, NothingToJudgeError, UsageError
 from chipmark.gate.bounds import SessionMargin
 from chipmark.gate.findings import Findings, Row
+from chipmark.gate.interleaved import are_interleaved, judge_interleaved
+from chipmark.gate.shift import SAMPLES, shift
 from chipmark.gate.stored import Key, StoredRun, Value, differences
 from chipmark.gate.thresholds import Thresholds
 from chipmark.gate.verdict import (
@@ -26,6 +30,7 @@ from chipmark.gate.verdict import (
     describe,
     exceeds,
     inside,
+    smallest_seen,
     unfit,
 )
 
@@ -51,10 +56,10 @@ def judge_stored(
             f"{_paths(base)} and {_paths(new)} have no benchmark and metric in common"
         )
     rows = [_row(key, base, new, thresholds, margin) for key in common]
-    shift = _moved_together(rows)
-    if shift is not None:
+    moved = None if are_interleaved(base, new) else _moved_together(rows)
+    if moved is not None:
         rows = [
-            replace(row, judgement=unfit([shift], row.judgement.margins, row.judgement.estimate))
+            replace(row, judgement=unfit([moved], row.judgement.margins, row.judgement.estimate))
             for row in rows
         ]
     return Findings(_paths(base), _paths(new), tuple(rows), _notes(base, new, common, margin))
@@ -92,11 +97,26 @@ def _row(
             raise BadInputError(run.path, f"is in {value.unit!r}", field=f"{key[0]} {key[1]}")
     margins = thresholds.margins(*key)
     typical = median(v.value for v in before)
-    judgement = _judge(before, after, margins, typical, margin)
+    faults = dict.fromkeys(
+        f"{run.path}: {text}"
+        for run, value in zip((*base, *new), (*before, *after), strict=True)
+        for text in _faults(first, value)
+    )
+    if faults:
+        judgement = unfit(list(faults), margins)
+    elif are_interleaved(base, new):
+        judgement = judge_interleaved(key, base[0], new[0], margins, typical)
+    else:
+        judgement = _judge(before, after, margins, typical, margin)
     return Row(
         key[0], key[1], first.unit, first.direction, typical,
         median(v.value for v in after), judgement, thresholds.not_gated(*key),
     )  # fmt: skip
+
+
+def _faults(first: Value, value: Value) -> list[str]:
+    """Why a run of this benchmark may not be compared with the first baseline's."""
+    return [*value.unfit, *(f"another {text}" for text in differences(first.work, value.work))]
 
 
 def _judge(
@@ -125,7 +145,10 @@ def _judge(
             return Judgement(verdict, found, wide, confirmed=again)
         reason = f"another session did not confirm it: {describe(again)}"
         return Judgement(Verdict.INCONCLUSIVE, found, wide, confirmed=again, reasons=(reason,))
-    seen = max(wide.delta_red, found.effect - found.low)
+    seen = smallest_seen(found, wide)
+    if math.isinf(seen):
+        reason = f"too few samples for an interval: {found.n}; 4 on each side are the least"
+        return Judgement(Verdict.INCONCLUSIVE, found, wide, seen, reasons=(reason,))
     reason = f"an effect of {100 * math.expm1(seen):.0f} % or more would have been seen"
     return Judgement(Verdict.INCONCLUSIVE, found, wide, seen, reasons=(reason,))
 
@@ -133,13 +156,21 @@ def _judge(
 def _estimate(
     before: Sequence[Value], after: Sequence[Value], margins: Margins, margin: SessionMargin
 ) -> tuple[Estimate, Margins]:
-    """Difference of the mean logs, its interval, and margins with the red one widened."""
+    """Mean shift between the runs, its interval, and margins with the red one widened.
+
+    The half-width of the samples and that of the sessions are independent: they add in squares.
+    """
     sign = 1.0 if before[0].direction == "lower" else -1.0
-    logs = [fmean(math.log(v.value) for v in side) for side in (before, after)]
-    effect = sign * (logs[1] - logs[0])
-    half = margin.value * math.sqrt((1 / len(before) + 1 / len(after)) / 2)
-    pairs = min(len(before), len(after))
-    return Estimate(effect, effect - half, effect + half, pairs), margins.widened(half)
+    logs = [[[sign * math.log(x) for x in v.samples] for v in side] for side in (before, after)]
+    found = [shift(a, b) for a, b in product(*logs)]
+    effect = fmean(e.effect for e in found)
+    sessions = margin.value * math.sqrt((1 / len(before) + 1 / len(after)) / 2)
+    down, up = (
+        math.hypot(sessions, math.hypot(*widths) / len(found))
+        for widths in ([e.effect - e.low for e in found], [e.high - e.effect for e in found])
+    )
+    n = min(e.n for e in found)
+    return Estimate(effect, effect - down, effect + up, n, SAMPLES), margins.widened(sessions)
 
 
 def _moved_together(rows: Sequence[Row]) -> str | None:
@@ -163,7 +194,9 @@ def _notes(
     margin: SessionMargin,
 ) -> tuple[str, ...]:
     notes = [
-        "stored results of different sessions: below "
+        "paired by round: both sides are of one interleaved run"
+        if are_interleaved(base, new)
+        else "stored results of different sessions: below "
         f"{100 * math.expm1(margin.value):.0f} % nothing can be told of two of them "
         f"({margin.source}); `chipmark ab` can tell 5 %"
     ]

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from chipmark.gate.bounds import ACROSS_SESSIONS
 from chipmark.gate.effect import hodges_lehmann, walsh_interval
 from chipmark.gate.noise import F64, Noise, paired_differences
 from chipmark.gate.verdict import LOOKS, Margins, beyond, inside
@@ -107,6 +108,27 @@ def _verdicts(first: F64, second: F64, margins: Margins, looks: Sequence[int]) -
     return verdict, used
 
 
+def simulate_stored(
+    effect: float,
+    *,
+    trials: int,
+    seed: int,
+    margin: float = ACROSS_SESSIONS,
+    noise: Noise | None = None,
+) -> float:
+    """Share of REGRESSED of the rule for stored runs: a baseline and two NEW runs, a session each.
+
+    effect: true B / A - 1. A run's number is the median of many samples, so that what differs
+    between runs is the session, the drift and the process.
+    """
+    noise = noise or Noise()
+    generator = np.random.Generator(np.random.Philox(seed))
+    sd = noise.between_sessions() / math.sqrt(2)
+    base, first, second = generator.normal(0.0, sd, (3, trials))
+    worse = np.minimum(first, second) - base + math.log1p(effect)
+    return float((worse > margin).mean())
+
+
 def report(trials: int, seed: int) -> list[dict[str, float | int | str]]:
     """The rows that the command prints."""
     rows: list[dict[str, float | int | str]] = []
@@ -159,6 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bound = f"{100 * float(row['suite_of_20_bound']):.2f} %" if row["effect"] == 0 else "-"
         cells = [f"{100 * float(row['effect']):+.0f} %", *shares, f"{float(row['mean_pairs']):.1f}"]
         print("".join(f"{cell:>14}" for cell in (*cells, bound)))
+    print(f"\nstored runs of other sessions, margin {100 * math.expm1(ACROSS_SESSIONS):.0f} %")
+    for effect in (0.0, 0.05, 0.10, 0.20, 0.30):
+        share = simulate_stored(effect, trials=50 * chosen.trials, seed=chosen.seed)
+        print(f"{100 * effect:+13.0f} %{100 * share:12.3f} % regressed")
     return 0
 
 

@@ -73,12 +73,14 @@ class Margins:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Hodges-Lehmann effect of n pairs with its 95 % interval, ln; above 0 is worse."""
+    """Hodges-Lehmann effect of n pairs with its 95 % interval, ln; above 0 is worse. of: what
+    was counted, since stored runs have samples and no pairs."""
 
     effect: float
     low: float
     high: float
     n: int
+    of: str = "pairs"
 
     @property
     def percent(self) -> float:
@@ -185,7 +187,7 @@ def describe(found: Estimate) -> str:
     """An estimate in words: `+5.1 % (+3.9 to +6.2 %, 16 pairs)`; above 0 is worse."""
     bounds = [f"{100 * math.expm1(b):+.1f}" for b in (found.low, found.high) if math.isfinite(b)]
     interval = f"{bounds[0]} to {bounds[1]} %" if len(bounds) == 2 else "no interval"
-    return f"{found.percent:+.1f} % ({interval}, {found.n} pairs)"
+    return f"{found.percent:+.1f} % ({interval}, {found.n} {found.of})"
 
 
 def _inconclusive(found: Estimate, margins: Margins) -> Judgement:
