@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chipmark.gate.findings import Findings
 from chipmark.gate.verdict import Verdict
+from chipmark.table.cells import plain_text
 
 _LEVELS = {Verdict.REGRESSED: "error", Verdict.UNFIT: "warning", Verdict.INCONCLUSIVE: "notice"}
 
@@ -25,7 +26,8 @@ def github_annotations(findings: Findings) -> list[str]:
 
 def _data(text: str) -> str:
     """Escaped as the runner expects; a name from a file must not start a command of its own."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    lines = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return plain_text(lines)
 
 
 def _property(text: str) -> str:

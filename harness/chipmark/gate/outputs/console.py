@@ -9,6 +9,7 @@ from rich.table import Table
 from chipmark.gate.findings import Findings
 from chipmark.gate.outputs.numbers import amount, change
 from chipmark.gate.verdict import Verdict
+from chipmark.table.cells import plain_text
 
 _COLOURS = {
     Verdict.REGRESSED: "bold red",
@@ -31,14 +32,19 @@ def print_findings(findings: Findings, console: Console) -> None:
         colour = _COLOURS[row.verdict]
         word = row.verdict.value + (" (not gated)" if row.not_gated else "")
         table.add_row(
-            str(number), escape(row.benchmark), escape(row.metric),
-            escape(amount(row.base, row.unit)), escape(amount(row.new, row.unit)),
+            str(number), _plain(row.benchmark), _plain(row.metric),
+            _plain(amount(row.base, row.unit)), _plain(amount(row.new, row.unit)),
             change(row), f"[{colour}]{word}[/]",
         )  # fmt: skip
     console.print(table)
     console.print()
     for number, row in enumerate(findings.rows, 1):
-        console.print(escape(f"{number}: worse by {row.sentence()}"), soft_wrap=True)
+        console.print(_plain(f"{number}: worse by {row.sentence()}"), soft_wrap=True)
     for note in findings.notes:
-        console.print(escape(note), soft_wrap=True)
+        console.print(_plain(note), soft_wrap=True)
     console.print(f"[bold]{escape(findings.headline())}[/]")
+
+
+def _plain(text: str) -> str:
+    """Text of a file: neither rich's markup nor a terminal's control characters are obeyed."""
+    return escape(plain_text(text))

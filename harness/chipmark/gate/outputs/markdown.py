@@ -8,6 +8,7 @@ import re
 from chipmark.gate.findings import Findings, Row
 from chipmark.gate.outputs.numbers import amount, change
 from chipmark.gate.verdict import Verdict
+from chipmark.table.cells import plain_text
 
 _ORDER = list(Verdict)
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~@])")
@@ -44,8 +45,8 @@ def _line(row: Row) -> str:
 
 def _text(text: str) -> str:
     """One line of plain text: no markup, no HTML, no mention of a person."""
-    return _SPECIAL.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+    return _SPECIAL.sub(r"\\\1", html.escape(plain_text(" ".join(text.split())), quote=False))
 
 
 def _code(text: str) -> str:
-    return " ".join(text.split()).replace("`", "'")
+    return plain_text(" ".join(text.split())).replace("`", "'")
