@@ -107,6 +107,13 @@ def test_arms_of_one_run_are_paired_by_round(write):
     assert set(found.values()) == {Verdict.EQUIVALENT}
 
 
+def test_the_machines_own_bound_widens_what_is_red_inside_a_session_too(write):
+    noisy = SessionMargin(0.2, "A/A", within=0.08)
+    findings, found = verdicts(*arms(write, 1.05), margin=noisy)
+    assert set(found.values()) == {Verdict.INCONCLUSIVE}
+    assert findings.rows[0].judgement.margins.delta_red == 0.08
+
+
 def test_an_interleaved_run_without_its_second_session_confirms_nothing(write):
     findings, found = verdicts(*arms(write, 1.05, sessions=1))
     assert set(found.values()) == {Verdict.INCONCLUSIVE}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chipmark.errors import BadInputError
+from chipmark.gate.outputs.write import write_whole
 
 ACROSS_SESSIONS = 0.13
 """Margin, ln, between sessions of a machine that has no A/A of its own. `python -m
@@ -37,29 +37,31 @@ class Bound(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SessionMargin:
-    """The margin that a comparison across sessions costs, ln, and where it is from, in words."""
+    """The margin that a comparison across sessions costs, ln, and where it is from, in words.
+    within: the bound of A/A effects inside a session, for runs that were interleaved."""
 
     value: float
     source: str
+    within: float = 0.0
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """Sixteen hex digits of what identifies a machine."""
+    """Sixteen hex digits of what identifies a machine: the `identity` of a `gate.stored` run."""
     text = json.dumps(identity, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def bounds_folder() -> Path:
-    """Where bounds are kept: CHIPMARK_CACHE, else the user's cache folder."""
-    cache = os.environ.get("CHIPMARK_CACHE")
-    if cache:
-        return Path(cache) / "aa"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chipmark" / "aa"
+    """Where bounds are kept, in the cache folder of chipmark."""
+    from chipmark_models.weights.prepared import cache_folder
+
+    return cache_folder() / "aa"
 
 
 def store_bound(bound: Bound, folder: Path | None = None) -> Path:
     """Write a bound, whole or not at all; returns its path."""
     path = (folder or bounds_folder()) / f"{bound.fingerprint}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, bound.model_dump_json(by_alias=True, indent=1) + "\n")
     return path
 
@@ -80,20 +82,13 @@ def load_bound(of: str, folder: Path | None = None) -> Bound | None:
 def session_margin(of: str, folder: Path | None = None) -> SessionMargin:
     """The margin across sessions of a machine: by its A/A, else ACROSS_SESSIONS."""
     bound = load_bound(of, folder)
+    within = bound.within if bound is not None else 0.0
     if bound is not None and bound.across is not None:
-        return SessionMargin(bound.across, f"A/A across sessions of this machine, {bound.created}")
+        source = f"A/A across sessions of this machine, {bound.created}"
+        return SessionMargin(bound.across, source, within)
     percent = 100 * math.expm1(ACROSS_SESSIONS)
     return SessionMargin(
-        ACROSS_SESSIONS, f"the default of {percent:.0f} %: this machine has no A/A across sessions"
+        ACROSS_SESSIONS,
+        f"the default of {percent:.0f} %: this machine has no A/A across sessions",
+        within,
     )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file in one step, so that a killed process leaves the old content or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

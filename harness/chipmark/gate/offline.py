@@ -105,7 +105,8 @@ def _row(
     if faults:
         judgement = unfit(list(faults), margins)
     elif are_interleaved(base, new):
-        judgement = judge_interleaved(key, base[0], new[0], margins, typical)
+        widened = margins.widened(margin.within)
+        judgement = judge_interleaved(key, base[0], new[0], widened, typical)
     else:
         judgement = _judge(before, after, margins, typical, margin)
     return Row(
