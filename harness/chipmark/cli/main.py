@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "chipmark.cli.run",
     "table": "chipmark.cli.table",
     "cost": "chipmark.cli.cost",
+    "ab": "chipmark.cli.ab",
     "gate": "chipmark.cli.gate",
     "validate": "chipmark.cli.validate",
     "import": "chipmark.cli.import_",
