@@ -36,8 +36,8 @@ def test_help_lists_every_command(chipmark) -> None:
     "command",
     [
         ("run",), ("table",), ("validate",), ("doctor",), ("cost",), ("models", "list"),
-        ("models", "pull"), ("workload", "list"), ("workload", "show"), ("chips", "list"),
-        ("chips", "show"),
+        ("import",), ("export",), ("gate",), ("models", "pull"), ("workload", "list"),
+        ("workload", "show"), ("chips", "list"), ("chips", "show"),
     ],
 )  # fmt: skip
 def test_every_command_has_examples(chipmark, command: tuple[str, ...]) -> None:

@@ -14,7 +14,8 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,25 +67,36 @@ def write_record(out_dir: Path, raw_dir: Path) -> Path:
     manifest = load_manifest(raw_dir / "cell.json")
     raw, derived = _derived(raw_dir, manifest)
     name = record_name(manifest)
+    with whole_folder(out_dir, name, "a record is never written twice") as partial:
+        _write_files(partial, raw_dir, raw)
+        _write_document(partial, name, manifest, derived)
+    return out_dir / name
+
+
+@contextmanager
+def whole_folder(out_dir: Path, name: str, hint: str) -> Iterator[Path]:
+    """A hidden folder to write into, which becomes `out_dir / name` by one rename, all synced.
+
+    Raises UsageError with `hint` where that folder is there already. Whatever else is raised
+    inside leaves nothing behind.
+    """
     out_dir.mkdir(parents=True, exist_ok=True)
     sweep(out_dir)
     final = out_dir / name
     if final.exists():
-        raise UsageError(f"{final} is there already", "a record is never written twice")
+        raise UsageError(f"{final} is there already", hint)
     partial = out_dir / f".{name}.{_host()}.{os.getpid()}.partial"
     try:
         partial.mkdir()
-        _write_files(partial, raw_dir, raw)
-        _write_document(partial, name, manifest, derived)
+        yield partial
         for folder in {path.parent for path in partial.rglob("*")} | {partial}:
-            _sync(folder)
+            sync(folder)
         os.rename(partial, final)
-        _sync(out_dir)
+        sync(out_dir)
     except BaseException:
         # An interrupt, too, must leave nothing half behind.
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return final
 
 
 def record_name(manifest: Manifest) -> str:
@@ -214,7 +226,7 @@ def _repeat_folders(raw_dir: Path) -> Sequence[Path]:
 def _write_document(partial: Path, name: str, manifest: Manifest, derived: Derived) -> None:
     files = {}
     for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-        _sync(path)
+        sync(path)
         entry = FileEntry(sha256=file_hash(path), bytes=path.stat().st_size)
         files[path.relative_to(partial).as_posix()] = entry.model_dump()
     document: dict[str, Any] = {
@@ -226,7 +238,7 @@ def _write_document(partial: Path, name: str, manifest: Manifest, derived: Deriv
     }
     target = partial / RECORD_FILE
     target.write_text(document_text(document), encoding="utf-8")
-    _sync(target)
+    sync(target)
 
 
 def _below(folder: Path) -> list[Path]:
@@ -239,7 +251,8 @@ def _below(folder: Path) -> list[Path]:
     return found
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or folder on the disk, not only in its cache."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

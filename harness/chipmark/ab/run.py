@@ -1,0 +1,153 @@
+"""An A/B run from its arms to its findings, in a scratch folder that is gone afterwards."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from chipmark.ab.canary import LIMIT
+from chipmark.ab.plan import Plan, Request, planned
+from chipmark.ab.readings import Command
+from chipmark.ab.rounds import ProcessRunner
+from chipmark.ab.schedule import ARMS
+from chipmark.ab.sequence import Key, Outcome, Series, run_sequence
+from chipmark.ab.store import check_new, write_run
+from chipmark.cell.runner import Reporter
+from chipmark.gate.bounds import fingerprint, load_bound
+from chipmark.gate.findings import Findings, Row
+from chipmark.gate.thresholds import Thresholds, load_thresholds
+from chipmark.gate.verdict import LOOKS
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """looks: rounds after which is looked; more at the end for a noisy machine."""
+
+    metrics: tuple[str, ...] = ()
+    seed: int = 0
+    looks: tuple[int, ...] = LOOKS
+    canary_limit: float = LIMIT
+    limit_s: float = 900.0
+    thresholds: Path | None = None
+
+
+def compare(request: Request, options: Options, out: Path | None, reporter: Reporter) -> Findings:
+    """Run both arms to their verdicts; with `out`, keep everything there. Raises ChipmarkError."""
+    if out is not None:
+        check_new(out)
+    rules = load_thresholds(options.thresholds, request.cwd)
+    run = uuid.uuid4().hex[:12]
+    with scratch() as folder, planned(request, folder) as plan:
+        for text in plan.says:
+            reporter.say(text)
+        runner = runner_of(plan, options, folder)
+        outcome = run_sequence(
+            runner,
+            lambda key: rules.margins(*key).widened(machine_bound(runner)),
+            options.seed,
+            reporter,
+            looks=options.looks,
+            canary_limit=options.canary_limit,
+        )
+        findings = findings_of(plan, outcome, rules, runner)
+        if out is not None:
+            write_run(out, run, options.seed, runner, outcome, findings, machine_of(runner))
+    return findings
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for worktrees, caches and results of single processes."""
+    folder = Path(tempfile.mkdtemp(prefix="chipmark-ab-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def runner_of(plan: Plan, options: Options, folder: Path) -> ProcessRunner:
+    """The runner of a plan's arms; UnknownNameError for a metric that does not exist."""
+    arms = {"A": plan.a, "B": plan.b}
+    return ProcessRunner(
+        kind=plan.kind,
+        arms={name: arms[name] for name in ARMS},
+        commands={name: Command.of(arms[name].argv, options.metrics) for name in ARMS},
+        scratch=folder,
+        project=plan.project,
+        limit_s=options.limit_s,
+    )
+
+
+def machine_of(runner: ProcessRunner) -> dict[str, Any]:
+    """What identifies this machine: as the results say, else its CPU."""
+    return runner.identity or host_identity()
+
+
+def host_identity() -> dict[str, Any]:
+    """The host's CPU, for commands whose results name no machine."""
+    from chipmark.chips.detect import chip_of
+
+    chip = chip_of("torch:cpu")
+    return {"chip": chip.name, "unit": chip.unit, "used": chip.used, **chip.identity}
+
+
+def machine_bound(runner: ProcessRunner) -> float:
+    """The A/A bound inside a session of this machine, ln; 0 where it was not measured."""
+    bounds = [
+        load_bound(fingerprint(identity)) for identity in (machine_of(runner), host_identity())
+    ]
+    return max((bound.within for bound in bounds if bound is not None), default=0.0)
+
+
+def findings_of(plan: Plan, outcome: Outcome, rules: Thresholds, runner: ProcessRunner) -> Findings:
+    """The rows of a run, with notes on the canary, the margin and what was left out."""
+    first = outcome.series(0)
+    rows = tuple(_row(first[key], key, outcome, rules) for key in sorted(outcome.judgements))
+    notes = list(plan.says)
+    canary = outcome.canary
+    if canary is not None:
+        notes += canary.faults + canary.notices
+        notes.append(
+            f"canary: {canary.readings} readings, {1e3 * canary.median_s:.2f} ms, "
+            f"noise {canary.noise:.1%}, drift {canary.drift:+.1%}"
+        )
+    bound = machine_bound(runner)
+    if bound:
+        notes.append(f"this machine's A/A supports a margin of {bound:.1%}")
+    else:
+        notes.append("this machine has no A/A of its own: `chipmark aa` measures its margin")
+    notes += outcome.left_out
+    details: dict[str, Any] = {
+        "kind": plan.kind,
+        "rounds": {f"{k[0]} ({k[1]})": len(s.a) for k, s in first.items()},
+        "slots": len(outcome.measured),
+        "canary_noise": canary.noise if canary else None,
+    }
+    return Findings(plan.a.title, plan.b.title, rows, tuple(notes), details)
+
+
+def _row(series: Series, key: Key, outcome: Outcome, rules: Thresholds) -> Row:
+    return Row(
+        benchmark=key[0],
+        metric=key[1],
+        unit=series.unit,
+        direction=series.direction,
+        base=median(series.a),
+        new=median(series.b),
+        judgement=outcome.judgements[key],
+        not_gated=rules.not_gated(*key),
+    )
+
+
+def looks_of(rounds: int | None) -> Sequence[int]:
+    """LOOKS, with one more at the end for more rounds than they have."""
+    if rounds is None or rounds <= LOOKS[-1]:
+        return LOOKS
+    return (*LOOKS, rounds)

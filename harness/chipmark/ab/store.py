@@ -1,0 +1,177 @@
+"""The folder of an A/B run: what was compared, every round, and the verdicts; whole or not at all.
+
+ab.json        arms, code, order, machine, canary, every reading with session, round and slot
+A.json B.json  of pytest-benchmark commands: files of pytest-benchmark with a sample a round,
+               which `chipmark gate A.json B.json` pairs again
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chipmark.ab.arms import differences
+from chipmark.ab.modules import code_hash
+from chipmark.ab.rounds import Measured, ProcessRunner
+from chipmark.ab.schedule import ARMS, ArmName
+from chipmark.ab.sequence import Outcome
+from chipmark.benchmark_json.document import NAMESPACE
+from chipmark.errors import UsageError
+from chipmark.gate.findings import Findings
+from chipmark.gate.stored import INTERLEAVED, ROUNDS
+
+SCHEMA = "chipmark.ab/1"
+
+
+def check_new(out: Path) -> None:
+    """UsageError where the folder exists and holds something, or cannot be made."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(
+            f"{out} is there already", "a run is never mixed with another: choose a new -o"
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out.parent} cannot be made: {error.strerror}") from error
+
+
+def write_run(
+    out: Path,
+    run: str,
+    seed: int,
+    runner: ProcessRunner,
+    outcome: Outcome,
+    findings: Findings,
+    machine: Mapping[str, Any],
+) -> None:
+    """Write the folder under a hidden name beside its place, then rename it."""
+    documents: dict[str, Any] = {
+        "ab.json": run_document(run, seed, runner, outcome, findings, machine)
+    }
+    for arm in ARMS:
+        if arm in runner.first_files:
+            documents[f"{arm}.json"] = interleaved_file(
+                runner.first_files[arm], run, arm, outcome.measured
+            )
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        partial.mkdir()
+        for name, document in documents.items():
+            text = json.dumps(document, indent=1, allow_nan=False, default=str) + "\n"
+            (partial / name).write_text(text, encoding="utf-8")
+        if out.is_dir():
+            out.rmdir()
+        partial.rename(out)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def run_document(
+    run: str,
+    seed: int,
+    runner: ProcessRunner,
+    outcome: Outcome,
+    findings: Findings,
+    machine: Mapping[str, Any],
+) -> dict[str, Any]:
+    """`ab.json`."""
+    a, b = runner.arms["A"], runner.arms["B"]
+    arms = {}
+    for name in ARMS:
+        arm, modules = runner.arms[name], runner.modules[name]
+        arms[name] = {
+            "title": arm.title,
+            "revision": arm.revision,
+            "argv": list(arm.argv),
+            "env": dict(arm.env),
+            "cwd": str(arm.cwd),
+            "python": str(arm.python),
+            "source": runner.commands[name].source,
+            "code_sha256": code_hash(modules),
+            "modules": [
+                {"name": m.name, "path": m.path, "sha256": m.sha256, "own": m.inside}
+                for m in modules.values()
+            ],
+        }
+    canary = outcome.canary
+    return {
+        "schema": SCHEMA,
+        "run": run,
+        "kind": runner.kind,
+        "seed": seed,
+        "differences": differences(a, b),
+        "same_code": code_hash(runner.modules["A"]) == code_hash(runner.modules["B"]),
+        "arms": arms,
+        "machine": dict(machine),
+        "canary": None
+        if canary is None
+        else {
+            "readings_s": outcome.canaries,
+            "median_s": canary.median_s,
+            "noise": canary.noise,
+            "cv": canary.cv,
+            "drift": canary.drift,
+            "faults": list(canary.faults),
+            "notices": list(canary.notices),
+        },
+        "left_out": list(outcome.left_out),
+        "slots": [_slot(m) for m in outcome.measured],
+        "findings": findings.to_dict(),
+    }
+
+
+def interleaved_file(
+    first: Mapping[str, Any], run: str, arm: ArmName, measured: list[Measured]
+) -> dict[str, Any]:
+    """A file of pytest-benchmark whose `data` are the medians of an arm's rounds, in order.
+
+    `first` is the file of the arm's warm-up: names, parameters and the machine are taken of it.
+    """
+    from chipmark.benchmark_json.stats import stats_of
+
+    document = dict(first) | {NAMESPACE: {INTERLEAVED: {"run": run, "arm": arm}}}
+    entries = []
+    for entry in first["benchmarks"]:
+        values, rounds = [], []
+        for m in measured:
+            for reading in m.readings:
+                if m.slot.arm == arm and reading.benchmark == entry["fullname"]:
+                    values.append(reading.value)
+                    rounds.append([m.slot.session, m.slot.round])
+        if not values:
+            continue
+        block = {**(entry.get("extra_info", {}).get(NAMESPACE) or {}), ROUNDS: rounds}
+        extra = {**entry.get("extra_info", {}), NAMESPACE: block}
+        entries.append({**entry, "stats": stats_of(values), "extra_info": extra})
+    document["benchmarks"] = entries
+    return document
+
+
+def _slot(m: Measured) -> dict[str, Any]:
+    return {
+        "session": m.slot.session,
+        "round": m.slot.round,
+        "slot": m.slot.slot,
+        "arm": m.slot.arm,
+        "canary_s": m.canary_s,
+        "wall_s": m.wall_s,
+        "before": m.before.to_dict(),
+        "after": m.after.to_dict(),
+        "readings": [
+            {
+                "benchmark": r.benchmark,
+                "metric": r.metric,
+                "unit": r.unit,
+                "direction": r.direction,
+                "value": r.value,
+                "samples": r.samples,
+            }
+            for r in m.readings
+        ],
+    }

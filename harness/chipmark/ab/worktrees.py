@@ -1,0 +1,75 @@
+"""Commits as folders: git worktrees made for a run and removed after it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from chipmark.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """A git checkout. commit: HEAD's. dirty: tracked files that were changed, and new ones."""
+
+    root: Path
+    commit: str
+    dirty: tuple[str, ...]
+
+
+def checkout(folder: Path) -> Checkout | None:
+    """The checkout that holds `folder`; None outside git. UsageError where git is not installed."""
+    try:
+        root = _git(folder, "rev-parse", "--show-toplevel", check=False)
+    except FileNotFoundError as error:
+        raise UsageError("git is not installed, and commits are compared with it") from error
+    if not root:
+        return None
+    commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False)
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=normal").splitlines()
+    return Checkout(Path(root), commit, tuple(line[3:] for line in changed))
+
+
+def resolve(root: Path, revision: str) -> str:
+    """The full commit of a revision; UsageError for an unknown one."""
+    commit = _git(
+        root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}",
+        check=False,
+    )  # fmt: skip
+    if not commit:
+        raise UsageError(
+            f"{revision!r} is no commit of {root}",
+            "a branch, a tag or HEAD~1; a shallow clone has few: git fetch --unshallow",
+        )
+    return commit
+
+
+@contextmanager
+def worktrees(root: Path, commits: Sequence[tuple[str, Path]]) -> Iterator[None]:
+    """Detached worktrees of (commit, folder), gone afterwards, whatever happens."""
+    try:
+        for commit, folder in commits:
+            _git(root, "worktree", "add", "--detach", "--force", str(folder), commit)
+        yield
+    finally:
+        for _, folder in commits:
+            _git(root, "worktree", "remove", "--force", "--force", str(folder), check=False)
+        # A kill between a folder's making and its entry leaves an entry without a folder.
+        _git(root, "worktree", "prune", check=False)
+
+
+def _git(folder: Path, *arguments: str, check: bool = True) -> str:
+    # core.hooksPath: a project's post-checkout hook has no business in a measurement.
+    command = ["git", "-c", "core.hooksPath=/dev/null", "-C", str(folder), *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, start_new_session=True
+    )
+    if check and done.returncode:
+        raise UsageError(
+            f"git {arguments[0]} failed: {done.stderr.strip() or done.returncode}",
+            f"in {folder}",
+        )
+    return done.stdout.strip("\n") if done.returncode == 0 else ""

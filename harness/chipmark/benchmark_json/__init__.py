@@ -1,0 +1,1 @@
+"""pytest-benchmark's JSON, read, checked, stored and written."""

@@ -1,0 +1,94 @@
+"""What A/A runs of a machine support, stored a file per fingerprint, and the default margin."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chipmark.errors import BadInputError
+from chipmark.gate.outputs.write import write_whole
+
+ACROSS_SESSIONS = 0.13
+"""Margin, ln, between sessions of a machine that has no A/A of its own. `python -m
+chipmark.gate.simulate` shows the false reds that it leaves at the noise of `gate.noise`, where a
+session shifts numbers by 3 %: at most 0.1 % a benchmark with a confirming second run."""
+
+
+class Bound(BaseModel):
+    """A file of `bounds_folder`. within: bound of A/A effects inside a session, ln. across: the
+    same between sessions, null where only one session was measured. pairs: A/A pairs behind it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+
+    schema_: str = Field("chipmark.aa/1", alias="schema", pattern=r"^chipmark\.aa/1$")
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{16}$")
+    within: float = Field(ge=0, allow_inf_nan=False)
+    across: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    pairs: int = Field(ge=1)
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionMargin:
+    """The margin that a comparison across sessions costs, ln, and where it is from, in words.
+    within: the bound of A/A effects inside a session, for runs that were interleaved."""
+
+    value: float
+    source: str
+    within: float = 0.0
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """Sixteen hex digits of what identifies a machine: the `identity` of a `gate.stored` run."""
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def bounds_folder() -> Path:
+    """Where bounds are kept, in the cache folder of chipmark."""
+    from chipmark_models.weights.prepared import cache_folder
+
+    return cache_folder() / "aa"
+
+
+def store_bound(bound: Bound, folder: Path | None = None) -> Path:
+    """Write a bound, whole or not at all; returns its path."""
+    path = (folder or bounds_folder()) / f"{bound.fingerprint}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, bound.model_dump_json(by_alias=True, indent=1) + "\n")
+    return path
+
+
+def load_bound(of: str, folder: Path | None = None) -> Bound | None:
+    """The bound of a fingerprint; None where there is none. BadInputError for a broken file."""
+    path = (folder or bounds_folder()) / f"{of}.json"
+    try:
+        return Bound.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise BadInputError(
+            path, f"is no stored A/A bound ({error})", hint="measure again with `chipmark aa`"
+        ) from error
+
+
+def session_margin(of: str, folder: Path | None = None) -> SessionMargin:
+    """The margin across sessions of a machine: by its A/A, else ACROSS_SESSIONS."""
+    bound = load_bound(of, folder)
+    within = bound.within if bound is not None else 0.0
+    if bound is not None and bound.across is not None:
+        source = f"A/A across sessions of this machine, {bound.created}"
+        return SessionMargin(bound.across, source, within)
+    percent = 100 * math.expm1(ACROSS_SESSIONS)
+    return SessionMargin(
+        ACROSS_SESSIONS,
+        f"the default of {percent:.0f} %: this machine has no A/A across sessions",
+        within,
+    )

@@ -1,0 +1,1 @@
+"""Findings for people, for CI servers and for pull requests."""

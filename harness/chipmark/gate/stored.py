@@ -1,0 +1,232 @@
+"""Stored runs as series to judge: folders of chipmark records, or pytest-benchmark's JSON.
+
+Two files of one `chipmark ab` are paired again by what `ab` writes into them (`INTERLEAVED`,
+`ROUNDS`); all other files are of different sessions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from chipmark.benchmark_json.document import NAMESPACE, Benchmark, BenchmarkRun
+from chipmark.errors import BadInputError, NothingToJudgeError, UnknownNameError
+
+Key = tuple[str, str]
+"""Benchmark and metric."""
+
+INTERLEAVED = "interleaved"
+"""Key of the top-level `chipmark` block of a JSON file: {"run": id, "arm": "A" or "B"}."""
+
+ROUNDS = "rounds"
+"""Key of a benchmark's `extra_info["chipmark"]`: [[session, round], ..], one for each of `data`."""
+
+TIME = "time_s"
+"""The metric of a pytest-benchmark file: seconds a round, by `data`."""
+
+PYTEST_METRICS = (TIME,)
+DEFAULT_METRICS = ("total_tok_s",)
+_PYTEST_IDENTITY = ("machine", "system", "python_implementation")
+_PYTEST_CONTEXT = ("node", "release", "python_version", "python_compiler")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One benchmark and metric of a run. samples: above zero, in `unit`. rounds: (session, round)
+    of each sample where `ab` interleaved it. unfit: why the run itself says that this must not be
+    compared. work: what must be equal on both sides."""
+
+    unit: str
+    direction: Literal["higher", "lower"]
+    samples: tuple[float, ...]
+    rounds: tuple[tuple[int, int], ...] = ()
+    unfit: tuple[str, ...] = ()
+    work: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        """The median of its samples."""
+        return float(median(self.samples))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A side. fingerprint: hash of what was read; sides that share it are the same run. identity
+    must match, context is warned about. interleaved: (run, arm) of `ab`. notes: what was left
+    out, and why."""
+
+    path: Path
+    fingerprint: str
+    identity: Mapping[str, Any]
+    context: Mapping[str, Any]
+    values: Mapping[Key, Value]
+    interleaved: tuple[str, str] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """What both sides know and differ in, in words."""
+    for name, value in before.items():
+        other = after.get(name)
+        if value is not None and other is not None and value != other:
+            yield f"{name} {value!r} and {other!r}"
+
+
+def load_run(path: Path, metrics: Sequence[str] = ()) -> StoredRun:
+    """A file of pytest-benchmark, a folder that holds one, a record or a folder of records.
+
+    metrics: columns of the table for records, `time_s` for pytest-benchmark; () is the default.
+    Raises BadInputError for what cannot be read, UnknownNameError for a metric that does not
+    exist, NothingToJudgeError for a folder without anything.
+    """
+    if path.is_file() and path.name != "record.json":
+        return _of_benchmarks(_read_runs(path), path, metrics)
+    if not path.exists():
+        raise NothingToJudgeError(
+            f"{path}: there is no such file or folder",
+            "a first run has no baseline: --ci stores this one, or copy it there yourself",
+        )
+    from chipmark.results.store import find_records
+
+    if path.is_file() or find_records([path]):
+        return _of_records(path, metrics)
+    runs = _read_runs(path)
+    if not runs:
+        raise NothingToJudgeError(
+            f"{path}: holds neither a record nor a stored run of pytest-benchmark",
+            "chipmark run quick -o DIR, or pytest --benchmark-json FILE and chipmark import",
+        )
+    return _of_benchmarks(runs, path, metrics)
+
+
+def _read_runs(path: Path) -> Sequence[BenchmarkRun]:
+    from chipmark.benchmark_json.store import read_runs
+
+    return read_runs(path)
+
+
+def _of_benchmarks(runs: Sequence[BenchmarkRun], path: Path, metrics: Sequence[str]) -> StoredRun:
+    if len(runs) > 1:
+        raise BadInputError(
+            path, f"holds {len(runs)} runs of pytest-benchmark", hint="name the folder of one"
+        )
+    run = runs[0]
+    for name in metrics:
+        if name not in PYTEST_METRICS:
+            raise UnknownNameError(
+                "metric", name, PYTEST_METRICS, "columns of the table are those of records"
+            )
+    values, notes = {}, []
+    for benchmark in run.benchmarks:
+        if not benchmark.data:
+            notes.append(f"{benchmark.fullname}: saved without samples; add --benchmark-save-data")
+        elif min(benchmark.data) <= 0:
+            raise BadInputError(
+                run.path, "a time must be above zero", field=f"{benchmark.fullname}: stats.data"
+            )
+        else:
+            rounds = _rounds(run.path, benchmark)
+            work = {"params": benchmark.params}
+            values[benchmark.fullname, TIME] = Value(
+                "s", "lower", benchmark.data, rounds, work=work
+            )
+    info = run.machine_info
+    cpu = info.get("cpu")
+    identity: dict[str, Any] = {name: info.get(name) for name in _PYTEST_IDENTITY}
+    if isinstance(cpu, Mapping):
+        identity |= {f"cpu {n}": cpu.get(n) for n in ("brand_raw", "count", "arch")}
+    for index, accelerator in enumerate(run.accelerators or ()):
+        own = accelerator.get("identity")
+        named = {n: accelerator.get(n) for n in ("name", "vendor", "unit", "used", "of")}
+        identity |= {f"accelerator {index} {n}": v for n, v in named.items()}
+        identity |= {f"accelerator {index} {n}": v for n, v in (own or {}).items()}
+    context = {name: info.get(name) for name in _PYTEST_CONTEXT}
+    return StoredRun(path, run.sha256, identity, context, values, _interleaved(run), tuple(notes))
+
+
+def _interleaved(run: BenchmarkRun) -> tuple[str, str] | None:
+    block = run.raw.get(NAMESPACE)
+    found = block.get(INTERLEAVED) if isinstance(block, Mapping) else None
+    if not isinstance(found, Mapping):
+        return None
+    name, arm = found.get("run"), found.get("arm")
+    if not isinstance(name, str) or arm not in ("A", "B"):
+        raise BadInputError(
+            run.path, "must name the run and arm A or B", field=f"{NAMESPACE}.{INTERLEAVED}"
+        )
+    return name, arm
+
+
+def _rounds(path: Path, benchmark: Benchmark) -> tuple[tuple[int, int], ...]:
+    listed = (benchmark.chipmark or {}).get(ROUNDS)
+    if listed is None:
+        return ()
+    where = f"{benchmark.fullname}: extra_info.{NAMESPACE}.{ROUNDS}"
+    whole = isinstance(listed, list) and all(
+        isinstance(p, list) and len(p) == 2 and all(type(i) is int for i in p) for p in listed
+    )
+    if not whole or len(listed) != len(benchmark.data):
+        raise BadInputError(path, "must have [session, round] for each sample", field=where)
+    rounds = tuple((p[0], p[1]) for p in listed)
+    if len(set(rounds)) != len(rounds):
+        raise BadInputError(path, "names a round twice", field=where)
+    return rounds
+
+
+def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
+    from chipmark.results.store import load_records
+    from chipmark.table.columns import COLUMNS, NULL_REASONS, RANKABLE
+    from chipmark.table.comparable import own_refusals, perf_identity
+
+    for name in metrics:
+        if name not in RANKABLE:
+            raise UnknownNameError("metric", name, RANKABLE)
+        if COLUMNS[name].kind == "cost" or name == "ep_coverage":
+            raise BadInputError(
+                path, f"{name} is not measured a repeat", field="metric",
+                hint="cost follows from sessions_per_hour and joule_per_session: gate those",
+            )  # fmt: skip
+    loaded = load_records([path])
+    if loaded.skipped:
+        raise BadInputError(loaded.skipped[0].path, loaded.skipped[0].reason)
+    values: dict[Key, Value] = {}
+    identity: dict[str, Any] = {}
+    context: dict[str, Any] = {}
+    notes = []
+    for record in loaded.records:
+        m = record.manifest
+        scale = ",".join(m.workload.scale)
+        name = f"{m.backend} {m.workload.name} {m.model.name} {m.precision.requested} "
+        name += f"({scale}) {m.lane} N={m.concurrency}"
+        machine = {"chip": m.chip.name, "unit": m.chip.unit, "used": m.chip.used, "of": m.chip.of}
+        identity |= {f"{m.backend} {k}": v for k, v in (machine | m.chip.identity).items()}
+        context |= {f"{m.backend} {k}": v for k, v in m.chip.context.items()}
+        for metric in metrics or DEFAULT_METRICS:
+            column = COLUMNS[metric]
+            repeats = [repeat.get(metric) for repeat in record.metrics.per_repeat]
+            known = [float(v) for v in repeats if v is not None]
+            if not known or len(known) < len(repeats):
+                code = record.metrics.null_reasons.get(metric, "cell_failed")
+                notes.append(f"{name}: {metric}: {NULL_REASONS.get(code, code)}")
+                continue
+            if min(known) <= 0:
+                notes.append(f"{name}: {metric}: a repeat is zero, which has no ratio")
+                continue
+            if (name, metric) in values:
+                raise BadInputError(
+                    path, f"holds {name!r} twice", hint="name the record, or a folder of one run"
+                )
+            direction: Literal["higher", "lower"] = (
+                "higher" if column.direction == "higher" else "lower"
+            )
+            values[name, metric] = Value(
+                column.unit, direction, tuple(known), unfit=own_refusals(record),
+                work=perf_identity(record),
+            )  # fmt: skip
+    every = ",".join(sorted(record.self_sha256 for record in loaded.records))
+    digest = hashlib.sha256(every.encode()).hexdigest()
+    return StoredRun(path, digest, identity, context, values, notes=tuple(notes))

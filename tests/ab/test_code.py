@@ -1,0 +1,136 @@
+"""Two worktrees of a small git project: own code in each arm, and refusals where it is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from chipmark.ab.arms import source_roots
+from chipmark.cli.main import main
+from chipmark.errors import BadInputError
+
+BENCH = """
+import json, os, lib
+with open(os.environ["CHIPMARK_AB_SAMPLES"], "w") as file:
+    json.dump({"step": {"unit": "s", "samples": [lib.COST]}}, file)
+"""
+
+
+def git(folder, *words):
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run(["git", *identity, "-C", str(folder), *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    root = tmp_path / "project"
+    (root / "source").mkdir(parents=True)
+    git(tmp_path, "init", "-q", str(root))
+    (root / "pyproject.toml").write_text('[tool.chipmark.ab]\nsource_roots = ["source"]\n')
+    (root / "bench.py").write_text(BENCH)
+    (root / "source" / "lib.py").write_text("COST = 1.0\n")
+    git(root, "add", "."), git(root, "commit", "-qm", "one")
+    (root / "source" / "lib.py").write_text("COST = 1.2\n")
+    git(root, "commit", "-qam", "two")
+    (root / "README").write_text("words\n")
+    git(root, "add", "."), git(root, "commit", "-qm", "three")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    monkeypatch.setattr("chipmark.ab.rounds.run_canary", lambda _: 0.01)
+    monkeypatch.setenv("CHIPMARK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(root)
+    yield root
+    listed = subprocess.run(
+        ["git", "-C", str(root), "worktree", "list"], capture_output=True, text=True, check=True
+    )
+    assert len(listed.stdout.splitlines()) == 1, "worktrees are removed"
+    assert list(scratch.iterdir()) == []
+
+
+def test_each_arm_runs_its_own_commit_and_everything_is_kept(project, capsys):
+    out = project.parent / "out"
+    command = ["ab", "--base", "HEAD~2", "--head", "HEAD~1", "-o", str(out), "--format", "json"]
+    assert main([*command, "--", "python", "bench.py"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["rows"][0]["verdict"] == "regressed"
+    stored = json.loads((out / "ab.json").read_text())
+    paths = {a: {m["path"] for m in stored["arms"][a]["modules"]} for a in "AB"}
+    assert "source/lib.py" in paths["A"] & paths["B"]
+    assert stored["arms"]["A"]["code_sha256"] != stored["arms"]["B"]["code_sha256"]
+    assert not stored["same_code"]
+    assert {(s["session"], s["round"], s["arm"]) for s in stored["slots"]} >= {
+        (0, 9, "A"), (0, 9, "B"), (1, 15, "A"), (1, 15, "B"),
+    }  # fmt: skip
+    assert main([*command, "--", "python", "bench.py"]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def refused(project, capsys, *words):
+    out = project.parent / "out"
+    code = main(["ab", "-o", str(out), *words])
+    assert not out.exists(), "nothing is written"
+    return code, capsys.readouterr().err
+
+
+def test_commits_that_differ_in_nothing_imported_are_the_same_code(project, capsys):
+    code, said = refused(project, capsys, "--base", "HEAD~1", "--head", "HEAD", "--",
+                         "python", "bench.py")  # fmt: skip
+    assert code == 2
+    assert "both arms ran the same code" in said
+
+
+def test_an_editable_install_of_the_checkout_is_seen(project, capsys):
+    # What an editable install does: the checkout's folder is on the path of every process.
+    trap = f"import sys; sys.path.insert(0, {str(project / 'source')!r})\n"
+    (project / "bench.py").write_text(trap + BENCH)
+    git(project, "commit", "-qam", "trap")
+    (project / "bench.py").write_text(trap + BENCH + "# changed\n")
+    git(project, "commit", "-qam", "trap, changed")
+    code, said = refused(project, capsys, "--base", "HEAD~1", "--head", "HEAD", "--",
+                         "python", "bench.py")  # fmt: skip
+    assert code == 2
+    assert "code that is not its own" in said
+    assert "source/lib.py" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--base", "nowhere", "--", "python", "bench.py"], "'nowhere' is no commit"),
+        (["--base", "HEAD", "--head", "HEAD", "--", "python", "bench.py"], "are one commit"),
+        (["--base", "HEAD~2", "--", "no-such-program"], "there is no program 'no-such-program'"),
+        (["--a", "python bench.py", "--b", "python bench.py"], "both arms are the same command"),
+        (["--", "python", "bench.py"], "nothing says what to compare"),
+        (["--base", "HEAD~2", "--metric", "speed", "--", "chipmark", "run", "quick"], "'speed'"),
+        (["--a", "python -c 1", "--b", "python -c raise"], "arm B, warm-up"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(project, capsys, words, said):
+    code, err = refused(project, capsys, *words)
+    assert code == 2
+    assert said in err
+
+
+def test_a_sample_that_is_no_number_is_named(project, capsys):
+    (project / "source" / "lib.py").write_text("COST = float('nan')\n")
+    code, said = refused(project, capsys, "--base", "HEAD~2", "--", "python", "bench.py")
+    assert code == 2
+    assert "step has a sample of nan" in said
+    assert "arm B is the checkout as it stands, with 1 changed or new files" in said
+
+
+def test_source_roots_are_checked(tmp_path):
+    file = tmp_path / "pyproject.toml"
+    for value, said in (
+        ('"src"', "not a list"),
+        ('["none"]', "no folder"),
+        ('[".."]', "leads out"),
+    ):
+        file.write_text(f"[tool.chipmark.ab]\nsource_roots = {value}\n")
+        with pytest.raises(BadInputError, match=said):
+            source_roots(tmp_path)
+    file.unlink()
+    assert source_roots(tmp_path) == (tmp_path,)
