@@ -13,7 +13,8 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 def test_built_in_plugins_are_those_of_the_distribution() -> None:
     project = tomllib.loads(PYPROJECT.read_text())["project"]
-    assert project["entry-points"] == BUILT_IN
+    points = project["entry-points"]
+    assert {group: points[group] for group in points if group != "pytest11"} == BUILT_IN
 
 
 def test_every_chip_and_meter_plugin_can_be_loaded() -> None:

@@ -1,0 +1,1 @@
+"""The `chipmark` fixture beside pytest-benchmark."""

@@ -1,0 +1,66 @@
+"""Joules of the timed rounds, by the meter that the harness would take, or none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chipmark.chips.detect import chip_of
+from chipmark.meters.contract import Meter, MeterInfo, PowerSamples
+from chipmark.meters.pick import pick_meter
+from chipmark.meters.request import MeterRequest
+from chipmark.metrics.energy import WindowEnergy, energy_at, window_energy
+
+if TYPE_CHECKING:
+    from chipmark.pytest_plugin.workloads import LoadedBackend
+
+SIM_METER = MeterInfo("sim", "counter", "sim", "closed form of the simulated device", 0.0)
+
+
+class Joules:
+    """A context in which a meter samples. The energy of what runs between rounds counts too."""
+
+    def __init__(self, backend: str, power_w: float | None, loaded: LoadedBackend | None) -> None:
+        """Raises UsageError for a power that is none."""
+        self._loaded = loaded if loaded is not None and loaded.simulated else None
+        self._meter: Meter | None = None
+        self._samples: PowerSamples | None = None
+        if not backend.startswith("sim:"):
+            chip = chip_of(backend)
+            device = backend.partition(":")[2]
+            self._meter, _ = pick_meter(MeterRequest(chip.vendor, chip.unit, device, power_w))
+
+    @property
+    def info(self) -> MeterInfo | None:
+        """What is read; None where nothing is."""
+        if self._loaded is not None:
+            return SIM_METER
+        return self._meter.info if self._meter is not None else None
+
+    @property
+    def source(self) -> str | None:
+        """Its source class."""
+        return self.info.source if self.info else None
+
+    @property
+    def scope(self) -> str | None:
+        """What it covers."""
+        return self.info.scope if self.info else None
+
+    def __enter__(self) -> Joules:
+        if self._meter is not None:
+            self._meter.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._meter is not None:
+            self._samples = self._meter.stop()
+
+    def of(self, start_s: float, end_s: float) -> WindowEnergy:
+        """Energy between two times of the backend's clock, under DEFINITIONS' rules of refusal."""
+        if self._loaded is not None:
+            # Exact between its samples: too few changes of power are no fault of a closed form.
+            at = energy_at(self._loaded.power_samples(), SIM_METER, np.array([start_s, end_s]))
+            return WindowEnergy(float(at[1] - at[0]), "", "counter", 0.0)
+        return window_energy(self._samples, self.info, start_s, end_s)

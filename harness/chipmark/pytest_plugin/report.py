@@ -1,0 +1,131 @@
+"""What stands in `extra_info["chipmark"]`, and the terminal's section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = "chipmark.pytest/1"
+P95_MIN_SAMPLES = 59
+"""1 - 0.95^n >= 0.95 (DEFINITIONS: p95 is null under 59 samples)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One benchmark. seconds: device seconds a call, of every timed round; `calls`: calls a round
+    that one sample is the mean of. n_tokens: work tokens of a call. ttft_s, tpot_s: samples of
+    turns. energy: joules of a call with where they come from."""
+
+    fullname: str
+    what: str
+    clock: str
+    seconds: tuple[float, ...]
+    calls: int = 1
+    n_tokens: int | None = None
+    ttft_s: tuple[float, ...] = ()
+    tpot_s: tuple[float, ...] = ()
+    energy_j: float | None = None
+    energy_reason: str = "not_measured"
+    energy_source: str | None = None
+    power_scope: str | None = None
+    price_per_hour: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def block(measured: Measured) -> dict[str, Any]:
+    """The JSON-safe block: unknown is null, with a code in `null_reasons`."""
+    nulls: dict[str, str] = {}
+    mean_s = sum(measured.seconds) / len(measured.seconds)
+    tokens = measured.n_tokens
+    values: dict[str, float | None] = {}
+
+    def put(name: str, value: float | None, reason: str) -> None:
+        values[name] = value
+        if value is None:
+            nulls[name] = reason
+
+    p95, reason = _p95(measured.seconds, measured.calls)
+    put("p50_s", _quantile(measured.seconds, 0.5), "")
+    put("p95_s", p95, reason)
+    rate = tokens / mean_s if tokens and mean_s > 0 else None
+    put("tok_s", rate, "zero_denominator" if tokens else "no_tokens")
+    for name, samples in (("ttft", measured.ttft_s), ("tpot", measured.tpot_s)):
+        put(f"{name}_p50_s", _quantile(samples, 0.5) if samples else None, "no_samples")
+        p95, reason = _p95(samples, 1)
+        put(f"{name}_p95_s", p95, reason)
+    put("energy_j", measured.energy_j, measured.energy_reason)
+    joules = measured.energy_j
+    put("tok_per_joule", tokens / joules if tokens and joules else None,
+        measured.energy_reason if not joules else "no_tokens")  # fmt: skip
+    price = measured.price_per_hour
+    cost = price / 3600 / rate * 1e6 if price is not None and rate else None
+    put("cost_per_mtok", cost, "no_price" if price is None else "no_tokens")
+    return {
+        "schema": SCHEMA,
+        "what": measured.what,
+        "clock": measured.clock,
+        "unit": "s",
+        "direction": "lower",
+        "rounds": len(measured.seconds),
+        "calls_per_sample": measured.calls,
+        "n_tokens": tokens,
+        "energy_source": measured.energy_source,
+        "power_scope": measured.power_scope,
+        "cost_basis": "rented by the hour, at this load all day" if cost is not None else None,
+        **values,
+        "null_reasons": nulls,
+        "details": dict(measured.details),
+    }
+
+
+def section(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines for the terminal: a row a benchmark, `-` for what is not known."""
+    columns = {
+        "tok/s": "tok_s", "p50 s": "p50_s", "p95 s": "p95_s", "TTFT p50 s": "ttft_p50_s",
+        "TPOT p50 s": "tpot_p50_s", "tok/J": "tok_per_joule", "cost/Mtok": "cost_per_mtok",
+    }  # fmt: skip
+    used = {t: k for t, k in columns.items() if any(b["block"][k] is not None for b in found)}
+    rows = [["benchmark", *used, "clock"]]
+    marks = {"declared": "≥", "assumed": "~"}
+    for entry in found:
+        values = entry["block"]
+        row = [entry["fullname"]]
+        for key in used.values():
+            value = values[key]
+            text = "-" if value is None else f"{value:.4g}"
+            if key == "tok_per_joule" and value is not None:
+                text = marks.get(values["energy_source"], "") + text
+            row.append(f"~{text}" if key == "cost_per_mtok" and value is not None else text)
+        rows.append([*row, values["clock"]])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
+
+def identity_of(chip: Any, backend: str) -> dict[str, Any]:
+    """A `ChipIdentity` for `machine_info`."""
+    return {"backend": backend, **asdict(chip), "evidence": list(chip.evidence)}
+
+
+def _quantile(samples: Sequence[float], q: float) -> float:
+    ordered = sorted(samples)
+    at = q * (len(ordered) - 1)
+    low = int(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (at - low) * (ordered[high] - ordered[low])
+
+
+def _p95(samples: Sequence[float], calls: int) -> tuple[float | None, str]:
+    if not samples:
+        return None, "no_samples"
+    if calls != 1:
+        return None, "mean_of_calls"
+    if len(samples) < P95_MIN_SAMPLES:
+        return None, "n_too_small"
+    return _quantile(samples, 0.95), ""

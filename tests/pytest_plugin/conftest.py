@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+STEP = "def test_step(chipmark):\n    chipmark.decode_step(batch=2, context=40, rounds=64)\n"
+
+
+class Bench:
+    """A project with benchmarks, and pytest in a process of its own where warnings are errors."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        pytester.makeini("[pytest]\nfilterwarnings = error\nchipmark_backend = sim:golden\n")
+
+    def test(self, source: str = STEP) -> Bench:
+        self.pytester.makepyfile(test_it=source)
+        return self
+
+    def run(self, *arguments: str) -> pytest.RunResult:
+        return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+    def json(self, *arguments: str) -> dict[str, Any]:
+        self.run("--benchmark-json=run.json", *arguments).assert_outcomes(passed=1)
+        document: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        return document
+
+    @property
+    def path(self) -> Path:
+        return self.pytester.path
+
+
+@pytest.fixture
+def bench(pytester: pytest.Pytester) -> Bench:
+    return Bench(pytester)
