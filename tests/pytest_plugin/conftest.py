@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["pytester"]
-
 STEP = "def test_step(chipmark):\n    chipmark.decode_step(batch=2, context=40, rounds=64)\n"
 
 
