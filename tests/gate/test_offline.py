@@ -154,7 +154,7 @@ def test_the_margin_is_the_machines_own_where_aa_stored_one(tmp_path):
     path = store_bound(bound, tmp_path)
     assert session_margin(of, tmp_path).value == 0.05
     path.write_text("{", encoding="utf-8")
-    with pytest.raises(BadInputError, match="chipmark aa"):
+    with pytest.raises(BadInputError, match="delete it"):
         session_margin(of, tmp_path)
 
 

@@ -75,7 +75,9 @@ def load_bound(of: str, folder: Path | None = None) -> Bound | None:
         return None
     except (ValidationError, UnicodeDecodeError) as error:
         raise BadInputError(
-            path, f"is no stored A/A bound ({error})", hint="measure again with `chipmark aa`"
+            path,
+            f"is no stored A/A bound ({error})",
+            hint="delete it, and the default margin holds",
         ) from error
 
 

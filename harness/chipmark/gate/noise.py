@@ -3,7 +3,7 @@
 The magnitudes are those that users and tools report: 1 % within a process, 0.7 % between
 processes of one build, a slow drift of 2 % that half forgets itself in seven slots, and one round
 in twenty that something else made longer by 10 % on average. They are assumptions at reported
-magnitudes; `chipmark aa` measures a machine's own.
+magnitudes, not a measurement of this machine.
 """
 
 from __future__ import annotations
