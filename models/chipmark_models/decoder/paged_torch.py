@@ -84,7 +84,7 @@ def rope_kv(
     """
     n_kv, size = k_cache.shape[2:]
     heads = qkv.view(qkv.shape[0], n_heads + 2 * n_kv, size)
-    q, k, v = heads.split((n_heads, n_kv, n_kv), dim=1)
+    q, k, v = torch.split(heads, [n_heads, n_kv, n_kv], dim=1)
     if q_norm is not None and k_norm is not None:
         q, k = rms_norm(q, q_norm, eps), rms_norm(k, k_norm, eps)
     c, s = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)
