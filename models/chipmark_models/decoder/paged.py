@@ -1,0 +1,116 @@
+"""The decoder over paged keys and values: one launch of ragged rows, or one token a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from chipmark_models.decoder.paged_kv import PagedKv
+from chipmark_models.decoder.paged_ops import PagedOps
+from chipmark_models.decoder.paged_weights import Product, activation_dtype, load_weights
+from chipmark_models.decoder.quantised import QuantisedMatrix
+from chipmark_models.rope import cos_sin_tables
+from chipmark_models.weights.prepared import PrecisionWeights
+
+
+@dataclass(frozen=True, slots=True)
+class PagedBatch:
+    """One launch, all on the device. T tokens of R rows, one row after another.
+
+    ids, positions: (T,) int32. slots: (T,) int64, page * page_tokens + offset, -1 writes nothing.
+    page_table: (R, width) int32. kv_lens: (R,) int32, new tokens included, 0 for a padded row.
+    cu_q: (R + 1,) int32, where each row begins; None in decode, where T is R. last: tokens whose
+    logits are wanted; None for all.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    slots: torch.Tensor
+    page_table: torch.Tensor
+    kv_lens: torch.Tensor
+    cu_q: torch.Tensor | None = None
+    last: torch.Tensor | None = None
+
+
+class PagedDecoder:
+    """A model with its pages on one device.
+
+    `activation` is the dtype of activations and KV, by default that of the precision's tensors
+    which are not quantised. Nothing here waits for the device or depends on a length, so a decode
+    launch can be captured in a graph.
+    """
+
+    def __init__(
+        self,
+        weights: PrecisionWeights,
+        device: torch.device,
+        ops: PagedOps,
+        *,
+        n_pages: int,
+        max_context: int,
+        page_tokens: int = 16,
+        activation: torch.dtype | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        c = self.config = weights.config
+        self.device, self.ops, self.max_context = device, ops, max_context
+        self.activation = activation or activation_dtype(weights.precision)
+        with torch.inference_mode():
+            self.weights = load_weights(weights, device, self.activation, progress)
+            self.kv = PagedKv(
+                c.n_layers, n_pages, page_tokens, c.n_kv_heads, c.head_dim, self.activation, device
+            )
+            self.cos, self.sin = (
+                torch.from_numpy(table).to(device) for table in cos_sin_tables(c, max_context)
+            )
+
+    @torch.inference_mode()
+    def forward(self, batch: PagedBatch) -> torch.Tensor:
+        """Logits (wanted tokens, vocab) in the activations' dtype; keys and values are written."""
+        ops, c, w = self.ops, self.config, self.weights
+        scale, eps = c.head_dim**-0.5, c.rms_eps
+        x, normed = ops.embed_norm(batch.ids, w.embedding, w.layers[0].input_norm, eps)
+        for index, layer in enumerate(w.layers):
+            k_cache, v_cache = self.kv.k[index], self.kv.v[index]
+            if index == 0:
+                qkv = self._product(ops.qkv, normed, layer.qkv)
+            else:
+                qkv = self._product(ops.qkv, x, layer.qkv, norm=layer.input_norm)
+            q = ops.rope_kv(
+                qkv, self.cos, self.sin, batch.positions, batch.slots, k_cache, v_cache,
+                c.n_heads, layer.q_norm, layer.k_norm, eps,
+            )  # fmt: skip
+            table, lens = batch.page_table, batch.kv_lens
+            if batch.cu_q is None:
+                attended = ops.decode_attention(q, k_cache, v_cache, table, lens, scale)
+            else:
+                attended = ops.prefill_attention(
+                    q, k_cache, v_cache, table, batch.cu_q, lens, scale
+                )
+            x = self._product(ops.out_add, attended.flatten(1), layer.out, residual=x)
+            wide = self._product(
+                ops.gate_up_swiglu, x, layer.gate_up, norm=layer.post_norm, swiglu=True
+            )
+            x = self._product(ops.down_add, wide, layer.down, residual=x)
+        if batch.last is not None:
+            x = x.index_select(0, batch.last)
+        logits: torch.Tensor = ops.head(x, w.head.matrix, w.head.bias, norm=w.final_norm, eps=eps)
+        return logits
+
+    def _product(
+        self,
+        op: Callable[..., torch.Tensor],
+        x: torch.Tensor,
+        weight: Product,
+        *,
+        norm: torch.Tensor | None = None,
+        swiglu: bool = False,
+        residual: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        matrix, eps = weight.matrix, self.config.rms_eps
+        if isinstance(matrix, QuantisedMatrix) and matrix.precision == "fp8":
+            rows = self.ops.quantise_rows(x, norm, eps)
+            return op(rows, matrix, weight.bias, swiglu=swiglu, residual=residual)
+        return op(x, matrix, weight.bias, norm=norm, eps=eps, swiglu=swiglu, residual=residual)

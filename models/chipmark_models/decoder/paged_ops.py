@@ -1,0 +1,107 @@
+"""The operations of the paged decoder, and which implementation of each is used.
+
+Three implementations stand behind one table: `triton` (the kernels), `torch` (plain torch and
+cuBLAS) and `reference` (the kernels' references). Names that do not exist are errors. Modules are
+imported when they are chosen, so that torch alone is enough where no kernel is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+
+from chipmark_models.decoder.quantised import QuantisedMatrix
+from chipmark_models.errors import UnknownNameError
+
+Implementation = Callable[..., Any]
+Matrix = torch.Tensor | QuantisedMatrix
+"""A weight (n, k), plain or quantised."""
+
+IMPLEMENTATIONS: Mapping[str, str] = {
+    "triton": "chipmark_models.decoder.paged_triton",
+    "torch": "chipmark_models.decoder.paged_torch",
+    "reference": "chipmark_models.decoder.paged_reference",
+}
+
+
+class Fp8Rows(NamedTuple):
+    """Activations quantised a row at a time: float8_e4m3fn (rows, k), fp32 scales (rows,), and the
+    dtype that a product of them is rounded to."""
+
+    values: torch.Tensor
+    scales: torch.Tensor
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class PagedOps:
+    """One implementation of each operation.
+
+    embed_norm(ids, table, norm, eps) -> hidden, normed. quantise_rows(x, norm, eps) -> Fp8Rows.
+    qkv, out_add, gate_up_swiglu, down_add, head(x, matrix, bias, *, norm, eps, swiglu, residual)
+    -> (rows, n): the norm before the product, SwiGLU and the residual after it.
+    rope_kv(qkv, cos, sin, positions, slots, k_cache, v_cache, n_heads, q_norm, k_norm, eps) -> q.
+    prefill_attention(q, k_cache, v_cache, page_table, cu_q, kv_lens, scale) -> like q.
+    decode_attention(q, k_cache, v_cache, page_table, kv_lens, scale) -> like q.
+    greedy(logits) -> ids int32 (rows,), the lowest of equals.
+    """
+
+    embed_norm: Implementation
+    quantise_rows: Implementation
+    qkv: Implementation
+    rope_kv: Implementation
+    prefill_attention: Implementation
+    decode_attention: Implementation
+    out_add: Implementation
+    gate_up_swiglu: Implementation
+    down_add: Implementation
+    head: Implementation
+    greedy: Implementation
+
+
+OPERATIONS: tuple[str, ...] = tuple(field.name for field in fields(PagedOps))
+PRODUCTS = ("qkv", "out_add", "gate_up_swiglu", "down_add", "head")
+"""Operations that are products by a weight: one function of each implementation serves all."""
+
+_REGISTERED: dict[tuple[str, str], Implementation] = {}
+
+
+def register(operation: str, name: str, implementation: Implementation) -> None:
+    """Add an implementation under a new name; UnknownNameError for an unknown operation."""
+    if operation not in OPERATIONS:
+        raise UnknownNameError("operation", operation, OPERATIONS)
+    _REGISTERED[operation, name] = implementation
+
+
+def implementations(operation: str) -> tuple[str, ...]:
+    """Names of what can compute an operation."""
+    if operation not in OPERATIONS:
+        raise UnknownNameError("operation", operation, OPERATIONS)
+    return (*IMPLEMENTATIONS, *(name for op, name in _REGISTERED if op == operation))
+
+
+def resolve(chosen: Mapping[str, str] | None = None, default: str = "triton") -> dict[str, str]:
+    """Each operation with the name of its implementation; UnknownNameError for a wrong one."""
+    names = dict.fromkeys(OPERATIONS, default) | dict(chosen or {})
+    for operation, name in names.items():
+        known = implementations(operation)
+        if name not in known:
+            raise UnknownNameError(f"implementation of {operation}", name, known)
+    return names
+
+
+def select(names: Mapping[str, str]) -> PagedOps:
+    """The implementations of names as `resolve` gives them."""
+    return PagedOps(**{operation: _find(operation, names[operation]) for operation in OPERATIONS})
+
+
+def _find(operation: str, name: str) -> Implementation:
+    if (operation, name) in _REGISTERED:
+        return _REGISTERED[operation, name]
+    module = import_module(IMPLEMENTATIONS[name])
+    found: Implementation = getattr(module, "product" if operation in PRODUCTS else operation)
+    return found

@@ -1,0 +1,120 @@
+"""The paged decoder's operations by the Triton kernels.
+
+A product of at most FEW_ROWS rows is one launch with its norm and its ending inside. More rows of a
+plain weight are bound by arithmetic: cuBLAS multiplies, and the kernels norm and end around it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as functional
+
+from chipmark_kernels.decode_attention import decode_attention
+from chipmark_kernels.dtypes import next_power_of_2
+from chipmark_kernels.embedding import embedding_rmsnorm
+from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
+from chipmark_kernels.prefill_attention import prefill_attention
+from chipmark_kernels.rmsnorm import rmsnorm
+from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
+from chipmark_kernels.sampling import sample
+from chipmark_kernels.skinny_gemm import skinny_gemm
+from chipmark_kernels.swiglu import swiglu as swiglu_kernel
+from chipmark_kernels.tiles import Tile
+from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
+from chipmark_models.decoder.paged_ops import Fp8Rows, Matrix
+from chipmark_models.decoder.quantised import QuantisedMatrix
+
+__all__ = [
+    "FEW_ROWS",
+    "decode_attention",
+    "embed_norm",
+    "greedy",
+    "prefill_attention",
+    "product",
+    "quantise_rows",
+    "rope_kv",
+]
+
+FEW_ROWS = 64
+"""Rows up to which a plain weight is multiplied by `skinny_gemm`."""
+
+
+def embed_norm(
+    ids: torch.Tensor, table: torch.Tensor, norm: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of the table and their norm, one launch."""
+    return embedding_rmsnorm(ids, table, norm, eps)
+
+
+def quantise_rows(x: torch.Tensor, norm: torch.Tensor | None, eps: float) -> Fp8Rows:
+    """Rows (normed where a norm is given) as e4m3 with a scale each, one launch."""
+    values, scales = quantize_rows_fp8(x, norm, eps)
+    return Fp8Rows(values, scales, x.dtype)
+
+
+def product(
+    x: torch.Tensor | Fp8Rows,
+    matrix: Matrix,
+    bias: torch.Tensor | None = None,
+    *,
+    norm: torch.Tensor | None = None,
+    eps: float = 0.0,
+    swiglu: bool = False,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """norm(x) @ matrix.T + bias, then SwiGLU, then + residual; by the weight's kind and rows."""
+    if isinstance(x, Fp8Rows):
+        assert isinstance(matrix, QuantisedMatrix)
+        return fp8_gemm(
+            x.values, x.scales, matrix.packed, matrix.scales, x.dtype, bias,
+            swiglu=swiglu, residual=residual,
+        )  # fmt: skip
+    if isinstance(matrix, QuantisedMatrix):
+        multiply = w8a16_gemm if matrix.precision == "w8" else w4a16_gemm
+        # The rule for tiles counts groups of 128; a row shorter than that has none.
+        tile = None if x.shape[1] >= 128 else _short_row_tile(x.shape[0])
+        return multiply(
+            x, matrix.packed, matrix.scales, bias=bias,
+            norm_weight=norm, eps=eps, swiglu=swiglu, residual=residual, tile=tile,
+        )  # fmt: skip
+    if x.shape[0] <= FEW_ROWS:
+        return skinny_gemm(
+            x, matrix, bias, norm_weight=norm, eps=eps, swiglu=swiglu, residual=residual
+        )
+    if norm is not None:
+        x = rmsnorm(x, norm, eps)[0]
+    if residual is not None and bias is None and not swiglu:
+        return torch.addmm(residual, x, matrix.T)
+    y = functional.linear(x, matrix, bias)
+    y = swiglu_kernel(y) if swiglu else y
+    return y if residual is None else y.add_(residual)
+
+
+def _short_row_tile(n_rows: int) -> Tile:
+    m = 1 if n_rows == 1 else min(max(next_power_of_2(n_rows), 16), 64)
+    return Tile(m=m, n=16, k=1, num_warps=1, num_stages=1)
+
+
+def rope_kv(
+    qkv: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    positions: torch.Tensor,
+    slots: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    n_heads: int,
+    q_norm: torch.Tensor | None,
+    k_norm: torch.Tensor | None,
+    eps: float,
+) -> torch.Tensor:
+    """Head norms, rotation and the write into the pages, one launch."""
+    return qknorm_rope_kvwrite(
+        qkv, cos, sin, positions, slots, k_cache, v_cache, n_heads,
+        q_norm=q_norm, k_norm=k_norm, eps=eps,
+    )  # fmt: skip
+
+
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    """Ids of the largest logits, two launches."""
+    return sample(logits)

@@ -1,0 +1,207 @@
+"""The decoder over pages against the oracle: chunks, turns, ragged rows, shared pages, padding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from chipmark_kernels.device import TARGETS
+from chipmark_kernels.launch import recording
+from chipmark_models.decoder import paged_ops
+from chipmark_models.decoder.paged import PagedBatch, PagedDecoder
+from chipmark_models.decoder.paged_kv import token_places
+from chipmark_models.errors import UnknownNameError
+from chipmark_models.oracle import Oracle, round_rows_fp8
+from chipmark_models.presets import preset
+from chipmark_models.weights.prepared import ComputedWeights
+from chipmark_models.weights.quality import logit_loss
+from chipmark_models.weights.synthetic import SyntheticWeights
+
+CPU = torch.device("cpu")
+TINY = preset("tiny")
+PAGE, WIDTH = 16, 8
+CONFIGS = {
+    "llama-tied": TINY,
+    "biases-untied": replace(
+        TINY, tied_embeddings=False, attn_out_bias=True, qkv_bias=True, mlp_bias=True
+    ),
+    "qwen3-qk-norm": replace(TINY, family="qwen3", qk_norm=True, head_dim=32),
+    "ernie-interleaved": replace(TINY, family="ernie4_5", rope_interleaved=True),
+}
+Row = tuple[int, np.ndarray, list[int]]  # tokens cached, new tokens, pages
+
+
+def decoder(config, precision="fp32", chosen=None, default="triton", **more) -> PagedDecoder:
+    weights = ComputedWeights(SyntheticWeights(config, 3), precision)
+    ops = paged_ops.select(paged_ops.resolve(chosen, default))
+    fields = {"n_pages": 24, "max_context": PAGE * WIDTH, "page_tokens": PAGE}
+    if precision in ("w8", "w4", "fp8"):
+        # The interpreter multiplies bf16 wrongly; float32 holds every bf16 value.
+        fields["activation"] = torch.float32
+    return PagedDecoder(weights, CPU, ops, **(fields | more))
+
+
+def batch(rows: list[Row], pad_to: int = 0) -> PagedBatch:
+    """A launch of rows; decode where every row has one token, then padded to `pad_to` rows."""
+    start = np.array([r[0] for r in rows], np.int32)
+    length = np.array([len(r[1]) for r in rows], np.int32)
+    pages = np.full((len(rows), WIDTH), -1, np.int32)
+    for i, (_, _, held) in enumerate(rows):
+        pages[i, : len(held)] = held
+    positions, slots = token_places(start, length, pages, PAGE)
+    ids = np.concatenate([r[1] for r in rows]).astype(np.int32)
+    lens = start + length
+    if (length == 1).all():
+        more = max(0, pad_to - len(rows))
+        columns = (np.pad(ids, (0, more)), np.pad(positions, (0, more)))
+        slots = np.pad(slots, (0, more), constant_values=-1)
+        pages = np.pad(pages, ((0, more), (0, 0)), constant_values=-1)
+        lens = np.pad(lens, (0, more))
+        return PagedBatch(*map(torch.from_numpy, (*columns, slots, pages, lens)))
+    cu = np.concatenate(([0], np.cumsum(length))).astype(np.int32)
+    arrays = (ids, positions, slots, pages, lens, cu, cu[1:] - 1)
+    return PagedBatch(*map(torch.from_numpy, arrays))
+
+
+def step(model: PagedDecoder, rows: list[Row], pad_to: int = 0) -> np.ndarray:
+    return model.forward(batch(rows, pad_to))[: len(rows)].float().numpy()
+
+
+def sequences(*lengths: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(5)
+    return [rng.integers(0, TINY.vocab_size, n).astype(np.int32) for n in lengths]
+
+
+def turns(model: PagedDecoder, a: np.ndarray, b: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+    """Logits by (sequence, position): cold ragged chunks that end beside page boundaries, an
+    appended turn, and padded decode of unequal rows. b shares a's first page."""
+    found = {}
+    pages_a, pages_b = [3, 20, 7, 1], [3, 5, 9]
+
+    def note(rows, names, pad_to=0):
+        for logits, (which, position) in zip(step(model, rows, pad_to), names, strict=True):
+            found[which, position] = logits
+
+    note([(0, a[:17], pages_a)], [(0, 16)])
+    note([(17, a[17:31], pages_a), (16, b[16:20], pages_b)], [(0, 30), (1, 19)])
+    note([(31, a[31:32], pages_a), (20, b[20:21], pages_b)], [(0, 31), (1, 20)], 4)
+    note([(32, a[32:33], pages_a)], [(0, 32)])
+    note([(33, a[33:40], pages_a), (21, b[21:33], pages_b)], [(0, 39), (1, 32)])
+    return found
+
+
+def shared_pair() -> tuple[np.ndarray, np.ndarray]:
+    a, b = sequences(40, 33)
+    b[:PAGE] = a[:PAGE]
+    return a, b
+
+
+# Two layers with everything that a family may have, because the interpreter takes seconds a launch.
+ALL = replace(
+    TINY, family="ernie4_5", rope_interleaved=True, qk_norm=True, qkv_bias=True, n_layers=2
+)
+CASES = [("all", "triton"), *((name, by) for name in CONFIGS for by in ("torch", "reference"))]
+
+
+@pytest.mark.parametrize(("name", "default"), CASES)
+def test_logits_are_the_oracles(name: str, default: str) -> None:
+    config = (CONFIGS | {"all": ALL})[name]
+    a, b = shared_pair()
+    weights = ComputedWeights(SyntheticWeights(config, 3), "fp32")
+    expected = Oracle(config, weights.float32).logits([a, b])
+    model = decoder(config, default=default)
+    with torch.inference_mode():
+        for cache in (*model.kv.k, *model.kv.v):
+            cache.fill_(torch.nan)  # what was not written must have no influence
+    for (which, position), logits in turns(model, a, b).items():
+        assert np.abs(logits - expected[which][position]).max() <= 1e-4
+
+
+def two_launches(model: PagedDecoder, a: np.ndarray) -> np.ndarray:
+    """A prompt's logits and those of one decoded token."""
+    first = step(model, [(0, a[:5], [2])])
+    return np.concatenate((first, step(model, [(5, a[5:6], [2])])))
+
+
+@pytest.mark.parametrize(("precision", "furthest"), [("fp16", 5e-3), ("w8", 1e-4), ("w4", 1e-4)])
+def test_other_precisions_stay_near_the_oracle_of_their_weights(precision, furthest) -> None:
+    (a,) = sequences(6)
+    weights = ComputedWeights(SyntheticWeights(TINY, 3), precision)
+    expected = Oracle(TINY, weights.float32).logits([a])[0][4:]
+    found = two_launches(decoder(TINY, precision), a)
+    assert logit_loss([expected], [found]).rms_rel < furthest
+
+
+def test_fp8_is_the_oracle_with_rounded_activations() -> None:
+    # The interpreter loses the carry of e4m3's rounding, so torch quantises the rows here.
+    (a,) = sequences(6)
+    weights = ComputedWeights(SyntheticWeights(TINY, 3), "fp8")
+    expected = Oracle(TINY, weights.float32, round_input=round_rows_fp8).logits([a])[0][4:]
+    found = two_launches(decoder(TINY, "fp8", {"quantise_rows": "torch"}), a)
+    assert logit_loss([expected], [found]).rms_rel < 0.03
+
+
+def test_a_padded_row_changes_no_page_and_no_other_row() -> None:
+    (a,) = sequences(20)
+    config = replace(TINY, n_layers=1)
+    models = [decoder(config), decoder(config)]
+    for model, pad_to in zip(models, (0, 3), strict=True):
+        step(model, [(0, a[:3], [2, 0])])
+        step(model, [(3, a[3:4], [2, 0])], pad_to)
+    for one, other in zip(*((*m.kv.k, *m.kv.v) for m in models), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_torch_neither_loses_slot_zero_nor_writes_for_padding() -> None:
+    (a,) = sequences(2)
+    logits = []
+    for default in ("torch", "reference"):
+        model = decoder(TINY, default=default)
+        step(model, [(0, a[:1], [0])], 3)
+        logits.append(step(model, [(1, a[1:], [0])], 2))
+    assert np.abs(logits[0] - logits[1]).max() <= 1e-4
+
+
+def test_slots_beyond_two_to_the_31_stay_whole() -> None:
+    pages = np.array([[2**31 // 16, 2**31 // 16 - 1]], np.int64).astype(np.int64)
+    _, slots = token_places(np.array([15], np.int32), np.array([2], np.int32), pages, 16)
+    assert slots.tolist() == [2**31 + 15, 2**31 - 16]
+
+
+@pytest.mark.parametrize(("precision", "most"), [("bf16", 8), ("w8", 8), ("w4", 8)])
+@pytest.mark.parametrize("rows", [1, 8, 64])
+def test_a_decode_layer_takes_at_most_eight_launches(precision: str, most: int, rows: int) -> None:
+    # Two layers more, so many launches more: embedding, head and sampling are no layer's.
+    counts = []
+    for n_layers in (1, 3):
+        config = replace(TINY, n_layers=n_layers)
+        model = decoder(config, precision, activation=torch.bfloat16)
+        (ids,) = sequences(rows)
+        launch = batch([(0, ids[i : i + 1], [0]) for i in range(rows)])
+        with recording(TARGETS["sm_90"]) as launches:
+            model.ops.greedy(model.forward(launch))
+        counts.append(len(launches))
+    assert 6 * 2 <= counts[1] - counts[0] <= most * 2
+
+
+def test_an_operation_can_be_replaced_by_name_and_an_unknown_one_is_refused() -> None:
+    calls = []
+    triton = paged_ops.select(paged_ops.resolve())
+
+    def counted(x, matrix, bias=None, **more):
+        calls.append(x.shape)
+        return triton.down_add(x, matrix, bias, **more)
+
+    paged_ops.register("down_add", "counted", counted)
+    (a,) = sequences(3)
+    step(decoder(TINY, chosen={"down_add": "counted"}), [(0, a, [0])])
+    assert len(calls) == TINY.n_layers
+    with pytest.raises(UnknownNameError, match="down_ad"):
+        paged_ops.resolve({"down_ad": "torch"})
+    with pytest.raises(UnknownNameError, match="cublas"):
+        paged_ops.resolve({"qkv": "cublas"})
+    with pytest.raises(UnknownNameError, match="operation"):
+        paged_ops.register("qvk", "mine", counted)
