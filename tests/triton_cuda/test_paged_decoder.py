@@ -14,8 +14,9 @@ from chipmark_models.decoder import paged_ops
 from chipmark_models.decoder.paged import PagedBatch, PagedDecoder
 from chipmark_models.decoder.paged_kv import token_places
 from chipmark_models.errors import UnknownNameError
-from chipmark_models.oracle import Oracle, round_rows_fp8
+from chipmark_models.oracle import Oracle
 from chipmark_models.presets import preset
+from chipmark_models.rounding import Rounding, round_rows_fp8
 from chipmark_models.weights.prepared import ComputedWeights
 from chipmark_models.weights.quality import logit_loss
 from chipmark_models.weights.synthetic import SyntheticWeights
@@ -139,7 +140,8 @@ def test_fp8_is_the_oracle_with_rounded_activations() -> None:
     # The interpreter loses the carry of e4m3's rounding, so torch quantises the rows here.
     (a,) = sequences(6)
     weights = ComputedWeights(SyntheticWeights(TINY, 3), "fp8")
-    expected = Oracle(TINY, weights.float32, round_input=round_rows_fp8).logits([a])[0][4:]
+    rounding = Rounding(round_rows_fp8, lambda x: x)
+    expected = Oracle(TINY, weights.float32, rounding=rounding).logits([a])[0][4:]
     found = two_launches(decoder(TINY, "fp8", {"quantise_rows": "torch"}), a)
     assert logit_loss([expected], [found]).rms_rel < 0.03
 
