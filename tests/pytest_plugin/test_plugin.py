@@ -246,3 +246,19 @@ def test_the_entry_point_imports_nothing_heavy() -> None:
     assert json.loads(done.stdout) == [
         "chipmark", "chipmark.pytest_plugin", "chipmark.pytest_plugin.plugin",
     ]  # fmt: skip
+
+
+def test_two_runs_of_the_fixture_go_through_import_and_gate(bench, capsys) -> None:
+    """The block in `extra_info` must not be taken for what `chipmark ab` writes there."""
+    from chipmark.cli.main import main
+
+    for name in ("one", "two"):
+        bench.test().json()
+        file = bench.path / f"{name}.json"
+        (bench.path / "run.json").rename(file)
+        assert main(["import", str(file), "-o", str(bench.path / name)]) == 0
+    capsys.readouterr()
+    code = main(["gate", str(bench.path / "one"), str(bench.path / "two"), "--format", "json"])
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    # Two sessions without A/A between them: nothing moved, and no more can be said.
+    assert (code, row["verdict"], row["estimate"]["effect"]) == (3, "inconclusive", 0.0)

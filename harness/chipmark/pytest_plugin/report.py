@@ -67,7 +67,7 @@ def block(measured: Measured) -> dict[str, Any]:
         "clock": measured.clock,
         "unit": "s",
         "direction": "lower",
-        "rounds": len(measured.seconds),
+        "n_samples": len(measured.seconds),
         "calls_per_sample": measured.calls,
         "n_tokens": tokens,
         "energy_source": measured.energy_source,
