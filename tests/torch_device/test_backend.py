@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from chipmark.backends import host
+from chipmark.backends.fit import Need, check_fit
 from chipmark.backends.torch_device import devices
 from chipmark.backends.torch_device.backend import TorchBackend
-from chipmark.backends.torch_device.fit import Need, check_fit
 from chipmark.engine.conformance import CHECKS, Subject, conformance_load
 from chipmark.engine.contract import KvOp, LaunchPlan, LoadSpec, Rows, Step
 from chipmark.errors import DoesNotFitError, MissingBackendError, UnknownNameError, UsageError
@@ -195,7 +195,7 @@ def test_a_vendors_plug_in_is_imported_and_its_device_used(monkeypatch):
 NEED = Need(
     weight_bytes=1_000_000_000,
     bytes_per_token=1_000,
-    n_slots=5,
+    n_seqs=4,
     reserved=1,
     max_context=100_000,
     model_context=200_000,

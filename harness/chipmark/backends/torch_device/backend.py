@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chipmark.backends.fit import Need, check_fit
 from chipmark.backends.host import physical_cores
 from chipmark.backends.torch_device import devices, roofs
-from chipmark.backends.torch_device.fit import Need, check_fit
 from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import (
     Caps,
@@ -100,7 +100,7 @@ class TorchBackend:
             bytes_per_token=slot_bytes(
                 c.n_layers, c.n_kv_heads, c.head_dim, 1, ITEM_BYTES[spec.precision]
             ),
-            n_slots=n_slots,
+            n_seqs=spec.n_seqs,
             reserved=spec.reserved_slots,
             max_context=spec.max_context,
             model_context=c.max_context,
