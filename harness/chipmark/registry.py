@@ -16,6 +16,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sim": "chipmark.backends.sim.backend:SimBackend",
         "torch": "chipmark.backends.torch_device.backend:TorchBackend",
         "ort": "chipmark.backends.ort.backend:OrtBackend",
+        "triton": "chipmark.backends.triton_cuda.backend:TritonBackend",
     },
     "chipmark.chips": {
         "host_cpu": "chipmark.chips.identify:identify_cpu",

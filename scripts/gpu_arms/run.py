@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from chipmark_kernels.parity import Parity, compare
 from gpu_arms.cases import Case, Inputs, cases
-from gpu_arms.parity import Parity, compare
 from gpu_arms.peers import installed, optional_peers
 from gpu_arms.timing import COLD_FACTOR, Device, Timed, measure, n_copies
 

@@ -12,6 +12,7 @@ import torch
 
 from chipmark_kernels import tuned
 from chipmark_kernels.device import TARGETS
+from chipmark_kernels.parity import compare
 from chipmark_kernels.tiles import Tile, bucketed
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -39,7 +40,7 @@ class FakeDevice:
 @pytest.fixture
 def arms(monkeypatch) -> SimpleNamespace:
     monkeypatch.syspath_prepend(str(SCRIPTS))
-    names = ("attention_cases", "cases", "parity", "roofs", "run", "timing", "tune", "watch")
+    names = ("attention_cases", "cases", "roofs", "run", "timing", "tune", "watch")
     return SimpleNamespace(**{n: importlib.import_module(f"gpu_arms.{n}") for n in names})
 
 
@@ -81,7 +82,7 @@ def test_each_case_holds_parity_on_the_interpreter(kernel, arms) -> None:
         inputs = (*inputs, torch.float32)
         oracle = case.oracle(*inputs[:4])
         got = case.ours(*inputs)
-        assert arms.parity.compare(got, oracle.float(), oracle).ok
+        assert compare(got, oracle.float(), oracle).ok
         return
     assert [p.problems for p in arms.run.check(case, inputs)] == [()] * len(
         arms.run.check(case, inputs)
@@ -173,7 +174,7 @@ def test_roofs_count_both_directions_and_two_flops_a_product(arms) -> None:
 def test_each_rule_of_parity_is_named(change, problem, arms) -> None:
     oracle = torch.randn(1000, generator=torch.Generator().manual_seed(3)).double()
     got = (oracle * (1 + change)).bfloat16()
-    parity = arms.parity.compare(got, oracle.bfloat16(), oracle)
+    parity = compare(got, oracle.bfloat16(), oracle)
     assert parity.ok == (problem is None)
     assert problem is None or problem in parity.problems[0]
 
@@ -182,10 +183,10 @@ def test_one_wrong_value_of_many_is_found_and_a_wrong_index_too(arms) -> None:
     oracle = torch.ones(100_000).double()
     got = oracle.bfloat16()
     got[7] = 1.05
-    problems = arms.parity.compare(got, oracle.bfloat16(), oracle).problems
+    problems = compare(got, oracle.bfloat16(), oracle).problems
     assert [p[:3] for p in problems] == ["(b)", "(c)"]
     ids = torch.tensor([1, 2])
-    assert arms.parity.compare(ids, ids, torch.tensor([1, 3])).problems == ("1 wrong of 2",)
+    assert compare(ids, ids, torch.tensor([1, 3])).problems == ("1 wrong of 2",)
 
 
 def test_a_call_goes_on_where_another_stopped_unless_code_or_device_changed(arms, tmp_path) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from glob import glob
+from importlib import import_module
+from typing import Any
 
+from chipmark.backends.triton_cuda.devices import LEAST_CAPABILITY
 from chipmark.cell.provider_scan import scan
 from chipmark.chips.catalogue import catalogue
 from chipmark.chips.detect import vendor_trace
+from chipmark.chips.identify import nvml_handle
+from chipmark.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +46,38 @@ def candidates(has_module: Callable[[str], bool] | None = None) -> list[Candidat
         found = scan(["openvino"])[0]
         openvino, remedy = ("", "") if found.here else (found.text, found.remedy)
     cuda = torch or ("" if cards else "no card that torch calls cuda is here")
+    triton = "" if has("triton") else "triton is not installed"
+    kernels, kernels_remedy = torch or triton, "pip install 'chipmark[triton]'"
+    if not kernels:
+        kernels, kernels_remedy = cuda, ""
+    if not kernels and has_module is None:
+        kernels, kernels_remedy = too_old()
     return [
         Candidate("torch:cpu", torch, "pip install 'chipmark[torch]'" if torch else ""),
         Candidate("ort:cpu", ort, "pip install 'chipmark[ort]'" if ort else ""),
         Candidate("ort:openvino", openvino, remedy if openvino else ""),
+        Candidate("triton:cuda", kernels, kernels_remedy if kernels else ""),
         Candidate("torch:cuda", cuda, "pip install 'chipmark[torch,cuda]'" if torch else ""),
     ]
+
+
+def too_old(nvml: Any = None) -> tuple[str, str]:
+    """Why NVIDIA's first card is too old for our kernels, and what measures it instead; ("", "")
+    where it is not, or where nothing tells its capability."""
+    if nvml is None and not _has_module("pynvml"):
+        return "", ""
+    nvml = nvml or import_module("pynvml")
+    try:
+        nvml.nvmlInit()
+        handle = nvml_handle(nvml, 0, os.environ)
+        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    except (nvml.NVMLError, UsageError):
+        return "", ""
+    if (major, minor) >= LEAST_CAPABILITY:
+        return "", ""
+    least = ".".join(map(str, LEAST_CAPABILITY))
+    text = f"compute capability {major}.{minor}; the kernels need {least} or newer"
+    return text, "torch:cuda measures this card without them"
 
 
 def _has_module(name: str) -> bool:

@@ -80,6 +80,7 @@ NOTE_CODES: Mapping[str, str] = {
     "bind_snapshot": "binding copies its input; the cache lives in the provider's memory",
     "graph_choice": "which graph was chosen, and why",
     "precision_note": "what the provider really computed",
+    "kernel_replaced": "a kernel fails on this device; plain torch computes in its place",
     "kv_copied": "the backend copied cached rows; charged to the turn that receives them",
     "backend": "a remark of the backend",
     "cell": "a remark of the cell",

@@ -95,6 +95,8 @@ class PagedDecoder:
             )
             x = self._product(ops.down_add, wide, layer.down, residual=x)
         if batch.last is not None:
+            if not batch.last.numel():  # of this chunk nobody is sampled
+                return torch.empty((0, c.vocab_size), dtype=x.dtype, device=x.device)
             x = x.index_select(0, batch.last)
         logits: torch.Tensor = ops.head(x, w.head.matrix, w.head.bias, norm=w.final_norm, eps=eps)
         return logits

@@ -1,8 +1,9 @@
 """The operations of the paged decoder, and which implementation of each is used.
 
 Three implementations stand behind one table: `triton` (the kernels), `torch` (plain torch and
-cuBLAS) and `reference` (the kernels' references). Names that do not exist are errors. Modules are
-imported when they are chosen, so that torch alone is enough where no kernel is used.
+cuBLAS) and `reference` (the kernels' references); `hopper` knows products of many rows only. Names
+that do not exist are errors. Modules are imported when they are chosen, so that torch alone is
+enough where no kernel is used.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ Implementation = Callable[..., Any]
 Matrix = torch.Tensor | QuantisedMatrix
 """A weight (n, k), plain or quantised."""
 
-IMPLEMENTATIONS: Mapping[str, str] = {
+IMPLEMENTATIONS: dict[str, str] = {
     "triton": "chipmark_models.decoder.paged_triton",
     "torch": "chipmark_models.decoder.paged_torch",
     "reference": "chipmark_models.decoder.paged_reference",
 }
+_PRODUCTS_ONLY: dict[str, str] = {"hopper": "chipmark_models.decoder.paged_hopper"}
 
 
 class Fp8Rows(NamedTuple):
@@ -81,7 +83,8 @@ def implementations(operation: str) -> tuple[str, ...]:
     """Names of what can compute an operation."""
     if operation not in OPERATIONS:
         raise UnknownNameError("operation", operation, OPERATIONS)
-    return (*IMPLEMENTATIONS, *(name for op, name in _REGISTERED if op == operation))
+    own = (*IMPLEMENTATIONS, *(_PRODUCTS_ONLY if operation in PRODUCTS else ()))
+    return (*own, *(name for op, name in _REGISTERED if op == operation))
 
 
 def resolve(chosen: Mapping[str, str] | None = None, default: str = "triton") -> dict[str, str]:
@@ -96,12 +99,13 @@ def resolve(chosen: Mapping[str, str] | None = None, default: str = "triton") ->
 
 def select(names: Mapping[str, str]) -> PagedOps:
     """The implementations of names as `resolve` gives them."""
-    return PagedOps(**{operation: _find(operation, names[operation]) for operation in OPERATIONS})
+    return PagedOps(**{operation: find(operation, names[operation]) for operation in OPERATIONS})
 
 
-def _find(operation: str, name: str) -> Implementation:
+def find(operation: str, name: str) -> Implementation:
+    """One operation's implementation; `name` as `implementations` lists it."""
     if (operation, name) in _REGISTERED:
         return _REGISTERED[operation, name]
-    module = import_module(IMPLEMENTATIONS[name])
+    module = import_module((IMPLEMENTATIONS | _PRODUCTS_ONLY)[name])
     found: Implementation = getattr(module, "product" if operation in PRODUCTS else operation)
     return found

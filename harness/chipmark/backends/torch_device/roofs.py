@@ -31,11 +31,14 @@ def read_bandwidth(device: Any, n_bytes: int) -> float:
 def matmul_rate(device: Any, precision: str) -> float:
     """FLOP per second of square products in the type computed, best of a few.
 
-    On a CPU 16-bit weights are widened and multiplied in float32, or multiplied as they are where
-    that is faster; the rate is the faster one.
+    `fp8` (e4m3 with a scale a row) on CUDA devices only. On a CPU 16-bit weights are widened and
+    multiplied in float32, or multiplied as they are where that is faster; the rate is the faster
+    one.
     """
     import torch
 
+    if precision == "fp8" and device.type == "cuda":
+        return _fp8_rate(device)
     if precision not in _RATE_DTYPES:
         raise UnknownNameError("precision", precision, _RATE_DTYPES)
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,6 +51,21 @@ def matmul_rate(device: Any, precision: str) -> float:
             b = torch.full((side, side), 0.25, dtype=dtype, device=device)
             rates.append(2 * side**3 / _best(_product(a, b), device))
     return max(rates)
+
+
+def _fp8_rate(device: Any) -> float:
+    import torch
+
+    side = _DEVICE_SIDE
+    with torch.inference_mode():
+        a, b = (torch.full((side, side), 0.5, device=device).to(torch.float8_e4m3fn) for _ in "ab")
+        ones = torch.ones(side, device=device)
+        scales = ones[:, None], ones[None, :]
+
+        def call() -> object:
+            return torch._scaled_mm(a, b.t(), *scales, out_dtype=torch.bfloat16)
+
+        return 2 * side**3 / _best(call, device)
 
 
 def _product(a: Any, b: Any) -> Callable[[], object]:

@@ -22,6 +22,7 @@ class Parity:
 
     @property
     def ok(self) -> bool:
+        """No rule is broken."""
         return not self.problems
 
 
@@ -33,12 +34,12 @@ def compare(got: torch.Tensor, torchs: torch.Tensor, oracle: torch.Tensor) -> Pa
     largest value. Whole numbers must be equal.
     """
     if got.shape != oracle.shape:
-        return Parity(*[float("inf")] * 4, (f"shape {tuple(got.shape)}",))
+        return _far(f"shape {tuple(got.shape)}")
     if not got.is_floating_point():
         wrong = int((got.long() != oracle.long()).sum())
         return Parity(0.0, 0.0, 0.0, 0.0, (f"{wrong} wrong of {got.numel()}",) if wrong else ())
     if not torch.isfinite(got.float()).all():
-        return Parity(*[float("inf")] * 4, ("not finite",))
+        return _far("not finite")
     error = (got.double() - oracle).abs()
     rms = oracle.square().mean().sqrt().item() or 1.0
     rms_relative = error.square().mean().sqrt().item() / rms
@@ -53,3 +54,8 @@ def compare(got: torch.Tensor, torchs: torch.Tensor, oracle: torch.Tensor) -> Pa
     if error.max().item() > allowed:
         problems.append(f"(c) error {error.max().item():.2e} over {allowed:.2e}")
     return Parity(rms_relative, max_relative, error.max().item(), torch_max, tuple(problems))
+
+
+def _far(problem: str) -> Parity:
+    far = float("inf")
+    return Parity(far, far, far, far, (problem,))

@@ -1,0 +1,1 @@
+"""Our own kernels on a GPU: paged KV, decode as CUDA graphs."""

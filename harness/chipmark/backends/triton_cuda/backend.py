@@ -1,0 +1,194 @@
+"""`triton:DEVICE`: the paged decoder by our own kernels, decode as CUDA graphs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from chipmark.backends.torch_device import roofs
+from chipmark.backends.torch_device.devices import release, synchronize
+from chipmark.backends.triton_cuda import devices
+from chipmark.backends.triton_cuda.timeline import Span, Timeline
+from chipmark.engine.clock import MonotonicClock
+from chipmark.engine.contract import F32, Clock, Done, Launch, LaunchPlan, Loaded, LoadSpec, Step
+from chipmark.errors import UsageError
+
+if TYPE_CHECKING:
+    from chipmark.backends.triton_cuda.loading import Engine
+    from chipmark.backends.triton_cuda.streams import Mark
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """A launch on its way. ids: where the sampled ids of all its rows will be on the host."""
+
+    plan: LaunchPlan
+    first: Mark
+    last: Mark
+    ids: Any
+    sampled: Any
+    host_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Submitted:
+    """A step on its way. behind: the last mark of the step that it waits behind."""
+
+    step: Step
+    submitted_s: float
+    launches: tuple[_Queued, ...]
+    logits: dict[int, F32]
+    behind: Mark | None
+    h2d_bytes: int
+    d2h_bytes: int
+
+
+class TritonBackend:
+    """A `Backend` over pages of KV. Steps are queued and finish in order, two at a time.
+
+    `device` is "cuda", "cuda:N", or "interpreter" (tests). Raises UnknownNameError for another
+    name and MissingBackendError where torch, Triton, the device or its capability is lacking.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._name = device
+        self._device = devices.open_device(device)
+        self.clock: Clock = MonotonicClock()
+        self._engine: Engine | None = None
+        self._queue: deque[_Submitted] = deque()
+        self._timeline = Timeline()
+
+    @staticmethod
+    def precisions(device: str) -> tuple[str, ...]:
+        """All of them; the interpreter leaves out what it computes wrongly itself."""
+        return devices.precisions(device)
+
+    def load(self, spec: LoadSpec) -> Loaded:
+        """Read weights, allocate pages, hold every kernel against its reference, pick the fastest
+        products, warm and capture every bucket.
+
+        Raises DoesNotFitError before anything is allocated, UsageError for a precision that is
+        not computed here, and UnknownNameError for an option or operation that does not exist.
+        """
+        from chipmark.backends.triton_cuda.loading import load
+
+        self._engine = load(spec, self._name, self._device)
+        return self._engine.loaded
+
+    def submit(self, step: Step) -> None:
+        """Queue the step's launches; nothing is waited for unless logits are wanted."""
+        engine = self._loaded()
+        if len(self._queue) >= engine.loaded.caps.in_flight:
+            raise UsageError(f"more than {engine.loaded.caps.in_flight} steps in flight")
+        # Pages move no bytes: a sequence that ends or shares is a change of tables.
+        behind = self._queue[-1].launches[-1].last if self._queue else None
+        submitted_s = self.clock.now()
+        launches: list[_Queued] = []
+        logits: dict[int, F32] = {}
+        h2d = d2h = 0
+        for plan in step.launches:
+            queued, wanted, sent = self._launch(engine, plan, step.logits_of)
+            launches.append(queued)
+            logits |= wanted
+            h2d += sent
+            d2h += queued.ids.numel() * 4 + sum(row.nbytes for row in wanted.values())
+        self._queue.append(_Submitted(step, submitted_s, tuple(launches), logits, behind, h2d, d2h))
+
+    def _launch(
+        self, engine: Engine, plan: LaunchPlan, logits_of: tuple[int, ...]
+    ) -> tuple[_Queued, dict[int, F32], int]:
+        """Queue one launch: what to wait for, the logits wanted by session, bytes sent."""
+        from chipmark.backends.triton_cuda.batches import ragged_batch
+
+        stream, rows = engine.stream, plan.rows
+        begin_s = self.clock.now()
+        first = stream.mark()
+        if plan.phase == "decode":
+            sent = engine.inputs.fill(rows, stream)
+            logits, ids = engine.decode[plan.batch_bucket]()
+            which = np.flatnonzero(rows.sample)
+        else:
+            page_tokens = engine.loaded.caps.page_tokens
+            batch, sent = ragged_batch(plan, page_tokens, self._device, stream)
+            logits = engine.decoder.forward(batch)
+            which = np.arange(int(rows.sample.sum()))
+            ids = engine.decoder.ops.greedy(logits) if which.size else batch.ids[:0]
+        seen = stream.download(ids)
+        last = stream.mark()
+        host_s = self.clock.now() - begin_s if self._device.type != "cpu" else 0.0
+        wanted = {}
+        for row, session in zip(which.tolist(), rows.seq[rows.sample].tolist(), strict=True):
+            if session in logits_of:
+                # Before a later step writes over them: only parity asks, and it may wait.
+                wanted[session] = logits[row].float().cpu().numpy().copy()
+        return _Queued(plan, first, last, seen, which, host_s), wanted, sent
+
+    def wait(self) -> Done:
+        """The oldest submitted step, finished."""
+        if not self._queue:
+            raise UsageError("no step was submitted")
+        stream, queued = self._loaded().stream, self._queue.popleft()
+        launches = queued.launches
+        if launches:
+            stream.wait(launches[-1].last)
+        visible_s = self.clock.now()
+        spans = [
+            Span(
+                stream.seconds(launches[0].first, launch.first),
+                stream.seconds(launches[0].first, launch.last),
+            )
+            for launch in launches
+        ]
+        behind = queued.behind
+        after = None
+        if behind is not None and launches:
+            after = stream.seconds(behind, launches[0].first)
+        placed = self._timeline.place(spans, queued.submitted_s, visible_s, after)
+        ids = [launch.ids.numpy()[launch.sampled] for launch in launches]
+        return Done(
+            step=queued.step.id,
+            sampled=np.concatenate(ids).astype(np.int32) if ids else np.zeros(0, np.int32),
+            visible_s=max(visible_s, placed[-1].end_s) if placed else visible_s,
+            launches=tuple(
+                Launch(launch.plan.phase, number, span.start_s, span.end_s, launch.host_s)
+                for number, (launch, span) in enumerate(zip(launches, placed, strict=True))
+            ),
+            logits=queued.logits if queued.step.logits_of else None,
+            h2d_bytes=queued.h2d_bytes,
+            d2h_bytes=queued.d2h_bytes,
+        )
+
+    def synchronize(self) -> None:
+        """Return when the device has nothing left to do."""
+        synchronize(self._device)
+
+    def probe_read(self, n_bytes: int) -> float:
+        """Bytes per second of reading `n_bytes`, best of a few."""
+        return roofs.read_bandwidth(self._device, n_bytes)
+
+    def probe_matmul(self, precision: str) -> float:
+        """FLOP per second of a square product in the type that products take."""
+        return roofs.matmul_rate(self._device, precision)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Versions, device and what computes each operation: JSON-safe."""
+        described = {"backend": f"triton:{self._name}", **devices.description(self._device)}
+        if self._engine is not None:
+            described["operations"] = dict(self._engine.names)
+        return described
+
+    def close(self) -> None:
+        """Free weights, pages and graphs; may be called again."""
+        self._engine = None
+        self._queue.clear()
+        if self._device.type != "cpu":
+            release(self._device)
+
+    def _loaded(self) -> Engine:
+        if self._engine is None:
+            raise UsageError("the backend was not loaded")
+        return self._engine

@@ -1,0 +1,121 @@
+"""The device behind `triton:DEVICE`, or what is missing for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from chipmark.backends.torch_device import devices
+from chipmark.errors import MissingBackendError, UnknownNameError, UsageError
+from chipmark_models.precision import PLAIN, PRECISIONS
+
+INTERPRETER = "interpreter"
+"""Triton's interpreter on the CPU: for tests of the whole path, never ranked."""
+
+LEAST_CAPABILITY = (8, 0)
+"""The kernels need bf16 matrix units and asynchronous copies: Ampere and newer."""
+
+VERIFIED: tuple[str, ...] = ()
+"""Names of devices on which `scripts/gpu` passed from the first kernel to the last turn."""
+
+_NOT_INTERPRETED = ("bf16", "fp8")
+"""The interpreter multiplies bf16 and rounds e4m3 wrongly, so it would fail for its own faults."""
+
+
+def precisions(device: str) -> tuple[str, ...]:
+    """What `load` takes on a device of that name."""
+    if device == INTERPRETER:
+        return tuple(name for name in PRECISIONS if name not in _NOT_INTERPRETED)
+    return tuple(PRECISIONS)
+
+
+def open_device(name: str) -> Any:
+    """The `torch.device` for "cuda", "cuda:N" or "interpreter".
+
+    Raises UnknownNameError for another name, MissingBackendError (what to install, or which
+    backend takes this card) where torch, Triton, the device or its capability is lacking, and
+    UsageError where the kernels of this process were imported to be compiled already.
+    """
+    kind = name.partition(":")[0]
+    if name != INTERPRETER and kind != "cuda":
+        raise UnknownNameError("device of triton", name, ["cuda", "cuda:0", INTERPRETER])
+    for package in ("torch", "triton"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingBackendError(
+                f"triton:{name} needs the package {package}, which is not installed",
+                "pip install 'chipmark[triton]', or the vendor's own build of it",
+            )
+    if name == INTERPRETER:
+        return _interpreter()
+    device = devices.open_device(name)
+    _check_capability(device)
+    return device
+
+
+def _interpreter() -> Any:
+    import torch
+
+    # Read when a kernel is decorated, so before the kernels are imported.
+    os.environ["TRITON_INTERPRET"] = "1"
+    loaded = sys.modules.get("chipmark_kernels.rmsnorm")
+    if loaded is not None and type(loaded._rmsnorm_kernel).__name__ == "JITFunction":
+        raise UsageError(
+            "the kernels were imported in this process to be compiled",
+            "set TRITON_INTERPRET=1 before, or use a fresh process as `chipmark run` does",
+        )
+    return torch.device("cpu")
+
+
+def _check_capability(device: Any) -> None:
+    import torch
+
+    if torch.version.hip is not None:
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < LEAST_CAPABILITY:
+        found, least = (".".join(map(str, pair)) for pair in (capability, LEAST_CAPABILITY))
+        raise MissingBackendError(
+            f"{devices.device_name(device)} has compute capability {found}; the kernels of "
+            f"triton:cuda need {least} or newer",
+            f"torch:{device} measures this card without them",
+        )
+
+
+def check_precision(name: str, device: Any, precision: str) -> None:
+    """Raise UsageError where the device does not compute the precision."""
+    able = precisions(name)
+    if precision == "fp8" and device.type == "cuda":
+        from chipmark_kernels.device import facts_of
+
+        if not facts_of(device).fp8_e4m3:
+            able = tuple(p for p in able if p != "fp8")
+    if precision not in able:
+        raise UsageError(
+            f"triton:{name} does not compute {precision}",
+            f"it computes {', '.join(able)}; a precision is never substituted",
+        )
+
+
+def activation_of(name: str, precision: str) -> str:
+    """What products take: of an interpreted quantised precision fp32, else the precision's own."""
+    if name == INTERPRETER and precision not in PLAIN:
+        return "fp32"
+    return PRECISIONS[precision].activation
+
+
+def description(device: Any) -> Mapping[str, Any]:
+    """Versions and names of what computes: JSON-safe."""
+    import torch
+    import triton
+
+    return {
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "device": devices.device_name(device),
+        "interpreted": device.type == "cpu",
+    }

@@ -1,0 +1,201 @@
+"""Every kernel against its reference on the device itself, before anything is timed.
+
+Inputs are made once in the type computed; the oracle is the plain reference in float64 from those
+very inputs (`chipmark_kernels.parity` has the limits). A kernel that fails, or that this device's
+compiler refuses, is taken out of use there and the reason is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from chipmark_kernels.parity import compare
+from chipmark_models.decoder import paged_reference
+from chipmark_models.decoder.paged import PagedDecoder
+from chipmark_models.decoder.paged_ops import Fp8Rows, Implementation
+from chipmark_models.decoder.paged_weights import Product
+from chipmark_models.decoder.quantised import QuantisedMatrix
+
+HEAD_ROWS = 16_384
+"""Rows of the head that are checked: all of a vocabulary in float64 would be gigabytes."""
+
+_LENGTHS = (1, 15, 16, 17, 123, 300)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One call of one operation; `args` are as the decoder gives them."""
+
+    operation: str
+    name: str
+    args: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    reference: Implementation
+
+
+def failures(
+    decoder: PagedDecoder,
+    chosen: Mapping[str, Implementation],
+    decode_rows: Sequence[int],
+    chunk: int,
+) -> dict[str, str]:
+    """Operations of `chosen` that do not compute what they should here, with the reason.
+
+    decode_rows: rows of decode launches to try. chunk: tokens of a prefill launch.
+    """
+    found: dict[str, str] = {}
+    with torch.inference_mode():
+        for case in _cases(decoder, decode_rows, chunk):
+            if case.operation not in chosen or case.operation in found:
+                continue
+            if reason := _problem(case, chosen[case.operation]):
+                found[case.operation] = f"{case.name}: {reason}"
+    return found
+
+
+def _problem(case: Case, implementation: Implementation) -> str:
+    try:
+        got = _call(implementation, case, lambda value: value)
+    except Exception as error:  # a compiler may raise anything; the kernel is out, and said to be
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+    torchs = _call(case.reference, case, lambda value: value)
+    oracle = _call(case.reference, case, _wide)
+    for mine, plain, exact in zip(got, torchs, oracle, strict=True):
+        parity = compare(mine, plain, exact)
+        if not parity.ok:
+            return "; ".join(parity.problems)
+    return ""
+
+
+def _call(
+    implementation: Implementation, case: Case, change: Callable[[Any], Any]
+) -> list[torch.Tensor]:
+    """The results, caches that were written among them; the inputs stay as they are."""
+    args = [change(_cloned(value)) for value in case.args]
+    keywords = {name: change(_cloned(value)) for name, value in case.keywords.items()}
+    result = implementation(*args, **keywords)
+    if isinstance(result, Fp8Rows):
+        return [result.values.double() * result.scales.double()[:, None]]
+    results = list(result) if isinstance(result, tuple) else [result]
+    if case.operation == "rope_kv":
+        results += [args[5], args[6]]
+    return results
+
+
+def _cloned(value: Any) -> Any:
+    # A weight is only read, and may be gigabytes.
+    small = torch.is_tensor(value) and value.numel() < 1 << 24
+    return value.clone() if small else value
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, Fp8Rows):
+        return _unrounded(value)
+    floating = torch.is_tensor(value) and value.is_floating_point()
+    return value.double() if floating and value.element_size() > 1 else value
+
+
+def _unrounded(rows: Fp8Rows) -> Fp8Rows:
+    """The same rows, of which a product is not rounded."""
+    return rows._replace(dtype=torch.float64)
+
+
+def _cases(decoder: PagedDecoder, decode_rows: Sequence[int], chunk: int) -> Iterator[Case]:
+    random = _Random(decoder.device, decoder.activation)
+    for rows in dict.fromkeys((*decode_rows, chunk)):
+        yield from _row_cases(decoder, random, rows)
+        yield from _product_cases(decoder, random, rows)
+    yield from _attention_cases(decoder, random, chunk)
+
+
+def _row_cases(decoder: PagedDecoder, random: _Random, rows: int) -> Iterator[Case]:
+    c, weights = decoder.config, decoder.weights
+    ids = random.integers(c.vocab_size, rows)
+    name = f"{rows} rows"
+    args: tuple[Any, ...] = (ids, weights.embedding, weights.layers[0].input_norm, c.rms_eps)
+    yield Case("embed_norm", name, args, {}, paged_reference.embed_norm)
+    logits = random.normal(min(rows, 16), c.vocab_size, scale=3.0)
+    yield Case("greedy", name, (logits,), {}, paged_reference.greedy)
+    layer, page = weights.layers[0], decoder.kv.page_tokens
+    qkv = random.normal(rows, c.q_size + 2 * c.kv_size)
+    positions = random.integers(decoder.max_context, rows)
+    n_pages = -(-rows // page) + 1
+    slots = torch.randperm(n_pages * page, generator=random.generator, device=decoder.device)
+    slots = slots[:rows].contiguous()
+    slots[-1] = -1 if rows > 1 else slots[-1]
+    caches = [random.normal(n_pages, page, c.n_kv_heads, c.head_dim) for _ in range(2)]
+    args = (
+        qkv, decoder.cos, decoder.sin, positions, slots, *caches,
+        c.n_heads, layer.q_norm, layer.k_norm, c.rms_eps,
+    )  # fmt: skip
+    yield Case("rope_kv", name, args, {}, paged_reference.rope_kv)
+
+
+def _product_cases(decoder: PagedDecoder, random: _Random, rows: int) -> Iterator[Case]:
+    layer, weights, eps = decoder.weights.layers[0], decoder.weights, decoder.config.rms_eps
+    head = Product(weights.head.matrix[:HEAD_ROWS], None)  # type: ignore[index]
+    products: dict[str, tuple[Product, torch.Tensor | None]] = {
+        "qkv": (layer.qkv, layer.input_norm),
+        "out_add": (layer.out, None),
+        "gate_up_swiglu": (layer.gate_up, layer.post_norm),
+        "down_add": (layer.down, None),
+        "head": (head, weights.final_norm),
+    }
+    for operation, (product, norm) in products.items():
+        matrix = product.matrix
+        n, k = matrix.shape
+        x: Any = random.normal(rows, k)
+        swiglu = operation == "gate_up_swiglu"
+        more: dict[str, Any] = {"swiglu": swiglu}
+        if operation.endswith("add"):
+            more["residual"] = random.normal(rows, n)
+        name = f"{rows} rows of {n} x {k}"
+        if isinstance(matrix, QuantisedMatrix) and matrix.precision == "fp8":
+            quantise = paged_reference.quantise_rows
+            yield Case("quantise_rows", name, (x, norm, eps), {}, quantise)
+            x = quantise(x, norm, eps)
+        else:
+            more |= {"norm": norm, "eps": eps}
+        args = (x, matrix, product.bias)
+        yield Case(operation, name, args, more, paged_reference.product)
+
+
+def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iterator[Case]:
+    c, page = decoder.config, decoder.kv.page_tokens
+    longest = [n for n in _LENGTHS if n <= decoder.max_context] or [decoder.max_context]
+    width = -(-max(longest) // page)
+    width = -(-width // 16) * 16
+    n_pages = len(longest) * width
+    k, v = (random.normal(n_pages, page, c.n_kv_heads, c.head_dim) for _ in range(2))
+    table = torch.randperm(n_pages, generator=random.generator, device=decoder.device)
+    table = table.view(len(longest), width).to(torch.int32)
+    lens = torch.tensor(longest, dtype=torch.int32, device=decoder.device)
+    scale = c.head_dim**-0.5
+    q = random.normal(len(longest), c.n_heads, c.head_dim)
+    args: tuple[Any, ...] = (q, k, v, table, lens, scale)
+    yield Case("decode_attention", f"lengths {longest}", args, {}, paged_reference.decode_attention)
+    new = [min(n, max(1, chunk // len(longest))) for n in longest]
+    ends = torch.tensor([0, *new], dtype=torch.int32, device=decoder.device).cumsum(0)
+    q = random.normal(sum(new), c.n_heads, c.head_dim)
+    args = (q, k, v, table, ends.to(torch.int32), lens, scale)
+    yield Case("prefill_attention", f"chunks {new}", args, {}, paged_reference.prefill_attention)
+
+
+class _Random:
+    """Seeded tensors of one type on one device."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.generator = torch.Generator(device).manual_seed(20_261)
+        self._device, self._dtype = device, dtype
+
+    def normal(self, *shape: int, scale: float = 1.0) -> torch.Tensor:
+        made = torch.randn(shape, generator=self.generator, device=self._device) * scale
+        return made.to(self._dtype)
+
+    def integers(self, below: int, n: int) -> torch.Tensor:
+        made = torch.randint(below, (n,), generator=self.generator, device=self._device)
+        return made.to(torch.int32)

@@ -1,0 +1,324 @@
+"""From a `LoadSpec` to a decoder on the device, its kernels checked and its launches warmed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from chipmark.backends.fit import Need, check_fit
+from chipmark.backends.torch_device.devices import device_name, free_bytes, synchronize
+from chipmark.backends.triton_cuda.batches import DecodeInputs, ragged_batch
+from chipmark.backends.triton_cuda.devices import (
+    INTERPRETER,
+    VERIFIED,
+    activation_of,
+    check_precision,
+)
+from chipmark.backends.triton_cuda.kernel_check import failures
+from chipmark.backends.triton_cuda.product_choice import MANY_ROWS, choose_products
+from chipmark.backends.triton_cuda.streams import Call, Stream, stream_of
+from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
+from chipmark.errors import UnknownNameError, UsageError
+from chipmark_models.config import ModelConfig
+from chipmark_models.costs import KV_BYTES, kv_bytes_per_token, weight_bytes_stored
+from chipmark_models.decoder import paged_ops
+from chipmark_models.decoder.layers import DTYPES
+from chipmark_models.decoder.paged import PagedDecoder
+from chipmark_models.precision import precision_named
+from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
+
+OPTIONS = ("ops", "kernel_check", "graphs")
+"""Options of `LoadSpec.options`. ops: implementation by operation. kernel_check: whether kernels
+are held against their references at load, by default where they are compiled. graphs: whether
+decode is captured, by default so."""
+
+PAGE_TOKENS = 16
+MOST_ROWS = 256
+PREFILL_ROWS = 16
+IN_FLIGHT = 2
+
+_CONTEXT_BYTES = 800_000_000
+"""The driver's context, cuBLAS's workspaces and what Triton's modules take."""
+
+
+@dataclass(slots=True)
+class Engine:
+    """What a loaded backend works with."""
+
+    decoder: PagedDecoder
+    inputs: DecodeInputs
+    stream: Stream
+    decode: dict[int, Call]
+    loaded: Loaded
+    names: dict[str, str] = field(default_factory=dict)
+
+
+def batch_buckets(n_seqs: int) -> tuple[int, ...]:
+    """Rows that decode is captured for: 1, 2, 4, 8, then every eighth to 64 and every 32nd to
+    MOST_ROWS, and the largest that is asked for."""
+    most = min(n_seqs, MOST_ROWS)
+    steps = (1, 2, 4, *range(8, 65, 8), *range(96, MOST_ROWS + 1, 32))
+    return (*(step for step in steps if step < most), most)
+
+
+def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
+    """Everything of `Backend.load`; `name` is the device's as the user wrote it.
+
+    Raises DoesNotFitError before anything is allocated, UsageError for a precision that is not
+    computed here, and UnknownNameError for an option or operation that does not exist.
+    """
+    for option in spec.options:
+        if option not in OPTIONS:
+            raise UnknownNameError("option of triton", option, OPTIONS)
+    check_precision(name, device, spec.precision)
+    asked = dict(spec.options.get("ops") or {})
+    names = paged_ops.resolve(asked)
+    begin = time.perf_counter()
+    weights = open_any(WeightSpec.from_dict(spec.model))
+    if weights.precision != spec.precision:
+        raise UsageError(
+            f"the weights are prepared in {weights.precision}, asked is {spec.precision}"
+        )
+    activation = activation_of(name, spec.precision)
+    n_pages = -(-spec.kv_tokens // PAGE_TOKENS) + spec.n_seqs
+    need = need_of(weights.config, spec, activation, n_pages * PAGE_TOKENS)
+    check_fit(need, free_bytes(device), f"triton:{name}")
+    decoder = _decoder(weights, spec, device, names, activation, n_pages)
+    synchronize(device)
+    load_s = time.perf_counter() - begin
+    begin = time.perf_counter()
+    stream = stream_of(device)
+    buckets = batch_buckets(spec.n_seqs)
+    replaced: dict[str, str] = {}
+    if spec.options.get("kernel_check", name != INTERPRETER):
+        replaced = _replace_failing(decoder, names, asked, buckets, spec.max_chunk)
+    choices: dict[str, Any] = {}
+    if name != INTERPRETER:
+        choices = _choose(decoder, names, asked, replaced, buckets, spec.max_chunk, stream)
+    inputs = DecodeInputs(buckets[-1], spec.max_context, PAGE_TOKENS, device)
+    capture = spec.options.get("graphs", True)
+    decode = {rows: _decode_call(decoder, inputs, rows) for rows in buckets}
+    if capture:  # the largest first: the others then fit into its memory
+        decode = {rows: stream.capture(decode[rows]) for rows in reversed(buckets)}
+    if name != INTERPRETER:  # where nothing is compiled there is nothing to warm
+        _warm(decoder, decode, spec, stream, device)
+    synchronize(device)
+    graphed = capture and device.type != "cpu"
+    caps = Caps(
+        kv="paged",
+        prefix="share",
+        max_context=spec.max_context,
+        max_batch=buckets[-1],
+        max_chunk=spec.max_chunk,
+        page_tokens=PAGE_TOKENS,
+        n_pages=n_pages,
+        in_flight=IN_FLIGHT,
+        batch_buckets=buckets,
+        prefill_rows=min(PREFILL_ROWS, buckets[-1]),
+        sampling="device",
+        clock="device" if device.type != "cpu" else "host",
+        execution="graph" if graphed else "eager",
+    )
+    loaded = Loaded(
+        caps=caps,
+        load_s=load_s,
+        compile_s=time.perf_counter() - begin,
+        weight_bytes=decoder.weights.n_bytes,
+        kv_bytes=decoder.kv.n_bytes,
+        precision=_precision(spec.precision, activation),
+        graph="none",
+        ep_coverage=0.0 if name == INTERPRETER else 1.0,
+        device="Triton's interpreter" if name == INTERPRETER else device_name(device),
+        details={
+            "operations": names,
+            "kernels_replaced": replaced,
+            "products": {
+                operation: {str(rows): choice.name for rows, choice in by_rows.items()}
+                for operation, by_rows in choices.items()
+            },
+            "product_trials_s": {
+                operation: {str(rows): dict(choice.seconds) for rows, choice in by_rows.items()}
+                for operation, by_rows in choices.items()
+            },
+        },
+        notes=_notes(name, device, replaced),
+    )
+    return Engine(decoder, inputs, stream, decode, loaded, names)
+
+
+def need_of(config: ModelConfig, spec: LoadSpec, activation: str, kv_tokens: int) -> Need:
+    """Bytes that the cell takes of the device.
+
+    Working memory: activations of a chunk, logits of the widest decode launch with their copy for
+    the host, and the float64 pair of the largest matrix that the check of kernels makes.
+    """
+    c = config
+    item = DTYPES[_storage(activation)].itemsize
+    wide = c.q_size + 2 * c.kv_size + 3 * c.intermediate_size + 4 * c.hidden_size
+    rows = min(spec.n_seqs, MOST_ROWS)
+    matrix = c.hidden_size * max(2 * c.intermediate_size, c.q_size + 2 * c.kv_size)
+    work = 2 * spec.max_chunk * wide * item + rows * c.vocab_size * (2 * item + 4) + 16 * matrix
+    kv = _storage(activation)
+    return Need(
+        weight_bytes=int(weight_bytes_stored(c, spec.precision)),
+        bytes_per_token=kv_bytes_per_token(c, kv),
+        n_seqs=spec.n_seqs,
+        max_context=spec.max_context,
+        model_context=c.max_context,
+        kv_tokens=kv_tokens,
+        work_bytes=work + _CONTEXT_BYTES,
+    )
+
+
+def _storage(activation: str) -> str:
+    """The type of KV and of activations between products: e4m3 is only what products take."""
+    return "bf16" if activation == "fp8" else activation
+
+
+def _decoder(
+    weights: PrecisionWeights,
+    spec: LoadSpec,
+    device: torch.device,
+    names: Mapping[str, str],
+    activation: str,
+    n_pages: int,
+) -> PagedDecoder:
+    return PagedDecoder(
+        weights,
+        device,
+        paged_ops.select(names),
+        n_pages=n_pages,
+        max_context=spec.max_context,
+        page_tokens=PAGE_TOKENS,
+        activation=DTYPES[_storage(activation)],
+    )
+
+
+def _replace_failing(
+    decoder: PagedDecoder,
+    names: dict[str, str],
+    asked: Mapping[str, str],
+    buckets: tuple[int, ...],
+    chunk: int,
+) -> dict[str, str]:
+    """Take kernels that fail on this device out of `names`; the reasons by operation.
+
+    What the user asked for by name is never replaced: UsageError.
+    """
+    ours = {op: paged_ops.find(op, name) for op, name in names.items() if name == "triton"}
+    rows = sorted({1, buckets[len(buckets) // 2], buckets[-1]})
+    found = failures(decoder, ours, rows, chunk)
+    for operation, reason in found.items():
+        if operation in asked:
+            raise UsageError(
+                f"the kernel of {operation} fails parity on this device: {reason}",
+                "leave `ops` out, and torch takes its place with a note",
+            )
+        names[operation] = "torch"
+    decoder.ops = paged_ops.select(names)
+    return found
+
+
+def _choose(
+    decoder: PagedDecoder,
+    names: Mapping[str, str],
+    asked: Mapping[str, str],
+    replaced: Mapping[str, str],
+    buckets: tuple[int, ...],
+    chunk: int,
+    stream: Stream,
+) -> dict[str, Any]:
+    """Try kernels against cuBLAS, and against Hopper's own product where that is right here."""
+    candidates = {
+        op: ["triton", "torch"]
+        for op, name in names.items()
+        if name == "triton" and op in paged_ops.PRODUCTS and op not in asked and op not in replaced
+    }
+    if chunk > MANY_ROWS:
+        hopper = {op: paged_ops.find(op, "hopper") for op in candidates if op != "head"}
+        wrong = failures(decoder, hopper, (), chunk)
+        for op in hopper.keys() - wrong.keys():
+            candidates[op].append("hopper")
+    rows = sorted({*(b for b in buckets if b in (1, 8, 16, 32, 64)), buckets[-1], chunk})
+    return choose_products(decoder, candidates, rows, stream)
+
+
+def _decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call:
+    batch = inputs.batch(rows)
+
+    def call() -> tuple[torch.Tensor, torch.Tensor]:
+        logits = decoder.forward(batch)
+        return logits, decoder.ops.greedy(logits)
+
+    return call
+
+
+def _warm(
+    decoder: PagedDecoder,
+    decode: Mapping[int, Call],
+    spec: LoadSpec,
+    stream: Stream,
+    device: torch.device,
+) -> None:
+    """Decode of every bucket, and prefill of every tile: each power of two of tokens, of one row
+    and of several."""
+    for call in decode.values():
+        call()
+    most = min(spec.max_chunk, spec.max_context)
+    for tokens in sorted({most, *(1 << i for i in range(most.bit_length()) if 1 << i <= most)}):
+        for n_rows in sorted({1, min(spec.n_seqs, PREFILL_ROWS, tokens, 3)}):
+            batch, _ = ragged_batch(_trial(tokens, n_rows), PAGE_TOKENS, device, stream)
+            decoder.ops.greedy(decoder.forward(batch))
+
+
+def _trial(tokens: int, n_rows: int) -> LaunchPlan:
+    """A launch of so many tokens whose keys nobody reads later: its pages are written anew."""
+    length = np.full(n_rows, tokens // n_rows, np.int32)
+    length[-1] += tokens - int(length.sum())
+    width = -(-int(length.max()) // PAGE_TOKENS)
+    rows = Rows(
+        seq=np.arange(n_rows, dtype=np.int32),
+        slot=np.full(n_rows, -1, np.int32),
+        start=np.zeros(n_rows, np.int32),
+        length=length,
+        tokens=np.zeros(tokens, np.int32),
+        pages=np.tile(np.arange(width, dtype=np.int32), (n_rows, 1)),
+        sample=np.ones(n_rows, np.bool_),
+    )
+    return LaunchPlan("prefill_cold", rows, n_rows, int(length.max()), int(length.max()))
+
+
+def _precision(precision: str, activation: str) -> dict[str, str]:
+    kv = _storage(activation)
+    assert kv in KV_BYTES
+    return {
+        "weights": precision,
+        "activation": activation,
+        "kv": kv,
+        "accumulate": "fp32",
+        "class": precision_named(precision).class_name,
+    }
+
+
+def _notes(
+    name: str, device: torch.device, replaced: Mapping[str, str]
+) -> tuple[Mapping[str, str], ...]:
+    notes = [
+        {
+            "code": "kernel_replaced",
+            "text": f"{operation} is computed by torch: the kernel fails here ({reason})",
+        }
+        for operation, reason in replaced.items()
+    ]
+    if name == INTERPRETER:
+        text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
+        notes.append({"code": "ep_coverage", "text": text})
+    elif device_name(device) not in VERIFIED:
+        text = f"triton:cuda on {device_name(device)}: unverified on hardware"
+        notes.append({"code": "unverified_provider", "text": text})
+    return tuple(notes)

@@ -1,0 +1,132 @@
+"""Queueing work on a device, copying to and from it, and marking its time: CUDA's, or the CPU's.
+
+The CPU's stands in for tests: a call computes at once, a mark is the host's time, and what is
+captured is called again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from chipmark.engine.contract import I32
+
+Call = Callable[[], tuple[torch.Tensor, torch.Tensor]]
+Mark = Any
+"""A point in the device's work; only the stream that made it reads it."""
+
+
+class Stream(Protocol):
+    """One queue of work, in order."""
+
+    def mark(self) -> Mark:
+        """A mark behind everything queued so far."""
+        ...
+
+    def seconds(self, first: Mark, last: Mark) -> float:
+        """Device time between two marks that were both reached."""
+        ...
+
+    def wait(self, mark: Mark) -> None:
+        """Return when the device has reached the mark."""
+        ...
+
+    def upload(self, values: I32, target: torch.Tensor) -> None:
+        """Queue a copy of int32 values into as many of the target's; `values` may change then."""
+        ...
+
+    def download(self, source: torch.Tensor) -> torch.Tensor:
+        """Queue a copy to the host; it holds once a later mark was waited for."""
+        ...
+
+    def capture(self, call: Call) -> Call:
+        """The same work as one launch, if the device can; its results are overwritten each time."""
+        ...
+
+
+class HostStream:
+    """The CPU."""
+
+    def mark(self) -> float:
+        """The host's time."""
+        return time.perf_counter()
+
+    def seconds(self, first: float, last: float) -> float:
+        """Wall time between the marks."""
+        return last - first
+
+    def wait(self, mark: float) -> None:
+        """All is done where it was called."""
+
+    def upload(self, values: I32, target: torch.Tensor) -> None:
+        """Copy."""
+        target.copy_(torch.from_numpy(values))
+
+    def download(self, source: torch.Tensor) -> torch.Tensor:
+        """Copy."""
+        return source.clone()
+
+    def capture(self, call: Call) -> Call:
+        """The call itself."""
+        return call
+
+
+class CudaStream:
+    """The current stream of a CUDA device; captured work is a CUDA graph."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool: Any = None
+
+    def mark(self) -> torch.cuda.Event:
+        """An event that keeps its time."""
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def seconds(self, first: torch.cuda.Event, last: torch.cuda.Event) -> float:
+        """By the device's own counter, which resolves half a microsecond."""
+        return float(first.elapsed_time(last)) / 1e3
+
+    def wait(self, mark: torch.cuda.Event) -> None:
+        """Block until the event was reached."""
+        mark.synchronize()
+
+    def upload(self, values: I32, target: torch.Tensor) -> None:
+        """By pinned memory that torch keeps until the copy is done."""
+        pinned = torch.empty(values.size, dtype=torch.int32, pin_memory=True)
+        pinned.numpy()[:] = values
+        target.copy_(pinned, non_blocking=True)
+
+    def download(self, source: torch.Tensor) -> torch.Tensor:
+        """Into pinned memory."""
+        pinned = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
+        return pinned.copy_(source, non_blocking=True)
+
+    def capture(self, call: Call) -> Call:
+        """Warm on a side stream, as capturing demands, then record; graphs share their memory."""
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                call()
+        torch.cuda.current_stream(self._device).wait_stream(side)
+        torch.cuda.synchronize(self._device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            results = call()
+        self._pool = graph.pool()
+
+        def replay() -> tuple[torch.Tensor, torch.Tensor]:
+            graph.replay()
+            return results
+
+        return replay
+
+
+def stream_of(device: torch.device) -> Stream:
+    """The stream of a device."""
+    return HostStream() if device.type == "cpu" else CudaStream(device)
