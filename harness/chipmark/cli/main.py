@@ -22,6 +22,7 @@ COMMANDS = {
     "cost": "chipmark.cli.cost",
     "ab": "chipmark.cli.ab",
     "gate": "chipmark.cli.gate",
+    "history": "chipmark.cli.history",
     "validate": "chipmark.cli.validate",
     "import": "chipmark.cli.import_",
     "export": "chipmark.cli.export",

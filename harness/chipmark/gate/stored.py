@@ -57,7 +57,7 @@ class Value:
 class StoredRun:
     """A side. fingerprint: hash of what was read; sides that share it are the same run. identity
     must match, context is warned about. interleaved: (run, arm) of `ab`. notes: what was left
-    out, and why."""
+    out, and why. created: ISO 8601, as the run says; commit: its id, "" where it is not said."""
 
     path: Path
     fingerprint: str
@@ -66,6 +66,8 @@ class StoredRun:
     values: Mapping[Key, Value]
     interleaved: tuple[str, str] | None = None
     notes: tuple[str, ...] = ()
+    created: str = ""
+    commit: str = ""
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
@@ -145,7 +147,10 @@ def _of_benchmarks(runs: Sequence[BenchmarkRun], path: Path, metrics: Sequence[s
         identity |= {f"accelerator {index} {n}": v for n, v in named.items()}
         identity |= {f"accelerator {index} {n}": v for n, v in (own or {}).items()}
     context = {name: info.get(name) for name in _PYTEST_CONTEXT}
-    return StoredRun(path, run.sha256, identity, context, values, _interleaved(run), tuple(notes))
+    return StoredRun(
+        path, run.sha256, identity, context, values, _interleaved(run), tuple(notes),
+        run.datetime, str(run.commit_info.get("id") or ""),
+    )  # fmt: skip
 
 
 def _interleaved(run: BenchmarkRun) -> tuple[str, str] | None:
@@ -229,4 +234,5 @@ def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
             )  # fmt: skip
     every = ",".join(sorted(record.self_sha256 for record in loaded.records))
     digest = hashlib.sha256(every.encode()).hexdigest()
-    return StoredRun(path, digest, identity, context, values, notes=tuple(notes))
+    created = max((record.manifest.created for record in loaded.records), default="")
+    return StoredRun(path, digest, identity, context, values, notes=tuple(notes), created=created)

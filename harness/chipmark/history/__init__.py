@@ -1,0 +1,1 @@
+"""Stored runs over time: series, where they changed, and how they drift."""

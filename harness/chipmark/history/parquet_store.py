@@ -1,0 +1,70 @@
+"""Observations in one Parquet file, which grows by whole runs."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from chipmark.errors import BrokenRecordError
+from chipmark.history.observations import Observation
+from chipmark.results.store import sync
+
+SCHEMA = "chipmark.history/1"
+_TYPES = {"value": pa.float64(), "samples": pa.int64()}
+_FIELDS = pa.schema(
+    [pa.field(f.name, _TYPES.get(f.name, pa.string()), nullable=False) for f in fields(Observation)]
+)
+
+
+def read_store(path: Path) -> list[Observation]:
+    """All observations. BrokenRecordError where the file is no store of this schema."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise BrokenRecordError(path, f"is no Parquet file ({error})") from error
+    told = (table.schema.metadata or {}).get(b"schema", b"").decode()
+    if told != SCHEMA:
+        raise BrokenRecordError(
+            path, f"is {told or 'another file'}, not {SCHEMA}", field="schema",
+            hint="a newer chipmark wrote it: upgrade",
+        )  # fmt: skip
+    try:
+        found = [Observation(**row) for row in table.to_pylist()]
+        for number, o in enumerate(found):
+            if not (math.isfinite(o.value) and o.value > 0 and math.isfinite(o.time_s)):
+                raise ValueError(f"row {number}: a value or time that is none")
+    except (TypeError, ValueError) as error:
+        raise BrokenRecordError(path, f"has other content ({error})") from error
+    return found
+
+
+def append(path: Path, observations: Sequence[Observation]) -> int:
+    """Add what is not in the store yet; how many that were. Whole or not at all.
+
+    Two writers at once: the last one wins whole; give each job a store of its own, or one folder.
+    """
+    held = {_key(o): o for o in (read_store(path) if path.exists() else [])}
+    new = {_key(o): o for o in observations if _key(o) not in held}
+    if not new:
+        return 0
+    rows = [asdict(o) for o in (held | new).values()]
+    table = pa.Table.from_pylist(rows, schema=_FIELDS.with_metadata({"schema": SCHEMA}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        pq.write_table(table, partial)
+        sync(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return len(new)
+
+
+def _key(o: Observation) -> tuple[str, str, str]:
+    return o.run, o.benchmark, o.metric

@@ -1,0 +1,77 @@
+"""`chipmark history` as a command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from chipmark.benchmark_json.stats import stats_of
+
+DATA = Path(__file__).parents[1] / "benchmark_json" / "data"
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch) -> Path:
+    """Fourteen days of pytest-benchmark, the last seven 20 % slower; file names run backwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CHIPMARK_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    document = json.loads((DATA / "v5.json").read_text(encoding="utf-8"))
+    for day in range(14):
+        document["datetime"] = f"2026-11-{day + 1:02d}T07:00:00"
+        document["commit_info"]["id"] = f"{day:040x}"
+        for entry in document["benchmarks"]:
+            factor = (1.2 if day >= 7 else 1.0) * (1 + 0.001 * (day * 7 % 5))
+            entry["stats"] = stats_of([0.01 * factor] * 5)
+        (folder / f"{14 - day:02d}.json").write_text(json.dumps(document), encoding="utf-8")
+    return folder
+
+
+def test_a_step_is_shown_and_is_exit_1(chipmark, runs):
+    answer = chipmark("history", runs, "--format", "json")
+    assert answer.code == 1
+    assert len(answer.json["worse"]) == len(answer.json["changes"]) == 3
+    change = answer.json["changes"][0]
+    assert change["first_run_after"]["created"].startswith("2026-11-08")
+    assert change["last_run_before"]["commit"] == f"{6:040x}"
+    assert 0.17 < change["effect_ln"] < 0.19
+    people = chipmark("history", runs)
+    assert people.code == 1
+    assert "worse step" in people.out
+    assert "+20." in people.out
+
+
+def test_csv_the_store_and_the_plot(chipmark, runs, tmp_path):
+    pytest.importorskip("matplotlib")
+    answer = chipmark(
+        "history", runs, "--format", "csv", "--store", "h.parquet", "--plot", "h.svg",
+        "--benchmark", "*",
+    )  # fmt: skip
+    assert answer.code == 1
+    assert len(answer.out.splitlines()) == 1 + 42
+    assert (tmp_path / "h.svg").read_text(encoding="utf-8").count("+20.") == 3
+    again = chipmark("history", "h.parquet", "--format", "json", "--metric", "time_s")
+    assert again.code == 1
+    assert len(again.json["changes"]) == 3
+
+
+def test_bad_input_is_2_and_too_few_runs_is_3(chipmark, runs, monkeypatch):
+    assert chipmark("history", runs, "--metric", "times").code == 2
+    assert chipmark("history", "nowhere").code == 2
+    assert chipmark("history", runs, "--format", "xml").code == 2
+    assert chipmark("history", runs, "--plot", "h.gif").code == 2
+    assert chipmark("history", runs, "--benchmark", "none*").code == 3
+    for path in sorted(runs.glob("*.json"))[:7]:
+        path.unlink()
+    answer = chipmark("history", runs)
+    assert answer.code == 3
+    assert "no series has 12 runs yet" in answer.err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    answer = chipmark("history", runs, "--plot", "h.svg")
+    assert answer.code == 2
+    assert "chipmark[plot]" in answer.err
