@@ -29,7 +29,7 @@ DEFAULT_METRIC = "total_tok_s"
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One metric of one benchmark in one process. value: median of its `samples` samples, in
-    `unit`; direction: which way is better."""
+    `unit`; direction: which way is better; raw: the samples themselves."""
 
     benchmark: str
     metric: str
@@ -37,6 +37,7 @@ class Reading:
     direction: Direction
     value: float
     samples: int
+    raw: tuple[float, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -181,7 +182,7 @@ def _reading(
     name: str, metric: str, unit: str, direction: Direction, samples: Sequence[Any], what: str
 ) -> Reading:
     values = [_checked(sample, what, name) for sample in samples]
-    return Reading(name, metric, unit, direction, float(median(values)), len(values))
+    return Reading(name, metric, unit, direction, float(median(values)), len(values), tuple(values))
 
 
 def _checked(value: Any, what: str, name: str) -> float:

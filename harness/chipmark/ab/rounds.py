@@ -31,7 +31,8 @@ from chipmark.gate.stored import load_run
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A slot that was run. canary_s: the canary just before it. before, after: the machine."""
+    """A slot that was run. canary_s: the canary just before it. before, after: the machine.
+    sitting: how often the run had been taken up again by then."""
 
     slot: Slot
     readings: tuple[Reading, ...]
@@ -39,6 +40,7 @@ class Measured:
     before: MachineState
     after: MachineState
     wall_s: float
+    sitting: int = 0
 
 
 class Runner(Protocol):

@@ -12,13 +12,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from chipmark import __version__
 from chipmark.ab.canary import LIMIT
+from chipmark.ab.journal import JournalledRunner, arm_document, check_free, journal
 from chipmark.ab.plan import Plan, Request, planned
 from chipmark.ab.readings import Command
-from chipmark.ab.rounds import ProcessRunner
+from chipmark.ab.rounds import ProcessRunner, Runner
 from chipmark.ab.schedule import ARMS
 from chipmark.ab.sequence import Key, Outcome, Series, run_sequence
-from chipmark.ab.store import check_new, write_run
+from chipmark.ab.store import write_run
 from chipmark.cell.runner import Reporter
 from chipmark.gate.bounds import fingerprint, load_bound
 from chipmark.gate.findings import Findings, Row
@@ -41,25 +43,57 @@ class Options:
 def compare(request: Request, options: Options, out: Path | None, reporter: Reporter) -> Findings:
     """Run both arms to their verdicts; with `out`, keep everything there. Raises ChipmarkError."""
     if out is not None:
-        check_new(out)
+        check_free(out)
     rules = load_thresholds(options.thresholds, request.cwd)
     run = uuid.uuid4().hex[:12]
     with scratch() as folder, planned(request, folder) as plan:
         for text in plan.says:
             reporter.say(text)
         runner = runner_of(plan, options, folder)
-        outcome = run_sequence(
-            runner,
-            lambda key: rules.margins(*key).widened(machine_bound(runner)),
-            options.seed,
-            reporter,
-            looks=options.looks,
-            canary_limit=options.canary_limit,
-        )
-        findings = findings_of(plan, outcome, rules, runner)
-        if out is not None:
+
+        def judged(runs: Runner) -> tuple[Outcome, Findings]:
+            outcome = run_sequence(
+                runs,
+                lambda key: rules.margins(*key).widened(machine_bound(runner)),
+                options.seed,
+                reporter,
+                looks=options.looks,
+                canary_limit=options.canary_limit,
+            )
+            return outcome, findings_of(plan, outcome, rules, runner)
+
+        if out is None:
+            return judged(runner)[1]
+        with journal(out, plan_document(plan, options, rules)) as kept:
+            if kept.sitting:
+                reporter.say(f"{out}: goes on after {kept.rounds} rounds that are kept there")
+            try:
+                outcome, findings = judged(JournalledRunner(runner, kept))
+            except KeyboardInterrupt:
+                if kept.rounds:
+                    reporter.say(
+                        f"{kept.rounds} rounds are kept in {out}: the same command goes on"
+                    )
+                raise
             write_run(out, run, options.seed, runner, outcome, findings, machine_of(runner))
     return findings
+
+
+def plan_document(plan: Plan, options: Options, rules: Thresholds) -> dict[str, Any]:
+    """What must be equal to go on with an interrupted run: whatever the verdict hangs on."""
+    return {
+        "version": __version__,
+        "kind": plan.kind,
+        "project": str(plan.project),
+        "A": arm_document(plan.a, plan.project),
+        "B": arm_document(plan.b, plan.project),
+        "metrics": list(options.metrics),
+        "seed": options.seed,
+        "looks": list(options.looks),
+        "canary_limit": options.canary_limit,
+        "thresholds": rules.model_dump(mode="json"),
+        "machine": host_identity(),
+    }
 
 
 @contextmanager
