@@ -67,7 +67,7 @@ def test_it_goes_on_and_the_half_round_is_run_again(canary, capsys, tmp_path):
     (tmp_path / "ran").unlink()
     assert ab(b="1.5") == 1
     said = capsys.readouterr()
-    assert "goes on after 3 rounds" in said.err
+    assert "rounds kept in out: 3; going on" in said.err
     assert json.loads(said.out)["rows"][0]["verdict"] == "regressed"
     # Warm-up, 20 - 6 slots of the first session; warm-up and 32 slots of the second.
     assert len((tmp_path / "ran").read_text()) == 2 + 14 + 2 + 32

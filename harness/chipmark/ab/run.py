@@ -66,14 +66,12 @@ def compare(request: Request, options: Options, out: Path | None, reporter: Repo
             return judged(runner)[1]
         with journal(out, plan_document(plan, options, rules)) as kept:
             if kept.sitting:
-                reporter.say(f"{out}: goes on after {kept.rounds} rounds that are kept there")
+                reporter.say(f"rounds kept in {out}: {kept.rounds}; going on from there")
             try:
                 outcome, findings = judged(JournalledRunner(runner, kept))
             except KeyboardInterrupt:
                 if kept.rounds:
-                    reporter.say(
-                        f"{kept.rounds} rounds are kept in {out}: the same command goes on"
-                    )
+                    reporter.say(f"rounds kept in {out}: {kept.rounds}; the same command goes on")
                 raise
             write_run(out, run, options.seed, runner, outcome, findings, machine_of(runner))
     return findings
