@@ -101,6 +101,7 @@ def run_document(
             "noise": canary.noise,
             "cv": canary.cv,
             "drift": canary.drift,
+            "disturbed": canary.disturbed,
             "faults": list(canary.faults),
             "notices": list(canary.notices),
         },
