@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -110,7 +111,12 @@ def runner_of(plan: Plan, options: Options, folder: Path) -> ProcessRunner:
     return ProcessRunner(
         kind=plan.kind,
         arms={name: arms[name] for name in ARMS},
-        commands={name: Command.of(arms[name].argv, options.metrics) for name in ARMS},
+        commands={
+            name: replace(
+                Command.of(arms[name].argv, options.metrics), by_work=plan.kind == "backends"
+            )
+            for name in ARMS
+        },
         scratch=folder,
         project=plan.project,
         limit_s=options.limit_s,
@@ -148,7 +154,7 @@ def findings_of(plan: Plan, outcome: Outcome, rules: Thresholds, runner: Process
         notes += canary.faults + canary.notices
         notes.append(
             f"canary: {canary.readings} readings, {1e3 * canary.median_s:.2f} ms, "
-            f"noise {canary.noise:.1%}, drift {canary.drift:+.1%}"
+            f"noise {canary.noise:.1%}, drift {math.expm1(canary.drift):+.1%}"
         )
     bound = machine_bound(runner)
     if bound:
