@@ -116,7 +116,7 @@ def test_another_plan_is_refused_by_what_differs(canary, capsys, tmp_path):
 def test_a_run_that_has_ended_and_a_strange_folder_are_refused(canary, capsys, tmp_path):
     assert ab() == 0
     assert ab() == 2
-    assert "a run that has ended" in capsys.readouterr().err
+    assert "out is there already" in capsys.readouterr().err
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "file").write_text("x")

@@ -153,13 +153,12 @@ class JournalledRunner:
 def journal(folder: Path, plan: Mapping[str, Any]) -> Iterator[Journal]:
     """The journal of a run in `folder`: a new one, or that of the same plan, which goes on.
 
-    Raises UsageError for a folder that holds anything else, a run that has ended, another plan
-    (what differs is named) or one that is running now; BrokenRecordError for one that cannot be
-    read. A failure removes what was begun, an interrupt keeps it.
+    Raises UsageError for another plan (what differs is named) or a run that is going on now,
+    BrokenRecordError for one that cannot be read. A failure removes what was begun, an interrupt
+    keeps it.
     """
-    check_free(folder)
     plan = json.loads(json.dumps(plan, default=str))
-    found = _load(folder, plan) if (folder / START_FILE).exists() else Journal(folder, plan)
+    found = _load(folder, plan) if goes_on(folder) else Journal(folder, plan)
     try:
         yield found
     except Exception:
@@ -169,23 +168,9 @@ def journal(folder: Path, plan: Mapping[str, Any]) -> Iterator[Journal]:
         found.close()
 
 
-def check_free(out: Path) -> None:
-    """UsageError where a folder holds something that is no run to go on with, or cannot be made."""
-    if out.is_dir() and (out / RUN_FILE).exists():
-        raise UsageError(
-            f"{out} is there already, a run that has ended",
-            "a run is never mixed with another: choose a new -o",
-        )
-    if out.exists() and not (out / START_FILE).is_file() and (
-        not out.is_dir() or any(out.iterdir())
-    ):  # fmt: skip
-        raise UsageError(
-            f"{out} is there already", "a run is never mixed with another: choose a new -o"
-        )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out.parent} cannot be made: {error.strerror}") from error
+def goes_on(folder: Path) -> bool:
+    """Whether a folder holds a run that was begun and has not ended."""
+    return (folder / START_FILE).is_file() and not (folder / RUN_FILE).exists()
 
 
 def arm_document(arm: Arm, project: Path) -> dict[str, Any]:

@@ -15,13 +15,13 @@ from typing import Any
 
 from chipmark import __version__
 from chipmark.ab.canary import LIMIT
-from chipmark.ab.journal import JournalledRunner, arm_document, check_free, journal
+from chipmark.ab.journal import JournalledRunner, arm_document, goes_on, journal
 from chipmark.ab.plan import Plan, Request, planned
 from chipmark.ab.readings import Command
 from chipmark.ab.rounds import ProcessRunner, Runner
 from chipmark.ab.schedule import ARMS
 from chipmark.ab.sequence import Key, Outcome, Series, run_sequence
-from chipmark.ab.store import write_run
+from chipmark.ab.store import check_new, write_run
 from chipmark.cell.runner import Reporter
 from chipmark.gate.bounds import fingerprint, load_bound
 from chipmark.gate.findings import Findings, Row
@@ -43,8 +43,8 @@ class Options:
 
 def compare(request: Request, options: Options, out: Path | None, reporter: Reporter) -> Findings:
     """Run both arms to their verdicts; with `out`, keep everything there. Raises ChipmarkError."""
-    if out is not None:
-        check_free(out)
+    if out is not None and not goes_on(out):
+        check_new(out)
     rules = load_thresholds(options.thresholds, request.cwd)
     run = uuid.uuid4().hex[:12]
     with scratch() as folder, planned(request, folder) as plan:

@@ -29,6 +29,18 @@ from chipmark.gate.stored import INTERLEAVED, ROUNDS
 SCHEMA = "chipmark.ab/1"
 
 
+def check_new(out: Path) -> None:
+    """UsageError where the folder exists and holds something, or cannot be made."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(
+            f"{out} is there already", "a run is never mixed with another: choose a new -o"
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out.parent} cannot be made: {error.strerror}") from error
+
+
 def write_run(
     out: Path,
     run: str,
