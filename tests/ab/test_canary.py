@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 
+import numpy as np
 import pytest
 
 from chipmark.ab.canary import judge_canary, run_canary
@@ -23,6 +24,24 @@ def test_jumps_beyond_the_limit_are_unfit_and_below_it_a_notice():
     assert not judge_canary([jumps], None, 0.02).fit
     assert judge_canary([jumps], None, 0.02, limit=0.2).notices
     assert "slot to slot" in judge_canary([jumps], None, 0.02).faults[0]
+
+
+def test_a_few_disturbed_slots_are_said_and_do_not_end_the_run():
+    quiet = [0.0065 * (1 + 0.01 * math.sin(3.1 * i)) for i in range(33)]
+    two = [*quiet[:14], 0.0121, 0.0146, *quiet[16:]]
+    report = judge_canary([two], None, 0.02)
+    assert report.fit
+    assert report.noise < 0.02
+    assert report.disturbed == pytest.approx(3 / 32)
+    assert any("9% of the canary's changes" in text for text in report.notices)
+    often = [x * (2 if i % 5 == 0 else 1) for i, x in enumerate(quiet)]
+    assert not judge_canary([often], None, 0.02).fit
+
+
+def test_the_noise_of_normal_readings_is_their_spread():
+    logs = np.random.default_rng(3).normal(0, 0.05, 4000)
+    report = judge_canary([list(np.exp(logs))], None, 0.02)
+    assert report.noise == pytest.approx(0.05, rel=0.05)
 
 
 def test_a_canary_that_differs_between_the_arms_is_unfit():

@@ -82,6 +82,13 @@ def test_commits_that_differ_in_nothing_imported_are_the_same_code(project, caps
     assert "both arms ran the same code" in said
 
 
+def test_commits_that_differ_in_the_script_alone_are_not(project, capsys):
+    (project / "bench.py").write_text(BENCH.replace("lib.COST", "2 * lib.COST"))
+    git(project, "commit", "-qam", "twice")
+    assert main(["ab", "--base", "HEAD~1", "--", "python", "bench.py"]) == 1
+    assert "1 regressed of 1" in capsys.readouterr().out
+
+
 def test_an_editable_install_of_the_checkout_is_seen(project, capsys):
     # What an editable install does: the checkout's folder is on the path of every process.
     trap = f"import sys; sys.path.insert(0, {str(project / 'source')!r})\n"

@@ -33,9 +33,29 @@ def test_two_files_of_the_same_run(chipmark, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_table_and_validate_pass_imported_runs_by(chipmark, tmp_path: Path) -> None:
+def test_table_passes_imported_runs_by(chipmark, tmp_path: Path) -> None:
     chipmark("import", DATA / "v5.json", "-o", tmp_path)
-    for command in ("table", "validate"):
-        answer = chipmark(command, tmp_path)
-        assert answer.code == 3
-        assert "no record" in answer.err
+    answer = chipmark("table", tmp_path)
+    assert answer.code == 3
+    assert "no record" in answer.err
+
+
+def test_validate_checks_imported_runs(chipmark, tmp_path: Path) -> None:
+    for name in ("v3.json", "v5.json"):
+        chipmark("import", DATA / name, "-o", tmp_path)
+    answer = chipmark("validate", tmp_path, "--format", "json")
+    assert answer.code == 0
+    assert answer.json == {"records": 0, "imported_runs": 2, "errors": 0, "findings": []}
+    run = next(tmp_path.glob("pytest-*"))
+    (run / "note.txt").write_text("x")
+    answer = chipmark("validate", tmp_path)
+    assert answer.code == 0
+    assert "2 imported runs, 0 errors, 1 warnings" in answer.out
+    with (run / "pytest-benchmark.json").open("a") as file:
+        file.write(" ")
+    answer = chipmark("validate", tmp_path, "--format", "json")
+    assert answer.code == 1
+    assert answer.json["errors"] == 1
+    (finding, *_) = answer.json["findings"]
+    assert finding["path"] == str(run / "pytest-benchmark.json")
+    assert "does not match its checksum" in finding["text"]

@@ -128,3 +128,11 @@ def test_an_unfit_row_without_an_estimate_is_written_everywhere(capsys):
     assert "the canary moved" in junit_xml(findings)
     print_findings(findings, Console(width=100))
     assert "the canary moved" in capsys.readouterr().out
+
+
+def test_a_reason_that_holds_for_all_rows_is_printed_once():
+    judged = unfit(("the machine is busy",), Margins(), Estimate(0.1, 0.05, 0.15, 6))
+    rows = tuple(Row(n, "time_s", "s", "lower", 1.0, 1.1, judged) for n in "xyz")
+    console = Console(record=True, width=200)
+    print_findings(Findings("a", "b", rows, ("the machine is busy",)), console)
+    assert console.export_text().count("the machine is busy") == 1

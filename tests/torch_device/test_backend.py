@@ -15,6 +15,7 @@ from chipmark.backends import host
 from chipmark.backends.fit import Need, check_fit
 from chipmark.backends.torch_device import devices
 from chipmark.backends.torch_device.backend import TorchBackend
+from chipmark.backends.torch_device.threads import threads_for
 from chipmark.engine.conformance import CHECKS, Subject, conformance_load
 from chipmark.engine.contract import KvOp, LaunchPlan, LoadSpec, Rows, Step
 from chipmark.errors import DoesNotFitError, MissingBackendError, UnknownNameError, UsageError
@@ -226,6 +227,24 @@ def test_available_memory_is_read_from_the_kernels_table(tmp_path):
     assert host.available_memory(str(table)) == 3072
     assert host.available_memory(str(tmp_path / "none")) is None
     assert host.physical_cores() <= (os.cpu_count() or 1)
+
+
+def test_a_model_whose_products_are_small_takes_one_thread_and_its_roof_all(monkeypatch):
+    module = "chipmark.backends.torch_device"
+    monkeypatch.setattr(f"{module}.backend.physical_cores", lambda: 2)
+    monkeypatch.setattr(f"{module}.threads.physical_cores", lambda: 2)
+    seen = []
+    monkeypatch.setattr(
+        f"{module}.roofs.read_bandwidth", lambda *_: seen.append(torch.get_num_threads()) or 1.0
+    )
+    for asked, taken, roof in ((0, 1, 2), (2, 2, 2), (1, 1, 1)):
+        backend, loaded = load(threads=asked)
+        assert loaded.details["threads"] == backend.describe()["threads"] == taken
+        backend.probe_read(1 << 20)
+        assert seen.pop() == roof
+        assert torch.get_num_threads() == taken
+    assert threads_for(preset("smollm2-135m"), 2) == 2
+    assert threads_for(TINY, 4) == 1
 
 
 def test_prepared_weights_of_another_precision_are_refused(tmp_path):

@@ -3,7 +3,10 @@
 Its rule has to let pass what the design cancels, and to stop what it does not:
 
 - A slow drift moves both slots of a round alike, and ABBA cancels it. So the spread is taken from
-  successive readings (von Neumann's estimator, sd of a reading without its trend), not over all.
+  successive readings (the sd of a reading without its trend), not over all.
+- A few slots that something else fell into are single pairs far out, and the interval of 16 pairs
+  stands two of them. So the spread is that of the upper quartile of the changes, which a quarter of
+  them cannot move; a root of mean squares would give up a whole run for one bad slot.
 - Short noise that hits slots at random widens the intervals, which is what INCONCLUSIVE is for.
   From `NOTICE` (2 %, a quiet machine) on it is said; above the limit (default 10 %) an interval
   of 16 rounds is wider than any usual margin, and the run is UNFIT.
@@ -28,13 +31,17 @@ from chipmark.ab.process import ArmFailedError, run_process
 NOTICE = 0.02
 LIMIT = 0.10
 _LIMIT_S = 60.0
+_QUARTILE = 1.626787
+"""Upper quartile of |x - y| of two normal variables of sd 1: sqrt(2) x 1.150349."""
 _WORK = Path(__file__).with_name("canary_work.py")
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryReport:
-    """noise: relative sd of a reading, trend removed. drift: ln(last third / first third) of the
-    medians. cv: plain relative sd, trend included. faults: why the machine is unfit; notices."""
+    """noise: relative sd of a reading, trend removed, by the upper quartile of the changes from
+    slot to slot; cv: plain relative sd, trend included. drift: ln(last third / first third) of the
+    medians. faults: why the machine is unfit; notices. disturbed: share of changes over the limit.
+    """
 
     readings: int
     median_s: float
@@ -43,6 +50,7 @@ class CanaryReport:
     drift: float
     faults: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    disturbed: float = 0.0
 
     @property
     def fit(self) -> bool:
@@ -71,7 +79,8 @@ def judge_canary(
     logs = [[math.log(x) for x in session] for session in sessions if session]
     steps = [b - a for session in logs for a, b in pairwise(session)]
     flat = [x for session in logs for x in session]
-    noise = math.sqrt(sum(s * s for s in steps) / (2 * len(steps))) if steps else 0.0
+    noise = _spread(steps)
+    disturbed = sum(abs(step) > limit for step in steps) / max(1, len(steps))
     mean = sum(flat) / len(flat)
     cv = math.sqrt(sum((x - mean) ** 2 for x in flat) / max(1, len(flat) - 1))
     third = max(1, len(flat) // 3)
@@ -86,6 +95,11 @@ def judge_canary(
         notices.append(
             f"the canary's time jumps by {noise:.1%} from slot to slot; a quiet machine has "
             f"{NOTICE:.0%}: intervals are wide, not wrong"
+        )
+    if disturbed:
+        notices.append(
+            f"{disturbed:.0%} of the canary's changes from slot to slot are over {limit:.0%}: "
+            "something else ran for a while"
         )
     if abs(drift) > limit:
         notices.append(f"the canary drifted by {math.expm1(drift):+.1%}; the order cancels that")
@@ -102,6 +116,14 @@ def judge_canary(
         noise=noise,
         cv=cv,
         drift=drift,
+        disturbed=disturbed,
         faults=tuple(faults),
         notices=tuple(notices),
     )
+
+
+def _spread(steps: Sequence[float]) -> float:
+    if not steps:
+        return 0.0
+    ordered = sorted(abs(step) for step in steps)
+    return ordered[math.ceil(0.75 * len(ordered)) - 1] / _QUARTILE

@@ -108,6 +108,10 @@ def planned(request: Request, scratch: Path) -> Iterator[Plan]:
         title = shlex.join(request.command)
         a, b = replace(base, title=title), replace(base, name="B", title=title)
     check_differ(kind, a, b)
+    if kind == "backends":
+        says.append(
+            "backends are paired by workload, scale, lane and N; parity is in their records"
+        )
     if kind != "same":
         says.append(f"both arms share the code of {tree} ({revision or 'no git'})")
     yield Plan(kind, a, b, tree, tuple(says))

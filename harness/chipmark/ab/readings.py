@@ -29,7 +29,7 @@ DEFAULT_METRIC = "total_tok_s"
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One metric of one benchmark in one process. value: median of its `samples` samples, in
-    `unit`; direction: which way is better."""
+    `unit`; direction: which way is better; raw: the samples themselves."""
 
     benchmark: str
     metric: str
@@ -37,6 +37,7 @@ class Reading:
     direction: Direction
     value: float
     samples: int
+    raw: tuple[float, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -46,11 +47,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How an arm's command is asked for its numbers. metrics: columns of the table to read."""
+    """How an arm's command is asked for its numbers. metrics: columns of the table to read.
+    by_work: name cells by their work alone, so that backends pair whose model or arithmetic has
+    another name (`sim:` has no model, providers accumulate differently)."""
 
     argv: tuple[str, ...]
     source: Source
     metrics: tuple[str, ...] = ()
+    by_work: bool = False
 
     @classmethod
     def of(cls, argv: Sequence[str], metrics: Sequence[str]) -> Command:
@@ -105,7 +109,7 @@ class Command:
         if self.source == "pytest-benchmark":
             return read_pytest(folder / PYTEST_FILE, what)
         if self.source == "chipmark":
-            return read_records(folder / RECORDS, self.metrics, what)
+            return read_records(folder / RECORDS, self.metrics, what, by_work=self.by_work)
         own = folder / "samples.json"
         if own.is_file():
             return read_samples(own, what)
@@ -133,20 +137,25 @@ def read_pytest(path: Path, what: str) -> list[Reading]:
     return found
 
 
-def read_records(folder: Path, metrics: Sequence[str], what: str) -> list[Reading]:
-    """Columns of the table, a benchmark a cell. A cell is named without its backend, so that two
-    backends pair. A failed cell or a null is a UsageError with the record's own reason."""
+def read_records(
+    folder: Path, metrics: Sequence[str], what: str, *, by_work: bool = False
+) -> list[Reading]:
+    """Columns of the table, a benchmark a cell. A cell is named without its backend, and with
+    `by_work` without model and precision where one name is left for each cell. A failed cell or a
+    null is a UsageError with the record's own reason."""
     from chipmark.prices.book import EXAMPLE, load_book
     from chipmark.results.store import load_records
     from chipmark.table.columns import COLUMNS
     from chipmark.table.rows import build_rows
 
     records = load_records([folder]).records
-    found = []
-    for row in build_rows(records, load_book(EXAMPLE), None, DEFAULT_METRIC):
-        values = row.to_dict()
+    rows = [r.to_dict() for r in build_rows(records, load_book(EXAMPLE), None, DEFAULT_METRIC)]
+    names = [_cell_name(values, ("workload", "scale", "lane")) for values in rows]
+    if not by_work or len(set(names)) < len(names):
         parts = ("workload", "model", "precision", "scale", "lane")
-        name = " ".join([*(str(values[p]) for p in parts), f"N={values['concurrency']}"])
+        names = [_cell_name(values, parts) for values in rows]
+    found = []
+    for values, name in zip(rows, names, strict=True):
         for metric in metrics:
             value = values[metric]
             if value is None:
@@ -156,6 +165,10 @@ def read_records(folder: Path, metrics: Sequence[str], what: str) -> list[Readin
             direction: Direction = "higher" if column.direction == "higher" else "lower"
             found.append(_reading(name, metric, column.unit, direction, [value], what))
     return found
+
+
+def _cell_name(values: Mapping[str, Any], parts: Sequence[str]) -> str:
+    return " ".join([*(str(values[part]) for part in parts), f"N={values['concurrency']}"])
 
 
 def read_samples(path: Path, what: str) -> list[Reading]:
@@ -181,7 +194,7 @@ def _reading(
     name: str, metric: str, unit: str, direction: Direction, samples: Sequence[Any], what: str
 ) -> Reading:
     values = [_checked(sample, what, name) for sample in samples]
-    return Reading(name, metric, unit, direction, float(median(values)), len(values))
+    return Reading(name, metric, unit, direction, float(median(values)), len(values), tuple(values))
 
 
 def _checked(value: Any, what: str, name: str) -> float:

@@ -25,13 +25,14 @@ from chipmark.ab.modules import (
 from chipmark.ab.process import ArmFailedError, run_process
 from chipmark.ab.readings import PYTEST_FILE, RECORDS, Command, Reading
 from chipmark.ab.schedule import ARMS, ArmName, Slot
-from chipmark.errors import UsageError
+from chipmark.errors import NothingToJudgeError, UsageError
 from chipmark.gate.stored import load_run
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A slot that was run. canary_s: the canary just before it. before, after: the machine."""
+    """A slot that was run. canary_s: the canary just before it. before, after: the machine.
+    sitting: how often the run had been taken up again by then."""
 
     slot: Slot
     readings: tuple[Reading, ...]
@@ -39,6 +40,7 @@ class Measured:
     before: MachineState
     after: MachineState
     wall_s: float
+    sitting: int = 0
 
 
 class Runner(Protocol):
@@ -83,6 +85,11 @@ class ProcessRunner:
         for arm in ARMS:
             readings, _ = self._process(arm, f"arm {arm}, warm-up", ())
             self.names[arm] = tuple(dict.fromkeys(r.benchmark for r in readings))
+        if not set(self.names["A"]) & set(self.names["B"]):
+            raise NothingToJudgeError(
+                "the arms have no benchmark in common",
+                f"arm A has {_some(self.names['A'])}; arm B has {_some(self.names['B'])}",
+            )
         same_tree = self.kind != "commits"
         check_own_code(
             self.modules["A"], self.modules["B"], differ=not same_tree, whole_code=not same_tree
@@ -138,6 +145,10 @@ class ProcessRunner:
             self.first_files[name] = json.loads(file.read_text(encoding="utf-8"))
         if file.exists() and not self.identity:
             self.identity = dict(load_run(file).identity)
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
 
 
 def _ending(code: int) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from chipmark import __version__
 from chipmark.ab.canary import LIMIT
+from chipmark.ab.journal import JournalledRunner, arm_document, goes_on, journal
 from chipmark.ab.plan import Plan, Request, planned
 from chipmark.ab.readings import Command
-from chipmark.ab.rounds import ProcessRunner
+from chipmark.ab.rounds import ProcessRunner, Runner
 from chipmark.ab.schedule import ARMS
 from chipmark.ab.sequence import Key, Outcome, Series, run_sequence
 from chipmark.ab.store import check_new, write_run
@@ -40,7 +43,7 @@ class Options:
 
 def compare(request: Request, options: Options, out: Path | None, reporter: Reporter) -> Findings:
     """Run both arms to their verdicts; with `out`, keep everything there. Raises ChipmarkError."""
-    if out is not None:
+    if out is not None and not goes_on(out):
         check_new(out)
     rules = load_thresholds(options.thresholds, request.cwd)
     run = uuid.uuid4().hex[:12]
@@ -48,18 +51,48 @@ def compare(request: Request, options: Options, out: Path | None, reporter: Repo
         for text in plan.says:
             reporter.say(text)
         runner = runner_of(plan, options, folder)
-        outcome = run_sequence(
-            runner,
-            lambda key: rules.margins(*key).widened(machine_bound(runner)),
-            options.seed,
-            reporter,
-            looks=options.looks,
-            canary_limit=options.canary_limit,
-        )
-        findings = findings_of(plan, outcome, rules, runner)
-        if out is not None:
+
+        def judged(runs: Runner) -> tuple[Outcome, Findings]:
+            outcome = run_sequence(
+                runs,
+                lambda key: rules.margins(*key).widened(machine_bound(runner)),
+                options.seed,
+                reporter,
+                looks=options.looks,
+                canary_limit=options.canary_limit,
+            )
+            return outcome, findings_of(plan, outcome, rules, runner)
+
+        if out is None:
+            return judged(runner)[1]
+        with journal(out, plan_document(plan, options, rules)) as kept:
+            if kept.sitting:
+                reporter.say(f"rounds kept in {out}: {kept.rounds}; going on from there")
+            try:
+                outcome, findings = judged(JournalledRunner(runner, kept))
+            except KeyboardInterrupt:
+                if kept.rounds:
+                    reporter.say(f"rounds kept in {out}: {kept.rounds}; the same command goes on")
+                raise
             write_run(out, run, options.seed, runner, outcome, findings, machine_of(runner))
     return findings
+
+
+def plan_document(plan: Plan, options: Options, rules: Thresholds) -> dict[str, Any]:
+    """What must be equal to go on with an interrupted run: whatever the verdict hangs on."""
+    return {
+        "version": __version__,
+        "kind": plan.kind,
+        "project": str(plan.project),
+        "A": arm_document(plan.a, plan.project),
+        "B": arm_document(plan.b, plan.project),
+        "metrics": list(options.metrics),
+        "seed": options.seed,
+        "looks": list(options.looks),
+        "canary_limit": options.canary_limit,
+        "thresholds": rules.model_dump(mode="json"),
+        "machine": host_identity(),
+    }
 
 
 @contextmanager
@@ -78,7 +111,12 @@ def runner_of(plan: Plan, options: Options, folder: Path) -> ProcessRunner:
     return ProcessRunner(
         kind=plan.kind,
         arms={name: arms[name] for name in ARMS},
-        commands={name: Command.of(arms[name].argv, options.metrics) for name in ARMS},
+        commands={
+            name: replace(
+                Command.of(arms[name].argv, options.metrics), by_work=plan.kind == "backends"
+            )
+            for name in ARMS
+        },
         scratch=folder,
         project=plan.project,
         limit_s=options.limit_s,
@@ -116,7 +154,7 @@ def findings_of(plan: Plan, outcome: Outcome, rules: Thresholds, runner: Process
         notes += canary.faults + canary.notices
         notes.append(
             f"canary: {canary.readings} readings, {1e3 * canary.median_s:.2f} ms, "
-            f"noise {canary.noise:.1%}, drift {canary.drift:+.1%}"
+            f"noise {canary.noise:.1%}, drift {math.expm1(canary.drift):+.1%}"
         )
     bound = machine_bound(runner)
     if bound:

@@ -52,7 +52,8 @@ class Series:
 @dataclass
 class Outcome:
     """What a run came to. judgements by benchmark and metric; measured: every slot, in order;
-    canaries: the readings of each session; left_out: benchmarks that only one arm has."""
+    canaries: readings without a pause between them, a list a session and sitting; left_out:
+    benchmarks that only one arm has."""
 
     judgements: dict[Key, Judgement] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
@@ -132,13 +133,13 @@ def run_sequence(
             reporter.say(f"{rounds} rounds: {title(key)}: {_state(step.next, step.judgement)}")
         if len(outcome.judgements) + len(to_confirm) == len(found):
             break
-    outcome.canaries[0].append(runner.canary())
+    outcome.canaries[-1].append(runner.canary())
     if to_confirm and not _faults(outcome, canary_limit):
         reporter.steps(looks[-1] * 2)
         reporter.stage("a second session of fresh processes confirms: warming both arms")
         runner.warm(1)
         _run_rounds(runner, outcome, 1, 0, looks[-1], seed, set(outcome.judgements), reporter)
-        outcome.canaries[1].append(runner.canary())
+        outcome.canaries[-1].append(runner.canary())
         first, second = outcome.series(0), outcome.series(1)
         for key in sorted(to_confirm):
             if key not in second:
@@ -170,8 +171,6 @@ def _run_rounds(
     decided: set[Key],
     reporter: Reporter,
 ) -> None:
-    while len(outcome.canaries) <= session:
-        outcome.canaries.append([])
     keys = {r.key for m in outcome.measured for r in m.readings}
     # A benchmark with several metrics is needed as long as one of them is open.
     open_names = {name for name, metric in keys if (name, metric) not in decided}
@@ -181,8 +180,12 @@ def _run_rounds(
             continue
         reporter.stage(f"session {session + 1}, round {slot.round + 1} of {end}: arm {slot.arm}")
         measured = runner.run(slot, names)
+        last = outcome.measured[-1] if outcome.measured else None
+        place = (session, measured.sitting)
+        if last is None or (last.slot.session, last.sitting) != place:
+            outcome.canaries.append([])
         outcome.measured.append(measured)
-        outcome.canaries[session].append(measured.canary_s)
+        outcome.canaries[-1].append(measured.canary_s)
         reporter.step()
 
 

@@ -1,20 +1,21 @@
-"""The folder of an A/B run: what was compared, every round, and the verdicts; whole or not at all.
+"""The folder of an A/B run: what was compared, every round, and the verdicts.
 
 ab.json        arms, code, order, machine, canary, every reading with session, round and slot
 A.json B.json  of pytest-benchmark commands: files of pytest-benchmark with a sample a round,
                which `chipmark gate A.json B.json` pairs again
+
+Beside them lies the journal of the run, with its raw samples (`journal.py`).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from chipmark.ab.arms import differences
+from chipmark.ab.journal import RUN_FILE, slot_document
 from chipmark.ab.modules import code_hash
 from chipmark.ab.rounds import Measured, ProcessRunner
 from chipmark.ab.schedule import ARMS, ArmName
@@ -22,6 +23,7 @@ from chipmark.ab.sequence import Outcome
 from chipmark.benchmark_json.document import NAMESPACE
 from chipmark.errors import UsageError
 from chipmark.gate.findings import Findings
+from chipmark.gate.outputs.write import write_whole
 from chipmark.gate.stored import INTERLEAVED, ROUNDS
 
 SCHEMA = "chipmark.ab/1"
@@ -48,28 +50,22 @@ def write_run(
     findings: Findings,
     machine: Mapping[str, Any],
 ) -> None:
-    """Write the folder under a hidden name beside its place, then rename it."""
+    """Write each file whole, `ab.json` last: a folder without it is a run that has not ended."""
     documents: dict[str, Any] = {
-        "ab.json": run_document(run, seed, runner, outcome, findings, machine)
+        RUN_FILE: run_document(run, seed, runner, outcome, findings, machine)
     }
     for arm in ARMS:
         if arm in runner.first_files:
             documents[f"{arm}.json"] = interleaved_file(
                 runner.first_files[arm], run, arm, outcome.measured
             )
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        partial.mkdir()
-        for name, document in documents.items():
-            text = json.dumps(document, indent=1, allow_nan=False, default=str) + "\n"
-            (partial / name).write_text(text, encoding="utf-8")
-        if out.is_dir():
-            out.rmdir()
-        partial.rename(out)
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise UsageError(f"{out}: cannot be made ({error.strerror})") from error
+    for name in sorted(documents, key=lambda name: name == RUN_FILE):
+        text = json.dumps(documents[name], indent=1, allow_nan=False, default=str) + "\n"
+        write_whole(out / name, text)
 
 
 def run_document(
@@ -117,11 +113,12 @@ def run_document(
             "noise": canary.noise,
             "cv": canary.cv,
             "drift": canary.drift,
+            "disturbed": canary.disturbed,
             "faults": list(canary.faults),
             "notices": list(canary.notices),
         },
         "left_out": list(outcome.left_out),
-        "slots": [_slot(m) for m in outcome.measured],
+        "slots": [slot_document(m, raw=False) for m in outcome.measured],
         "findings": findings.to_dict(),
     }
 
@@ -151,27 +148,3 @@ def interleaved_file(
         entries.append({**entry, "stats": stats_of(values), "extra_info": extra})
     document["benchmarks"] = entries
     return document
-
-
-def _slot(m: Measured) -> dict[str, Any]:
-    return {
-        "session": m.slot.session,
-        "round": m.slot.round,
-        "slot": m.slot.slot,
-        "arm": m.slot.arm,
-        "canary_s": m.canary_s,
-        "wall_s": m.wall_s,
-        "before": m.before.to_dict(),
-        "after": m.after.to_dict(),
-        "readings": [
-            {
-                "benchmark": r.benchmark,
-                "metric": r.metric,
-                "unit": r.unit,
-                "direction": r.direction,
-                "value": r.value,
-                "samples": r.samples,
-            }
-            for r in m.readings
-        ],
-    }

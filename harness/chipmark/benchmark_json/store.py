@@ -4,8 +4,8 @@
     NAME/pytest-benchmark.json   the imported file, byte for byte
 
 It is no `Record`: that is a measured cell, with events that can be computed again. So `chipmark
-table` and `chipmark validate` pass such folders by, and `chipmark gate` and `chipmark history`
-read both. Nothing is lost because nothing is written anew.
+table` passes such folders by; `chipmark gate`, `chipmark history` and `chipmark validate` read
+both. Nothing is lost because nothing is written anew.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 def load_run(folder: Path) -> BenchmarkRun:
     """A stored run; BrokenRecordError where its file is missing or is not what was stored."""
-    described = _description(folder / RUN_FILE)
+    described = description(folder / RUN_FILE)
     path = folder / CONTENT_FILE
     try:
         content = path.read_bytes()
@@ -110,7 +110,8 @@ def _existing(out_dir: Path) -> list[Path]:
     return [path.parent for path in out_dir.glob(f"*/{RUN_FILE}")] if out_dir.is_dir() else []
 
 
-def _description(path: Path) -> dict[str, Any]:
+def description(path: Path) -> dict[str, Any]:
+    """The `benchmark_run.json` at `path`; BrokenRecordError where it is not one."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -37,7 +37,9 @@ def ab(
         0.10, min=0.001, max=1.0, help="Noise of the canary from slot to slot that is unfit."
     ),
     limit_s: float = typer.Option(900.0, min=1.0, help="Seconds after which a process is ended."),
-    out: Path | None = typer.Option(None, "-o", "--out", help="A new folder for every round."),
+    out: Path | None = typer.Option(
+        None, "-o", "--out", help="A folder for every round; one of an interrupted run goes on."
+    ),
     format_: str = typer.Option("rich", "--format", help="rich, json or md."),
     junit: Path | None = typer.Option(None, help="Write JUnit XML here."),
     summary: Path | None = typer.Option(None, help="Write a Markdown summary here."),

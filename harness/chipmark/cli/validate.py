@@ -1,4 +1,4 @@
-"""`chipmark validate`: is a record whole, consistent, and measured as it says."""
+"""`chipmark validate`: is what is stored whole, consistent, and measured as it says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_c
 
 @app.command()
 def validate(
-    runs: list[Path] = typer.Argument(..., help="Records, or folders that hold records."),
+    runs: list[Path] = typer.Argument(..., help="Records and imported runs, or folders of them."),
     closed_form: bool = typer.Option(
         False, "--closed-form", help="Compare records of sim: with their device's closed form."
     ),
@@ -19,16 +19,22 @@ def validate(
 ) -> None:
     """Check checksums, schema, events against the work, and the metrics computed again.
 
+    Of imported runs of pytest-benchmark: checksum, schema, and statistics against their samples.
+
     Exit code 1 where something is found, 2 where there is no such folder, 3 where it is empty.
 
     Examples:
 
       chipmark validate runs/quick
 
+      chipmark validate runs/imported --format json
+
       chipmark validate runs/sim --closed-form
     """
     from rich.markup import escape
 
+    from chipmark.benchmark_json.store import find_runs
+    from chipmark.benchmark_json.validate import validate_run
     from chipmark.cli.console import check_format, emit_json, stdout
     from chipmark.errors import NothingToJudgeError
     from chipmark.results.store import find_records
@@ -36,17 +42,20 @@ def validate(
 
     check_format(format_, ("rich", "json"))
     folders = find_records(runs)
-    if not folders:
+    imported = find_runs(path for path in runs if path.is_dir())
+    if not folders and not imported:
         raise NothingToJudgeError(
             f"there is no record under {', '.join(str(r) for r in runs)}",
-            "chipmark run quick -o DIR makes some",
+            "chipmark run quick -o DIR makes some, chipmark import FILE -o DIR stores a run",
         )
     findings = [f for folder in folders for f in validate_record(folder, closed_form=closed_form)]
+    findings += [finding for folder in imported for finding in validate_run(folder)]
     errors = sum(finding.severity == "error" for finding in findings)
     if format_ == "json":
         emit_json(
             {
                 "records": len(folders),
+                "imported_runs": len(imported),
                 "errors": errors,
                 "findings": [
                     {
@@ -66,6 +75,8 @@ def validate(
             where = escape(str(finding.path))
             head = f"[{colour}]{finding.severity}[/] {finding.code}"
             console.print(f"{head} {where}: {escape(finding.text)}", soft_wrap=True)
-        console.print(f"{len(folders)} records, {errors} errors, {len(findings) - errors} warnings")
+        held = f"{len(folders)} records"
+        held += f", {len(imported)} imported runs" if imported else ""
+        console.print(f"{held}, {errors} errors, {len(findings) - errors} warnings")
     if errors:
         raise typer.Exit(1)

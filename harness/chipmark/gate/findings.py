@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,16 +38,19 @@ class Row:
         """The verdict of its judgement."""
         return self.judgement.verdict
 
-    def sentence(self) -> str:
-        """The verdict in words: `+5.1 % (+3.9 to +6.2 %, 16 pairs); ...`; above 0 is worse."""
+    def sentence(self, said: Collection[str] = ()) -> str:
+        """The verdict in words: `+5.1 % (+3.9 to +6.2 %, 16 pairs); ...`; above 0 is worse.
+
+        said: reasons that the reader has seen already.
+        """
         found = self.judgement.estimate
         parts = [describe(found)] if found is not None else []
         if self.judgement.confirmed is not None and self.verdict is not Verdict.INCONCLUSIVE:
             parts.append(f"confirmed by {describe(self.judgement.confirmed)}")
-        parts += self.judgement.reasons
+        parts += [reason for reason in self.judgement.reasons if reason not in said]
         if self.not_gated:
             parts.append(f"not gated: {self.not_gated}")
-        return "; ".join(parts)
+        return "; ".join(parts) or "; ".join(self.judgement.reasons)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types; infinite bounds are null."""

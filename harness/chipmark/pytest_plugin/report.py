@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SCHEMA = "chipmark.pytest/1"
-P95_MIN_SAMPLES = 59
-"""1 - 0.95^n >= 0.95 (DEFINITIONS: p95 is null under 59 samples)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +44,12 @@ def block(measured: Measured) -> dict[str, Any]:
             nulls[name] = reason
 
     p95, reason = _p95(measured.seconds, measured.calls)
-    put("p50_s", _quantile(measured.seconds, 0.5), "")
+    put("p50_s", _quantile(measured.seconds, 0.5), "no_samples")
     put("p95_s", p95, reason)
     rate = tokens / mean_s if tokens and mean_s > 0 else None
     put("tok_s", rate, "zero_denominator" if tokens else "no_tokens")
     for name, samples in (("ttft", measured.ttft_s), ("tpot", measured.tpot_s)):
-        put(f"{name}_p50_s", _quantile(samples, 0.5) if samples else None, "no_samples")
+        put(f"{name}_p50_s", _quantile(samples, 0.5), "no_samples")
         p95, reason = _p95(samples, 1)
         put(f"{name}_p95_s", p95, reason)
     put("energy_j", measured.energy_j, measured.energy_reason)
@@ -113,15 +111,18 @@ def identity_of(chip: Any, backend: str) -> dict[str, Any]:
     return {"backend": backend, **asdict(chip), "evidence": list(chip.evidence)}
 
 
-def _quantile(samples: Sequence[float], q: float) -> float:
-    ordered = sorted(samples)
-    at = q * (len(ordered) - 1)
-    low = int(at)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (at - low) * (ordered[high] - ordered[low])
+def _quantile(samples: Sequence[float], q: float) -> float | None:
+    # NumPy is imported when a benchmark has run: a session that has none stays quick.
+    import numpy as np
+
+    from chipmark.metrics.intervals import percentile
+
+    return percentile(np.asarray(samples, dtype=np.float64), q)
 
 
 def _p95(samples: Sequence[float], calls: int) -> tuple[float | None, str]:
+    from chipmark.metrics.intervals import P95_MIN_SAMPLES
+
     if not samples:
         return None, "no_samples"
     if calls != 1:

@@ -38,7 +38,7 @@ _TUNE_COPIES = 48
 _TUNE_ROUNDS = 2
 _TUNE_S = 0.1  # a call's trials end after so long, at the earliest after as many as `_TUNE_LEAST`
 _TUNE_LEAST = 4
-_TUNE_FROM_BYTES = 250_000  # below, a call costs more than its weights: the preferred one is taken
+TUNE_FROM_BYTES = 250_000  # below, a call costs more than its weights: the preferred one is taken
 _CLEARLY = (
     0.8  # a later storage must win by a fifth, so that noise does not change what is computed
 )
@@ -225,7 +225,7 @@ def choose(
     """
     n_out, n_in = shape
     item = torch.empty(0, dtype=dtype).element_size()
-    if n_out * n_in * item < _TUNE_FROM_BYTES:
+    if n_out * n_in * item < TUNE_FROM_BYTES:
         first = candidates[0]
         return LinearPlan(first.storage, first.one[0], first.more[0], first.more[0]), {}
     copies = max(1, min(_TUNE_COPIES, _TUNE_BYTES // (n_out * n_in * item)))

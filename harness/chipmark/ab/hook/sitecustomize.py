@@ -29,6 +29,7 @@ class _Recorder:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._seen: dict[str, str] = {}
+        self._cwd = os.getcwd()
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """What the other finders find."""
@@ -66,6 +67,10 @@ class _Recorder:
             file = getattr(module, "__file__", None)
             if isinstance(file, str):
                 self.tell(name, file)
+        # Python takes `__file__` from the main program when it has ended; its loader stays.
+        main = getattr(getattr(sys.modules.get("__main__"), "__loader__", None), "path", None)
+        if isinstance(main, str):
+            self.tell("__main__", os.path.join(self._cwd, main))
 
 
 def _chain() -> None:

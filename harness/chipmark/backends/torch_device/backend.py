@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from chipmark.backends.fit import Need, check_fit
 from chipmark.backends.host import physical_cores
 from chipmark.backends.torch_device import devices, roofs
+from chipmark.backends.torch_device.threads import threads, threads_for
 from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import (
     Caps,
@@ -53,6 +55,7 @@ class TorchBackend:
         self._decoder: Decoder | None = None
         self._done: list[Done] = []
         self._threads = 0
+        self._roof_threads = 0
 
     @staticmethod
     def precisions(device: str) -> tuple[str, ...]:
@@ -84,15 +87,16 @@ class TorchBackend:
                 f"it computes {', '.join(PLAIN)}; a precision is never substituted",
             )
         begin = time.perf_counter()
-        if self._device.type == "cpu":
-            self._threads = spec.threads or physical_cores()
-            torch.set_num_threads(self._threads)
         weights = open_any(WeightSpec.from_dict(spec.model))
         if weights.precision != spec.precision:
             raise UsageError(
                 f"the weights are prepared in {weights.precision}, asked is {spec.precision}"
             )
         c = weights.config
+        if self._device.type == "cpu":
+            self._threads = spec.threads or threads_for(c, ITEM_BYTES[spec.precision])
+            self._roof_threads = spec.threads or physical_cores()
+            torch.set_num_threads(self._threads)
         n_slots = spec.n_seqs + spec.reserved_slots
         weight_bytes = int(weight_bytes_stored(c, spec.precision))
         need = Need(
@@ -290,11 +294,16 @@ class TorchBackend:
 
     def probe_read(self, n_bytes: int) -> float:
         """Bytes per second of reading `n_bytes`, best of a few."""
-        return roofs.read_bandwidth(self._device, n_bytes)
+        with self._all_threads():
+            return roofs.read_bandwidth(self._device, n_bytes)
 
     def probe_matmul(self, precision: str) -> float:
         """FLOP per second of a square product in the precision computed."""
-        return roofs.matmul_rate(self._device, precision)
+        with self._all_threads():
+            return roofs.matmul_rate(self._device, precision)
+
+    def _all_threads(self) -> AbstractContextManager[None]:
+        return threads(self._roof_threads) if self._roof_threads else nullcontext()
 
     def describe(self) -> Mapping[str, Any]:
         """Versions, device, threads and instruction set: JSON-safe."""

@@ -39,7 +39,7 @@ def print_findings(findings: Findings, console: Console) -> None:
     console.print(table)
     console.print("\nbelow, a change above 0 is for the worse, whatever the metric's direction:")
     for number, row in enumerate(findings.rows, 1):
-        console.print(_plain(f"{number}: {row.sentence()}"), soft_wrap=True)
+        console.print(_plain(f"{number}: {row.sentence(findings.notes)}"), soft_wrap=True)
     for note in findings.notes:
         console.print(_plain(note), soft_wrap=True)
     console.print(f"[bold]{escape(findings.headline())}[/]")
