@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from chipmark.ab.arms import differences
 from chipmark.ab.modules import code_hash
@@ -21,10 +21,17 @@ from chipmark.ab.schedule import ARMS, ArmName
 from chipmark.ab.sequence import Outcome
 from chipmark.benchmark_json.document import NAMESPACE
 from chipmark.errors import UsageError
-from chipmark.gate.findings import Findings
 from chipmark.gate.stored import INTERLEAVED, ROUNDS
 
 SCHEMA = "chipmark.ab/1"
+
+
+class Findings(Protocol):
+    """What a run came to: of `ab` `gate.findings.Findings`, of `aa` `ab.aa.MachineReport`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        ...
 
 
 def check_new(out: Path) -> None:
@@ -47,11 +54,11 @@ def write_run(
     outcome: Outcome,
     findings: Findings,
     machine: Mapping[str, Any],
+    name: str = "ab.json",
 ) -> None:
-    """Write the folder under a hidden name beside its place, then rename it."""
-    documents: dict[str, Any] = {
-        "ab.json": run_document(run, seed, runner, outcome, findings, machine)
-    }
+    """Write the folder under a hidden name beside its place, then rename it. name: of its main
+    document."""
+    documents: dict[str, Any] = {name: run_document(run, seed, runner, outcome, findings, machine)}
     for arm in ARMS:
         if arm in runner.first_files:
             documents[f"{arm}.json"] = interleaved_file(
@@ -60,9 +67,9 @@ def write_run(
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir()
-        for name, document in documents.items():
+        for file, document in documents.items():
             text = json.dumps(document, indent=1, allow_nan=False, default=str) + "\n"
-            (partial / name).write_text(text, encoding="utf-8")
+            (partial / file).write_text(text, encoding="utf-8")
         if out.is_dir():
             out.rmdir()
         partial.rename(out)
