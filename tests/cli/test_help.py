@@ -36,7 +36,7 @@ def test_help_lists_every_command(chipmark) -> None:
     "command",
     [
         ("run",), ("table",), ("validate",), ("doctor",), ("cost",), ("models", "list"),
-        ("import",), ("export",), ("gate",), ("models", "pull"), ("workload", "list"),
+        ("import",), ("export",), ("gate",), ("aa",), ("models", "pull"), ("workload", "list"),
         ("workload", "show"), ("chips", "list"), ("chips", "show"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from chipmark.gate.noise import Noise, paired_differences
-from chipmark.gate.simulate import SUITE, _verdicts, main, simulate, upper_bound
+from chipmark.gate.simulate import SUITE, main, simulate, upper_bound, verdicts_of
 from chipmark.gate.verdict import LOOKS, Margins, Next, Verdict, confirm, look
 
 SEED = 20_261_125
@@ -51,7 +51,7 @@ def test_the_simulated_rule_is_the_one_that_judges():
             paired_differences(generator, Noise(), math.log1p(effect), 60, LOOKS[-1])
             for _ in range(2)
         )
-        codes, used = _verdicts(first, second, Margins(), LOOKS)
+        codes, used = verdicts_of(first, second, Margins(), LOOKS)
         names = (
             Verdict.INCONCLUSIVE,
             Verdict.REGRESSED,

@@ -143,7 +143,7 @@ def check_differ(kind: Kind, a: Arm, b: Arm) -> None:
     ):
         raise UsageError(
             f"both arms are the same {kind.removesuffix('s')}: {' '.join(a.argv)}",
-            "give two that differ",
+            "give two that differ; `chipmark aa` runs one against itself",
         )
 
 

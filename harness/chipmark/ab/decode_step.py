@@ -2,7 +2,7 @@
 
 One token through a stack of distinct weight matrices, as a decoder at batch 1 reads them: bound by
 memory, one vector at a time. A layer more is exactly one per cent more work at 100 layers, which
-is how a slowdown of a known size is injected. Samples go
+is how a slowdown of a known size is injected. The default workload of `chipmark aa`. Samples go
 to the file that $CHIPMARK_AB_SAMPLES names, else to stdout. Standard library and NumPy.
 """
 

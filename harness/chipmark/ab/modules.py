@@ -125,7 +125,7 @@ def check_own_code(
     if code_hash(a) == code_hash(b):
         raise SameCodeError(
             f"both arms ran the same code: {len(a)} modules with equal contents",
-            "the commits differ in nothing that this command imports",
+            "the commits differ in nothing that this command imports; an A/A run is `chipmark aa`",
         )
 
 

@@ -67,9 +67,7 @@ def kind_of(request: Request) -> Kind:
     if kind == "commits" and not request.base:
         raise UsageError("--head without --base", "name what to compare with: --base REV")
     if kind == "commands" and not (request.a and request.b):
-        raise UsageError(
-            "one of --a and --b is missing", "two equal arms would measure the machine alone"
-        )
+        raise UsageError("one of --a and --b is missing", "an A/A run is `chipmark aa`")
     if kind == "commands" and request.command:
         raise UsageError("a command after -- beside --a and --b", "leave one of them out")
     if kind == "backends" and len(request.backends) != 2:
@@ -139,7 +137,7 @@ def _commits(request: Request, found: Checkout | None, scratch: Path) -> Iterato
     if request.head and commits[0][0] == commits[1][0]:
         raise UsageError(
             f"{request.base} and {request.head} are one commit",
-            "two equal arms would measure the machine alone",
+            "an A/A run, which measures the machine alone, is `chipmark aa`",
         )
     with worktrees(found.root, commits):
         arms = []

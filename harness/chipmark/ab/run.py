@@ -160,7 +160,10 @@ def findings_of(plan: Plan, outcome: Outcome, rules: Thresholds, runner: Process
     if bound:
         notes.append(f"this machine's A/A supports a margin of {bound:.1%}")
     else:
-        notes.append("this machine has no measured A/A margin; the thresholds alone hold")
+        notes.append(
+            "this machine has no measured A/A margin; the thresholds alone hold; "
+            "`chipmark aa` measures it"
+        )
     notes += outcome.left_out
     details: dict[str, Any] = {
         "kind": plan.kind,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from chipmark.ab.arms import differences
 from chipmark.ab.journal import RUN_FILE, slot_document
@@ -22,11 +22,18 @@ from chipmark.ab.schedule import ARMS, ArmName
 from chipmark.ab.sequence import Outcome
 from chipmark.benchmark_json.document import NAMESPACE
 from chipmark.errors import UsageError
-from chipmark.gate.findings import Findings
 from chipmark.gate.outputs.write import write_whole
 from chipmark.gate.stored import INTERLEAVED, ROUNDS
 
 SCHEMA = "chipmark.ab/1"
+
+
+class Findings(Protocol):
+    """What a run came to: of `ab` `gate.findings.Findings`, of `aa` `ab.aa.MachineReport`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types."""
+        ...
 
 
 def check_new(out: Path) -> None:
@@ -49,11 +56,11 @@ def write_run(
     outcome: Outcome,
     findings: Findings,
     machine: Mapping[str, Any],
+    name: str = RUN_FILE,
 ) -> None:
-    """Write each file whole, `ab.json` last: a folder without it is a run that has not ended."""
-    documents: dict[str, Any] = {
-        RUN_FILE: run_document(run, seed, runner, outcome, findings, machine)
-    }
+    """Write each file whole, the main document `name` last: a folder without it is a run that has
+    not ended."""
+    documents: dict[str, Any] = {name: run_document(run, seed, runner, outcome, findings, machine)}
     for arm in ARMS:
         if arm in runner.first_files:
             documents[f"{arm}.json"] = interleaved_file(
@@ -63,9 +70,9 @@ def write_run(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out}: cannot be made ({error.strerror})") from error
-    for name in sorted(documents, key=lambda name: name == RUN_FILE):
-        text = json.dumps(documents[name], indent=1, allow_nan=False, default=str) + "\n"
-        write_whole(out / name, text)
+    for file in sorted(documents, key=lambda file: file == name):
+        text = json.dumps(documents[file], indent=1, allow_nan=False, default=str) + "\n"
+        write_whole(out / file, text)
 
 
 def run_document(

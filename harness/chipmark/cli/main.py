@@ -21,6 +21,7 @@ COMMANDS = {
     "table": "chipmark.cli.table",
     "cost": "chipmark.cli.cost",
     "ab": "chipmark.cli.ab",
+    "aa": "chipmark.cli.aa",
     "gate": "chipmark.cli.gate",
     "history": "chipmark.cli.history",
     "validate": "chipmark.cli.validate",

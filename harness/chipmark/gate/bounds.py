@@ -23,7 +23,8 @@ session shifts numbers by 3 %: at most 0.1 % a benchmark with a confirming secon
 
 class Bound(BaseModel):
     """A file of `bounds_folder`. within: bound of A/A effects inside a session, ln. across: the
-    same between sessions, null where only one session was measured. pairs: A/A pairs behind it."""
+    same between sessions, null where only one session was measured. pairs: A/A pairs behind
+    `within`, 0 where only sessions were compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
 
@@ -31,7 +32,7 @@ class Bound(BaseModel):
     fingerprint: str = Field(pattern=r"^[0-9a-f]{16}$")
     within: float = Field(ge=0, allow_inf_nan=False)
     across: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    pairs: int = Field(ge=1)
+    pairs: int = Field(ge=0)
     created: str
 
 
@@ -91,6 +92,7 @@ def session_margin(of: str, folder: Path | None = None) -> SessionMargin:
     percent = 100 * math.expm1(ACROSS_SESSIONS)
     return SessionMargin(
         ACROSS_SESSIONS,
-        f"the default of {percent:.0f} %: this machine has no A/A across sessions",
+        f"the default of {percent:.0f} %: this machine has no A/A across sessions "
+        "(`chipmark aa --across` measures it)",
         within,
     )

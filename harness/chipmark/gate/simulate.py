@@ -77,14 +77,14 @@ def simulate(
         size = min(_BATCH, trials - start)
         first = paired_differences(generator, noise, log_effect, size, looks[-1])
         second = paired_differences(generator, noise, log_effect, size, looks[-1])
-        found, used = _verdicts(first, second, margins, looks)
+        found, used = verdicts_of(first, second, margins, looks)
         counts += [np.count_nonzero(found == kind) for kind in range(4)]
         pairs += float(used.sum())
     shares = (counts / trials).tolist()
     return Rates(effect, trials, shares[1], shares[2], shares[3], shares[0], pairs / trials)
 
 
-def _verdicts(first: F64, second: F64, margins: Margins, looks: Sequence[int]) -> tuple[F64, F64]:
+def verdicts_of(first: F64, second: F64, margins: Margins, looks: Sequence[int]) -> tuple[F64, F64]:
     """Per series: 0 inconclusive, 1 regressed, 2 improved, 3 equivalent; and pairs measured."""
     verdict = np.zeros(len(first))
     used = np.full(len(first), float(looks[-1]))

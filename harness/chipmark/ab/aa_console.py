@@ -1,0 +1,103 @@
+"""A/A reports as tables on a terminal."""
+
+from __future__ import annotations
+
+import math
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from chipmark.ab.aa import MachineReport
+from chipmark.ab.sequence import title
+from chipmark.ab.sessions import AcrossReport
+from chipmark.gate.aa import PROMISED_BENCHMARK, PROMISED_SUITE, Rate
+from chipmark.gate.bounds import ACROSS_SESSIONS
+from chipmark.gate.outputs.numbers import amount
+from chipmark.table.cells import plain_text
+
+
+def print_machine(report: MachineReport, console: Console) -> None:
+    """A row a benchmark, then false reds, margin, and what was not concluded."""
+    table = _table("benchmark", "median", "noise of a pair", "A/A effect", "drift", "A/A bound",
+                   "slowdown found")  # fmt: skip
+    for m in report.metrics:
+        table.add_row(
+            _plain(title(m.key)), _plain(amount(m.median, m.unit)), percent(m.noise.noise),
+            signed(m.noise.effect.effect), signed(m.noise.drift.effect),
+            percent(m.within), _found(m.detectable, measured=m.within is not None),
+        )  # fmt: skip
+    console.print(table)
+    if report.reds is not None:
+        promises = ((report.reds.benchmark, "benchmarks", PROMISED_BENCHMARK),
+                    (report.reds.suite, "suites of 20", PROMISED_SUITE))  # fmt: skip
+        for rate, of, promise in promises:
+            console.print(f"false reds: {_rate(rate, of)}; promised: {100 * promise:g} %")
+        _line(
+            console,
+            f"drawn from {report.rounds} pairs by sign flips: the bounds are about the draws, and "
+            "the draws know nothing that these pairs did not show",
+        )
+        _line(console, "slowdown found: confirmed in 95 % of runs of at most 16 rounds")
+    for fault in report.faults:
+        console.print(f"[bold yellow]unfit:[/] {_plain(fault)}", soft_wrap=True)
+    for note in report.notes:
+        _line(console, note)
+    if report.stored is not None:
+        bound = percent(report.within)
+        _line(console, f"the machine's A/A bound, {bound}, is stored for ab and gate: "
+                       f"{report.stored}")  # fmt: skip
+
+
+def print_across(report: AcrossReport, console: Console) -> None:
+    """A row a benchmark, then the margin."""
+    table = _table("benchmark", "sd of a session", "widest", "margin")
+    for m in report.movements:
+        table.add_row(_plain(title(m.key)), percent(m.sd), percent(m.widest), percent(m.margin))
+    console.print(table)
+    if report.across is not None:
+        _line(
+            console,
+            f"margin between sessions of this machine: {percent(report.across)} "
+            f"(the default is {percent(ACROSS_SESSIONS)}), by {len(report.sessions)} sessions",
+        )
+    for note in report.notes:
+        _line(console, note)
+    if report.stored is not None:
+        _line(console, f"stored for gate: {report.stored}")
+
+
+def percent(ln: float | None) -> str:
+    """A log ratio as `5.1 %`; `-` for None."""
+    return "-" if ln is None else f"{100 * math.expm1(ln):.1f} %"
+
+
+def signed(ln: float) -> str:
+    """A log ratio as `+5.1 %`."""
+    return f"{100 * math.expm1(ln):+.1f} %"
+
+
+def _found(ln: float | None, *, measured: bool) -> str:
+    if ln is None:
+        return "over 100 %" if measured else "-"
+    return f"+{percent(ln)}"
+
+
+def _rate(rate: Rate, of: str) -> str:
+    return f"{rate.found} of {rate.trials:,} {of}, at most {100 * rate.bound:.2g} % (95 %)"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    table.add_column(columns[0], overflow="fold")
+    for name in columns[1:]:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _plain(text: str) -> str:
+    return escape(plain_text(text))
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(_plain(text), soft_wrap=True)
