@@ -44,7 +44,7 @@ def test_the_whole_way_through_on_simulated_devices(chipmark, tmp_path: Path) ->
     golden = next(p for p in find_records([out]) if "slots" not in p.name)
     checked = chipmark("validate", golden, "--closed-form", "--format", "json")
     assert checked.code == 0, checked.out
-    assert checked.json == {"records": 1, "errors": 0, "findings": []}
+    assert checked.json == {"records": 1, "imported_runs": 0, "errors": 0, "findings": []}
 
     again = chipmark("run", "quick", "-b", "sim:golden", "-o", out, "--format", "csv")
     assert again.code == 0
