@@ -44,7 +44,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=300)
     chosen = parser.parse_args()
     samples = step_seconds(chosen.layers, chosen.steps)
     document = json.dumps({"decode_step": {"unit": "s", "direction": "lower", "samples": samples}})

@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         if code == _INTERRUPTED:
-            sys.stderr.write("interrupted; records that were written stand\n")
+            sys.stderr.write("interrupted; what was written whole stands\n")
         return code
     except KeyboardInterrupt:
         return _INTERRUPTED

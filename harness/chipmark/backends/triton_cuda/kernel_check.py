@@ -20,8 +20,8 @@ from chipmark_models.decoder.paged_ops import Fp8Rows, Implementation
 from chipmark_models.decoder.paged_weights import Product
 from chipmark_models.decoder.quantised import QuantisedMatrix
 
-HEAD_ROWS = 16_384
-"""Rows of the head that are checked: all of a vocabulary in float64 would be gigabytes."""
+VOCABULARY_ROWS = 16_384
+"""Rows of table and head that are checked: a vocabulary in float64 would be gigabytes."""
 
 _LENGTHS = (1, 15, 16, 17, 123, 300)
 
@@ -114,9 +114,10 @@ def _cases(decoder: PagedDecoder, decode_rows: Sequence[int], chunk: int) -> Ite
 
 def _row_cases(decoder: PagedDecoder, random: _Random, rows: int) -> Iterator[Case]:
     c, weights = decoder.config, decoder.weights
-    ids = random.integers(c.vocab_size, rows)
+    ids = random.integers(min(c.vocab_size, VOCABULARY_ROWS), rows)
     name = f"{rows} rows"
-    args: tuple[Any, ...] = (ids, weights.embedding, weights.layers[0].input_norm, c.rms_eps)
+    table = weights.embedding[:VOCABULARY_ROWS]
+    args: tuple[Any, ...] = (ids, table, weights.layers[0].input_norm, c.rms_eps)
     yield Case("embed_norm", name, args, {}, paged_reference.embed_norm)
     logits = random.normal(min(rows, 16), c.vocab_size, scale=3.0)
     yield Case("greedy", name, (logits,), {}, paged_reference.greedy)
@@ -137,7 +138,7 @@ def _row_cases(decoder: PagedDecoder, random: _Random, rows: int) -> Iterator[Ca
 
 def _product_cases(decoder: PagedDecoder, random: _Random, rows: int) -> Iterator[Case]:
     layer, weights, eps = decoder.weights.layers[0], decoder.weights, decoder.config.rms_eps
-    head = Product(weights.head.matrix[:HEAD_ROWS], None)  # type: ignore[index]
+    head = Product(weights.head.matrix[:VOCABULARY_ROWS], None)  # type: ignore[index]
     products: dict[str, tuple[Product, torch.Tensor | None]] = {
         "qkv": (layer.qkv, layer.input_norm),
         "out_add": (layer.out, None),
