@@ -50,7 +50,7 @@ def _run(benchmark: Any, call: Callable[..., Any], *args: Any, **options: Any) -
 
     benchmark.extra_info["device"] = DEVICE.type
     benchmark.extra_info["implementation"] = "triton" if CUDA else "torch reference"
-    return benchmark.pedantic(waited, rounds=20 if CUDA else 3, warmup_rounds=1)
+    return benchmark.pedantic(waited, rounds=20, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("rows", ROWS)
