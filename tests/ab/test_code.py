@@ -89,6 +89,21 @@ def test_commits_that_differ_in_the_script_alone_are_not(project, capsys):
     assert "1 regressed of 1" in capsys.readouterr().out
 
 
+def test_scripts_of_the_checkouts_own_environment_are_not_the_projects_code(project):
+    from chipmark.ab.modules import Places, imported
+
+    reports = project.parent / "reports"
+    reports.mkdir()
+    script, own = project / ".venv" / "bin" / "pytest", project / "bench.py"
+    script.parent.mkdir(parents=True)
+    script.write_text("import pytest\n")
+    (project / ".venv" / "pyvenv.cfg").write_text("home = /usr\n")
+    lines = [json.dumps(["__main__", str(path)]) for path in (script, own)]
+    (reports / "modules-1.jsonl").write_text("\n".join(lines) + "\n")
+    found = imported(reports, Places(project.parent / "worktree", project))
+    assert [m.path for m in found.values()] == [str(own)]
+
+
 def test_an_editable_install_of_the_checkout_is_seen(project, capsys):
     # What an editable install does: the checkout's folder is on the path of every process.
     trap = f"import sys; sys.path.insert(0, {str(project / 'source')!r})\n"

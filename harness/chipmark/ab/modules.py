@@ -7,6 +7,7 @@ import json
 import sysconfig
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from chipmark.errors import ChipmarkError, UsageError
@@ -136,7 +137,16 @@ def _of_project(name: str, path: Path, places: Places) -> bool:
         return True
     if any(part in _INSTALLED for part in path.parts) or _in_stdlib(path):
         return False
+    if _in_environment(path.parent):
+        return False
     return _below(path, places.tree) or _below(path, places.project)
+
+
+@cache
+def _in_environment(folder: Path) -> bool:
+    """Whether a folder lies in a virtual environment, such as a checkout's own `.venv`: the
+    scripts in its `bin` are no code of the project."""
+    return any((place / "pyvenv.cfg").is_file() for place in (folder, *folder.parents))
 
 
 def _in_stdlib(path: Path) -> bool:
