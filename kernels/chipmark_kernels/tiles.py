@@ -163,8 +163,10 @@ def _weight_only_gemm(group_bytes: int, dtype: str, shape: Shape, device: Device
         split = _split_k(blocks, k_size, 1024, device)
         # Two groups at 32 rows and more would not fit the registers.
         k = min(2 if m == 16 else 1, n_groups & -n_groups)
-    # Warps for 16 bytes a thread and for every 16 rows, at most one a 16 x 8 product.
-    warps = max(n * group_bytes // (16 * device.warp_size), m // 16, 1)
+    # Warps for 16 bytes a thread and for every 16 rows, at most one a 16 x 8 product. Blackwell's
+    # assembler holds 4 warps of 16 x 8 to 72 registers and spills in the loop: 32 bytes there.
+    vectors = 2 if device.arch in (100, 103) and m == 16 and n == 32 and not shape["glu"] else 1
+    warps = max(n * group_bytes // (16 * vectors * device.warp_size), m // 16, 1)
     warps = min(warps, 4 if m == 1 else m * n // 128, 4)
     weights_bytes = n * group_bytes * (1 + shape["glu"])
     stages = _stages(device, k * (m * 128 * BITS[dtype] // 8 + weights_bytes), 0, 4)
