@@ -149,7 +149,8 @@ def _split_k(blocks: int, k_size: int, least_k: int, device: DeviceFacts) -> int
 def _weight_only_gemm(group_bytes: int, dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
     """group_bytes: weights of one group of 128 in one row."""
     rows, n_cols, k_size = shape["rows"], shape["n"], shape["k"]
-    n_groups = k_size // 128
+    # A row shorter than 128 is one step, whatever its groups are.
+    n_groups = max(k_size // 128, 1)
     m = 1 if rows == 1 else min(max(next_power_of_2(rows), 16), 64)
     if m == 1:
         n = device.warp_size // 4

@@ -77,6 +77,17 @@ def test_a_small_gemm_is_split_until_the_device_is_full(rows, n, k) -> None:
     assert blocks * tile.split <= max(blocks, 2 * SM90.n_sm)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kernel", ["w8a16_gemm", "w4a16_gemm"])
+@pytest.mark.parametrize("k", [32, 64, 96, 160])
+@pytest.mark.parametrize("rows", [1, 2, 32, 64])
+def test_a_row_of_few_quantised_groups_has_a_tile(target, kernel, k, rows) -> None:
+    tile = choose(kernel, "bf16", TARGETS[target], rows=rows, n=64, k=k, glu=0)
+    assert tile.m == (1 if rows == 1 else max(rows, 16))
+    assert (tile.k, tile.split) == (1, 1)
+    assert min(tile.n, tile.num_warps, tile.num_stages) >= 1
+
+
 @pytest.mark.parametrize("seqs", [1, 8, 64])
 def test_decode_splits_fill_the_device_and_never_go_below_two_steps(seqs) -> None:
     shape = {"kv_heads": 8, "group": 2, "head_dim": 128}
