@@ -2,7 +2,7 @@
 
 The rules start from published designs (row kernels: one vector of 16 bytes a thread; attention and
 GEMM: blocks that fill the matrix unit and pipeline stages that fit the shared memory). Measured
-tiles of a device override them from `tuned/NAME.json`. Nothing is tuned while it runs.
+tiles of a product override them from `tuned/PRODUCT.json`. Nothing is tuned while it runs.
 """
 
 from __future__ import annotations
@@ -234,12 +234,12 @@ def bucketed(shape: Shape) -> dict[str, int]:
 
 @lru_cache(maxsize=4096)
 def choose(kernel: str, dtype: str, device: DeviceFacts, **shape: int) -> Tile:
-    """The tile for `kernel` (a key of RULES); a tuned one where the device's table has it.
+    """The tile for `kernel` (a key of RULES); a tuned one where its product's table has it.
 
     dtype: Triton's name of the input's. shape: the sizes that the kernel's rule reads.
     Raises KeyError for a kernel or a size that is not known.
     """
-    fields: TileFields | None = tuned_fields(device.name, kernel, dtype, bucketed(shape))
+    fields: TileFields | None = tuned_fields(device.product, kernel, dtype, bucketed(shape))
     if fields is not None:
         return Tile(**fields)
     return RULES[kernel](dtype, shape, device)

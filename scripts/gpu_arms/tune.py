@@ -1,4 +1,4 @@
-"""Measures tiles in the regime of use and writes `tuned/TARGET.json` whole; nobody else writes it.
+"""Measures tiles in the regime of use and writes `tuned/PRODUCT.json` whole; nobody else writes it.
 
 Example: PYTHONPATH=scripts:kernels python3 -m gpu_arms.tune --kernels skinny_gemm --rows 1,8
 """
@@ -160,8 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = facts_of(torch.device("cuda", torch.cuda.current_device()))
     shapes = preset_shapes([int(n) for n in options.rows.split(",")])
     entries = sweep(kernels, shapes, device, _device_time)
-    path = tuned.TUNED_FOLDER / f"{device.name}.json"
-    write_table(path, device.name, triton.__version__, entries)
+    path = tuned.table_path(device.product)
+    write_table(path, device.product, triton.__version__, entries)
     print(f"tune: {len(entries)} tiles in {path}")
     return 0
 
