@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,8 @@ class DeviceFacts:
     (90, or "gfx942"). n_sm: streaming multiprocessors or compute units. smem_per_block_bytes: the
     largest shared memory (LDS) of one block, opt-in included. warp_size: threads of a warp or
     wavefront. fp8_e4m3: its matrix units take float8_e4m3fn. source: where the figures stand.
+    product: the real device's own name as `product_key` writes it, "" for a target; H100 and H200
+    are both `sm_90`, but differ in memory, so measured tiles belong to a product.
     """
 
     name: str
@@ -29,6 +32,7 @@ class DeviceFacts:
     warp_size: int
     fp8_e4m3: bool
     source: str
+    product: str = ""
 
 
 _CUDA_LIMITS = "CUDA C++ Programming Guide, technical specifications per compute capability"
@@ -80,9 +84,15 @@ TARGETS: Mapping[str, DeviceFacts] = MappingProxyType(
 )
 
 
+def product_key(device_name: str) -> str:
+    """A device's own name as files are called: "NVIDIA H200" is "nvidia-h200"."""
+    return re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-")
+
+
 @lru_cache(maxsize=16)
 def _facts_of_cuda(index: int) -> DeviceFacts:
     properties = torch.cuda.get_device_properties(index)
+    product = product_key(torch.cuda.get_device_name(index))
     if torch.version.hip is not None:
         arch = str(properties.gcnArchName).split(":")[0]
         return DeviceFacts(
@@ -94,6 +104,7 @@ def _facts_of_cuda(index: int) -> DeviceFacts:
             64 if arch.startswith("gfx9") else 32,
             False,
             "read from the device",
+            product,
         )
     capability = properties.major * 10 + properties.minor
     known = TARGETS.get(f"sm_{capability}")
@@ -110,6 +121,7 @@ def _facts_of_cuda(index: int) -> DeviceFacts:
         32,
         capability >= 89,
         "read from the device",
+        product,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,9 +32,10 @@ from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
 
 PAGE_TOKENS = 16
 MAX_CONTEXT = 32_768
+SHORT_CONTEXT = 128
+"""Tokens that decode attention reads in one part: another variant of its kernel."""
 DECODE_ROWS = (1, 2, 4, 8, 16, 32, 64)
 PREFILL_ROWS = (128, 512, 2_048, 8_192)
-GROUP = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def _rope_kv(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
         angles,
         angles,
         _ints(rows),
-        _ints(rows),
+        _meta(rows, dtype=torch.int64),  # slots, which may lie beyond 2**31
         *_caches(s, dtype),
         s.n_heads,
         q_norm=norm,
@@ -118,8 +120,9 @@ def _prefill(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
 
 def _decode(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
     q = _meta(rows, s.n_heads, s.head_dim, dtype=dtype)
-    table = _ints(rows, MAX_CONTEXT // PAGE_TOKENS)
-    decode_attention(q, *_caches(s, dtype), table, _ints(rows), 0.1)
+    for context in (MAX_CONTEXT, SHORT_CONTEXT):
+        table = _ints(rows, context // PAGE_TOKENS)
+        decode_attention(q, *_caches(s, dtype), table, _ints(rows), 0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,11 @@ class Projection:
             "swiglu": self.swiglu,
             "residual": _meta(rows, self.n, dtype=dtype) if self.residual else None,
         }
+
+
+def scale_group(k: int) -> int:
+    """Weights of a row of k that share a scale: the largest of 128, 64 and 32 that divides it."""
+    return next(n for n in (128, 64, 32) if k % n == 0)
 
 
 def projections(s: ModelShape) -> tuple[Projection, ...]:
@@ -172,18 +180,18 @@ def _split_k(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
         skinny_gemm(x, w, **p.options(rows, dtype), tile=tile)
 
 
-def _w8a16(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+def _weight_only(bits: int, s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    multiply = w8a16_gemm if bits == 8 else w4a16_gemm
     for p in projections(s):
-        if p.k % GROUP == 0:
-            x, w = _meta(rows, p.k, dtype=dtype), _meta(p.n, p.k, dtype=torch.int8)
-            w8a16_gemm(x, w, _floats(p.n, p.k // GROUP), **p.options(rows, dtype))
-
-
-def _w4a16(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
-    for p in projections(s):
-        if p.k % GROUP == 0:
-            x, w = _meta(rows, p.k, dtype=dtype), _meta(p.n, p.k // 2, dtype=torch.uint8)
-            w4a16_gemm(x, w, _floats(p.n, p.k // GROUP), **p.options(rows, dtype))
+        packed = torch.int8 if bits == 8 else torch.uint8
+        x, w = _meta(rows, p.k, dtype=dtype), _meta(p.n, p.k * bits // 8, dtype=packed)
+        # The scales are stored in bf16, whatever the activations are.
+        scales = _meta(p.n, p.k // scale_group(p.k), dtype=torch.bfloat16)
+        options = p.options(rows, dtype)
+        multiply(x, w, scales, **options)
+        if p.norm and not p.swiglu:
+            # The first layer's queries, keys and values, whose rows the embedding has normed.
+            multiply(x, w, scales, **options | {"norm_weight": None})
 
 
 def _fp8(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
@@ -247,8 +255,8 @@ FAMILIES = (
     Family("swiglu", _swiglu, PREFILL_ROWS, ALL),
     Family("skinny_gemm", _skinny_gemm, DECODE_ROWS, ALL),
     Family("split_k", _split_k, (1, 16), HALVES),
-    Family("w8a16_gemm", _w8a16, DECODE_ROWS, HALVES),
-    Family("w4a16_gemm", _w4a16, DECODE_ROWS, HALVES),
+    Family("w8a16_gemm", partial(_weight_only, 8), ROWS, HALVES),
+    Family("w4a16_gemm", partial(_weight_only, 4), ROWS, HALVES),
     Family("fp8_gemm", _fp8, ROWS, HALVES),
     Family("dense_gemm_hopper", _dense_hopper, PREFILL_ROWS, HALVES, hopper=True),
     Family("sample", _sample, DECODE_ROWS, ALL),

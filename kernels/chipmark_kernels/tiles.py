@@ -2,7 +2,7 @@
 
 The rules start from published designs (row kernels: one vector of 16 bytes a thread; attention and
 GEMM: blocks that fill the matrix unit and pipeline stages that fit the shared memory). Measured
-tiles of a device override them from `tuned/NAME.json`. Nothing is tuned while it runs.
+tiles of a product override them from `tuned/PRODUCT.json`. Nothing is tuned while it runs.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ def _split_k(blocks: int, k_size: int, least_k: int, device: DeviceFacts) -> int
 def _weight_only_gemm(group_bytes: int, dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
     """group_bytes: weights of one group of 128 in one row."""
     rows, n_cols, k_size = shape["rows"], shape["n"], shape["k"]
-    n_groups = k_size // 128
+    # A row shorter than 128 is one step, whatever its groups are.
+    n_groups = max(k_size // 128, 1)
     m = 1 if rows == 1 else min(max(next_power_of_2(rows), 16), 64)
     if m == 1:
         n = device.warp_size // 4
@@ -163,8 +164,10 @@ def _weight_only_gemm(group_bytes: int, dtype: str, shape: Shape, device: Device
         split = _split_k(blocks, k_size, 1024, device)
         # Two groups at 32 rows and more would not fit the registers.
         k = min(2 if m == 16 else 1, n_groups & -n_groups)
-    # Warps for 16 bytes a thread and for every 16 rows, at most one a 16 x 8 product.
-    warps = max(n * group_bytes // (16 * device.warp_size), m // 16, 1)
+    # Warps for 16 bytes a thread and for every 16 rows, at most one a 16 x 8 product. Blackwell's
+    # assembler holds 4 warps of 16 x 8 to 72 registers and spills in the loop: 32 bytes there.
+    vectors = 2 if device.arch in (100, 103) and m == 16 and n == 32 and not shape["glu"] else 1
+    warps = max(n * group_bytes // (16 * vectors * device.warp_size), m // 16, 1)
     warps = min(warps, 4 if m == 1 else m * n // 128, 4)
     weights_bytes = n * group_bytes * (1 + shape["glu"])
     stages = _stages(device, k * (m * 128 * BITS[dtype] // 8 + weights_bytes), 0, 4)
@@ -231,12 +234,12 @@ def bucketed(shape: Shape) -> dict[str, int]:
 
 @lru_cache(maxsize=4096)
 def choose(kernel: str, dtype: str, device: DeviceFacts, **shape: int) -> Tile:
-    """The tile for `kernel` (a key of RULES); a tuned one where the device's table has it.
+    """The tile for `kernel` (a key of RULES); a tuned one where its product's table has it.
 
     dtype: Triton's name of the input's. shape: the sizes that the kernel's rule reads.
     Raises KeyError for a kernel or a size that is not known.
     """
-    fields: TileFields | None = tuned_fields(device.name, kernel, dtype, bucketed(shape))
+    fields: TileFields | None = tuned_fields(device.product, kernel, dtype, bucketed(shape))
     if fields is not None:
         return Tile(**fields)
     return RULES[kernel](dtype, shape, device)

@@ -1,7 +1,9 @@
-"""Measured tiles of a device, read from `tuned/NAME.json` beside this file.
+"""Measured tiles of a product, read from `tuned/PRODUCT.json` beside this file.
 
-The file is written by a script and never by hand:
-{"device": "sm_90", "triton": "3.6.0", "entries": [{"kernel": "skinny_gemm", "dtype": "bf16",
+A product is a device's own name as `device.product_key` writes it, for an H100 and an H200 want
+different tiles. Where a product has no table, the rules choose; another's is never taken. The file
+is written by a script and never by hand:
+{"device": "nvidia-h200", "triton": "3.6.0", "entries": [{"kernel": "skinny_gemm", "dtype": "bf16",
 "shape": {"rows": 1, "n": 4096, "k": 4096}, "tile": {"m": 1, "n": 8, "k": 512, "split": 1,
 "num_warps": 4, "num_stages": 3}}]}. Sizes that vary with the batch stand as powers of two.
 """
@@ -66,11 +68,26 @@ def read_table(path: Path) -> Mapping[Key, TileFields]:
         raise ValueError(f"{path}: no JSON: {error}") from error
     if not isinstance(data, dict) or not isinstance(data.get("entries"), list):
         raise ValueError(f"{path}: entries: must be a list")
+    if data.get("device") != path.stem:
+        raise ValueError(
+            f"{path}: device: {data.get('device')!r}, but the file's name says {path.stem!r}; "
+            "tiles are measured on the device itself: PYTHONPATH=scripts:kernels "
+            "python3 -m gpu_arms.tune"
+        )
     return dict(_checked(path, entry, i) for i, entry in enumerate(data["entries"]))
 
 
+def table_path(product: str) -> Path:
+    """Where the table of a product stands; ValueError for a device that does not tell its name."""
+    if not product:
+        raise ValueError("the device tells no name of its own, so it has no table of tiles")
+    return TUNED_FOLDER / f"{product}.json"
+
+
 def tuned_fields(
-    device: str, kernel: str, dtype: str, shape: Mapping[str, int]
+    product: str, kernel: str, dtype: str, shape: Mapping[str, int]
 ) -> TileFields | None:
-    """The measured tile for exactly this device, kernel, dtype and (bucketed) shape, or None."""
-    return read_table(TUNED_FOLDER / f"{device}.json").get(_key(kernel, dtype, shape))
+    """The measured tile for exactly this product, kernel, dtype and (bucketed) shape, or None."""
+    if not product:
+        return None
+    return read_table(table_path(product)).get(_key(kernel, dtype, shape))

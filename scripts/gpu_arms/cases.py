@@ -15,7 +15,13 @@ import torch.nn.functional as functional
 from chipmark_kernels.dense_gemm_hopper import dense_gemm_hopper
 from chipmark_kernels.embedding import embedding_rmsnorm
 from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
-from chipmark_kernels.manifest import GROUP, MODEL_SHAPES, ModelShape, Projection, projections
+from chipmark_kernels.manifest import (
+    MODEL_SHAPES,
+    ModelShape,
+    Projection,
+    projections,
+    scale_group,
+)
 from chipmark_kernels.reference.embedding import embedding_rmsnorm_reference
 from chipmark_kernels.reference.gemm import (
     fp8_gemm_reference,
@@ -137,8 +143,10 @@ def _cublas(p: Projection) -> Callable[..., Any]:
 def _weights(kind: str, w: torch.Tensor) -> Inputs:
     if kind == "skinny_gemm":
         return (w,)
-    codes, scales = (quantize_int8 if kind == "w8a16_gemm" else quantize_int4)(w, GROUP)
-    return codes.contiguous(), scales.contiguous()
+    quantize = quantize_int8 if kind == "w8a16_gemm" else quantize_int4
+    codes, scales = quantize(w, scale_group(w.shape[1]))
+    # In bf16, as weights are stored.
+    return codes.contiguous(), scales.bfloat16().contiguous()
 
 
 _GEMMS = {
@@ -163,7 +171,7 @@ def _gemms(s: ModelShape, rows: int) -> Iterator[Case]:
 
             columns = p.n // 2 if p.swiglu else p.n
             n_bytes = p.n * p.k * bits // 8 + 2 * rows * (p.k + columns * (1 + p.residual))
-            n_bytes += 0 if bits == 16 else p.n * p.k // GROUP * 4
+            n_bytes += 0 if bits == 16 else p.n * p.k // scale_group(p.k) * 2
             peers = {"torch": _cublas(p), "torch.compile": _cublas(p)} if bits == 16 else {}
             yield Case(
                 kind, f"{s.name} rows={rows} n={p.n} k={p.k}", make, _fused(ours, p),

@@ -1,4 +1,4 @@
-"""Measures tiles in the regime of use and writes `tuned/TARGET.json` whole; nobody else writes it.
+"""Measures tiles in the regime of use and writes `tuned/PRODUCT.json` whole; nobody else writes it.
 
 Example: PYTHONPATH=scripts:kernels python3 -m gpu_arms.tune --kernels skinny_gemm --rows 1,8
 """
@@ -19,7 +19,7 @@ import torch
 
 from chipmark_kernels import tiles, tuned
 from chipmark_kernels.device import DeviceFacts, facts_of
-from chipmark_kernels.manifest import MODEL_SHAPES, projections
+from chipmark_kernels.manifest import MODEL_SHAPES, projections, scale_group
 from chipmark_kernels.skinny_gemm import skinny_gemm
 from chipmark_kernels.tiles import Tile
 from chipmark_kernels.weight_only import quantize_int4, quantize_int8, w4a16_gemm, w8a16_gemm
@@ -126,7 +126,9 @@ def _device_time(kernel: str, shape: Shape, tile: Tile) -> float:
     run: Any = {"skinny_gemm": skinny_gemm, "w8a16_gemm": w8a16_gemm, "w4a16_gemm": w4a16_gemm}
     weights: tuple[torch.Tensor, ...] = (w,)
     if kernel != "skinny_gemm":
-        weights = (quantize_int8 if kernel == "w8a16_gemm" else quantize_int4)(w, 128)
+        quantize = quantize_int8 if kernel == "w8a16_gemm" else quantize_int4
+        codes, scales = quantize(w, scale_group(shape["k"]))
+        weights = (codes, scales.bfloat16())  # as weights are stored
     size = sum(t.numel() * t.element_size() for t in weights)
     copies = [
         (x, *(t.clone() for t in weights)) for _ in range(n_copies(size, size, device.l2_bytes))
@@ -158,8 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = facts_of(torch.device("cuda", torch.cuda.current_device()))
     shapes = preset_shapes([int(n) for n in options.rows.split(",")])
     entries = sweep(kernels, shapes, device, _device_time)
-    path = tuned.TUNED_FOLDER / f"{device.name}.json"
-    write_table(path, device.name, triton.__version__, entries)
+    path = tuned.table_path(device.product)
+    write_table(path, device.product, triton.__version__, entries)
     print(f"tune: {len(entries)} tiles in {path}")
     return 0
 

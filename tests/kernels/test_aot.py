@@ -47,6 +47,14 @@ def test_each_kernel_compiles_for_hopper_as_designed() -> None:
     assert {row["hardware"] for row in rows.values()} == {"unverified on hardware"}
 
 
+def test_narrow_products_by_4_bit_weights_stay_in_registers_on_blackwell() -> None:
+    arguments = ("--kernels", "w4a16_gemm", "--models", "qwen3-8b", "--first", "--format", "json")
+    done = _aot("--targets", "sm_100", *arguments)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (several_rows,) = (row for row in json.loads(done.stdout)["rows"] if "m=16" in row["tile"])
+    assert several_rows["spill_bytes"] == 0
+
+
 def test_the_last_line_is_a_summary_and_what_is_left_out_is_said(capsys) -> None:
     assert aot.main(["--targets", "gfx942", "--kernels", "fp8_gemm"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -90,8 +91,6 @@ def test_each_case_holds_parity_on_the_interpreter(kernel, arms) -> None:
 
 
 def test_a_wrong_kernel_is_named_and_not_timed(arms) -> None:
-    import dataclasses
-
     case = dataclasses.replace(
         _case(arms, "swiglu"), ours=lambda packed: packed[:, : packed.shape[1] // 2] * 1.05
     )
@@ -103,8 +102,6 @@ def test_a_wrong_kernel_is_named_and_not_timed(arms) -> None:
 
 
 def test_a_kernel_that_raises_is_a_row_with_its_error(arms) -> None:
-    import dataclasses
-
     def broken(_):
         raise RuntimeError("out of resources")
 
@@ -126,8 +123,6 @@ def test_a_timed_row_keeps_raw_samples_the_roof_and_the_best_peer(arms) -> None:
 
 
 def test_a_peer_that_fails_is_said_and_not_counted(arms) -> None:
-    import dataclasses
-
     def absent(_):
         raise NotImplementedError("no fp16 here")
 
@@ -229,12 +224,26 @@ def test_a_sweep_keeps_tiles_that_beat_the_rule_and_the_kernels_read_them(
 
     entries = arms.tune.sweep(["skinny_gemm", "w8a16_gemm"], [shape], TARGETS["sm_90"], time)
     assert [(e["kernel"], e["share_of_rule"]) for e in entries] == [("skinny_gemm", 0.9)]
-    arms.tune.write_table(tmp_path / "sm_90.json", "sm_90", "3.6.0", entries)
     monkeypatch.setattr(tuned, "TUNED_FOLDER", tmp_path)
-    fields = tuned.tuned_fields("sm_90", "skinny_gemm", "bf16", bucketed(shape))
+    arms.tune.write_table(tuned.table_path("nvidia-h200"), "nvidia-h200", "3.6.0", entries)
+    fields = tuned.tuned_fields("nvidia-h200", "skinny_gemm", "bf16", bucketed(shape))
     assert fields is not None
     assert fields["n"] == 2 * rule.n
-    assert json.loads((tmp_path / "sm_90.json").read_text())["triton"] == "3.6.0"
+    assert json.loads((tmp_path / "nvidia-h200.json").read_text())["triton"] == "3.6.0"
+
+
+def test_the_table_is_written_under_the_devices_own_name(
+    arms, tmp_path, monkeypatch, capsys
+) -> None:
+    device = dataclasses.replace(TARGETS["sm_90"], product="nvidia-h100-80gb-hbm3")
+    monkeypatch.setattr(tuned, "TUNED_FOLDER", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(arms.tune, "facts_of", lambda _: device)
+    monkeypatch.setattr(arms.tune, "sweep", lambda *_: [])
+    assert arms.tune.main([]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["nvidia-h100-80gb-hbm3.json"]
+    assert "0 tiles in " in capsys.readouterr().out
 
 
 def test_tuning_covers_every_product_of_the_presets_once(arms) -> None:

@@ -45,6 +45,20 @@ def test_packed_weights_multiply_as_their_dequantised_values(
 
 
 @pytest.mark.parametrize("precision", WEIGHT_ONLY)
+@pytest.mark.parametrize(("rows", "k"), [(1, 64), (3, 64), (3, 96)])
+def test_rows_shorter_than_a_group_of_128_multiply_with_the_tile_of_the_rule(
+    precision: str, rows: int, k: int, rng: torch.Generator, assert_accurate
+) -> None:
+    tensor = quantise(_parts(k, 24)[0], precision)
+    weight = on_device(tensor, CPU)
+    x = torch.randn(rows, k, generator=rng)
+    got = WEIGHT_ONLY[precision](x, weight.packed, weight.scales)
+    dense = torch.from_numpy(tensor.dequantise())
+    oracle = skinny_gemm_reference(x.double(), dense.double())
+    assert_accurate(got, oracle, skinny_gemm_reference(x, dense))
+
+
+@pytest.mark.parametrize("precision", WEIGHT_ONLY)
 def test_gate_and_up_fused_feed_the_swiglu_epilogue(
     precision: str, rng: torch.Generator, assert_accurate
 ) -> None:

@@ -2,17 +2,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from chipmark_kernels import device as device_module
 from chipmark_kernels import launch, manifest, tiles, tuned
-from chipmark_kernels.device import TARGETS, facts_of
+from chipmark_kernels.device import TARGETS, facts_of, product_key
 from chipmark_kernels.dtypes import ceil_div, next_power_of_2
 from chipmark_kernels.rmsnorm import rmsnorm
 from chipmark_kernels.tiles import Tile, choose
 
 SM90 = TARGETS["sm_90"]
+H100_NAME, H200_NAME = "NVIDIA H100 80GB HBM3", "NVIDIA H200"
+H100, H200 = (
+    dataclasses.replace(SM90, product=product_key(name)) for name in (H100_NAME, H200_NAME)
+)
 
 
 @pytest.fixture
@@ -23,7 +29,7 @@ def tuned_folder(tmp_path, monkeypatch):
     choose.cache_clear()
 
 
-def _table(folder, entries, name="sm_90"):
+def _table(folder, entries, name=H200.product):
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"device": name, "triton": "3.6.0", "entries": entries}))
     return path
@@ -77,6 +83,17 @@ def test_a_small_gemm_is_split_until_the_device_is_full(rows, n, k) -> None:
     assert blocks * tile.split <= max(blocks, 2 * SM90.n_sm)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kernel", ["w8a16_gemm", "w4a16_gemm"])
+@pytest.mark.parametrize("k", [32, 64, 96, 160])
+@pytest.mark.parametrize("rows", [1, 2, 32, 64])
+def test_a_row_of_few_quantised_groups_has_a_tile(target, kernel, k, rows) -> None:
+    tile = choose(kernel, "bf16", TARGETS[target], rows=rows, n=64, k=k, glu=0)
+    assert tile.m == (1 if rows == 1 else max(rows, 16))
+    assert (tile.k, tile.split) == (1, 1)
+    assert min(tile.n, tile.num_warps, tile.num_stages) >= 1
+
+
 @pytest.mark.parametrize("seqs", [1, 8, 64])
 def test_decode_splits_fill_the_device_and_never_go_below_two_steps(seqs) -> None:
     shape = {"kv_heads": 8, "group": 2, "head_dim": 128}
@@ -96,11 +113,42 @@ def test_a_smaller_shared_memory_gives_fewer_stages() -> None:
 def test_a_tuned_tile_wins_for_its_bucket_only(tuned_folder) -> None:
     _table(tuned_folder, [ENTRY])
     same = {"rows": 3, "n": 1024, "k": 2048, "glu": 0}
-    assert choose("skinny_gemm", "bf16", SM90, **same) == Tile(16, 64, 64, 2, 8, 5)
+    assert choose("skinny_gemm", "bf16", H200, **same) == Tile(16, 64, 64, 2, 8, 5)
     rule = tiles.RULES["skinny_gemm"]
     other = same | {"rows": 5}
-    assert choose("skinny_gemm", "bf16", SM90, **other) == rule("bf16", other, SM90)
-    assert choose("skinny_gemm", "fp16", SM90, **same) == rule("fp16", same, SM90)
+    assert choose("skinny_gemm", "bf16", H200, **other) == rule("bf16", other, H200)
+    assert choose("skinny_gemm", "fp16", H200, **same) == rule("fp16", same, H200)
+
+
+@pytest.mark.parametrize("without_table", [H100, SM90])
+def test_a_device_without_a_table_has_the_rule_and_not_anothers_tiles(
+    without_table, tuned_folder
+) -> None:
+    _table(tuned_folder, [ENTRY])
+    _table(tuned_folder, [ENTRY], name="sm_90")
+    same = {"rows": 3, "n": 1024, "k": 2048, "glu": 0}
+    rule = tiles.RULES["skinny_gemm"]("bf16", same, without_table)
+    assert rule != Tile(**ENTRY["tile"])
+    assert choose("skinny_gemm", "bf16", without_table, **same) == rule
+
+
+def test_a_table_under_another_devices_name_is_refused(tuned_folder) -> None:
+    copied = _table(tuned_folder, [ENTRY]).rename(tuned_folder / f"{H100.product}.json")
+    with pytest.raises(ValueError, match=r"device: 'nvidia-h200', but the file's name says"):
+        tuned.read_table(copied)
+
+
+def test_two_products_of_one_target_are_told_apart_by_their_own_names(monkeypatch) -> None:
+    properties = SimpleNamespace(
+        major=9, minor=0, multi_processor_count=132, shared_memory_per_block=48 * 1024
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_name", (H100_NAME, H200_NAME).__getitem__)
+    device_module._facts_of_cuda.cache_clear()
+    found = [facts_of(torch.device("cuda", index)) for index in (0, 1)]
+    device_module._facts_of_cuda.cache_clear()
+    assert [f.name for f in found] == ["sm_90", "sm_90"]
+    assert [f.product for f in found] == ["nvidia-h100-80gb-hbm3", "nvidia-h200"]
 
 
 @pytest.mark.parametrize(

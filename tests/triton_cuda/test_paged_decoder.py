@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from chipmark_kernels import manifest
 from chipmark_kernels.device import TARGETS
-from chipmark_kernels.launch import recording
+from chipmark_kernels.launch import Launch, recording
 from chipmark_models.decoder import paged_ops
 from chipmark_models.decoder.paged import PagedBatch, PagedDecoder
 from chipmark_models.decoder.paged_kv import token_places
@@ -187,6 +188,31 @@ def test_a_decode_layer_takes_at_most_eight_launches(precision: str, most: int, 
             model.ops.greedy(model.forward(launch))
         counts.append(len(launches))
     assert 6 * 2 <= counts[1] - counts[0] <= most * 2
+
+
+def _argument_types(launch: Launch) -> tuple[object, ...]:
+    """Kernel and, argument by argument, a tensor's dtype or None where there is none."""
+    tensors = (x.dtype if isinstance(x, torch.Tensor) else type(x) for x in launch.args)
+    return (launch.kernel.__name__, *tensors)
+
+
+@pytest.fixture(scope="module")
+def compiled_ahead() -> set[tuple[object, ...]]:
+    return {_argument_types(entry.launch) for entry in manifest.entries(TARGETS["sm_90"])}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "w8", "w4", "fp8"])
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (3, 1), (1, 100)])
+def test_what_the_decoder_launches_is_what_is_compiled_ahead(
+    precision: str, rows: int, tokens: int, compiled_ahead: set[tuple[object, ...]]
+) -> None:
+    config = replace(TINY, family="qwen3", qk_norm=True, n_layers=2)
+    model = decoder(config, precision, activation=torch.bfloat16)
+    (ids,) = sequences(rows * tokens)
+    launch = batch([(0, part, list(range(7))) for part in np.split(ids, rows)])
+    with recording(TARGETS["sm_90"]) as launches:
+        model.ops.greedy(model.forward(launch))
+    assert {_argument_types(made) for made in launches} - compiled_ahead == set()
 
 
 def test_an_operation_can_be_replaced_by_name_and_an_unknown_one_is_refused() -> None:

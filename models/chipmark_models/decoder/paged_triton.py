@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as functional
 
 from chipmark_kernels.decode_attention import decode_attention
-from chipmark_kernels.dtypes import next_power_of_2
 from chipmark_kernels.embedding import embedding_rmsnorm
 from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
 from chipmark_kernels.prefill_attention import prefill_attention
@@ -19,7 +18,6 @@ from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
 from chipmark_kernels.sampling import sample
 from chipmark_kernels.skinny_gemm import skinny_gemm
 from chipmark_kernels.swiglu import swiglu as swiglu_kernel
-from chipmark_kernels.tiles import Tile
 from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
 from chipmark_models.decoder.paged_ops import Fp8Rows, Matrix
 from chipmark_models.decoder.quantised import QuantisedMatrix
@@ -71,11 +69,9 @@ def product(
         )  # fmt: skip
     if isinstance(matrix, QuantisedMatrix):
         multiply = w8a16_gemm if matrix.precision == "w8" else w4a16_gemm
-        # The rule for tiles counts groups of 128; a row shorter than that has none.
-        tile = None if x.shape[1] >= 128 else _short_row_tile(x.shape[0])
         return multiply(
             x, matrix.packed, matrix.scales, bias=bias,
-            norm_weight=norm, eps=eps, swiglu=swiglu, residual=residual, tile=tile,
+            norm_weight=norm, eps=eps, swiglu=swiglu, residual=residual,
         )  # fmt: skip
     if x.shape[0] <= FEW_ROWS:
         return skinny_gemm(
@@ -88,11 +84,6 @@ def product(
     y = functional.linear(x, matrix, bias)
     y = swiglu_kernel(y) if swiglu else y
     return y if residual is None else y.add_(residual)
-
-
-def _short_row_tile(n_rows: int) -> Tile:
-    m = 1 if n_rows == 1 else min(max(next_power_of_2(n_rows), 16), 64)
-    return Tile(m=m, n=16, k=1, num_warps=1, num_stages=1)
 
 
 def rope_kv(
