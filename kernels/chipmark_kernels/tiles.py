@@ -146,14 +146,15 @@ def _split_k(blocks: int, k_size: int, least_k: int, device: DeviceFacts) -> int
     )
 
 
-def _weight_only_gemm(group_bytes: int, dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
-    """group_bytes: weights of one group of 128 in one row."""
+def _weight_only_gemm(bits: int, dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    """bits: of a weight. A group is the largest power of two up to 128 that divides k."""
     rows, n_cols, k_size = shape["rows"], shape["n"], shape["k"]
-    # A row shorter than 128 is one step, whatever its groups are.
-    n_groups = max(k_size // 128, 1)
+    group = min(k_size & -k_size, 128)
+    n_groups, group_bytes = k_size // group, group * bits // 8
     m = 1 if rows == 1 else min(max(next_power_of_2(rows), 16), 64)
     if m == 1:
-        n = device.warp_size // 4
+        # Rows enough for 16 bytes a thread of one warp, however short a group is.
+        n = max(device.warp_size // 4, 16 * device.warp_size // group_bytes)
         split = _split_k(ceil_div(n_cols, n), k_size, 1024, device)
         k = min(512 // group_bytes, n_groups & -n_groups)
     else:
@@ -170,7 +171,7 @@ def _weight_only_gemm(group_bytes: int, dtype: str, shape: Shape, device: Device
     warps = max(n * group_bytes // (16 * vectors * device.warp_size), m // 16, 1)
     warps = min(warps, 4 if m == 1 else m * n // 128, 4)
     weights_bytes = n * group_bytes * (1 + shape["glu"])
-    stages = _stages(device, k * (m * 128 * BITS[dtype] // 8 + weights_bytes), 0, 4)
+    stages = _stages(device, k * (m * group * BITS[dtype] // 8 + weights_bytes), 0, 4)
     return Tile(m=m, n=n, k=k, split=split, num_warps=warps, num_stages=1 if m == 1 else stages)
 
 
@@ -216,8 +217,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "decode_attention": _decode_attention,
         "merge_splits": _merge_splits,
         "skinny_gemm": _skinny_gemm,
-        "w8a16_gemm": partial(_weight_only_gemm, 128),
-        "w4a16_gemm": partial(_weight_only_gemm, 64),
+        "w8a16_gemm": partial(_weight_only_gemm, 8),
+        "w4a16_gemm": partial(_weight_only_gemm, 4),
         "fp8_gemm": _fp8_gemm,
         "dense_gemm_hopper": _dense_gemm_hopper,
         "sample": _sample,

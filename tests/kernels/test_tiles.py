@@ -94,6 +94,16 @@ def test_a_row_of_few_quantised_groups_has_a_tile(target, kernel, k, rows) -> No
     assert min(tile.n, tile.num_warps, tile.num_stages) >= 1
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("kernel", "bits"), [("w8a16_gemm", 8), ("w4a16_gemm", 4)])
+@pytest.mark.parametrize(("k", "group"), [(576, 64), (96, 32), (4096, 128)])
+def test_one_row_reads_16_bytes_a_thread_of_short_groups_too(target, kernel, bits, k, group):
+    device = TARGETS[target]
+    tile = choose(kernel, "bf16", device, rows=1, n=64, k=k, glu=0)
+    threads = tile.num_warps * device.warp_size
+    assert tile.n * group * bits // 8 >= 16 * threads
+
+
 @pytest.mark.parametrize("seqs", [1, 8, 64])
 def test_decode_splits_fill_the_device_and_never_go_below_two_steps(seqs) -> None:
     shape = {"kv_heads": 8, "group": 2, "head_dim": 128}
