@@ -59,6 +59,7 @@ MODEL_SHAPES = (
     ModelShape("qwen3-1.7b", 151_936, 2_048, 6_144, 16, 8, 128, qk_norm=True),
     ModelShape("qwen3-8b", 151_936, 4_096, 12_288, 32, 8, 128, qk_norm=True),
     ModelShape("llama-3.2-1b", 128_256, 2_048, 8_192, 32, 8, 64),
+    ModelShape("llama-3.1-8b", 128_256, 4_096, 14_336, 32, 8, 128),
     ModelShape("smollm2-135m", 49_152, 576, 1_536, 9, 3, 64),
     ModelShape("ernie-4.5-0.3b", 103_424, 1_024, 3_072, 16, 2, 128, interleaved=True),
 )
