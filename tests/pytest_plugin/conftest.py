@@ -34,5 +34,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(pytester: pytest.Pytester) -> Bench:
+def bench(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    # Where these tests run in a worker of xdist, the inner run must not take itself for one.
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
     return Bench(pytester)
