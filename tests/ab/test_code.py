@@ -75,6 +75,16 @@ def refused(project, capsys, *words):
     return code, capsys.readouterr().err
 
 
+def test_a_commit_that_names_no_source_roots_yet_takes_the_checkouts(project, capsys):
+    (project / "pyproject.toml").unlink()
+    git(project, "commit", "-qam", "no words on source roots")
+    (project / "source" / "lib.py").write_text("COST = 1.5\n")
+    (project / "pyproject.toml").write_text('[tool.chipmark.ab]\nsource_roots = ["source"]\n')
+    git(project, "add", "."), git(project, "commit", "-qm", "named, and slower")
+    assert main(["ab", "--base", "HEAD~1", "--head", "HEAD", "--", "python", "bench.py"]) == 1
+    assert "regressed" in capsys.readouterr().out
+
+
 def test_commits_that_differ_in_nothing_imported_are_the_same_code(project, capsys):
     code, said = refused(project, capsys, "--base", "HEAD~1", "--head", "HEAD", "--",
                          "python", "bench.py")  # fmt: skip

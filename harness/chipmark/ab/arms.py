@@ -27,6 +27,8 @@ CACHES: Mapping[str, str] = {
 }
 """Variables of caches that hold what code was compiled to, and an arm's folder for each."""
 
+_FIELD = "tool.chipmark.ab.source_roots"
+
 _DATA_BELOW_XDG = {"HF_HOME": "huggingface", "TORCH_HOME": "torch"}
 """Downloads that lie under XDG_CACHE_HOME by default: data, not code, so they stay shared."""
 
@@ -37,7 +39,8 @@ class Arm:
 
     tree: its checkout. cwd: where the command runs. argv: the command, its program not yet looked
     up. env: variables of this arm alone. python: the interpreter whose folder is first on PATH.
-    revision: the commit, with `+dirty` where files were changed; "" outside git.
+    revision: the commit, with `+dirty` where files were changed; "" outside git. project: the
+    checkout that the user stands in, None where it is `tree`.
     """
 
     name: Literal["A", "B"]
@@ -48,9 +51,16 @@ class Arm:
     python: Path
     env: Mapping[str, str] = field(default_factory=dict)
     revision: str = ""
+    project: Path | None = None
 
     def roots(self) -> tuple[Path, ...]:
-        """The arm's source roots, by its own pyproject.toml."""
+        """The arm's source roots, by its own pyproject.toml; of a commit that names none yet, by
+        the checkout's, as far as the commit has such folders."""
+        if self.project is not None and _named_roots(self.tree) is None:
+            named = _named_roots(self.project)
+            found = [name for name in named or () if (self.tree / name).is_dir()]
+            if found:
+                return tuple(self.tree / name for name in found)
         return source_roots(self.tree)
 
 
@@ -60,28 +70,35 @@ def source_roots(tree: Path) -> tuple[Path, ...]:
     Without that entry: `src` where there is one, then the tree itself. Raises BadInputError for a
     root that is not a list of relative folders, or is not there.
     """
-    path = tree / "pyproject.toml"
-    named: Any = None
-    if path.is_file():
-        try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BadInputError(path, f"cannot be read as TOML ({error})") from error
-        named = table.get("tool", {}).get("chipmark", {}).get("ab", {}).get("source_roots")
+    named = _named_roots(tree)
     if named is None:
         return tuple(p for p in (tree / "src", tree) if p.is_dir())
-    field_name = "tool.chipmark.ab.source_roots"
-    if not isinstance(named, list) or not named or not all(isinstance(n, str) for n in named):
-        raise BadInputError(path, 'is not a list of folders, as ["src"]', field=field_name)
-    roots = []
     for name in named:
-        root = (tree / name).resolve()
-        if not root.is_relative_to(tree.resolve()):
-            raise BadInputError(path, f"{name!r} leads out of the project", field=field_name)
-        if not root.is_dir():
-            raise BadInputError(path, f"there is no folder {name!r} here", field=field_name)
-        roots.append(tree / name)
-    return tuple(roots)
+        if not (tree / name).is_dir():
+            raise BadInputError(
+                tree / "pyproject.toml", f"there is no folder {name!r} here", field=_FIELD
+            )
+    return tuple(tree / name for name in named)
+
+
+def _named_roots(tree: Path) -> list[str] | None:
+    """What the tree's pyproject.toml names, None where it names none."""
+    path = tree / "pyproject.toml"
+    if not path.is_file():
+        return None
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInputError(path, f"cannot be read as TOML ({error})") from error
+    named: Any = table.get("tool", {}).get("chipmark", {}).get("ab", {}).get("source_roots")
+    if named is None:
+        return None
+    if not isinstance(named, list) or not named or not all(isinstance(n, str) for n in named):
+        raise BadInputError(path, 'is not a list of folders, as ["src"]', field=_FIELD)
+    for name in named:
+        if not (tree / name).resolve().is_relative_to(tree.resolve()):
+            raise BadInputError(path, f"{name!r} leads out of the project", field=_FIELD)
+    return named
 
 
 def environment(

@@ -148,7 +148,7 @@ def _commits(request: Request, found: Checkout | None, scratch: Path) -> Iterato
             title = f"{(request.base, request.head)[index]} ({commit[:12]})"
             name = "B" if index else "A"
             arms.append(
-                Arm(name, title, folder, cwd, request.command, _python(""), {}, commit)  # type: ignore[arg-type]
+                Arm(name, title, folder, cwd, request.command, _python(""), {}, commit, found.root)  # type: ignore[arg-type]
             )
         if not request.head:
             title = f"the checkout ({_revision(found)[:18]})"
