@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from chipmark.benchmark_json.store import find_runs, load_run
 from chipmark.errors import BadInputError, NothingToJudgeError, UsageError
 from chipmark.results.record import Record
 from chipmark.results.store import find_records, load_record
+from chipmark.results.whole_file import whole_file
 
 CELL_SCHEMA = "chipmark.cell_benchmark/1"
 VERSION = "5.0.0"
@@ -59,16 +59,13 @@ def write_export(text: str, out: Path, *, force: bool) -> None:
         return
     if out.exists() and not force:
         raise UsageError(f"{out} is there already", "--force replaces it")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Bytes: a text file would turn the line ends of an imported one.
-        partial.write_bytes(text.encode("utf-8"))
-        os.replace(partial, out)
+        with whole_file(out) as partial:
+            # Bytes: a text file would turn the line ends of an imported one.
+            partial.write_bytes(text.encode("utf-8"))
     except OSError as error:
         raise UsageError(f"{out} cannot be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def records_document(records: Sequence[Record]) -> dict[str, Any]:

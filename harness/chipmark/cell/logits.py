@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chipmark.errors import BadInputError
+from chipmark.results.whole_file import whole_file
 
 TOLERANCE_RMS_REL = {"fp32": 1e-3, "16-bit": 3e-2, "w8": 5e-2, "w4": 5e-2}
 """Largest rms-relative distance that passes, by precision class.
@@ -82,13 +83,8 @@ def load_logits(path: str | os.PathLike[str]) -> LogitRows:
 def save_logits(path: str | os.PathLike[str], rows: LogitRows) -> None:
     """Write `rows` and `logits` to an `.npz`, whole or not at all."""
     target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, rows=rows.keys, logits=rows.logits)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(target) as partial, partial.open("wb") as file:
+        np.savez(file, rows=rows.keys, logits=rows.logits)
 
 
 def distance(oracle: LogitRows, measured: LogitRows, tolerance: float) -> Distance:

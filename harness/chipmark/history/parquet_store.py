@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from chipmark.errors import BrokenRecordError
 from chipmark.history.observations import Observation
 from chipmark.results.store import sync
+from chipmark.results.whole_file import whole_file
 
 SCHEMA = "chipmark.history/1"
 _TYPES = {"value": pa.float64(), "samples": pa.int64()}
@@ -56,13 +56,9 @@ def append(path: Path, observations: Sequence[Observation]) -> int:
     rows = [asdict(o) for o in (held | new).values()]
     table = pa.Table.from_pylist(rows, schema=_FIELDS.with_metadata({"schema": SCHEMA}))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with whole_file(path) as partial:
         pq.write_table(table, partial)
         sync(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return len(new)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import os
 from pathlib import Path
 
 from chipmark.errors import MissingBackendError, UnknownNameError
 from chipmark.history.changes import History
 from chipmark.history.report import percent
+from chipmark.results.whole_file import whole_file
 
 FORMATS = (".svg", ".png", ".pdf")
 MOST_PANELS = 24
@@ -62,10 +62,9 @@ def plot(history: History, path: Path) -> int:
                     fontsize=7, color="tab:red" if drift.worse else "tab:green",
                 )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(partial, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    form = path.suffix.removeprefix(".")
+    with whole_file(path) as partial:
+        figure.savefig(
+            partial, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None
+        )
     return len(shown)

@@ -13,6 +13,7 @@ from chipmark.gate.findings import Findings
 from chipmark.gate.outputs.annotations import github_annotations
 from chipmark.gate.outputs.junit import junit_xml
 from chipmark.gate.outputs.markdown import markdown
+from chipmark.results.whole_file import whole_file
 
 FORMATS = ("rich", "json", "md")
 ANNOTATIONS = ("auto", "github", "none")
@@ -65,10 +66,8 @@ class Outputs:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all. UsageError where it cannot be written."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with whole_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
