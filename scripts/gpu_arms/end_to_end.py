@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from chipmark_kernels.device import product_key
 
 SUITE = Path(__file__).with_suffix(".toml")
 NEEDS = ("pydantic", "rich", "typer", "pandas", "pyarrow", "scipy", "psutil", "pynvml")
@@ -25,7 +26,7 @@ _GRACE_S = 30.0
 
 def folder_of(device: str) -> str:
     """`results/` folder of a device by the name that it gives itself."""
-    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+    name = product_key(device)
     return name if name.startswith("nvidia") else f"nvidia-{name}"
 
 

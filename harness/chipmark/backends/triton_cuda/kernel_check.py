@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from chipmark.backends.triton_cuda.product_calls import norm_of, products_of, rows_and_options
 from chipmark_kernels.parity import compare
 from chipmark_models.decoder import paged_reference
 from chipmark_models.decoder.paged import PagedDecoder
-from chipmark_models.decoder.paged_ops import Fp8Rows, Implementation
+from chipmark_models.decoder.paged_ops import PRODUCTS, Fp8Rows, Implementation
 from chipmark_models.decoder.paged_weights import Product
 from chipmark_models.decoder.quantised import QuantisedMatrix
 
@@ -137,31 +138,20 @@ def _row_cases(decoder: PagedDecoder, random: _Random, rows: int) -> Iterator[Ca
 
 
 def _product_cases(decoder: PagedDecoder, random: _Random, rows: int) -> Iterator[Case]:
-    layer, weights, eps = decoder.weights.layers[0], decoder.weights, decoder.config.rms_eps
-    head = Product(weights.head.matrix[:VOCABULARY_ROWS], None)  # type: ignore[index]
-    products: dict[str, tuple[Product, torch.Tensor | None]] = {
-        "qkv": (layer.qkv, layer.input_norm),
-        "out_add": (layer.out, None),
-        "gate_up_swiglu": (layer.gate_up, layer.post_norm),
-        "down_add": (layer.down, None),
-        "head": (head, weights.final_norm),
-    }
-    for operation, (product, norm) in products.items():
-        matrix = product.matrix
-        n, k = matrix.shape
-        x: Any = random.normal(rows, k)
-        swiglu = operation == "gate_up_swiglu"
-        more: dict[str, Any] = {"swiglu": swiglu}
-        if operation.endswith("add"):
-            more["residual"] = random.normal(rows, n)
+    eps = decoder.config.rms_eps
+    for operation in PRODUCTS:
+        product = products_of(decoder, operation)[0]
+        if operation == "head":
+            product = Product(product.matrix[:VOCABULARY_ROWS], None)  # type: ignore[index]
+        n, k = product.matrix.shape
         name = f"{rows} rows of {n} x {k}"
-        if isinstance(matrix, QuantisedMatrix) and matrix.precision == "fp8":
-            quantise = paged_reference.quantise_rows
-            yield Case("quantise_rows", name, (x, norm, eps), {}, quantise)
-            x = quantise(x, norm, eps)
-        else:
-            more |= {"norm": norm, "eps": eps}
-        args = (x, matrix, product.bias)
+        if isinstance(product.matrix, QuantisedMatrix) and product.matrix.precision == "fp8":
+            args: tuple[Any, ...] = (random.normal(rows, k), norm_of(decoder, operation), eps)
+            yield Case("quantise_rows", name, args, {}, paged_reference.quantise_rows)
+        x, more = rows_and_options(
+            decoder, operation, product, rows, random.normal, paged_reference.quantise_rows
+        )
+        args = (x, product.matrix, product.bias)
         yield Case(operation, name, args, more, paged_reference.product)
 
 

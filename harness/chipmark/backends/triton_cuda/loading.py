@@ -25,7 +25,7 @@ from chipmark.backends.triton_cuda.streams import Call, Stream, stream_of
 from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
 from chipmark.errors import UnknownNameError, UsageError
 from chipmark_models.config import ModelConfig
-from chipmark_models.costs import KV_BYTES, kv_bytes_per_token, weight_bytes_stored
+from chipmark_models.costs import kv_bytes_per_token, weight_bytes_stored
 from chipmark_models.decoder import paged_ops
 from chipmark_models.decoder.layers import DTYPES
 from chipmark_models.decoder.paged import PagedDecoder
@@ -294,12 +294,10 @@ def _trial(tokens: int, n_rows: int) -> LaunchPlan:
 
 
 def _precision(precision: str, activation: str) -> dict[str, str]:
-    kv = _storage(activation)
-    assert kv in KV_BYTES
     return {
         "weights": precision,
         "activation": activation,
-        "kv": kv,
+        "kv": _storage(activation),
         "accumulate": "fp32",
         "class": precision_named(precision).class_name,
     }

@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 
+from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_options
 from chipmark.backends.triton_cuda.streams import Stream
 from chipmark_models.decoder import paged_ops
 from chipmark_models.decoder.paged import PagedDecoder
 from chipmark_models.decoder.paged_ops import PRODUCTS, Fp8Rows, Implementation
-from chipmark_models.decoder.paged_weights import Product
-from chipmark_models.decoder.quantised import QuantisedMatrix
 
 REPEATS = 5
 MOST_LAYERS = 16
@@ -78,36 +77,25 @@ def choose_products(
                 for n in sorted(set(rows))
                 if (able := [name for name in names if name != "hopper" or n > MANY_ROWS])
             }
-            calls = tuple(implementation(operation, choice.name) for choice in chosen.values())
+            calls = tuple(paged_ops.find(operation, choice.name) for choice in chosen.values())
             ops = replace(ops, **{operation: ByRows(tuple(chosen), calls)})
             found[operation] = chosen
     decoder.ops = ops
     return found
 
 
-def implementation(operation: str, name: str) -> Implementation:
-    """One operation's implementation by name, of a module that may know products only."""
-    return paged_ops.find(operation, name)
-
-
 def _seconds(decoder: PagedDecoder, operation: str, name: str, rows: int, stream: Stream) -> float:
     """Median seconds of one product on the device."""
-    call = implementation(operation, name)
-    weights = _weights(decoder, operation)
-    made = torch.Generator(decoder.device).manual_seed(rows)
-    n, k = weights[0].matrix.shape
-    plain = torch.randn((rows, k), generator=made, device=decoder.device).to(decoder.activation)
-    x: torch.Tensor | Fp8Rows = plain
-    more: dict[str, Any] = {"swiglu": operation == "gate_up_swiglu"}
-    if operation.endswith("add"):
-        more["residual"] = plain.new_zeros((rows, n))
-    norm = decoder.weights.layers[0].input_norm if operation in ("qkv", "gate_up_swiglu") else None
-    norm = decoder.weights.final_norm if operation == "head" else norm
-    matrix = weights[0].matrix
-    if isinstance(matrix, QuantisedMatrix) and matrix.precision == "fp8":
-        x = decoder.ops.quantise_rows(plain, norm, decoder.config.rms_eps)
-    else:
-        more |= {"norm": norm, "eps": decoder.config.rms_eps}
+    call = paged_ops.find(operation, name)
+    weights = products_of(decoder, operation)[:MOST_LAYERS]
+    generator = torch.Generator(decoder.device).manual_seed(rows)
+
+    def made(*shape: int) -> torch.Tensor:
+        values = torch.randn(shape, generator=generator, device=decoder.device)
+        return values.to(decoder.activation)
+
+    quantise = decoder.ops.quantise_rows
+    x, more = rows_and_options(decoder, operation, weights[0], rows, made, quantise)
 
     def all_layers() -> tuple[torch.Tensor, torch.Tensor]:
         for weight in weights:
@@ -124,11 +112,3 @@ def _seconds(decoder: PagedDecoder, operation: str, name: str, rows: int, stream
         stream.wait(last)
         seconds.append(stream.seconds(first, last) / len(weights))
     return statistics.median(seconds)
-
-
-def _weights(decoder: PagedDecoder, operation: str) -> list[Product]:
-    if operation == "head":
-        return [decoder.weights.head]
-    field = {"out_add": "out", "gate_up_swiglu": "gate_up", "down_add": "down"}
-    name = field.get(operation, operation)
-    return [getattr(layer, name) for layer in decoder.weights.layers[:MOST_LAYERS]]

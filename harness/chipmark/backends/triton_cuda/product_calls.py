@@ -1,0 +1,58 @@
+"""How the decoder calls each product, for those who call one by itself: the check and the trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from chipmark_models.decoder.paged import PagedDecoder
+from chipmark_models.decoder.paged_ops import Implementation
+from chipmark_models.decoder.paged_weights import Product
+from chipmark_models.decoder.quantised import QuantisedMatrix
+
+_FIELDS = {"out_add": "out", "gate_up_swiglu": "gate_up", "down_add": "down"}
+
+
+def products_of(decoder: PagedDecoder, operation: str) -> list[Product]:
+    """The weights that an operation of `PRODUCTS` multiplies by, one a layer or the head alone."""
+    if operation == "head":
+        return [decoder.weights.head]
+    name = _FIELDS.get(operation, operation)
+    return [getattr(layer, name) for layer in decoder.weights.layers]
+
+
+def norm_of(decoder: PagedDecoder, operation: str) -> torch.Tensor | None:
+    """The norm before an operation's product, of the first layer where each has its own."""
+    layer = decoder.weights.layers[0]
+    norms = {
+        "qkv": layer.input_norm,
+        "gate_up_swiglu": layer.post_norm,
+        "head": decoder.weights.final_norm,
+    }
+    return norms.get(operation)
+
+
+def rows_and_options(
+    decoder: PagedDecoder,
+    operation: str,
+    product: Product,
+    rows: int,
+    made: Callable[..., torch.Tensor],
+    quantise_rows: Implementation,
+) -> tuple[Any, dict[str, Any]]:
+    """What is multiplied by `product` in a launch of so many rows, and the keywords beside it.
+
+    made(*shape): values of the activations' dtype. Products of `fp8` take rows that are normed
+    and quantised before.
+    """
+    matrix, eps = product.matrix, decoder.config.rms_eps
+    n, k = matrix.shape
+    x, norm = made(rows, k), norm_of(decoder, operation)
+    more: dict[str, Any] = {"swiglu": operation == "gate_up_swiglu"}
+    if operation.endswith("add"):
+        more["residual"] = made(rows, n)
+    if isinstance(matrix, QuantisedMatrix) and matrix.precision == "fp8":
+        return quantise_rows(x, norm, eps), more
+    return x, more | {"norm": norm, "eps": eps}
