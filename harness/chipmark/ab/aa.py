@@ -31,6 +31,7 @@ from chipmark.gate.aa import (
     pair_noise,
 )
 from chipmark.gate.bounds import Bound, fingerprint, load_bound, store_bound
+from chipmark.gate.findings import finite
 from chipmark.gate.thresholds import Thresholds, load_thresholds
 from chipmark.gate.verdict import Margins, Verdict
 
@@ -229,8 +230,8 @@ def _metric(m: MetricReport) -> dict[str, Any]:
         },
         "drift": {
             "value": noise.drift.effect,
-            "low": _finite(noise.drift.low),
-            "high": _finite(noise.drift.high),
+            "low": finite(noise.drift.low),
+            "high": finite(noise.drift.high),
         },
         "within": m.within,
         "detectable": m.detectable,
@@ -249,10 +250,6 @@ def _reds(reds: FalseReds) -> dict[str, Any]:
         for k, r in sorted(reds.by_key.items())
     ]
     return found
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) != float("inf") else None
 
 
 class _Stages:

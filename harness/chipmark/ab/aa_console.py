@@ -13,7 +13,7 @@ from chipmark.ab.sequence import title
 from chipmark.ab.sessions import AcrossReport
 from chipmark.gate.aa import PROMISED_BENCHMARK, PROMISED_SUITE, Rate
 from chipmark.gate.bounds import ACROSS_SESSIONS
-from chipmark.gate.outputs.numbers import amount
+from chipmark.gate.outputs.numbers import amount, signed
 from chipmark.table.cells import plain_text
 
 
@@ -70,11 +70,6 @@ def print_across(report: AcrossReport, console: Console) -> None:
 def percent(ln: float | None) -> str:
     """A log ratio as `5.1 %`; `-` for None."""
     return "-" if ln is None else f"{100 * math.expm1(ln):.1f} %"
-
-
-def signed(ln: float) -> str:
-    """A log ratio as `+5.1 %`."""
-    return f"{100 * math.expm1(ln):+.1f} %"
 
 
 def _found(ln: float | None, *, measured: bool) -> str:

@@ -70,7 +70,7 @@ class Row:
             "delta_red": judged.margins.delta_red,
             "delta_eq": judged.margins.delta_eq,
             "absolute_floor": judged.margins.absolute_floor,
-            "smallest_seen": _finite(judged.smallest_seen),
+            "smallest_seen": finite(judged.smallest_seen),
             "reasons": list(judged.reasons),
         }
 
@@ -121,12 +121,13 @@ def _estimate(found: Estimate | None) -> dict[str, Any] | None:
         return None
     return {
         "effect": found.effect,
-        "low": _finite(found.low),
-        "high": _finite(found.high),
+        "low": finite(found.low),
+        "high": finite(found.high),
         "n": found.n,
         "of": found.of,
     }
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
+    """The value for JSON: None where it is infinite or none."""
     return value if value is not None and math.isfinite(value) else None

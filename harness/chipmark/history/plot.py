@@ -6,8 +6,8 @@ import datetime
 from pathlib import Path
 
 from chipmark.errors import MissingBackendError, UnknownNameError
+from chipmark.gate.outputs.numbers import signed
 from chipmark.history.changes import History
-from chipmark.history.report import percent
 from chipmark.results.whole_file import whole_file
 
 FORMATS = (".svg", ".png", ".pdf")
@@ -52,13 +52,13 @@ def plot(history: History, path: Path) -> int:
                 at = datetime.datetime.fromisoformat(change.after.created)
                 axes.axvline(at, color=colour, linewidth=0.8)  # type: ignore[arg-type]
                 axes.annotate(
-                    percent(change.effect), (at, 0.9), xycoords=("data", "axes fraction"),
+                    signed(change.effect), (at, 0.9), xycoords=("data", "axes fraction"),
                     fontsize=7, color=colour,
                 )  # fmt: skip
         for drift in history.drifts:
             if drift.series.key == series.key:
                 axes.annotate(
-                    f"drift {percent(drift.effect)}", (0.02, 0.85), xycoords="axes fraction",
+                    f"drift {signed(drift.effect)}", (0.02, 0.85), xycoords="axes fraction",
                     fontsize=7, color="tab:red" if drift.worse else "tab:green",
                 )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from chipmark.gate.findings import finite
+from chipmark.gate.outputs.numbers import signed
 from chipmark.gate.shift import shift
 from chipmark.gate.thresholds import Thresholds
 from chipmark.gate.verdict import Estimate, exceeds
@@ -62,11 +63,6 @@ def regressed(history: History, thresholds: Thresholds) -> list[Worse]:
     return worse
 
 
-def percent(effect: float) -> str:
-    """A log effect for people; a bound that is infinite is not known."""
-    return f"{100 * math.expm1(effect):+.1f} %" if math.isfinite(effect) else "?"
-
-
 def where(o: Observation) -> str:
     """A run for people: its day and commit."""
     return f"{o.created[:16]}{' ' + o.commit[:10] if o.commit else ''}"
@@ -85,7 +81,7 @@ def print_history(history: History, worse: Sequence[Worse], console: Console) ->
             ends = (item.before, item.after)
         else:
             what = f"{mark} drift over {item.days:.0f} days"
-        size = f"{percent(item.effect)} ({percent(item.low)} to {percent(item.high)})"
+        size = f"{signed(item.effect)} ({signed(item.low)} to {signed(item.high)})"
         benchmark, metric = (escape(n) for n in item.series.key[2:])
         table.add_row(benchmark, metric, what, size, where(ends[0]), where(ends[1]))
     if items:
@@ -96,7 +92,7 @@ def print_history(history: History, worse: Sequence[Worse], console: Console) ->
         f"{len(history.drifts)} drifts; {len(worse)} worse now"
     )
     for now in worse:
-        size = f"{percent(now.effect)} ({percent(now.low)} to {percent(now.high)})"
+        size = f"{signed(now.effect)} ({signed(now.low)} to {signed(now.high)})"
         console.print(f"[red]worse now[/]: {escape(now.series.name)} by {size}")
     if history.short:
         console.print(
@@ -113,15 +109,15 @@ def as_json(history: History, worse: Sequence[Worse], notes: Sequence[str]) -> d
         "least_runs": history.least_runs,
         "worse": [
             {
-                **_series_name(w.series), "effect_ln": w.effect, "low_ln": _finite(w.low),
-                "high_ln": _finite(w.high),
+                **_series_name(w.series), "effect_ln": w.effect, "low_ln": finite(w.low),
+                "high_ln": finite(w.high),
             }
             for w in worse
         ],
         "changes": [
             {
-                **_series_name(c.series), "effect_ln": c.effect, "low_ln": _finite(c.low),
-                "high_ln": _finite(c.high), "worse": c.worse, "p": c.p,
+                **_series_name(c.series), "effect_ln": c.effect, "low_ln": finite(c.low),
+                "high_ln": finite(c.high), "worse": c.worse, "p": c.p,
                 "last_run_before": _run(c.before), "first_run_after": _run(c.after),
             }
             for c in history.changes
@@ -166,7 +162,3 @@ def _series_name(s: Series) -> dict[str, str]:
 
 def _run(o: Observation) -> dict[str, Any]:
     return {"run": o.run, "created": o.created, "commit": o.commit}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

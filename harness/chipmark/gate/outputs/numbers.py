@@ -25,4 +25,9 @@ def change(row: Row) -> str:
     if found is None:
         return "-"
     sign = 1.0 if row.direction == "lower" else -1.0
-    return f"{100 * math.expm1(sign * found.effect):+.1f} %"
+    return signed(sign * found.effect)
+
+
+def signed(ln: float) -> str:
+    """A log ratio as `+5.1 %`; a bound that is infinite is not known: `?`."""
+    return f"{100 * math.expm1(ln):+.1f} %" if math.isfinite(ln) else "?"
