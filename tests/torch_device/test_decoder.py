@@ -113,7 +113,7 @@ def test_sixteen_bit_stays_near_the_oracle_of_the_rounded_weights(name, precisio
         found = step(model, [(1, start, a[start:stop])])[0]
         error = np.sqrt(np.mean((found - expected[stop - 1]) ** 2))
         assert error / expected[stop - 1].std() < allowed
-    assert model.kv.k[0].dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert model.kv.layers[0].dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def test_a_copied_prefix_continues_as_the_original_does():
@@ -133,12 +133,12 @@ def test_a_decode_step_neither_moves_nor_reallocates_the_cache():
     (a,) = sequences(20)
     model = decoder(TINY)
     step(model, [(0, 0, a[:10])])
-    where = [t.data_ptr() for t in (*model.kv.k, *model.kv.v)]
-    before = [t[0, :, :10].clone() for t in (*model.kv.k, *model.kv.v)]
+    where = [t.data_ptr() for t in model.kv.layers]
+    before = [t[0, :, :10].clone() for t in model.kv.layers]
     for i in range(10, 15):
         step(model, [(0, i, a[i : i + 1])])
-    assert where == [t.data_ptr() for t in (*model.kv.k, *model.kv.v)]
-    after = [t[0, :, :10] for t in (*model.kv.k, *model.kv.v)]
+    assert where == [t.data_ptr() for t in model.kv.layers]
+    after = [t[0, :, :10] for t in model.kv.layers]
     assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from chipmark_models.decoder.kv import SlotKv, Span
-from chipmark_models.decoder.layers import DTYPES, DecoderWeights, LayerWeights, WeightLoader
+from chipmark_models.decoder.layers import DTYPES, DecoderWeights, WeightLoader
 from chipmark_models.decoder.linear import ROUNDS_INPUT
 from chipmark_models.decoder.ops import Ops, select
 from chipmark_models.rope import cos_sin_tables
@@ -74,31 +74,21 @@ class Decoder:
         masks = [] if decode else [self._mask(span) for span in spans]
         x = ops.embed(self.weights.embedding, ids, self.activation)
         n_rotated = c.n_heads + c.n_kv_heads
-        for index, layer in enumerate(self.weights.layers):
-            k_cache, v_cache = self.kv.k[index], self.kv.v[index]
+        for kv_cache, layer in zip(self.kv.layers, self.weights.layers, strict=True):
             normed = ops.rms_norm(x, layer.input_norm, c.rms_eps)
             heads = ops.qkv(normed, layer.qkv).view(len(tokens), -1, c.head_dim)
-            rotated = self._rotate(heads.narrow(1, 0, n_rotated), layer, cos, sin)
-            queries = rotated.narrow(1, 0, c.n_heads)
-            keys = rotated.narrow(1, c.n_heads, c.n_kv_heads)
-            values = heads.narrow(1, n_rotated, c.n_kv_heads)
-            ops.kv_write(k_cache, v_cache, keys, values, spans)
+            rotated = heads.narrow(1, 0, n_rotated)
+            ops.qk_norm_rope(rotated, c.n_heads, layer.q_norm, layer.k_norm, c.rms_eps, cos, sin)
+            queries = heads.narrow(1, 0, c.n_heads)
+            ops.kv_write(kv_cache, heads.narrow(1, c.n_heads, 2 * c.n_kv_heads), spans)
             if decode:
-                attended = ops.decode_attention(queries, k_cache, v_cache, spans)
+                attended = ops.decode_attention(queries, kv_cache, spans)
             else:
-                attended = ops.prefill_attention(queries, k_cache, v_cache, spans, masks)
+                attended = ops.prefill_attention(queries, kv_cache, spans, masks)
             x = ops.out_add(x, attended, layer.out)
             normed = ops.rms_norm(x, layer.post_norm, c.rms_eps)
             x = ops.down_add(x, ops.gate_up_swiglu(normed, layer.gate_up), layer.down)
         return self._head(x, [spans[i].first + spans[i].length - 1 for i in sampled])
-
-    def _rotate(
-        self, heads: torch.Tensor, layer: LayerWeights, cos: torch.Tensor, sin: torch.Tensor
-    ) -> torch.Tensor:
-        out: torch.Tensor = self.ops.qk_norm_rope(
-            heads, self.config.n_heads, layer.q_norm, layer.k_norm, self.config.rms_eps, cos, sin
-        )
-        return out
 
     def _head(self, x: torch.Tensor, last: list[int]) -> torch.Tensor:
         if not last:

@@ -50,42 +50,35 @@ def qk_norm_rope(
     eps: float,
     cos: torch.Tensor,
     sin: torch.Tensor,
-) -> torch.Tensor:
-    """Norm (Qwen3) and rotate query and key heads (T, Hq + Hk, D); halves are the pairs.
+) -> None:
+    """Norm (Qwen3) and rotate query and key heads (T, Hq + Hk, D) in place; halves are the pairs.
 
     cos, sin: (T, 1, D), the first half of sin with its sign turned.
     """
-    if q_norm is not None and k_norm is not None:
-        heads = torch.cat(
-            (
-                rms_norm(heads[:, :n_query], q_norm, eps),
-                rms_norm(heads[:, n_query:], k_norm, eps),
-            ),
-            dim=1,
-        )
     n_tokens, n_heads, size = heads.shape
-    turned = heads.reshape(n_tokens, n_heads, 2, size // 2).flip(2)
-    return torch.addcmul(heads * cos, turned.view(n_tokens, n_heads, size), sin)
+    if q_norm is not None and k_norm is not None:
+        n_key = n_heads - n_query
+        for first, count, norm in ((0, n_query, q_norm), (n_query, n_key, k_norm)):
+            part = heads.narrow(1, first, count)
+            part.copy_(rms_norm(part, norm, eps))
+    turned = heads.view(n_tokens, n_heads, 2, size // 2).flip(2)
+    heads.mul_(cos).addcmul_(turned.view(n_tokens, n_heads, size), sin)
 
 
-def kv_write(
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    spans: Sequence[Span],
-) -> None:
-    """Put k and v (T, Hk, D) at each row's positions of its slot (slots, Hk, context, D)."""
+def kv_write(kv_cache: torch.Tensor, kv: torch.Tensor, spans: Sequence[Span]) -> None:
+    """Put kv (T, 2 Hk, D) at each row's positions of its slot (slots, 2 Hk, context, D)."""
     for span in spans:
-        for cache, new in ((k_cache, k), (v_cache, v)):
-            rows = new.narrow(0, span.first, span.length).transpose(0, 1)
-            cache.select(0, span.slot).narrow(1, span.start, span.length).copy_(rows)
+        slot = kv_cache.select(0, span.slot)
+        if span.length == 1:
+            slot.select(1, span.start).copy_(kv.select(0, span.first))
+        else:
+            rows = kv.narrow(0, span.first, span.length).transpose(0, 1)
+            slot.narrow(1, span.start, span.length).copy_(rows)
 
 
 def prefill_attention(
     q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
+    kv_cache: torch.Tensor,
     spans: Sequence[Span],
     masks: Sequence[torch.Tensor | None],
 ) -> torch.Tensor:
@@ -95,14 +88,13 @@ def prefill_attention(
     `masks`: additive (length, end), None where a row starts at zero.
     """
     n_heads, size = q.shape[1:]
-    n_kv = k_cache.shape[1]
+    n_kv = kv_cache.shape[1] // 2
     group = n_heads // n_kv
     outs = []
     for span, mask in zip(spans, masks, strict=True):
         rows = q[span.first : span.first + span.length]
         queries = rows.view(span.length, n_kv, group, size).permute(1, 2, 0, 3)
-        k = k_cache[span.slot, :, : span.end].to(q.dtype)
-        v = v_cache[span.slot, :, : span.end].to(q.dtype)
+        k, v = kv_cache[span.slot, :, : span.end].to(q.dtype).chunk(2)
         out = functional.scaled_dot_product_attention(
             queries,
             k.unsqueeze(1).expand(n_kv, group, span.end, size),
@@ -115,7 +107,7 @@ def prefill_attention(
 
 
 def decode_attention(
-    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, spans: Sequence[Span]
+    q: torch.Tensor, kv_cache: torch.Tensor, spans: Sequence[Span]
 ) -> torch.Tensor:
     """Attention of one new token a row, q (T, Hq, D), over its slot; (T, Hq D).
 
@@ -124,15 +116,15 @@ def decode_attention(
     out, microseconds a layer at 512 and 1,500 keys: this in bf16 80-86 and 216, in float32 93-103
     and 255-278 (so 16-bit KV stays 16-bit); cut along the context into 2 or 4 parts that are
     merged by their log-sums, for cores without a head, 146 and 243; one product for all heads by a
-    block-diagonal query 163 and 407; float16 KV 275 and 773.
+    block-diagonal query 163 and 407; float16 KV 275 and 773; a query head at a time, the key-value
+    head expanded, 385 and 1,150 (one row is a product that torch does not vectorise in bf16).
     """
     n_heads, size = q.shape[1:]
-    n_kv = k_cache.shape[1]
-    grouped = q.reshape(len(spans), 1, n_kv, n_heads // n_kv, size).to(k_cache.dtype)
+    n_kv = kv_cache.shape[1] // 2
+    grouped = q.to(kv_cache.dtype).view(len(spans), 1, n_kv, n_heads // n_kv, size)
     outs = []
     for row, span in enumerate(spans):
-        k = k_cache.narrow(0, span.slot, 1).narrow(2, 0, span.end)
-        v = v_cache.narrow(0, span.slot, 1).narrow(2, 0, span.end)
+        k, v = kv_cache.narrow(0, span.slot, 1).narrow(2, 0, span.end).chunk(2, 1)
         # As fast as two products and a softmax in fp32 (512 to 4,096 keys), and one call.
         out = functional.scaled_dot_product_attention(grouped[row], k, v)
         outs.append(out.reshape(1, n_heads * size))
