@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
-import platform
-import sys
 from typing import Any
 
 from chipmark import __version__
+from chipmark.cell.environment import recorded_environment
 from chipmark.cell.folder import KEY
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.workloads import workload_id
@@ -54,7 +52,7 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "meter": None if meter is None else MeterId(**dataclasses.asdict(meter.info)),
             "repeats": cell.repeats_done if done else 0,
             "sweep": tuple(cell.sweep),
-            "environment": _environment(loaded),
+            "environment": recorded_environment(loaded),
             "options": {KEY: key, **options},
             "notes": tuple(_notes(cell, chip)),
         }
@@ -96,18 +94,6 @@ def _load(cell: MeasuredCell) -> LoadResult:
 def _quantised(cell: MeasuredCell) -> dict[str, Any]:
     in_use = cell.inputs.in_use
     return {"quantised": in_use.quantised} if in_use and in_use.quantised else {}
-
-
-def _environment(loaded: dict[str, Any]) -> dict[str, Any]:
-    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    return {
-        "os": platform.platform(),
-        "python": sys.version.split()[0],
-        "child_python": loaded.get("python", ""),
-        "child_numpy": loaded.get("numpy", ""),
-        "backend": loaded.get("describe", {}),
-        "cpus": affinity,
-    }
 
 
 def _notes(cell: MeasuredCell, chip: ChipIdentity) -> list[Note]:

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import psutil
 
+from chipmark.cell.environment import child_environment
 from chipmark.errors import CellFailedError
 
 LOG_BYTES = 256 * 1024
@@ -240,19 +241,3 @@ class ChildProcess:
         if code < 0:
             return f"the child was killed by {signal.Signals(-code).name}"
         return f"the child ended with exit code {code}"
-
-
-def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a child: this installation's source roots first on PYTHONPATH."""
-    import chipmark
-    import chipmark_models
-
-    roots: list[str] = []
-    for package in (chipmark, chipmark_models):
-        assert package.__file__ is not None
-        root = str(Path(package.__file__).parent.parent)
-        if root not in roots:
-            roots.append(root)
-    before = environ.get("PYTHONPATH")
-    joined = os.pathsep.join([*roots, *([before] if before else [])])
-    return dict(environ) | {"PYTHONPATH": joined, "PYTHONUNBUFFERED": "1"}

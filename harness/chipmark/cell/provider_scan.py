@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chipmark.cell.parent import child_environment
+from chipmark.cell.environment import child_environment
 
 _LIMIT_S = 60.0
 
