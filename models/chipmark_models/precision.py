@@ -156,3 +156,9 @@ def rounding_of(activation: str) -> str:
         if activation == name or f"{name} into products" in activation:
             return name
     return ""
+
+
+def product_type(activation: str) -> str:
+    """The type that products take, by what a backend says of its activations: a name that
+    `Backend.probe_matmul` knows."""
+    return rounding_of(activation) or "fp32"
