@@ -24,7 +24,7 @@ from chipmark_kernels.prefill_attention import prefill_attention
 from chipmark_kernels.rmsnorm import rmsnorm
 from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
 from chipmark_kernels.sampling import sample
-from chipmark_kernels.skinny_gemm import skinny_gemm
+from chipmark_kernels.skinny_gemm import fp8a16_gemm, skinny_gemm
 from chipmark_kernels.swiglu import swiglu
 from chipmark_kernels.tiles import Tile
 from chipmark_kernels.top_p import nucleus_cutoff
@@ -195,6 +195,16 @@ def _weight_only(bits: int, s: ModelShape, rows: int, dtype: torch.dtype) -> Non
             multiply(x, w, scales, **options | {"norm_weight": None})
 
 
+def _fp8a16(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    for p in projections(s):
+        x, w = _meta(rows, p.k, dtype=dtype), _meta(p.n, p.k, dtype=torch.float8_e4m3fn)
+        options = p.options(rows, dtype)
+        fp8a16_gemm(x, w, _floats(p.n), **options)
+        if p.norm and not p.swiglu:
+            # The first layer's, as in `_weight_only`.
+            fp8a16_gemm(x, w, _floats(p.n), **options | {"norm_weight": None})
+
+
 def _fp8(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
     for p in projections(s):
         options = p.options(rows, dtype)
@@ -258,7 +268,8 @@ FAMILIES = (
     Family("split_k", _split_k, (1, 16), HALVES),
     Family("w8a16_gemm", partial(_weight_only, 8), ROWS, HALVES),
     Family("w4a16_gemm", partial(_weight_only, 4), ROWS, HALVES),
-    Family("fp8_gemm", _fp8, ROWS, HALVES),
+    Family("fp8a16_gemm", _fp8a16, DECODE_ROWS, HALVES),
+    Family("fp8_gemm", _fp8, PREFILL_ROWS, HALVES),
     Family("dense_gemm_hopper", _dense_hopper, PREFILL_ROWS, HALVES, hopper=True),
     Family("sample", _sample, DECODE_ROWS, ALL),
     Family("nucleus_cutoff", _nucleus, DECODE_ROWS, ALL),
@@ -279,6 +290,8 @@ def left_out(family: str, device: DeviceFacts) -> str | None:
     """Why dispatch never picks this family on the device, or None."""
     if family == "fp8_gemm" and not device.fp8_e4m3:
         return f"{device.name} has no float8_e4m3fn matrix unit"
+    if family == "fp8a16_gemm" and not device.fp8_e4m3:
+        return f"{device.name} multiplies no prompt in float8_e4m3fn, so fp8 is refused there"
     needs_hopper = any(f.hopper for f in FAMILIES if f.name == family)
     if needs_hopper and (device.vendor != "cuda" or int(device.arch) < 90):
         return f"{device.name} has no tensor memory accelerator"

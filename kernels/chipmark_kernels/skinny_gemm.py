@@ -1,9 +1,11 @@
-"""x @ weight.T for few rows: bound by reading the weights once.
+"""x @ weight.T for few rows: bound by reading the weights once, which are plain or e4m3.
 
 The RMS norm before the product, SwiGLU and the residual after it cost no launch of their own.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -26,6 +28,15 @@ def load_weight(at, k, k_end, BLOCK_M: tl.constexpr, EVEN_K: tl.constexpr):
     return w
 
 
+@triton.jit
+def _widened(w, dtype: tl.constexpr):
+    """e4m3 in a wider type, all of which hold its every value; other weights as they are."""
+    if w.dtype == tl.float8e4nv:
+        # By fp32, as compilers pack those conversions in twos; from fp16 to bf16 they do not.
+        w = w.to(tl.float16).to(tl.float32)
+    return w.to(dtype)
+
+
 @triton.jit(do_not_specialize=["n_rows"])
 def _skinny_gemm_kernel(
     x_ptr,
@@ -43,10 +54,12 @@ def _skinny_gemm_kernel(
     eps,
     w_ptr,
     w_stride,
+    w_scales_ptr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     EVEN_K: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
     IS_SPLIT: tl.constexpr,
     GLU: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -64,7 +77,8 @@ def _skinny_gemm_kernel(
     k_in = tl.arange(0, BLOCK_K)
     # Rows beyond the end read the last row: a mask along them would split the vector loads.
     x_rows = x_ptr + tl.minimum(m, n_rows - 1).to(tl.int64)[:, None] * x_stride
-    w_row = tl.minimum(n, n_cols - 1).to(tl.int64) * w_stride
+    column = tl.minimum(n, n_cols - 1)
+    w_row = column.to(tl.int64) * w_stride
     skip = tl.cast(n_cols, tl.int64) * w_stride
     if BLOCK_M == 1:
         # No matrix unit: products stay in fp32 lanes, summed once behind the loop.
@@ -100,13 +114,17 @@ def _skinny_gemm_kernel(
         else:
             w_at = w_rows + k[:, None]
             w = load_weight(w_at, k, k_end, BLOCK_M, EVEN_K)
-            first += tl.dot(x, w, input_precision=INPUT_PRECISION)
+            first += tl.dot(x, _widened(w, x.dtype), input_precision=INPUT_PRECISION)
             if GLU:
                 w_up = load_weight(w_at + skip, k, k_end, BLOCK_M, EVEN_K)
-                up += tl.dot(x, w_up, input_precision=INPUT_PRECISION)
+                up += tl.dot(x, _widened(w_up, x.dtype), input_precision=INPUT_PRECISION)
     if BLOCK_M == 1:
         first = tl.sum(first, axis=1)[None, :]
         up = tl.sum(up, axis=1)[None, :] if GLU else first
+    if HAS_SCALES:
+        first *= tl.load(w_scales_ptr + column)[None, :]
+        if GLU:
+            up *= tl.load(w_scales_ptr + n_cols + column)[None, :]
     store_tile(
         first, up, tl.sum(squares, axis=1), out_ptr, bias_ptr, residual_ptr, partial_ptr, m, n,
         n_rows, n_cols, k_size, out_stride, residual_stride, eps, split,
@@ -138,25 +156,83 @@ def skinny_gemm(
     before the one rounding of the result; it may be `out`. workspace: fp32, at least
     tile.split * rows * n elements, used where tile.split > 1.
     """
-    require_unit_stride(weight=weight)
-    gemm = plan_gemm(
+    return _multiply(
         "skinny_gemm",
         x,
-        weight.shape[0],
+        weight,
+        None,
+        input_precision,
         bias=bias,
-        residual=residual,
         norm_weight=norm_weight,
         eps=eps,
         swiglu=swiglu,
+        residual=residual,
         out=out,
         workspace=workspace,
         tile=tile,
     )
+
+
+def fp8a16_gemm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    w_scales: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
+    swiglu: bool = False,
+    residual: torch.Tensor | None = None,
+    input_precision: str = "ieee",
+    out: torch.Tensor | None = None,
+    workspace: torch.Tensor | None = None,
+    tile: Tile | None = None,
+) -> torch.Tensor:
+    """x (rows, k) times weight (n, k) float8_e4m3fn, each row of it scaled by w_scales (n,) fp32.
+
+    The scales multiply the fp32 sums, so no weight is rounded, and x is not quantised: one launch,
+    where `fp8_gemm` needs the rows in e4m3 first. Raises ValueError for weights of another dtype
+    or for scales of another number. Otherwise as `skinny_gemm`.
+    """
+    require_unit_stride(w_scales=w_scales)
+    if weight.dtype != torch.float8_e4m3fn:
+        raise ValueError(f"weight: must be torch.float8_e4m3fn, not {weight.dtype}")
+    if w_scales.shape != weight.shape[:1]:
+        raise ValueError(f"w_scales: must be {(weight.shape[0],)}, not {tuple(w_scales.shape)}")
+    return _multiply(
+        "fp8a16_gemm",
+        x,
+        weight,
+        w_scales,
+        input_precision,
+        bias=bias,
+        norm_weight=norm_weight,
+        eps=eps,
+        swiglu=swiglu,
+        residual=residual,
+        out=out,
+        workspace=workspace,
+        tile=tile,
+    )
+
+
+def _multiply(
+    kernel: str,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    w_scales: torch.Tensor | None,
+    input_precision: str,
+    **options: Any,
+) -> torch.Tensor:
+    require_unit_stride(weight=weight)
+    gemm = plan_gemm(kernel, x, weight.shape[0], **options)
     return gemm.run(
         _skinny_gemm_kernel,
         weight,
         weight.stride(0),
+        w_scales,
         BLOCK_K=gemm.tile.k,
         EVEN_K=x.shape[1] % gemm.tile.k == 0,
+        HAS_SCALES=w_scales is not None,
         INPUT_PRECISION=input_precision,
     )

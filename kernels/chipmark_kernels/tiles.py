@@ -217,6 +217,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "decode_attention": _decode_attention,
         "merge_splits": _merge_splits,
         "skinny_gemm": _skinny_gemm,
+        "fp8a16_gemm": _skinny_gemm,
         "w8a16_gemm": partial(_weight_only_gemm, 8),
         "w4a16_gemm": partial(_weight_only_gemm, 4),
         "fp8_gemm": _fp8_gemm,

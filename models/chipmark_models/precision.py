@@ -10,10 +10,12 @@ Needs the standard library only. The rule for the quantised precisions `w8`, `w4
   smollm2-135m (k = 576: 64). A matrix that none divides stays bf16 (only `tiny`, k = 176), and
   `kept_matrices` names it.
 - `fp8`: e4m3, an fp32 scale a row; activations are quantised a row at a time when they are
-  multiplied. It is of class `w8`: a class says how many bits of a weight are stored and read, and
-  what the activations are stands beside it in the same cell of a table.
+  multiplied, where a product has rows enough to gain by it (a backend says from how many: decode
+  of few rows is bound by reading weights). It is of class `w8`: a class says how many bits of a
+  weight are stored and read, and what the activations are stands beside it in the same cell of a
+  table.
 
-Activations are bf16 (e4m3 into the products of `fp8`), and KV is bf16.
+Activations are bf16 (e4m3 into products of `fp8` with many rows), and KV is bf16.
 """
 
 from __future__ import annotations
@@ -156,3 +158,9 @@ def rounding_of(activation: str) -> str:
         if activation == name or f"{name} into products" in activation:
             return name
     return ""
+
+
+def product_type(activation: str) -> str:
+    """The type that products take, by what a backend says of its activations: a name that
+    `Backend.probe_matmul` knows."""
+    return rounding_of(activation) or "fp32"

@@ -25,6 +25,7 @@ from chipmark_kernels.manifest import (
 from chipmark_kernels.reference.embedding import embedding_rmsnorm_reference
 from chipmark_kernels.reference.gemm import (
     fp8_gemm_reference,
+    fp8a16_gemm_reference,
     quantize_rows_fp8_reference,
     skinny_gemm_reference,
     w4a16_gemm_reference,
@@ -35,7 +36,7 @@ from chipmark_kernels.reference.sampling import nucleus_cutoff_reference, sample
 from chipmark_kernels.reference.swiglu import swiglu_reference
 from chipmark_kernels.rmsnorm import rmsnorm
 from chipmark_kernels.sampling import sample
-from chipmark_kernels.skinny_gemm import skinny_gemm
+from chipmark_kernels.skinny_gemm import fp8a16_gemm, skinny_gemm
 from chipmark_kernels.swiglu import swiglu
 from chipmark_kernels.top_p import nucleus_cutoff
 from chipmark_kernels.weight_only import quantize_int4, quantize_int8, w4a16_gemm, w8a16_gemm
@@ -127,11 +128,27 @@ def _fused(function: Callable[..., Any], p: Projection) -> Callable[..., Any]:
 
 def _cublas(p: Projection) -> Callable[..., Any]:
     """The same product and what is fused with it, by torch's own operators."""
+    return _torchs(p, functional.linear)
 
-    def call(x: Any, norm: Any, residual: Any, weight: torch.Tensor) -> torch.Tensor:
+
+def _scaled_mm(p: Projection) -> Callable[..., Any]:
+    """The same by cuBLAS's e4m3 product, whose rows are quantised first: nearest that torch has."""
+
+    def multiply(x: torch.Tensor, weight: torch.Tensor, w_scales: torch.Tensor) -> torch.Tensor:
+        rows, scales = quantize_rows_fp8_reference(x)
+        product: torch.Tensor = torch._scaled_mm(
+            rows, weight.T, scales[:, None], w_scales[None, :], out_dtype=torch.bfloat16
+        )
+        return product
+
+    return _torchs(p, multiply)
+
+
+def _torchs(p: Projection, multiply: Callable[..., torch.Tensor]) -> Callable[..., Any]:
+    def call(x: Any, norm: Any, residual: Any, *weight: torch.Tensor) -> torch.Tensor:
         if norm is not None:
             x = functional.rms_norm(x, (x.shape[1],), norm, 1e-6)
-        y = functional.linear(x, weight)
+        y = multiply(x, *weight)
         if p.swiglu:
             gate, up = y.chunk(2, -1)
             y = functional.silu(gate) * up
@@ -143,6 +160,8 @@ def _cublas(p: Projection) -> Callable[..., Any]:
 def _weights(kind: str, w: torch.Tensor) -> Inputs:
     if kind == "skinny_gemm":
         return (w,)
+    if kind == "fp8a16_gemm":
+        return quantize_rows_fp8_reference(w)
     quantize = quantize_int8 if kind == "w8a16_gemm" else quantize_int4
     codes, scales = quantize(w, scale_group(w.shape[1]))
     # In bf16, as weights are stored.
@@ -153,7 +172,21 @@ _GEMMS = {
     "skinny_gemm": (skinny_gemm, skinny_gemm_reference, 16),
     "w8a16_gemm": (w8a16_gemm, w8a16_gemm_reference, 8),
     "w4a16_gemm": (w4a16_gemm, w4a16_gemm_reference, 4),
+    "fp8a16_gemm": (fp8a16_gemm, fp8a16_gemm_reference, 8),
 }
+
+
+def _gemm_peers(kind: str, p: Projection) -> dict[str, Callable[..., Any]]:
+    """torch's ways to the same product; it has none for integer weights in groups."""
+    call = {"skinny_gemm": _cublas, "fp8a16_gemm": _scaled_mm}.get(kind)
+    return {} if call is None else {"torch": call(p), "torch.compile": call(p)}
+
+
+def _scale_bytes(kind: str, p: Projection) -> int:
+    """Of the weight: bf16 a group of integers, fp32 a row of e4m3."""
+    if kind == "skinny_gemm":
+        return 0
+    return 4 * p.n if kind == "fp8a16_gemm" else 2 * p.n * p.k // scale_group(p.k)
 
 
 def _gemms(s: ModelShape, rows: int) -> Iterator[Case]:
@@ -171,11 +204,11 @@ def _gemms(s: ModelShape, rows: int) -> Iterator[Case]:
 
             columns = p.n // 2 if p.swiglu else p.n
             n_bytes = p.n * p.k * bits // 8 + 2 * rows * (p.k + columns * (1 + p.residual))
-            n_bytes += 0 if bits == 16 else p.n * p.k // scale_group(p.k) * 2
-            peers = {"torch": _cublas(p), "torch.compile": _cublas(p)} if bits == 16 else {}
+            n_bytes += _scale_bytes(kind, p)
             yield Case(
                 kind, f"{s.name} rows={rows} n={p.n} k={p.k}", make, _fused(ours, p),
-                _fused(reference, p), n_bytes, 2 * rows * p.n * p.k, "memory", peers,
+                _fused(reference, p), n_bytes, 2 * rows * p.n * p.k, "memory",
+                _gemm_peers(kind, p),
             )  # fmt: skip
 
 

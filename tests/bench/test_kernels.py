@@ -13,7 +13,12 @@ import pytest
 import torch
 
 from chipmark_kernels.reference.attention import decode_attention_reference
-from chipmark_kernels.reference.gemm import skinny_gemm_reference, w4a16_gemm_reference
+from chipmark_kernels.reference.gemm import (
+    fp8a16_gemm_reference,
+    quantize_rows_fp8_reference,
+    skinny_gemm_reference,
+    w4a16_gemm_reference,
+)
 from chipmark_kernels.reference.rmsnorm import rmsnorm_reference
 from chipmark_kernels.reference.swiglu import swiglu_reference
 
@@ -76,6 +81,13 @@ def test_four_bit_weights(rows: int, benchmark: Any) -> None:
     scales = torch.rand(HIDDEN, HIDDEN // 32, device=DEVICE)
     out = _run(benchmark, call, _random(rows, HIDDEN), codes, scales)
     assert out.shape == (rows, HIDDEN)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_e4m3_weights(rows: int, benchmark: Any) -> None:
+    call = _kernel(fp8a16_gemm_reference, "skinny_gemm", "fp8a16_gemm")
+    weight = quantize_rows_fp8_reference(_random(HIDDEN, HIDDEN))
+    assert _run(benchmark, call, _random(rows, HIDDEN), *weight).shape == (rows, HIDDEN)
 
 
 def test_swiglu_of_a_prompt(benchmark: Any) -> None:

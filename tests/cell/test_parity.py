@@ -153,14 +153,16 @@ def test_rounded_activations_have_a_reference_of_their_own(tmp_path: Path) -> No
         ("fp32, bf16 into decode attention", ""),
         ("fp32, bf16 into products and decode attention", "bf16"),
         ("bf16", "bf16"),
+        ("bf16, fp8 into products of over 64 rows", "fp8"),
         ("fp16", "fp16"),
         ("fp8", "fp8"),
     ],
 )
 def test_the_rounding_is_that_of_what_products_take(activation: str, rounding: str) -> None:
-    from chipmark_models.precision import rounding_of
+    from chipmark_models.precision import product_type, rounding_of
 
     assert rounding_of(activation) == rounding
+    assert product_type(activation) == (rounding or "fp32")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")

@@ -11,7 +11,7 @@ from chipmark_kernels.device import TARGETS
 from chipmark_kernels.launch import recording
 from chipmark_kernels.manifest import DECODE_ROWS, MODEL_SHAPES, ModelShape
 from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
-from chipmark_kernels.skinny_gemm import skinny_gemm
+from chipmark_kernels.skinny_gemm import fp8a16_gemm, skinny_gemm
 from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
 
 BF16 = torch.bfloat16
@@ -28,6 +28,9 @@ def _product(precision: str, p: manifest.Projection, rows: int) -> None:
         skinny_gemm(x, _meta(p.n, p.k), **options)
     elif precision == "w8a16":
         w8a16_gemm(x, _meta(p.n, p.k, dtype=torch.int8), scales, **options)
+    elif precision == "fp8":
+        w = _meta(p.n, p.k, dtype=torch.float8_e4m3fn)
+        fp8a16_gemm(x, w, _meta(p.n, dtype=torch.float32), **options)
     else:
         w4a16_gemm(x, _meta(p.n, p.k // 2, dtype=torch.uint8), scales, **options)
 
@@ -46,11 +49,11 @@ def _layer(s: ModelShape, rows: int, precision: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
-@pytest.mark.parametrize("precision", ["bf16", "w8a16", "w4a16"])
+@pytest.mark.parametrize("precision", ["bf16", "w8a16", "w4a16", "fp8"])
 def test_a_layer_takes_seven_launches_at_most(target, precision) -> None:
     counted = {}
     for shape in MODEL_SHAPES:
-        if precision != "bf16" and any(p.k % 128 for p in manifest.projections(shape)):
+        if precision in ("w8a16", "w4a16") and any(p.k % 128 for p in manifest.projections(shape)):
             continue
         for rows in DECODE_ROWS:
             with recording(TARGETS[target]) as launches:

@@ -7,13 +7,10 @@ import torch
 
 from chipmark_kernels.dense_gemm_hopper import dense_gemm_hopper
 from chipmark_kernels.device import TARGETS
-from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
 from chipmark_kernels.launch import recording
 from chipmark_kernels.reference.gemm import (
     dequantize_int4,
     dequantize_int8,
-    fp8_gemm_reference,
-    quantize_rows_fp8_reference,
     skinny_gemm_reference,
     w4a16_gemm_reference,
     w8a16_gemm_reference,
@@ -215,25 +212,6 @@ def test_a_group_that_is_no_power_of_two_or_too_small_is_refused(groups) -> None
         w8a16_gemm(torch.ones(1, 192), torch.ones(4, 192, dtype=torch.int8), torch.ones(4, groups))
 
 
-@pytest.mark.parametrize(("rows", "n", "k"), [(1, 16, 64), (17, 40, 100)])
-def test_fp8_gemm_agrees_with_fp64(rows, n, k, rng, assert_accurate) -> None:
-    x, xs = quantize_rows_fp8_reference(torch.randn(rows, k, generator=rng))
-    w, ws = quantize_rows_fp8_reference(torch.randn(n, k, generator=rng))
-    got = fp8_gemm(x, xs, w, ws, torch.float32, tile=Tile(m=16, n=16, k=32))
-    assert_accurate(got, fp8_gemm_reference(x, xs, w, ws, torch.float64))
-
-
-@pytest.mark.parametrize("swiglu", [False, True])
-def test_fp8_gemm_ends_as_the_others_do(swiglu, rng, assert_accurate) -> None:
-    x, xs = quantize_rows_fp8_reference(torch.randn(5, 64, generator=rng))
-    w, ws = quantize_rows_fp8_reference(torch.randn(2 * 20, 64, generator=rng) / 8)
-    bias = torch.randn(2 * 20, generator=rng)
-    residual = torch.randn(5, 20 if swiglu else 40, generator=rng)
-    options = {"bias": bias, "swiglu": swiglu, "residual": residual}
-    got = fp8_gemm(x, xs, w, ws, torch.float32, **options, tile=Tile(m=16, n=16, k=32))
-    assert_accurate(got, fp8_gemm_reference(x, xs, w, ws, torch.float64, **options))
-
-
 @pytest.mark.parametrize("swiglu", [False, True])
 def test_the_hopper_variant_agrees_with_fp64(swiglu, rng, assert_accurate) -> None:
     x = torch.randn(37, 104, generator=rng).half()
@@ -251,36 +229,3 @@ def test_the_hopper_variant_is_refused_elsewhere() -> None:
     x = torch.empty(128, 64, device="meta", dtype=torch.float16)
     with recording(TARGETS["sm_80"]), pytest.raises(ValueError, match="sm_80 has no TMA"):
         dense_gemm_hopper(x, x)
-
-
-def test_fp8_takes_no_splits() -> None:
-    x = torch.zeros(1, 32).to(torch.float8_e4m3fn)
-    with pytest.raises(ValueError, match="takes no tile with 2 splits"):
-        fp8_gemm(x, torch.ones(1), x, torch.ones(1), tile=Tile(m=16, n=16, k=32, split=2))
-
-
-def test_fp8_quantises_the_normed_row(rng) -> None:
-    x, norm = torch.randn(4, 123, generator=rng), torch.randn(123, generator=rng)
-    values, scales = quantize_rows_fp8(x, norm, 1e-5)
-    expected, expected_scales = quantize_rows_fp8_reference(x, norm, 1e-5)
-    torch.testing.assert_close(scales, expected_scales, rtol=1e-5, atol=0)
-    same = (values.float() == expected.float()).float().mean()
-    assert same > 0.9  # the rest lost the carry of a rounding in the interpreter
-
-
-def test_fp8_rows_are_scaled_to_the_format_and_zero_rows_stay_zero(rng) -> None:
-    x = torch.randn(4, 123, generator=rng)
-    x[2] = 0.0
-    values, scales = quantize_rows_fp8(x)
-    _, expected = quantize_rows_fp8_reference(x)
-    torch.testing.assert_close(scales, expected, rtol=1e-6, atol=0)
-    assert torch.equal(values[2].float(), torch.zeros(123))
-    # Triton's interpreter loses the carry where rounding reaches the next power of two, so only
-    # values that keep their exponent are compared; torch's conversion is the reference.
-    scaled = x / scales[:, None]
-    nearest = scaled.to(torch.float8_e4m3fn).float()
-    same_exponent = torch.frexp(nearest)[1] == torch.frexp(scaled)[1]
-    assert same_exponent.float().mean() > 0.9
-    normal = same_exponent & (scaled.abs() >= 2**-6)
-    error = (values.float() - scaled).abs()[normal]
-    assert (error <= 2**-4 * scaled.abs()[normal] * 1.0001).all()

@@ -54,6 +54,7 @@ KERNELS = (
     "dense_gemm_hopper",
     "embedding_rmsnorm",
     "fp8_gemm",
+    "fp8a16_gemm",
     "nucleus_cutoff",
     "prefill_attention",
     "qknorm_rope_kvwrite",

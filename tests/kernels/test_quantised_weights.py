@@ -8,6 +8,7 @@ import torch
 
 from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
 from chipmark_kernels.reference.gemm import quantize_rows_fp8_reference, skinny_gemm_reference
+from chipmark_kernels.skinny_gemm import fp8a16_gemm
 from chipmark_kernels.tiles import Tile
 from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
 from chipmark_models.decoder.quantised import QuantisedMatrix, on_device
@@ -84,6 +85,19 @@ def test_fp8_weights_multiply_as_their_dequantised_values(
     activations = x.double() * x_scales.double()[:, None]
     oracle = activations @ torch.from_numpy(tensor.dequantise()).double().T
     assert_accurate(got, oracle)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_fp8_weights_multiply_wide_rows_too(
+    rows: int, rng: torch.Generator, assert_accurate
+) -> None:
+    tensor = fuse([quantise(part, "fp8") for part in _parts(176, 24, 9)])
+    weight = on_device(tensor, CPU)
+    x = torch.randn(rows, 176, generator=rng)
+    got = fp8a16_gemm(x, weight.packed, weight.scales)
+    dense = torch.from_numpy(tensor.dequantise())
+    oracle = skinny_gemm_reference(x.double(), dense.double())
+    assert_accurate(got, oracle, skinny_gemm_reference(x, dense))
 
 
 class KernelOracle(Oracle):

@@ -59,9 +59,11 @@ def test_the_manifest_has_every_family_and_leaves_fp8_out_where_there_is_no_unit
     assert {e.family for e in manifest.entries(SM90)} == every
     assert {e.family for e in manifest.entries(TARGETS["sm_80"])} == every - {
         "fp8_gemm",
+        "fp8a16_gemm",
         "dense_gemm_hopper",
     }
-    assert "float8_e4m3fn" in str(manifest.left_out("fp8_gemm", TARGETS["gfx942"]))
+    for family in ("fp8_gemm", "fp8a16_gemm"):
+        assert "float8_e4m3fn" in str(manifest.left_out(family, TARGETS["gfx942"]))
 
 
 def test_the_same_question_has_the_same_answer() -> None:

@@ -20,6 +20,7 @@ from chipmark.engine.conformance import CHECKS, Subject, conformance_load
 from chipmark.engine.contract import KvOp, LaunchPlan, LoadSpec, Rows, Step
 from chipmark.errors import DoesNotFitError, MissingBackendError, UnknownNameError, UsageError
 from chipmark_models.oracle import Oracle
+from chipmark_models.precision import product_type
 from chipmark_models.presets import preset
 from chipmark_models.weights.prepared import WeightSpec, open_any, prepare_spec
 from chipmark_models.weights.source import WeightRef
@@ -155,6 +156,12 @@ def test_roofs_are_measured_and_plausible():
     assert 1e8 < backend.probe_matmul("fp32") < 1e16
     with pytest.raises(UnknownNameError, match="fp8"):
         backend.probe_matmul("fp8")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_rate_of_what_products_take_can_be_probed(precision):
+    backend, loaded = load(precision)
+    assert 1e8 < backend.probe_matmul(product_type(loaded.precision["activation"])) < 1e16
 
 
 def test_an_unknown_device_option_or_operation_is_refused_by_name():

@@ -11,7 +11,7 @@ import torch
 from chipmark_kernels import manifest
 from chipmark_kernels.device import TARGETS
 from chipmark_kernels.launch import Launch, recording
-from chipmark_models.decoder import paged_ops
+from chipmark_models.decoder import paged_ops, paged_torch
 from chipmark_models.decoder.paged import PagedBatch, PagedDecoder
 from chipmark_models.decoder.paged_kv import token_places
 from chipmark_models.errors import UnknownNameError
@@ -128,7 +128,9 @@ def two_launches(model: PagedDecoder, a: np.ndarray) -> np.ndarray:
     return np.concatenate((first, step(model, [(5, a[5:6], [2])])))
 
 
-@pytest.mark.parametrize(("precision", "furthest"), [("fp16", 5e-3), ("w8", 1e-4), ("w4", 1e-4)])
+@pytest.mark.parametrize(
+    ("precision", "furthest"), [("fp16", 5e-3), ("w8", 1e-4), ("w4", 1e-4), ("fp8", 1e-4)]
+)
 def test_other_precisions_stay_near_the_oracle_of_their_weights(precision, furthest) -> None:
     (a,) = sequences(6)
     weights = ComputedWeights(SyntheticWeights(TINY, 3), precision)
@@ -137,14 +139,30 @@ def test_other_precisions_stay_near_the_oracle_of_their_weights(precision, furth
     assert logit_loss([expected], [found]).rms_rel < furthest
 
 
-def test_fp8_is_the_oracle_with_rounded_activations() -> None:
+def test_a_prompt_in_fp8_is_the_oracle_with_rounded_activations() -> None:
     # The interpreter loses the carry of e4m3's rounding, so torch quantises the rows here.
-    (a,) = sequences(6)
+    (a,) = sequences(paged_ops.FEW_ROWS + 1)
     weights = ComputedWeights(SyntheticWeights(TINY, 3), "fp8")
-    rounding = Rounding(round_rows_fp8, lambda x: x)
-    expected = Oracle(TINY, weights.float32, rounding=rounding).logits([a])[0][4:]
-    found = two_launches(decoder(TINY, "fp8", {"quantise_rows": "torch"}), a)
-    assert logit_loss([expected], [found]).rms_rel < 0.03
+    plain, rounded = (
+        Oracle(TINY, weights.float32, rounding=rounding).logits([a])[0][-1:]
+        for rounding in (None, Rounding(round_rows_fp8, lambda x: x))
+    )
+    pages = list(range(5))
+    found = step(decoder(TINY, "fp8", {"quantise_rows": "torch"}), [(0, a, pages)])
+    assert logit_loss([rounded], [found]).rms_rel < 0.03
+    assert logit_loss([plain], [found]).rms_rel > 0.05
+
+
+@pytest.mark.parametrize("default", ["torch", "reference"])
+@pytest.mark.parametrize(("rows", "quantised"), [(64, False), (65, True)])
+def test_only_launches_of_over_64_rows_quantise_activations(default, rows, quantised) -> None:
+    seen = []
+    model = decoder(replace(TINY, n_layers=1), "fp8", default=default)
+    counted = lambda *args: seen.append(args) or paged_torch.quantise_rows(*args)  # noqa: E731
+    model.ops = replace(model.ops, quantise_rows=counted)
+    (ids,) = sequences(rows)
+    step(model, [(0, ids, list(range(5)))])
+    assert len(seen) == (4 if quantised else 0)
 
 
 def test_a_padded_row_changes_no_page_and_no_other_row() -> None:
@@ -174,9 +192,9 @@ def test_slots_beyond_two_to_the_31_stay_whole() -> None:
     assert slots.tolist() == [2**31 + 15, 2**31 - 16]
 
 
-@pytest.mark.parametrize(("precision", "most"), [("bf16", 8), ("w8", 8), ("w4", 8)])
+@pytest.mark.parametrize("precision", ["bf16", "w8", "w4", "fp8"])
 @pytest.mark.parametrize("rows", [1, 8, 64])
-def test_a_decode_layer_takes_at_most_eight_launches(precision: str, most: int, rows: int) -> None:
+def test_a_decode_layer_takes_at_most_eight_launches(precision: str, rows: int) -> None:
     # Two layers more, so many launches more: embedding, head and sampling are no layer's.
     counts = []
     for n_layers in (1, 3):
@@ -187,7 +205,7 @@ def test_a_decode_layer_takes_at_most_eight_launches(precision: str, most: int, 
         with recording(TARGETS["sm_90"]) as launches:
             model.ops.greedy(model.forward(launch))
         counts.append(len(launches))
-    assert 6 * 2 <= counts[1] - counts[0] <= most * 2
+    assert 6 * 2 <= counts[1] - counts[0] <= 8 * 2
 
 
 def _argument_types(launch: Launch) -> tuple[object, ...]:

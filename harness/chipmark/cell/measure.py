@@ -29,7 +29,7 @@ from chipmark.meters.contract import Meter
 from chipmark.meters.replay import save_samples
 from chipmark.results.manifest import ModelId, Note, ParityResult, Probes, Slo, SweepPoint
 from chipmark.workload.trace import Trace, save_trace
-from chipmark_models.precision import rounding_of
+from chipmark_models.precision import product_type, rounding_of
 
 MIN_WINDOW_SESSIONS = 4
 """Sessions that all lanes of the capacity lane complete together, at least."""
@@ -217,7 +217,8 @@ class MeasuredCell:
         target = self.folder / f"repeat-{index}"
         target.mkdir()
         read_bytes = self._read_bytes()
-        matmul = str(self.loaded["precision"].get("activation", inputs.plan.precision))
+        told = str(self.loaded["precision"].get("activation", inputs.plan.precision))
+        matmul = product_type(told)
         before = roofs.probe(child, read_bytes, matmul)
         captured = self.folder / "captured.npz"
         # With sampled feedback the contexts are not the trace's, so there is nothing to compare.

@@ -110,6 +110,23 @@ def w4a16_gemm_reference(
     return _product(x, w, bias, norm_weight, eps, swiglu, residual).to(x.dtype)
 
 
+def fp8a16_gemm_reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    w_scales: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    norm_weight: torch.Tensor | None = None,
+    eps: float = 1e-6,
+    swiglu: bool = False,
+    residual: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """As `chipmark_kernels.skinny_gemm.fp8a16_gemm`."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    w = weight.to(wide) * w_scales.to(wide)[:, None]
+    return _product(x, w, bias, norm_weight, eps, swiglu, residual).to(x.dtype)
+
+
 def fp8_gemm_reference(
     x: torch.Tensor,
     x_scales: torch.Tensor,

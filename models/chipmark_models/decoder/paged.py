@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from chipmark_models.decoder.paged_kv import PagedKv
-from chipmark_models.decoder.paged_ops import PagedOps
+from chipmark_models.decoder.paged_ops import PagedOps, takes_fp8_rows
 from chipmark_models.decoder.paged_weights import Product, activation_dtype, load_weights
-from chipmark_models.decoder.quantised import QuantisedMatrix
 from chipmark_models.rope import cos_sin_tables
 from chipmark_models.weights.prepared import PrecisionWeights
 
@@ -112,7 +111,7 @@ class PagedDecoder:
         residual: torch.Tensor | None = None,
     ) -> torch.Tensor:
         matrix, eps = weight.matrix, self.config.rms_eps
-        if isinstance(matrix, QuantisedMatrix) and matrix.precision == "fp8":
+        if takes_fp8_rows(matrix, x.shape[0]):
             rows = self.ops.quantise_rows(x, norm, eps)
             return op(rows, matrix, weight.bias, swiglu=swiglu, residual=residual)
         return op(x, matrix, weight.bias, norm=norm, eps=eps, swiglu=swiglu, residual=residual)

@@ -22,6 +22,9 @@ Implementation = Callable[..., Any]
 Matrix = torch.Tensor | QuantisedMatrix
 """A weight (n, k), plain or quantised."""
 
+FEW_ROWS = 64
+"""Rows up to which a product is bound by reading its weight; more are bound by arithmetic."""
+
 IMPLEMENTATIONS: dict[str, str] = {
     "triton": "chipmark_models.decoder.paged_triton",
     "torch": "chipmark_models.decoder.paged_torch",
@@ -39,13 +42,22 @@ class Fp8Rows(NamedTuple):
     dtype: torch.dtype
 
 
+def takes_fp8_rows(matrix: Matrix, n_rows: int) -> bool:
+    """Whether a product by `matrix` takes so many rows as Fp8Rows: by `fp8`, more than FEW_ROWS.
+
+    Fewer rows gain nothing by smaller activations: they are multiplied as they are, in one launch.
+    """
+    return isinstance(matrix, QuantisedMatrix) and matrix.precision == "fp8" and n_rows > FEW_ROWS
+
+
 @dataclass(frozen=True, slots=True)
 class PagedOps:
     """One implementation of each operation.
 
     embed_norm(ids, table, norm, eps) -> hidden, normed. quantise_rows(x, norm, eps) -> Fp8Rows.
     qkv, out_add, gate_up_swiglu, down_add, head(x, matrix, bias, *, norm, eps, swiglu, residual)
-    -> (rows, n): the norm before the product, SwiGLU and the residual after it.
+    -> (rows, n): the norm before the product, SwiGLU and the residual after it. x: (rows, k), or
+    Fp8Rows, normed, where `takes_fp8_rows` says so.
     rope_kv(qkv, cos, sin, positions, slots, k_cache, v_cache, n_heads, q_norm, k_norm, eps) -> q.
     prefill_attention(q, k_cache, v_cache, page_table, cu_q, kv_lens, scale) -> like q.
     decode_attention(q, k_cache, v_cache, page_table, kv_lens, scale) -> like q.

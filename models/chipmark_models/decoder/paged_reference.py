@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from chipmark_kernels.reference.attention import (
@@ -13,6 +15,7 @@ from chipmark_kernels.reference.attention import (
 from chipmark_kernels.reference.embedding import embedding_rmsnorm_reference as embed_norm
 from chipmark_kernels.reference.gemm import (
     fp8_gemm_reference,
+    fp8a16_gemm_reference,
     quantize_rows_fp8_reference,
     skinny_gemm_reference,
     w4a16_gemm_reference,
@@ -32,6 +35,13 @@ __all__ = [
     "quantise_rows",
     "rope_kv",
 ]
+
+_BY_PRECISION: dict[str, Callable[..., torch.Tensor]] = {
+    "w8": w8a16_gemm_reference,
+    "w4": w4a16_gemm_reference,
+    "fp8": fp8a16_gemm_reference,
+}
+"""What multiplies rows as they are by a quantised matrix."""
 
 
 def quantise_rows(x: torch.Tensor, norm: torch.Tensor | None, eps: float) -> Fp8Rows:
@@ -57,8 +67,7 @@ def product(
             swiglu=swiglu, residual=residual,
         )  # fmt: skip
     if isinstance(matrix, QuantisedMatrix):
-        multiply = w8a16_gemm_reference if matrix.precision == "w8" else w4a16_gemm_reference
-        return multiply(
+        return _BY_PRECISION[matrix.precision](
             x, matrix.packed, matrix.scales, bias=bias,
             norm_weight=norm, eps=eps, swiglu=swiglu, residual=residual,
         )  # fmt: skip

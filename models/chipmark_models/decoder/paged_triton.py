@@ -2,9 +2,12 @@
 
 A product of at most FEW_ROWS rows is one launch with its norm and its ending inside. More rows of a
 plain weight are bound by arithmetic: cuBLAS multiplies, and the kernels norm and end around it.
+More rows of an fp8 weight come normed and quantised, see `paged_ops.takes_fp8_rows`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as functional
@@ -16,14 +19,13 @@ from chipmark_kernels.prefill_attention import prefill_attention
 from chipmark_kernels.rmsnorm import rmsnorm
 from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
 from chipmark_kernels.sampling import sample
-from chipmark_kernels.skinny_gemm import skinny_gemm
+from chipmark_kernels.skinny_gemm import fp8a16_gemm, skinny_gemm
 from chipmark_kernels.swiglu import swiglu as swiglu_kernel
 from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
-from chipmark_models.decoder.paged_ops import Fp8Rows, Matrix
+from chipmark_models.decoder.paged_ops import FEW_ROWS, Fp8Rows, Matrix
 from chipmark_models.decoder.quantised import QuantisedMatrix
 
 __all__ = [
-    "FEW_ROWS",
     "decode_attention",
     "embed_norm",
     "greedy",
@@ -33,8 +35,12 @@ __all__ = [
     "rope_kv",
 ]
 
-FEW_ROWS = 64
-"""Rows up to which a plain weight is multiplied by `skinny_gemm`."""
+_BY_PRECISION: dict[str, Callable[..., torch.Tensor]] = {
+    "w8": w8a16_gemm,
+    "w4": w4a16_gemm,
+    "fp8": fp8a16_gemm,
+}
+"""What multiplies 16-bit rows by a quantised matrix."""
 
 
 def embed_norm(
@@ -68,8 +74,7 @@ def product(
             swiglu=swiglu, residual=residual,
         )  # fmt: skip
     if isinstance(matrix, QuantisedMatrix):
-        multiply = w8a16_gemm if matrix.precision == "w8" else w4a16_gemm
-        return multiply(
+        return _BY_PRECISION[matrix.precision](
             x, matrix.packed, matrix.scales, bias=bias,
             norm_weight=norm, eps=eps, swiglu=swiglu, residual=residual,
         )  # fmt: skip

@@ -17,9 +17,13 @@ from chipmark.backends.triton_cuda.product_calls import norm_of, products_of, ro
 from chipmark_kernels.parity import compare
 from chipmark_models.decoder import paged_reference
 from chipmark_models.decoder.paged import PagedDecoder
-from chipmark_models.decoder.paged_ops import PRODUCTS, Fp8Rows, Implementation
+from chipmark_models.decoder.paged_ops import (
+    PRODUCTS,
+    Fp8Rows,
+    Implementation,
+    takes_fp8_rows,
+)
 from chipmark_models.decoder.paged_weights import Product
-from chipmark_models.decoder.quantised import QuantisedMatrix
 
 VOCABULARY_ROWS = 16_384
 """Rows of table and head that are checked: a vocabulary in float64 would be gigabytes."""
@@ -145,7 +149,7 @@ def _product_cases(decoder: PagedDecoder, random: _Random, rows: int) -> Iterato
             product = Product(product.matrix[:VOCABULARY_ROWS], None)  # type: ignore[index]
         n, k = product.matrix.shape
         name = f"{rows} rows of {n} x {k}"
-        if isinstance(product.matrix, QuantisedMatrix) and product.matrix.precision == "fp8":
+        if takes_fp8_rows(product.matrix, rows):
             args: tuple[Any, ...] = (random.normal(rows, k), norm_of(decoder, operation), eps)
             yield Case("quantise_rows", name, args, {}, paged_reference.quantise_rows)
         x, more = rows_and_options(

@@ -20,7 +20,7 @@ from chipmark.backends.triton_cuda.devices import (
     check_precision,
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
-from chipmark.backends.triton_cuda.product_choice import MANY_ROWS, choose_products
+from chipmark.backends.triton_cuda.product_choice import choose_products
 from chipmark.backends.triton_cuda.streams import Call, Stream, stream_of
 from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
 from chipmark.errors import UnknownNameError, UsageError
@@ -239,7 +239,7 @@ def _choose(
         for op, name in names.items()
         if name == "triton" and op in paged_ops.PRODUCTS and op not in asked and op not in replaced
     }
-    if chunk > MANY_ROWS:
+    if chunk > paged_ops.FEW_ROWS:
         hopper = {op: paged_ops.find(op, "hopper") for op in candidates if op != "head"}
         wrong = failures(decoder, hopper, (), chunk)
         for op in hopper.keys() - wrong.keys():
@@ -294,10 +294,13 @@ def _trial(tokens: int, n_rows: int) -> LaunchPlan:
 
 
 def _precision(precision: str, activation: str) -> dict[str, str]:
+    kept, told = _storage(activation), activation
+    if kept != activation:
+        told = f"{kept}, {activation} into products of over {paged_ops.FEW_ROWS} rows"
     return {
         "weights": precision,
-        "activation": activation,
-        "kv": _storage(activation),
+        "activation": told,
+        "kv": kept,
         "accumulate": "fp32",
         "class": precision_named(precision).class_name,
     }

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from chipmark_models.decoder.paged import PagedDecoder
-from chipmark_models.decoder.paged_ops import Implementation
+from chipmark_models.decoder.paged_ops import Implementation, takes_fp8_rows
 from chipmark_models.decoder.paged_weights import Product
-from chipmark_models.decoder.quantised import QuantisedMatrix
 
 _FIELDS = {"out_add": "out", "gate_up_swiglu": "gate_up", "down_add": "down"}
 
@@ -44,8 +43,8 @@ def rows_and_options(
 ) -> tuple[Any, dict[str, Any]]:
     """What is multiplied by `product` in a launch of so many rows, and the keywords beside it.
 
-    made(*shape): values of the activations' dtype. Products of `fp8` take rows that are normed
-    and quantised before.
+    made(*shape): values of the activations' dtype. Products of `fp8` take many rows normed and
+    quantised before.
     """
     matrix, eps = product.matrix, decoder.config.rms_eps
     n, k = matrix.shape
@@ -53,6 +52,6 @@ def rows_and_options(
     more: dict[str, Any] = {"swiglu": operation == "gate_up_swiglu"}
     if operation.endswith("add"):
         more["residual"] = made(rows, n)
-    if isinstance(matrix, QuantisedMatrix) and matrix.precision == "fp8":
+    if takes_fp8_rows(matrix, rows):
         return quantise_rows(x, norm, eps), more
     return x, more | {"norm": norm, "eps": eps}

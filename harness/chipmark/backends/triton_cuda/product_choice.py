@@ -18,12 +18,10 @@ from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_op
 from chipmark.backends.triton_cuda.streams import Stream
 from chipmark_models.decoder import paged_ops
 from chipmark_models.decoder.paged import PagedDecoder
-from chipmark_models.decoder.paged_ops import PRODUCTS, Fp8Rows, Implementation
+from chipmark_models.decoder.paged_ops import FEW_ROWS, PRODUCTS, Fp8Rows, Implementation
 
 REPEATS = 5
 MOST_LAYERS = 16
-MANY_ROWS = 64
-"""Rows above which Hopper's own kernel is tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ def choose_products(
             chosen = {
                 n: Choice({name: _seconds(decoder, operation, name, n, stream) for name in able})
                 for n in sorted(set(rows))
-                if (able := [name for name in names if name != "hopper" or n > MANY_ROWS])
+                if (able := [name for name in names if name != "hopper" or n > FEW_ROWS])
             }
             calls = tuple(paged_ops.find(operation, choice.name) for choice in chosen.values())
             ops = replace(ops, **{operation: ByRows(tuple(chosen), calls)})
