@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +95,55 @@ def test_an_interrupt_leaves_no_process(arms, monkeypatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         call()
     assert not _alive(pids[0])
+
+
+def _call(out, *options):
+    here = Path(__file__).parent
+    roots = ("scripts", "kernels", "models", "harness")
+    path = [str(here / "gpu_benches"), *(str(here.parents[1] / root) for root in roots)]
+    return subprocess.Popen(
+        [sys.executable, str(here / "gpu_benches" / "hanging_call.py"), "-o", str(out), *options],
+        env=dict(os.environ) | {"PYTHONPATH": os.pathsep.join(path)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def _rows(out) -> list[dict]:
+    return json.loads(out.read_text())["rows"] if out.exists() else []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_call_that_is_interrupted_in_a_hanging_case_is_130_and_leaves_a_whole_file(
+    number, tmp_path
+) -> None:
+    out = tmp_path / "out.json"
+    call = _call(out)
+    until = time.monotonic() + 60
+    while not _rows(out) and call.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    call.send_signal(number)
+    _, told = call.communicate(timeout=30)
+    assert call.returncode == 130, told
+    assert "interrupted" in told
+    assert len(_rows(out)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+    assert not _alive(_rows(out)[0]["parity"]["pid"])
+
+
+def test_a_hanging_case_is_a_row_and_the_others_are_measured(tmp_path) -> None:
+    out = tmp_path / "out.json"
+    call = _call(out, "--step-s", "3", "--kernels", "prefill_attention", "--format", "json")
+    document, told = call.communicate(timeout=120)
+    assert call.returncode == 1, told
+    found = json.loads(document)
+    assert found["left"] == 0
+    assert [v["problem"] for v in found["verdicts"]] == ["", "over its time of 3 s", "", ""]
+    times = [row.get("time", {}).get("ours", {}).get("median_s") for row in _rows(out)]
+    assert times == [1e-3, None, 1e-3, 1e-3]
+    # It is not tried again: this call has no time in which it could hang.
+    again = _call(out, "--step-s", "600", "--kernels", "prefill_attention")
+    try:
+        again.communicate(timeout=60)
+    finally:
+        again.kill()
+    assert again.returncode == 1
