@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from chipmark_kernels.device import facts_of
+from chipmark_kernels.manifest import left_out
 from gpu_arms.cases import Call, Case, Inputs, Peer, Prepared, cases
 from gpu_arms.measuring import (
     SEED,
@@ -89,6 +91,12 @@ class KernelBench:
         for name, work in self._asked(request):
             yield name, _without_gradients(work)
 
+    def left_out(self, case: Case) -> str | None:
+        """Why dispatch never picks this kernel on the device, or None."""
+        # Rows are quantised for one product alone.
+        family = "fp8_gemm" if case.kernel == "quantize_rows_fp8" else case.kernel
+        return left_out(family, facts_of(self._where))
+
     def _asked(self, request: Mapping[str, Any]) -> Iterator[Step]:
         if request["do"] == "roofs":
             return self._roofs(self._device, self._where)
@@ -104,6 +112,9 @@ class KernelBench:
         return torch.Generator(self._where).manual_seed(SEED)
 
     def _parity(self, case: Case) -> Iterator[Step]:
+        if reason := self.left_out(case):
+            yield "parity", lambda: {"left_out": reason}
+            return
         yield "parity", lambda: parity_row(check(case, self._made(case, self._rng())))
 
     def _times(self, case: Case, have: frozenset[str]) -> Iterator[Step]:

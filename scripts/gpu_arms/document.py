@@ -62,7 +62,7 @@ def failed(row: Row) -> str:
     for part in (parity, time, time.get("ours") or {}):
         if "error" in part:
             return str(part["error"])
-    if parity and not parity["ok"]:
+    if parity and not parity["ok"] and "left_out" not in parity:
         problems = [q for r in parity["results"] for q in r["problems"]]
         return f"parity: {'; '.join(dict.fromkeys(problems))}"
     return ""

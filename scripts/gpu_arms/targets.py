@@ -99,6 +99,8 @@ def _value(row: Row, metric: str) -> tuple[float | None, str]:
     seconds = (time.get("ours") or {}).get("median_s")
     if failed(row):
         return None, "failed"
+    if reason := row.get("parity", {}).get("left_out"):
+        return None, str(reason)
     if seconds is None:
         return None, "not timed yet"
     value = seconds if metric == "time_s" else row.get(metric)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from chipmark.errors import BadInputError
+from chipmark_kernels.device import TARGETS
 
 SMALL = ("fake_bench:small_bench", {"compiled": False})
 
@@ -80,6 +81,26 @@ def test_all_parity_comes_before_any_time_and_only_what_passes_is_timed(arms, ca
     assert call.reporter.said[0] == f"swiglu {names[1]}: parity: (a) far"
     assert arms.phases.without_parity(call.document, wanted) == []
     assert arms.phases.without_time(call.document, wanted, True) == []
+
+
+def test_what_the_device_has_no_unit_for_is_left_out_and_no_failure(arms, monkeypatch) -> None:
+    monkeypatch.setattr(arms.bench, "facts_of", lambda _: TARGETS["sm_80"])
+    case = _cases(arms, "fp8_gemm")[0]
+    cpu = torch.device("cpu")
+    bench = arms.bench.KernelBench([case], cpu, arms.fake.FakeDevice(), torch.float16)
+    request = {"do": "parity", "case": (case.kernel, case.name)}
+    part = dict(bench.steps(request))["parity"]()
+    assert part == {"left_out": "sm_80 has no float8_e4m3fn matrix unit"}
+    row = {
+        "kernel": case.kernel, "case": case.name, "bytes": 1, "flops": 1, "bound": "memory",
+        "rate": "fp8", "size": case.size, "parity": {"ok": False} | part,
+    }  # fmt: skip
+    assert arms.document.failed(row) == ""
+    document = {"roofs": {}, "rows": [row]}
+    found = arms.verdict.verdicts(document, arms.targets.read_targets())[0]
+    assert found.state == "not judged"
+    assert found.judgements[0].reason == part["left_out"]
+    assert arms.phases.without_time(document, [case], True) == []
 
 
 def test_a_step_that_hangs_is_a_row_with_an_error_and_is_not_tried_again(arms, calling) -> None:
