@@ -15,6 +15,9 @@ TABLE = Path(__file__).with_suffix(".toml")
 UNFIT = ("hardware slowdown", "software thermal", "hardware thermal", "hardware power brake")
 """Throttle reasons that spoil a time. A power cap is the card as it is sold: said, not refused."""
 
+MOST_OF_ROOF = 1.05
+"""A copy reads and writes, so what only reads may pass it a little; more is not believed."""
+
 State = Literal["met", "missed", "not judged"]
 
 
@@ -112,6 +115,8 @@ def _value(row: Row, metric: str) -> tuple[float | None, str]:
         return None, missing[metric]
     if unfit := [reason for reason in row.get("throttled", ()) if reason in UNFIT]:
         return value, f"throttled: {', '.join(unfit)}"
+    if metric == "fraction_of_roof" and value > MOST_OF_ROOF:
+        return value, "over the roof: one of the two is measured wrong"
     if metric == "fraction_of_roof" and row["bound"] == "memory" and not time.get("cold_l2"):
         return value, "inputs lie in the L2"
     return value, ""

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from gpu_arms.document import Document, Row, failed
 from gpu_arms.figures import derive
-from gpu_arms.targets import Judgement, Target, judge
+from gpu_arms.targets import MOST_OF_ROOF, Judgement, Target, judge
 
 State = Literal["failed", "missed", "met", "not judged"]
 _COLOUR = {"failed": "bold red", "missed": "red", "met": "green", "not judged": "yellow"}
@@ -74,6 +74,8 @@ def _remarks(row: Row, time: Mapping[str, Any]) -> list[str]:
         said.append("not timed to the end yet")
     if time.get("ours") and not time.get("cold_l2"):
         said.append("inputs lie in the L2")
+    if (row.get("fraction_of_roof") or 0.0) > MOST_OF_ROOF:
+        said.append("over the roof: one of the two is measured wrong")
     if row.get("throttled"):
         said.append(f"throttled: {', '.join(row['throttled'])}")
     for name, peer in time.get("peers", {}).items():
@@ -114,18 +116,24 @@ def print_verdicts(document: Document, found: Sequence[Verdict], console: Consol
             v.kernel, v.case, _microseconds(v.time_s),
             f"{v.fraction_of_roof:.0%}" if v.fraction_of_roof is not None else "-",
             ", ".join(j.target.text() for j in own) or "-",
-            f"[{_COLOUR[v.state]}]{v.state}[/]", v.best_peer or "-", ratio,
+            f"[{_COLOUR[v.state]}]{v.state}{_beside(v)}[/]", v.best_peer or "-", ratio,
         )  # fmt: skip
     console.print(table)
     for text, cases in _reasons(found).items():
         shown = ", ".join(cases[:4]) + (f" and {len(cases) - 4} more" if len(cases) > 4 else "")
-        console.print(f"{text}: {shown}", markup=False)
+        console.print(f"{text}: {shown}", markup=False, soft_wrap=True)
     counts = {s: sum(v.state == s for v in found) for s in ("met", "missed", "failed")}
     judged = sum(counts.values())
     console.print(
         f"{len(found)} cases: {counts['met']} met, {counts['missed']} missed, "
         f"{counts['failed']} failed, {len(found) - judged} not judged"
     )
+
+
+def _beside(v: Verdict) -> str:
+    """Says that a row missed no target but the one beside its peers."""
+    missed = {j.target.metric for j in v.judgements if j.state == "missed"}
+    return " (peer)" if v.state == "missed" and missed == {"time_of_best_peer"} else ""
 
 
 def _reasons(found: Sequence[Verdict]) -> dict[str, list[str]]:

@@ -122,6 +122,7 @@ def test_a_kernel_may_be_3_percent_slower_than_the_best_peer_that_counts(verdict
     [
         ({"throttled": ["hardware thermal"]}, "throttled: hardware thermal"),
         ({"time": {"cold_l2": False}}, "inputs lie in the L2"),
+        ({"bytes": 10**10}, "over the roof: one of the two is measured wrong"),
         ({"time": {"uuid": "another"}}, "copy_bytes_per_s was not measured on this card"),
     ],
 )
@@ -174,6 +175,11 @@ def test_show_prints_the_verdicts_of_a_file_and_ends_as_they_do(arms, tmp_path, 
     path.write_text(json.dumps(_document(good, _row(case="m rows=8", seconds=9e-6))))
     assert arms.run.main(["--show", str(path)]) == 1
     assert "missed <= 4 us (fused small op in a graph): swiglu m rows=8" in capsys.readouterr().out
+    slow = _row(case="m rows=1", seconds=3e-6, peers={"torch": {"median_s": 1e-6}})
+    path.write_text(json.dumps(_document(slow)))
+    assert arms.run.main(["--show", str(path)]) == 1
+    assert "missed (peer)" in capsys.readouterr().out
+    path.write_text(json.dumps(_document(good, _row(case="m rows=8", seconds=9e-6))))
     assert arms.run.main(["--show", str(path), "--format", "json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert [v["state"] for v in found["verdicts"]] == ["met", "missed"]
