@@ -10,40 +10,20 @@ import torch.nn.functional as functional
 
 from chipmark_kernels.fp8_gemm import E4M3_MAX, quantize_rows_fp8
 from chipmark_kernels.manifest import ModelShape
-from chipmark_kernels.parity import Parity
+from chipmark_kernels.parity import Parity, compare_fp8_rows
 from chipmark_kernels.reference.gemm import quantize_rows_fp8_reference
 from gpu_arms.cases import Case, Inputs, random
-
-SCALE_LIMIT, STEP_SLACK = 1e-4, 1e-2
-"""Relative error of a scale; by how much of half a step a code may miss the nearest one."""
 
 _EPS = 1e-6
 
 
 def quantiser_check(inputs: Inputs, got: Sequence[torch.Tensor]) -> list[Parity]:
-    """Scales and codes against the float64 rows, which are not rounded between norm and scale.
-
-    A code must be a nearest one: e4m3 has three bits below the first, and steps of 2**-9 under
-    2**-6. Codes are not compared with another rounding's, for near a tie both are right.
-    """
+    """Scales and codes against the float64 rows, which are not rounded between norm and scale."""
     x, *norm = inputs
     exact = x.double()
     if norm:
         exact = functional.rms_norm(exact, exact.shape[-1:], norm[0].double(), _EPS)
-    values, scales = got
-    wide = scales.double()[:, None]
-    right = exact.abs().amax(-1) / E4M3_MAX
-    scale_error = ((scales.double() - right).abs() / right.clamp(min=1e-30)).amax().item()
-    # Held against the kernel's own scale, for its error was judged above.
-    target = (exact / wide).clamp(-E4M3_MAX, E4M3_MAX)
-    step = 2.0 ** (target.abs().clamp(min=2.0**-6).log2().floor() - 3)
-    misses = ((values.double() - target).abs() / (step / 2)).amax().item()
-    problems = []
-    if not scale_error <= SCALE_LIMIT:
-        problems.append(f"wrong scale by {scale_error:.1e}")
-    if not misses <= 1 + STEP_SLACK:
-        problems.append(f"wrong code, {misses:.2f} half steps away")
-    return [Parity(scale_error, misses, misses, 1.0, tuple(problems))]
+    return [compare_fp8_rows(got[0], got[1], exact)]
 
 
 def _torchs(x: torch.Tensor, norm: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
