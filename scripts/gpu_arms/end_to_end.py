@@ -7,21 +7,34 @@ its budget; the next one goes on with the cells that have no record yet.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from chipmark.errors import ChipmarkError
 from chipmark_kernels.device import product_key
+from gpu_arms.wheels import carried, require
 
 SUITE = Path(__file__).with_suffix(".toml")
-NEEDS = ("pydantic", "rich", "typer", "pandas", "pyarrow", "scipy", "psutil", "pynvml")
-"""What the measuring process needs beside torch and triton; the measured one needs NumPy only."""
+NEEDS = {
+    "pydantic": "pydantic", "rich": "rich", "typer": "typer", "numpy": "numpy", "pandas": "pandas",
+    "pyarrow": "pyarrow", "scipy": "scipy", "psutil": "psutil", "pynvml": "nvidia-ml-py",
+}  # fmt: skip
+"""Modules that the measuring process needs beside torch and triton, and who brings them; the
+measured one needs NumPy only."""
 
 _GRACE_S = 30.0
+
+_EPILOG = """examples:
+  scripts/gpu end-to-end                              all cells; again, to go on
+  scripts/gpu end-to-end -m qwen3-8b@synthetic        options of `chipmark run` are passed on
+  scripts/gpu end-to-end --wheels carried/            with pydantic from a folder of wheels
+
+exit codes: 0 done; 2 wrong usage, or a package is missing; 3 no GPU, or cells are left: call
+again; 4 a cell failed; 130 interrupted, whole records stand."""
 
 
 def folder_of(device: str) -> str:
@@ -38,27 +51,56 @@ def command(out: Path, extra: Sequence[str]) -> list[str]:
     ]  # fmt: skip
 
 
-def run_within(argv: Sequence[str], budget_s: float) -> tuple[int, bool]:
-    """Exit code, and whether the budget ended it: by SIGINT, which leaves whole records."""
-    process = subprocess.Popen(argv)
+def run_within(
+    argv: Sequence[str], budget_s: float, env: Mapping[str, str] | None = None
+) -> tuple[int, bool]:
+    """Exit code, and whether the budget ended it: by SIGINT, which leaves whole records.
+
+    Ctrl-C reaches the process as well as this one; it is waited for, and the code is 130.
+    """
+    process = subprocess.Popen(argv, env=env)
     try:
         return process.wait(budget_s), False
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)
-        try:
-            process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        return process.wait(), True
+        return _ended(process), True
+    except KeyboardInterrupt:
+        _ended(process)
+        return 130, False
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/gpu end-to-end", description=__doc__, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("-o", "--out", type=Path, help="default: results/CHIP")
+    parser.add_argument("--budget-s", type=float, default=520.0, help="stop before this")
+    parser.add_argument("--wheels", type=Path, metavar="FOLDER",
+                        help="wheels of packages that this machine lacks, as pydantic")  # fmt: skip
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 done; 2 wrong usage or a package is missing; 3 no GPU, or cells are left for another call;
-    4 a cell failed."""
-    parser = argparse.ArgumentParser(prog="scripts/gpu end-to-end", description=__doc__)
-    parser.add_argument("-o", "--out", type=Path, help="default: results/CHIP")
-    parser.add_argument("--budget-s", type=float, default=520.0, help="stop before this")
-    options, extra = parser.parse_known_args(argv)
+    """As the epilog of `--help` says."""
+    options, extra = _parser().parse_known_args(argv)
+    try:
+        return _measure(options, extra)
+    except ChipmarkError as error:
+        # Not by rich, which may be what is missing.
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _measure(options: argparse.Namespace, extra: Sequence[str]) -> int:
     begun = time.monotonic()
     import torch
 
@@ -69,13 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 3
-    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f"error: not installed: {', '.join(missing)} (pip install chipmark)", file=sys.stderr)
-        return 2
-    out = options.out or Path("results") / folder_of(torch.cuda.get_device_name())
-    budget = options.budget_s - (time.monotonic() - begun) - _GRACE_S
-    code, ended = run_within(command(out, extra), max(1.0, budget))
+    with carried(options.wheels) as environment:
+        require(NEEDS, "scripts/gpu end-to-end")
+        out = options.out or Path("results") / folder_of(torch.cuda.get_device_name())
+        budget = options.budget_s - (time.monotonic() - begun) - _GRACE_S
+        code, ended = run_within(command(out, extra), max(1.0, budget), environment)
     if ended:
         print(f"gpu: the budget ended this call; call again to go on in {out}", file=sys.stderr)
         return 3

@@ -6,12 +6,16 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 
 COLD_FACTOR = 5
 """Inputs rotate over copies that total this many times the L2 (FlashInfer's rule)."""
+
+HEAD_START_CYCLES = 4_000_000
+"""About 2 ms at a GPU's clock; a graph of MOST_COPIES nodes is launched in less (unverified)."""
 
 MOST_COPIES = 1024
 MOST_COPIES_BYTES = 8 * 2**30
@@ -33,26 +37,32 @@ class CudaDevice:
         self.l2_bytes = int(torch.cuda.get_device_properties().L2_cache_size)
 
     def capture(self, calls: Sequence[Callable[[], Any]]) -> Callable[[], float]:
-        """Warm up outside, record into one graph, and time a replay by events."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        """Warm up outside, record into one graph, and time a replay by events.
+
+        A spin goes first: the device reads the start event when the graph is queued already, so
+        what the host needs to launch a thousand nodes is not in the time.
+        """
+        cuda: Any = torch.cuda
+        side = cuda.Stream()
+        side.wait_stream(cuda.current_stream())
+        with cuda.stream(side):
             for call in (calls[0], calls[0], *calls):
                 call()
-        torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        cuda.current_stream().wait_stream(side)
+        cuda.synchronize()
+        graph = cuda.CUDAGraph()
+        with cuda.graph(graph):
             kept = [call() for call in calls]
 
         def play() -> float:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start, end = (cuda.Event(enable_timing=True) for _ in range(2))
+            cuda._sleep(HEAD_START_CYCLES)
             start.record()
             graph.replay()
             end.record()
             end.synchronize()
             assert kept is not None  # the results' memory belongs to the graph
-            return start.elapsed_time(end) / 1e3
+            return float(start.elapsed_time(end)) / 1e3
 
         return play
 
@@ -86,7 +96,7 @@ def measure(
     repeats: int = 20,
 ) -> Timed:
     """Time `call(*inputs)` over the rotating copies; the first replay warms up and is left out."""
-    play = device.capture([lambda inputs=inputs: call(*inputs) for inputs in copies])
+    play = device.capture([partial(call, *inputs) for inputs in copies])
     play()
     samples = tuple(play() / len(copies) for _ in range(repeats))
     return Timed(samples, len(copies))

@@ -21,10 +21,23 @@ def throttled(bits: int) -> list[str]:
     return [name for bit, name in THROTTLE.items() if bits & bit]
 
 
-class Watch:
-    """Samples every `period_s` in a thread; `missing` says why where there is no NVML."""
+def _has_counter(nvml: Any, handle: Any) -> bool:
+    """Whether the card counts its energy (Volta and newer)."""
+    try:
+        nvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except nvml.NVMLError:
+        return False
+    return True
 
-    def __init__(self, index: int = 0, period_s: float = 0.1) -> None:
+
+class Watch:
+    """Samples every `period_s` in a thread; `missing` says why where there is no NVML.
+
+    uuid: of the card, as torch tells it; numbers of CUDA and of NVML need not agree. It runs in the
+    process that waits, not in the one that measures. energy_j: the card's counter.
+    """
+
+    def __init__(self, uuid: str = "", period_s: float = 0.1) -> None:
         self.samples: list[dict[str, Any]] = []
         self.missing: str | None = None
         self._period_s, self._stop = period_s, threading.Event()
@@ -34,7 +47,12 @@ class Watch:
 
             pynvml.nvmlInit()
             self._nvml: Any = pynvml
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            self._handle = (
+                pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+                if uuid
+                else pynvml.nvmlDeviceGetHandleByIndex(0)
+            )
+            self._counts = _has_counter(pynvml, self._handle)
         except Exception as error:  # NVML's binding raises classes of its own, made at run time.
             self.missing = f"clocks and power unknown: {type(error).__name__}: {error}"
 
@@ -51,15 +69,21 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stop.wait(self._period_s):
-            self.samples.append(self._sample())
+            try:
+                self.samples.append(self._sample())
+            except Exception as error:  # a card that fell off the bus raises NVML's own classes
+                self.missing = f"samples ended: {type(error).__name__}: {error}"
+                return
 
     def _sample(self) -> dict[str, Any]:
         nvml, handle = self._nvml, self._handle
+        energy = nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3 if self._counts else None
         return {
             "at_s": time.monotonic(),
             "sm_mhz": nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
             "memory_mhz": nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
             "power_w": nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+            "energy_j": energy,
             "temperature_c": nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
             "throttle": throttled(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)),
         }

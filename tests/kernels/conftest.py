@@ -11,6 +11,8 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,3 +124,19 @@ def assert_accurate() -> Check:
 @pytest.fixture
 def rng() -> torch.Generator:
     return torch.Generator().manual_seed(20_261)
+
+
+@pytest.fixture
+def arms(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The modules of `scripts/gpu_arms`, and the fake benches that a child process can import."""
+    here = Path(__file__).parent
+    for folder in (here.parents[1] / "scripts", here / "gpu_benches"):
+        monkeypatch.syspath_prepend(str(folder))
+    names = (
+        "attention_cases", "bench", "cases", "document", "figures", "measuring", "peers", "phases",
+        "quantiser_cases", "roofs", "run", "sampling_cases", "supervise", "targets", "timing",
+        "tune", "verdict", "watch",
+    )  # fmt: skip
+    found = {name: importlib.import_module(f"gpu_arms.{name}") for name in names}
+    found["fake"] = importlib.import_module("fake_bench")
+    return SimpleNamespace(**found)

@@ -1,150 +1,173 @@
-"""What `scripts/gpu` runs, on a CPU: the kernels interpreted, the clock a fake one."""
+"""What `scripts/gpu` measures, on a CPU: the kernels interpreted, the clock a fake one."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import json
-from pathlib import Path
-from types import SimpleNamespace
+import pkgutil
 
 import pytest
 import torch
 
+import chipmark_kernels
 from chipmark_kernels import tuned
 from chipmark_kernels.device import TARGETS
+from chipmark_kernels.manifest import FAMILIES
 from chipmark_kernels.parity import compare
 from chipmark_kernels.tiles import Tile, bucketed
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 CPU = torch.device("cpu")
 
 
-class FakeDevice:
-    """Plays the calls and says that each took a millisecond."""
-
-    l2_bytes = 1000
-
-    def __init__(self) -> None:
-        self.played = 0
-
-    def capture(self, calls):
-        def play() -> float:
-            self.played += 1
-            for call in calls:
-                call()
-            return len(calls) * 1e-3
-
-        return play
+def launchers() -> list[str]:
+    """Public functions of the package with a tile to override: what launches a kernel."""
+    found = []
+    for info in pkgutil.iter_modules(chipmark_kernels.__path__):
+        module = importlib.import_module(f"chipmark_kernels.{info.name}")
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            own = function.__module__ == module.__name__ and not name.startswith("_")
+            tile = inspect.signature(function).parameters.get("tile")
+            gives_tensors = "Tensor" in str(inspect.signature(function).return_annotation)
+            if own and tile is not None and gives_tensors:
+                found.append(name)
+    return sorted(set(found))
 
 
-@pytest.fixture
-def arms(monkeypatch) -> SimpleNamespace:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    names = ("attention_cases", "cases", "roofs", "run", "timing", "tune", "watch")
-    return SimpleNamespace(**{n: importlib.import_module(f"gpu_arms.{n}") for n in names})
+LAUNCHERS = launchers()
+SMALL = [
+    "decode_attention", "dense_gemm_hopper", "embedding_rmsnorm", "fp8_gemm", "nucleus_cutoff",
+    "prefill_attention", "qknorm_rope_kvwrite", "quantize_rows_fp8", "rmsnorm", "sample",
+    "skinny_gemm", "swiglu", "w4a16_gemm", "w8a16_gemm",
+]  # fmt: skip
 
 
-def _case(arms, kernel):
-    return next(c for c in arms.cases.cases(small=True) if c.kernel == kernel)
+def _case(arms, kernel, words=""):
+    return next(
+        c for c in arms.cases.cases(small=True) if c.kernel == kernel and c.name.endswith(words)
+    )
 
 
-KERNELS = (
-    "decode_attention",
-    "dense_gemm_hopper",
-    "embedding_rmsnorm",
-    "fp8_gemm",
-    "fp8a16_gemm",
-    "nucleus_cutoff",
-    "prefill_attention",
-    "qknorm_rope_kvwrite",
-    "quantize_rows_fp8",
-    "rmsnorm",
-    "sample",
-    "skinny_gemm",
-    "swiglu",
-    "w4a16_gemm",
-    "w8a16_gemm",
-)
+def test_launchers_are_found_by_their_signature() -> None:
+    assert set(SMALL) <= set(LAUNCHERS)
+    assert {f.name for f in FAMILIES} - {"split_k"} <= set(LAUNCHERS)
 
 
-def test_every_kernel_of_the_package_has_a_case_at_both_sizes(arms) -> None:
-    for small in (True, False):
-        assert {case.kernel for case in arms.cases.cases(small=small)} == set(KERNELS)
-    names = [(case.kernel, case.name) for case in arms.cases.cases()]
+@pytest.mark.parametrize("small", [True, False])
+def test_every_launcher_of_the_package_has_a_case(small, arms) -> None:
+    found = arms.cases.cases(small=small)
+    missing = set(LAUNCHERS) - {case.kernel for case in found}
+    assert not missing, f"no case in scripts/gpu_arms for {missing}"
+    names = [(case.kernel, case.name) for case in found]
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_ways_to_sample_norm_and_quantise_have_a_case_each(arms) -> None:
+    words = {
+        "sample": {"greedy", "gumbel", "top-p"},
+        "rmsnorm": {"residual", "plain"},
+        "quantize_rows_fp8": {"norm", "plain"},
+    }
+    for kernel, expected in words.items():
+        found = {c.name.split()[-1] for c in arms.cases.cases() if c.kernel == kernel}
+        assert found == expected
+
+
+@pytest.mark.parametrize("kernel", LAUNCHERS)
 def test_each_case_holds_parity_on_the_interpreter(kernel, arms) -> None:
     # fp16: the interpreter's bf16 dot is wrong and its rounding cuts.
-    case = _case(arms, kernel)
-    inputs = case.make(torch.Generator().manual_seed(1), CPU, torch.float16)
-    if kernel == "fp8_gemm":
-        inputs = (*inputs, torch.float32)
-        oracle = case.oracle(*inputs[:4])
-        got = case.ours(*inputs)
-        assert compare(got, oracle.float(), oracle).ok
-        return
-    assert [p.problems for p in arms.run.check(case, inputs)] == [()] * len(
-        arms.run.check(case, inputs)
-    )
+    small = [c for c in arms.cases.cases(small=True) if c.kernel == kernel]
+    for case in {c.name.split()[-1]: c for c in small}.values():
+        # The reference rounds between norm and scale, which in fp32 is nothing.
+        dtype = torch.float32 if kernel == "quantize_rows_fp8" else torch.float16
+        inputs = case.make(torch.Generator().manual_seed(1), CPU, dtype)
+        found = arms.measuring.check(case, inputs)
+        if kernel == "quantize_rows_fp8":
+            # Where rounding carries into the exponent the interpreter loses the carry.
+            values, scales = case.ours(*inputs)
+            expected = case.reference(*inputs)[0].float()
+            lost = (values.float() != expected) & (expected.frexp()[0].abs() == 0.5)
+            assert lost.float().mean() < 0.1
+            mended = torch.where(lost, expected, values.float()).to(torch.float8_e4m3fn)
+            found = case.check(inputs, [mended, scales])
+        assert [p.problems for p in found] == [()] * len(found), case.name
 
 
-def test_a_wrong_kernel_is_named_and_not_timed(arms) -> None:
-    case = dataclasses.replace(
-        _case(arms, "swiglu"), ours=lambda packed: packed[:, : packed.shape[1] // 2] * 1.05
-    )
-    device = FakeDevice()
-    row = arms.run.measure_case(case, CPU, device, {"copy_bytes_per_s": 1e9}, compiled=False)
-    assert row["not_timed"] == "parity fails"
-    assert any("(a)" in problem for problem in row["parity"][0]["problems"])
-    assert device.played == 0
+@pytest.mark.parametrize("kernel", LAUNCHERS)
+def test_torchs_own_peers_compute_what_the_case_does(kernel, arms) -> None:
+    for case in [c for c in arms.cases.cases(small=True) if c.kernel == kernel]:
+        if "torch" not in case.peers:
+            continue
+        peer = case.peers["torch"]
+        inputs = case.make(torch.Generator().manual_seed(2), CPU, torch.bfloat16)
+        prepared = isinstance(peer, arms.cases.Prepared)
+        ready = peer.prepare(arms.measuring.clones(inputs)) if prepared else inputs
+        got = (peer.call if prepared else peer)(*ready)
+        oracle = [] if case.check else arms.measuring.oracle_of(case, inputs)
+        assert arms.measuring.peer_problem(case, inputs, got, oracle) == "", case.name
 
 
-def test_a_kernel_that_raises_is_a_row_with_its_error(arms) -> None:
-    def broken(_):
-        raise RuntimeError("out of resources")
-
-    case = dataclasses.replace(_case(arms, "swiglu"), ours=broken)
-    row = arms.run.measure_case(case, CPU, FakeDevice(), {}, compiled=False)
-    assert row["error"] == "RuntimeError: out of resources"
-
-
-def test_a_timed_row_keeps_raw_samples_the_roof_and_the_best_peer(arms) -> None:
+def test_a_peer_that_computes_something_else_is_found(arms) -> None:
     case = _case(arms, "swiglu")
-    inputs = case.make(torch.Generator().manual_seed(1), CPU, torch.float16)
-    roofs = {"copy_bytes_per_s": 1e9}
-    row = arms.run.time_case(case, inputs, FakeDevice(), roofs, compiled=False)
-    assert row["ours"]["samples_s"] == pytest.approx([1e-3] * 20)
-    assert row["bytes_per_s"] == pytest.approx(case.bytes / 1e-3)
-    assert row["fraction_of_roof"] == pytest.approx(case.bytes / 1e-3 / 1e9)
-    assert row["speed_against_best_peer"] == pytest.approx(1.0)
-    assert set(row["peers"]) == {"torch"}
+    inputs = case.make(torch.Generator().manual_seed(2), CPU, torch.bfloat16)
+    oracle = arms.measuring.oracle_of(case, inputs)
+    right = case.peers["torch"](*inputs)
+    problem = arms.measuring.peer_problem
+    assert "(a)" in problem(case, inputs, right * 1.05, oracle)
+    assert "not finite" in problem(case, inputs, right * float("inf"), oracle)
+    assert problem(case, inputs, (right, right), oracle) == "2 results, not 1"
 
 
-def test_a_peer_that_fails_is_said_and_not_counted(arms) -> None:
-    def absent(_):
-        raise NotImplementedError("no fp16 here")
+def test_a_wrong_cutoff_and_wrong_codes_are_found(arms) -> None:
+    case = _case(arms, "nucleus_cutoff")
+    inputs = case.make(torch.Generator().manual_seed(3), CPU, torch.bfloat16)
+    right = case.reference(*inputs)
+    assert case.check(inputs, [right])[0].ok
+    ordered = inputs[0].float().unique()
+    above = ordered[ordered > right[0]][:1]
+    below = ordered[ordered < right[0]][-1:]
+    assert "short of top_p" in case.check(inputs, [above])[0].problems[0]
+    assert "over top_p" in case.check(inputs, [below])[0].problems[0]
 
-    case = dataclasses.replace(_case(arms, "swiglu"), peers={"torch": absent})
-    inputs = case.make(torch.Generator().manual_seed(1), CPU, torch.float16)
-    row = arms.run.time_case(case, inputs, FakeDevice(), {"copy_bytes_per_s": 1.0}, compiled=False)
-    assert row["peers"]["torch"] == {"error": "NotImplementedError: no fp16 here"}
-    assert row["speed_against_best_peer"] is None
+    case = _case(arms, "quantize_rows_fp8", "norm")
+    inputs = case.make(torch.Generator().manual_seed(3), CPU, torch.float32)
+    values, scales = case.reference(*inputs)
+    assert case.check(inputs, [values, scales])[0].ok
+    nudged = values.float()
+    nudged[0, 3] *= 1.2
+    wrong = case.check(inputs, [nudged.to(torch.float8_e4m3fn), scales])[0]
+    assert "half steps away" in wrong.problems[0]
+    assert "wrong scale" in case.check(inputs, [values, scales * 1.01])[0].problems[0]
 
 
-def test_sdpa_reads_the_same_keys_as_the_paged_kernels(arms) -> None:
-    for kernel in ("decode_attention", "prefill_attention"):
-        case = _case(arms, kernel)
-        inputs = case.make(torch.Generator().manual_seed(2), CPU, torch.float32)
-        # Only the written part of the last page is contiguous KV.
-        q, k, v, *rest = arms.attention_cases.prepare_sdpa(inputs)
-        length = int(inputs[-2][0])
-        peer = case.peers["torch"](q, k[:, :, :length], v[:, :, :length], *rest)
-        expected = case.reference(*inputs)
-        peer = peer[:, :, 0] if kernel == "decode_attention" else peer[0].transpose(0, 1)
-        torch.testing.assert_close(peer, expected, rtol=1e-4, atol=1e-5)
+def test_a_prompt_in_blocks_is_the_whole_prompt(arms) -> None:
+    for case in [c for c in arms.cases.cases(small=True) if c.kernel == "prefill_attention"]:
+        inputs = case.make(torch.Generator().manual_seed(4), CPU, torch.float64)
+        blocks = arms.attention_cases.in_blocks(
+            arms.attention_cases.prefill_attention_reference, rows=4
+        )
+        torch.testing.assert_close(blocks(*inputs), case.reference(*inputs), rtol=1e-12, atol=0)
+
+
+def test_tokens_that_were_not_written_are_poison(arms) -> None:
+    k, v, table = arms.attention_cases._pages(
+        torch.Generator().manual_seed(1), CPU, torch.float32, arms.cases.TINY, 2, 17
+    )
+    for cache in (k, v):
+        assert cache[-1].isnan().all()
+        assert cache[table[:, 1].long(), 1:].isnan().all()
+        assert not cache[table[:, 1].long(), :1].isnan().any()
+
+
+def test_copies_of_an_embedding_share_its_table(arms) -> None:
+    case = _case(arms, "embedding_rmsnorm")
+    rng = torch.Generator().manual_seed(5)
+    inputs = case.make(rng, CPU, torch.float16)
+    copies, cold = arms.measuring.rotating(case, inputs, arms.fake.FakeDevice(), rng)
+    assert cold
+    assert {c[1].data_ptr() for c in copies} == {inputs[1].data_ptr()}
+    assert len({c[0].data_ptr() for c in copies}) == len(copies)
 
 
 def test_copies_total_five_times_the_cache_within_the_memory(arms) -> None:
@@ -159,8 +182,10 @@ def test_roofs_count_both_directions_and_two_flops_a_product(arms) -> None:
     timed = arms.timing.Timed((0.5, 0.5, 2.0), 2)
     assert arms.roofs.copy_bytes_per_s(timed, 100) == 400.0
     assert arms.roofs.matrix_flops(timed, 10) == 4000.0
-    found = arms.roofs.measured_roofs(FakeDevice(), CPU, n_bytes=64, size=8)
-    assert found["copy_bytes_per_s"] == pytest.approx(128 / 1e-3)
+    steps = dict(arms.roofs.roof_steps(arms.fake.FakeDevice(), CPU, n_bytes=64, size=16))
+    assert steps["copy"]()["copy_bytes_per_s"] == pytest.approx(128 / 1e-3)
+    assert steps["bf16"]()["bf16_flops"] == pytest.approx(2 * 16**3 / 1e-3)
+    assert steps["fp8"]()["fp8_flops"] == pytest.approx(2 * 16**3 / 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -185,24 +210,13 @@ def test_one_wrong_value_of_many_is_found_and_a_wrong_index_too(arms) -> None:
     assert compare(ids, ids, torch.tensor([1, 3])).problems == ("1 wrong of 2",)
 
 
-def test_a_call_goes_on_where_another_stopped_unless_code_or_device_changed(arms, tmp_path) -> None:
-    path = tmp_path / "out.json"
-    wanted = arms.cases.cases(small=True)
-    document = arms.run.load(path, {"device": "a"})
-    document["rows"].append({"kernel": wanted[0].kernel, "case": wanted[0].name})
-    arms.run.save(path, document)
-    assert len(arms.run.pending(arms.run.load(path, {"device": "a"}), wanted)) == len(wanted) - 1
-    assert len(arms.run.pending(arms.run.load(path, {"device": "b"}), wanted)) == len(wanted)
+def test_noise_of_a_vocabulary_at_once_is_that_of_each_token() -> None:
+    from chipmark_kernels.reference.sampling import philox_first_word
 
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said without a GPU")
-def test_without_a_gpu_both_commands_say_so_and_exit_3(arms, capsys) -> None:
-    assert arms.run.main([]) == 3
-    assert "no CUDA device here" in capsys.readouterr().err
-    assert arms.tune.main([]) == 3
-    assert "no CUDA device here" in capsys.readouterr().err
-    assert arms.run.main(["--kernels", "norm"]) == 2
-    assert "no kernel 'norm'; there are decode_attention" in capsys.readouterr().err
+    tokens = [0, 1, 77, 151_935, 2**31, 2**32 - 1]
+    for seed in (0, 7, 2**40 + 5, 2**63 - 1):
+        words = philox_first_word(torch.tensor(tokens), seed).tolist()
+        assert words == [philox_first_word(token, seed) for token in tokens]
 
 
 def test_throttle_bits_are_named_and_idle_is_none(arms) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -60,6 +63,20 @@ def test_a_budget_ends_a_call_softly_and_in_time(end_to_end):
     assert end_to_end.run_within([sys.executable, "-c", "raise SystemExit(4)"], 30) == (4, False)
 
 
+def test_an_interrupt_waits_for_whole_records_and_is_130(end_to_end, tmp_path):
+    done = tmp_path / "done"
+    code = (
+        "import os, pathlib, signal, sys, time\n"
+        "try:\n"
+        "    os.kill(os.getppid(), signal.SIGINT)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+        f"except KeyboardInterrupt: pathlib.Path({str(done)!r}).touch()\n"
+    )
+    assert end_to_end.run_within([sys.executable, "-c", code], 30) == (130, False)
+    assert done.exists()
+
+
 def test_folders_are_named_by_the_device(end_to_end):
     assert end_to_end.folder_of("NVIDIA H200") == "nvidia-h200"
     assert end_to_end.folder_of("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
@@ -69,6 +86,89 @@ def test_folders_are_named_by_the_device(end_to_end):
 def test_without_a_gpu_it_says_so_and_exits_3(end_to_end, capsys):
     assert end_to_end.main([]) == 3
     assert "no CUDA device here" in capsys.readouterr().err
+
+
+@pytest.fixture
+def a_gpu(end_to_end, monkeypatch):
+    """A device by name, and the command line that would have run with its environment."""
+    ran = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+
+    def run_within(argv, budget_s, env):
+        code = "import carried_wheel; print(carried_wheel.WORD)"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+        )
+        ran.append((list(argv), done.stdout))
+        return 0, False
+
+    monkeypatch.setattr(end_to_end, "run_within", run_within)
+    return ran
+
+
+def _wheel(folder: Path, tag: str = "py3-none-any") -> None:
+    folder.mkdir()
+    info = "carried_wheel-1.dist-info"
+    with zipfile.ZipFile(folder / f"carried_wheel-1-{tag}.whl", "w") as wheel:
+        wheel.writestr("carried_wheel.py", "WORD = 'carried'\n")
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: carried_wheel\nVersion: 1\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL",
+            f"Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: {tag}\n",
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def test_wheels_from_a_folder_are_seen_by_both_processes_and_gone_afterwards(
+    end_to_end, a_gpu, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(end_to_end, "NEEDS", {"carried_wheel": "carried-wheel"})
+    assert end_to_end.main([]) == 2
+    told = capsys.readouterr().err
+    assert "lacks: carried-wheel (No module named 'carried_wheel')" in told
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"pip download carried-wheel --python-version {version} --platform manylinux" in told
+    assert "--wheels FOLDER" in told
+    assert a_gpu == []
+    _wheel(tmp_path / "wheels")
+    assert end_to_end.main(["--wheels", str(tmp_path / "wheels"), "--repeats", "1"]) == 0
+    argv, seen = a_gpu[0]
+    assert seen == "carried\n"
+    assert argv[-2:] == ["--repeats", "1"]
+    monkeypatch.delitem(sys.modules, "carried_wheel")
+    assert importlib.util.find_spec("carried_wheel") is None
+
+
+def test_a_folder_without_wheels_or_with_those_of_another_python_is_refused(
+    end_to_end, a_gpu, tmp_path, capsys
+):
+    assert end_to_end.main(["--wheels", str(tmp_path)]) == 2
+    assert "holds no wheel" in capsys.readouterr().err
+    _wheel(tmp_path / "wheels", "cp27-cp27m-win32")
+    assert end_to_end.main(["--wheels", str(tmp_path / "wheels")]) == 2
+    assert "not a supported wheel" in capsys.readouterr().err
+
+
+def test_a_run_needs_no_package_that_only_reads_model_files(tmp_path):
+    """What a GPU machine lacks raises when it is imported; a cell of synthetic weights runs."""
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    for name in ("gguf", "safetensors", "tokenizers", "jinja2", "transformers", "onnx",
+                 "onnxruntime", "ml_dtypes", "matplotlib"):  # fmt: skip
+        (blocked / f"{name}.py").write_text(f"raise ImportError('{name} is not here')\n")
+    command = [
+        sys.executable, "-m", "chipmark.cli.main", "run", "quick", "-b", "torch:cpu", "-m",
+        "tiny@synthetic", "-w", "agent-code-32k", "--scale", "1/256,1/64,0", "--sessions", "1",
+        "--concurrency", "1", "--repeats", "1", "--precision", "fp32", "-o", str(tmp_path / "out"),
+    ]  # fmt: skip
+    roots = os.pathsep.join(str(ROOT / n) for n in ("harness", "models", "kernels"))
+    env = dict(os.environ) | {"PYTHONPATH": f"{blocked}{os.pathsep}{roots}"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "out").rglob("*.json"))
 
 
 def test_the_results_page_is_made_from_records(tmp_path):

@@ -1,32 +1,43 @@
-"""Sampling in plain torch and Python integers: the same noise, bit by bit, as the kernel's."""
+"""Sampling in plain torch: the same noise, bit by bit, as the kernel's."""
 
 from __future__ import annotations
+
+from typing import TypeVar
 
 import torch
 
 _MASK = 0xFFFFFFFF
 
 
-def philox_first_word(counter: int, seed: int) -> int:
-    """First 32-bit word of Philox-4x32-10 (Salmon et al. 2011), counter (counter, 0, 0, 0)."""
-    c0, c1, c2, c3 = counter & _MASK, 0, 0, 0
+Words = TypeVar("Words", int, torch.Tensor)
+
+
+def _product(a: Words, b: int) -> tuple[Words, Words]:
+    """High and low 32 bits of a * b, both below 2**32, in signed 64-bit arithmetic."""
+    low, high = a * (b & 0xFFFF), a * (b >> 16)
+    return (high + (low >> 16)) >> 16, (low + ((high & 0xFFFF) << 16)) & _MASK
+
+
+def philox_first_word(counter: Words, seed: int) -> Words:
+    """First 32-bit word of Philox-4x32-10 (Salmon et al. 2011), counter (counter, 0, 0, 0).
+
+    counter: one number, or int64 of any shape.
+    """
+    c0 = counter & _MASK
+    c1 = c2 = c3 = c0 & 0
     k0, k1 = seed & _MASK, (seed >> 32) & _MASK
     for _ in range(10):
-        product0, product1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0, c1, c2, c3 = (
-            (product1 >> 32) ^ c1 ^ k0,
-            product1 & _MASK,
-            (product0 >> 32) ^ c3 ^ k1,
-            product0 & _MASK,
-        )
+        high0, low0 = _product(c0, 0xD2511F53)
+        high1, low1 = _product(c2, 0xCD9E8D57)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = (k0 + 0x9E3779B9) & _MASK, (k1 + 0xBB67AE85) & _MASK
     return c0
 
 
-def gumbel_noise(n_vocab: int, seed: int) -> torch.Tensor:
+def gumbel_noise(n_vocab: int, seed: int, device: torch.device | None = None) -> torch.Tensor:
     """Gumbel variates (n_vocab,) float64 of one row's seed."""
-    words = [philox_first_word(token, seed) for token in range(n_vocab)]
-    v = (torch.tensor(words, dtype=torch.float64) + 0.5) * 2.0**-32
+    words = philox_first_word(torch.arange(n_vocab, device=device), seed)
+    v = (words.to(torch.float64) + 0.5) * 2.0**-32
     return -torch.log(-torch.log1p(-v))
 
 
@@ -46,7 +57,7 @@ def sample_reference(
             zip(temperatures.tolist(), seeds.tolist(), strict=True)
         ):
             if temperature > 0:
-                x[row] = x[row] / temperature + gumbel_noise(x.shape[1], seed)
+                x[row] = x[row] / temperature + gumbel_noise(x.shape[1], seed, x.device)
     best = x.amax(-1, keepdim=True)
     return (x == best).int().argmax(-1).to(torch.int32)
 

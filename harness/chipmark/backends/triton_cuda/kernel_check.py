@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from chipmark.backends.triton_cuda.product_calls import norm_of, products_of, rows_and_options
-from chipmark_kernels.parity import compare
+from chipmark_kernels.parity import compare, compare_fp8_rows
+from chipmark_kernels.reference.rmsnorm import rmsnorm_reference
 from chipmark_models.decoder import paged_reference
 from chipmark_models.decoder.paged import PagedDecoder
 from chipmark_models.decoder.paged_ops import (
@@ -67,6 +68,9 @@ def _problem(case: Case, implementation: Implementation) -> str:
         got = _call(implementation, case, lambda value: value)
     except Exception as error:  # a compiler may raise anything; the kernel is out, and said to be
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+    if isinstance(got[0], Fp8Rows):
+        rows = got[0]
+        return "; ".join(compare_fp8_rows(rows.values, rows.scales, _normed(case)).problems)
     torchs = _call(case.reference, case, lambda value: value)
     oracle = _call(case.reference, case, _wide)
     for mine, plain, exact in zip(got, torchs, oracle, strict=True):
@@ -76,19 +80,24 @@ def _problem(case: Case, implementation: Implementation) -> str:
     return ""
 
 
-def _call(
-    implementation: Implementation, case: Case, change: Callable[[Any], Any]
-) -> list[torch.Tensor]:
+def _call(implementation: Implementation, case: Case, change: Callable[[Any], Any]) -> list[Any]:
     """The results, caches that were written among them; the inputs stay as they are."""
     args = [change(_cloned(value)) for value in case.args]
     keywords = {name: change(_cloned(value)) for name, value in case.keywords.items()}
     result = implementation(*args, **keywords)
-    if isinstance(result, Fp8Rows):
-        return [result.values.double() * result.scales.double()[:, None]]
-    results = list(result) if isinstance(result, tuple) else [result]
+    # Quantised rows are a tuple of their own kind.
+    several = isinstance(result, tuple) and not isinstance(result, Fp8Rows)
+    results = list(result) if several else [result]
     if case.operation == "rope_kv":
         results += [args[5], args[6]]
     return results
+
+
+def _normed(case: Case) -> torch.Tensor:
+    """The rows of a quantiser in float64, with the norm that comes with it."""
+    x, norm, eps = case.args
+    exact: torch.Tensor = x.double()
+    return exact if norm is None else rmsnorm_reference(exact, norm.double(), eps)[0]
 
 
 def _cloned(value: Any) -> Any:
