@@ -54,11 +54,10 @@ def _group_of_weights(
         if HAS_ZEROS:
             zero = tl.load(zeros_at + group).to(dtype)
             zero = zero[:, None] if BLOCK_M == 1 else zero[None, :]
-            low -= zero
-            high -= zero
         else:
-            low -= 8
-            high -= 8
+            zero = 8
+        # Triton 3.0, which vendors' ports stand on, makes fp32 of a bf16 less a number.
+        low, high = (low - zero).to(dtype), (high - zero).to(dtype)
         acc += _group_product(x, low, scale, BLOCK_M, INPUT_PRECISION)
         acc += _group_product(x_high, high, scale, BLOCK_M, INPUT_PRECISION)
     return acc
