@@ -7,12 +7,8 @@ Without them a compiler test would compile another kernel, one with scalar loads
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +20,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.dtypes import dtype_name
 from chipmark_kernels.launch import Launch
+from chipmark_kernels.machine_code import Resources, resources_of_cubin, resources_of_gcn
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +70,20 @@ def specialise(launch: Launch) -> Specialisation:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """Figures of one compiled kernel. registers: a thread's (VGPRs and AGPRs on AMD).
+    """Figures of one compiled kernel. shared_bytes: of one block.
 
-    shared_bytes: of one block. spill_bytes: of a thread, stored to and loaded from its memory.
+    vector_loads: 16-byte loads from global memory. matrix: instructions of the matrix units;
     wgmma, tma: Hopper's asynchronous products and tile loads among them.
-    spills_in_loops: such loads and stores inside a loop; the others run once a block.
-    vector_loads: 16-byte loads from global memory. matrix: instructions of the matrix units.
     """
 
-    registers: int
+    resources: Resources
     shared_bytes: int
-    spill_bytes: int
     vector_loads: int
     matrix: int
-    spills_in_loops: int = 0
     wgmma: int = 0
     tma: int = 0
 
 
-_CUDA_TOOLS = Path(triton.__path__[0]) / "backends/nvidia/bin"
 _PTX_VECTOR = re.compile(
     r"ld\.global\S*\.v(?:4\.[bfu]32|2\.[bfu]64|8\.[bfu]32|4\.[bfu]64)"
     r"|cp\.async\.c[ag]\.shared\.global[^;]*0x10\b"
@@ -102,10 +94,14 @@ _GCN_VECTOR = re.compile(r"\b(?:global|buffer)_load_dwordx4\b")
 _GCN_MATRIX = re.compile(r"\bv_mfma_")
 
 
-def compile_for(launch: Launch, spec: Specialisation, device: DeviceFacts) -> Compiled:
-    """Compile for `device`; raises what Triton raises where it cannot."""
+def compile_for(kernel: Any, spec: Specialisation, device: DeviceFacts) -> Compiled:
+    """Compile a `triton.jit` function for `device`; raises what Triton raises where it cannot.
+
+    Triton keeps what it compiled in its cache on disk, under the hash of all that enters: source,
+    constants, types, options, device and Triton itself. What is read here is read anew each time.
+    """
     source = ASTSource(
-        launch.kernel,
+        kernel,
         dict(spec.signature),
         dict(spec.constants),
         {(i,): [["tt.divisibility", 16]] for i in spec.aligned},
@@ -116,104 +112,15 @@ def compile_for(launch: Launch, spec: Specialisation, device: DeviceFacts) -> Co
         options={"num_warps": spec.num_warps, "num_stages": spec.num_stages},
     )
     if device.vendor == "hip":
-        return _read_gcn(made.asm["amdgcn"], made.metadata.shared)
+        asm = made.asm["amdgcn"]
+        vector_loads, matrix = len(_GCN_VECTOR.findall(asm)), len(_GCN_MATRIX.findall(asm))
+        return Compiled(resources_of_gcn(asm), made.metadata.shared, vector_loads, matrix)
     ptx = made.asm["ptx"]
-    registers, stack = _cubin_resources(made.asm["cubin"])
-    in_loops = spills_in_loops(_disassembled(made.asm["cubin"])) if stack else 0
     return Compiled(
-        registers,
+        resources_of_cubin(made.asm["cubin"]),
         made.metadata.shared,
-        # A stack frame may hold a call's frame only; the assembler tells which.
-        _ptx_spill_bytes(ptx) if stack else 0,
         len(_PTX_VECTOR.findall(ptx)),
         len(_PTX_MATRIX.findall(ptx)),
-        in_loops,
         ptx.count("wgmma.mma_async"),
         len(_PTX_TMA.findall(ptx)),
-    )
-
-
-_LABEL = re.compile(r"^\s*(\.L\w+):")
-_BRANCH = re.compile(r"\bBRA\S*\s.*?(\.L\w+)")
-_SPILL = re.compile(r"\b(?:STL|LDL)\b")
-
-
-def spills_in_loops(sass: str) -> int:
-    """Loads and stores of a thread's own memory between a label and a branch back to it."""
-    lines = sass.splitlines()
-    labels: dict[str, int] = {}
-    looped: set[int] = set()
-    for number, line in enumerate(lines):
-        if label := _LABEL.match(line):
-            labels[label[1]] = number
-        elif (branch := _BRANCH.search(line)) and branch[1] in labels:
-            looped.update(range(labels[branch[1]], number))
-    return sum(bool(_SPILL.search(lines[number])) for number in looped)
-
-
-def _disassembled(cubin: bytes) -> str:
-    """The machine code of a cubin as text, by the `nvdisasm` that Triton's wheel carries."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        done = subprocess.run(
-            [_CUDA_TOOLS / "nvdisasm", file.name],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
-    return done.stdout
-
-
-def _cubin_resources(cubin: bytes) -> tuple[int, int]:
-    """(registers, stack bytes) of a thread, from the `cuobjdump` that Triton's wheel carries."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        done = subprocess.run(
-            [_CUDA_TOOLS / "cuobjdump", "-res-usage", file.name],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", done.stdout)
-    if found is None:
-        raise RuntimeError(f"cuobjdump gave no resource usage: {done.stdout[:300]!r}")
-    return int(found[1]), int(found[2]) + int(found[3])
-
-
-def _ptx_spill_bytes(ptx: str) -> int:
-    """Bytes spilled and loaded again by a thread, as the assembler reports them."""
-    target = re.search(r"\.target (sm_\w+)", ptx)
-    if target is None:
-        raise RuntimeError("the PTX names no target")
-    blackwell = int(re.findall(r"\d+", target[1])[0]) >= 100
-    tool = _CUDA_TOOLS / ("ptxas-blackwell" if blackwell else "ptxas")
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
-        file.flush()
-        done = subprocess.run(
-            [tool, "-v", f"--gpu-name={target[1]}", "-o", os.devnull, file.name],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=300,
-        )
-    return sum(int(n) for n in re.findall(r"(\d+) bytes spill", done.stderr))
-
-
-def _read_gcn(asm: str, shared: int) -> Compiled:
-    def field(name: str) -> int:
-        found = re.search(rf"\.{name}:\s+(\d+)", asm)
-        return int(found[1]) if found else 0
-
-    return Compiled(
-        field("vgpr_count") + field("agpr_count"),
-        shared,
-        # Scalar registers spill to lanes of vector registers; only scratch memory costs.
-        field("private_segment_fixed_size"),
-        len(_GCN_VECTOR.findall(asm)),
-        len(_GCN_MATRIX.findall(asm)),
     )

@@ -27,6 +27,17 @@ from chipmark_kernels.tiles import Tile, choose
 
 
 @triton.jit
+def squares_of(x32, RUN: tl.constexpr):
+    """x32 * x32 (M, K) summed over runs of RUN along k: (M, K / RUN).
+
+    With a run inside what one thread loads at once the sum stays in its registers. Running sums of
+    every value (64 a thread at 16 x 256 in two warps) leave too few for the products, and spill.
+    """
+    runs = tl.reshape(x32 * x32, [x32.shape[0], x32.shape[1] // RUN, RUN])
+    return tl.sum(runs, axis=2)
+
+
+@triton.jit
 def store_tile(
     first,
     up,

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from chipmark_kernels.dtypes import require_unit_stride
-from chipmark_kernels.gemm import plan_gemm, store_tile
+from chipmark_kernels.gemm import plan_gemm, squares_of, store_tile
 from chipmark_kernels.tiles import Tile
 
 
@@ -88,7 +88,9 @@ def _skinny_gemm_kernel(
         w_rows = w_ptr + w_row[None, :]
         first = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
     up = first
-    squares = tl.full([BLOCK_M, BLOCK_K], 0.0, tl.float32)
+    # Half of the 16 bytes that a thread loads at once; one row has registers for each value.
+    RUN: tl.constexpr = 1 if BLOCK_M == 1 else 64 // x_ptr.dtype.element_ty.primitive_bitwidth
+    squares = tl.full([BLOCK_M, BLOCK_K // RUN], 0.0, tl.float32)
     for k0 in range(k_start, k_end, BLOCK_K):
         k = k0 + k_in
         if EVEN_K:
@@ -97,7 +99,7 @@ def _skinny_gemm_kernel(
             x = tl.load(x_rows + k[None, :], mask=(k < k_end)[None, :], other=0.0)
         if HAS_NORM:
             x32 = x.to(tl.float32)
-            squares += x32 * x32
+            squares += squares_of(x32, RUN)
             if EVEN_K:
                 gain = tl.load(norm_ptr + k)
             else:

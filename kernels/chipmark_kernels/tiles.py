@@ -7,31 +7,18 @@ tiles of a product override them from `tuned/PRODUCT.json`. Nothing is tuned whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache, partial
+from pathlib import Path
 from types import MappingProxyType
 
+from chipmark_kernels import tuned
 from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.dtypes import ceil_div, next_power_of_2
-from chipmark_kernels.tuned import TileFields, tuned_fields
+from chipmark_kernels.tile import Tile as Tile
 
 BITS = MappingProxyType({"fp32": 32, "fp16": 16, "bf16": 16, "fp8e4nv": 8, "i8": 8})
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """m, n, k: block sizes in the kernel's own rows, columns and depth; 0 where it has none.
-
-    split: parts that one reduction is cut into. num_warps, num_stages: as Triton takes them.
-    """
-
-    m: int = 0
-    n: int = 0
-    k: int = 0
-    split: int = 1
-    num_warps: int = 4
-    num_stages: int = 2
 
 
 Shape = Mapping[str, int]
@@ -125,11 +112,15 @@ def _skinny_gemm(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
         split = _split_k(ceil_div(n_cols, n), k_size, k, device)
         return Tile(m=1, n=n, k=k, split=split, num_warps=4, num_stages=1)
     m = min(max(next_power_of_2(rows), 16), 64)
-    n = 32 if ceil_div(n_cols, 32) >= device.n_sm else 16
-    k = max((512 if m == 16 else 256) // size, 32)
+    # Exact fp32 products have no matrix unit and hold their operands in registers: half the depth,
+    # 16 columns where there are two products, and two sums a thread, not four.
+    exact = size == 4
+    n = 32 if ceil_div(n_cols, 32) >= device.n_sm and not (exact and shape["glu"]) else 16
+    k = max((512 if m == 16 else 256) // size // (1 + exact), 32)
+    warps = min(m * n // 64, 8) if exact else min(m * n // 128, 4)
     split = _split_k(ceil_div(n_cols, n) * ceil_div(rows, m), k_size, 2 * k, device)
     stages = _stages(device, (m + n * n_weights) * k * size, 0, 4)
-    return Tile(m=m, n=n, k=k, split=split, num_warps=min(m * n // 128, 4), num_stages=stages)
+    return Tile(m=m, n=n, k=k, split=split, num_warps=warps, num_stages=stages)
 
 
 def _split_k(blocks: int, k_size: int, least_k: int, device: DeviceFacts) -> int:
@@ -241,7 +232,17 @@ def choose(kernel: str, dtype: str, device: DeviceFacts, **shape: int) -> Tile:
     dtype: Triton's name of the input's. shape: the sizes that the kernel's rule reads.
     Raises KeyError for a kernel or a size that is not known.
     """
-    fields: TileFields | None = tuned_fields(device.product, kernel, dtype, bucketed(shape))
-    if fields is not None:
-        return Tile(**fields)
-    return RULES[kernel](dtype, shape, device)
+    measured = tuned.tuned_tile(device.product, kernel, dtype, bucketed(shape))
+    return RULES[kernel](dtype, shape, device) if measured is None else measured
+
+
+@contextmanager
+def tables_in(folder: Path) -> Iterator[None]:
+    """Take the measured tiles from the tables of another folder."""
+    before, tuned.TUNED_FOLDER = tuned.TUNED_FOLDER, folder
+    choose.cache_clear()
+    try:
+        yield
+    finally:
+        tuned.TUNED_FOLDER = before
+        choose.cache_clear()

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from chipmark_kernels.dtypes import require_unit_stride
-from chipmark_kernels.gemm import plan_gemm, store_tile
+from chipmark_kernels.gemm import plan_gemm, squares_of, store_tile
 from chipmark_kernels.tiles import Tile
 
 
@@ -78,7 +78,7 @@ def _load_rows(
     x = tl.load(x_rows + at)
     if HAS_NORM:
         x32 = x.to(tl.float32)
-        squares += x32 * x32
+        squares += squares_of(x32, 1 if BLOCK_M == 1 else 64 // dtype.primitive_bitwidth)
         x32 *= tl.load(norm_ptr + at + k).to(tl.float32)[None, :]
         x = x32 if BLOCK_M == 1 else x32.to(dtype)
     return x, squares
@@ -146,7 +146,9 @@ def _weight_only_gemm_kernel(
         w_at = w_ptr + w_row[None, :] * w_stride + k[:, None]
         first = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
     up = first
-    squares = tl.full([BLOCK_M, STEP], 0.0, tl.float32)
+    # Half of the 16 bytes that a thread loads at once; one row has registers for each value.
+    RUN: tl.constexpr = 1 if BLOCK_M == 1 else 64 // dtype.primitive_bitwidth
+    squares = tl.full([BLOCK_M, STEP // RUN], 0.0, tl.float32)
     for step in range(group_start, group_end, BLOCK_G):
         # Unrolled, so that the loads of several groups are under way at once.
         for i in tl.static_range(BLOCK_G):

@@ -95,9 +95,14 @@ def sweep(
     return entries
 
 
-def write_table(path: Path, device: str, triton_version: str, entries: Sequence[Any]) -> None:
-    """Write the table whole and read it back as the kernels will."""
-    document = {"device": device, "triton": triton_version, "entries": list(entries)}
+def write_table(path: Path, target: str, triton_version: str, entries: Sequence[Any]) -> None:
+    """Write the table whole and read it back as the kernels will; the product names the file."""
+    document = {
+        "device": path.stem,
+        "target": target,
+        "triton": triton_version,
+        "entries": list(entries),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -161,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     shapes = preset_shapes([int(n) for n in options.rows.split(",")])
     entries = sweep(kernels, shapes, device, _device_time)
     path = tuned.table_path(device.product)
-    write_table(path, device.product, triton.__version__, entries)
+    write_table(path, device.name, triton.__version__, entries)
     print(f"tune: {len(entries)} tiles in {path}")
     return 0
 

@@ -8,7 +8,6 @@ are decorated when Triton is first imported, are swapped for the time of these t
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
+OURS = ("chipmark_kernels", "chipmark_models.decoder.paged_triton")
 KERNEL_MODULES = (
     "rmsnorm",
     "embedding",
@@ -39,18 +39,16 @@ KERNEL_MODULES = (
 
 
 def _import_interpreted() -> None:
-    before = os.environ.get("TRITON_INTERPRET")
-    os.environ["TRITON_INTERPRET"] = "1"
-    for name in [n for n in sys.modules if n.startswith("chipmark_kernels")]:
-        del sys.modules[name]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        loaded = sys.modules.get("chipmark_kernels.rmsnorm")
+        # Modules that are interpreted already are taken as they are: `tests/triton_cuda` may have
+        # bound a decoder to them, which a second import would leave with kernels of its own.
+        if loaded is None or isinstance(loaded._rmsnorm_kernel, JITFunction):
+            for name in [n for n in sys.modules if n.startswith(OURS)]:
+                del sys.modules[name]
         for name in KERNEL_MODULES:
             importlib.import_module(f"chipmark_kernels.{name}")
-    finally:
-        if before is None:
-            del os.environ["TRITON_INTERPRET"]
-        else:
-            os.environ["TRITON_INTERPRET"] = before
 
 
 _import_interpreted()

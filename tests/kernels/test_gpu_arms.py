@@ -240,10 +240,10 @@ def test_a_sweep_keeps_tiles_that_beat_the_rule_and_the_kernels_read_them(
     entries = arms.tune.sweep(["skinny_gemm", "w8a16_gemm"], [shape], TARGETS["sm_90"], time)
     assert [(e["kernel"], e["share_of_rule"]) for e in entries] == [("skinny_gemm", 0.9)]
     monkeypatch.setattr(tuned, "TUNED_FOLDER", tmp_path)
-    arms.tune.write_table(tuned.table_path("nvidia-h200"), "nvidia-h200", "3.6.0", entries)
-    fields = tuned.tuned_fields("nvidia-h200", "skinny_gemm", "bf16", bucketed(shape))
-    assert fields is not None
-    assert fields["n"] == 2 * rule.n
+    arms.tune.write_table(tuned.table_path("nvidia-h200"), "sm_90", "3.6.0", entries)
+    tile = tuned.tuned_tile("nvidia-h200", "skinny_gemm", "bf16", bucketed(shape))
+    assert tile is not None
+    assert tile.n == 2 * rule.n
     assert json.loads((tmp_path / "nvidia-h200.json").read_text())["triton"] == "3.6.0"
 
 

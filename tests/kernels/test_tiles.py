@@ -31,7 +31,8 @@ def tuned_folder(tmp_path, monkeypatch):
 
 def _table(folder, entries, name=H200.product):
     path = folder / f"{name}.json"
-    path.write_text(json.dumps({"device": name, "triton": "3.6.0", "entries": entries}))
+    document = {"device": name, "target": "sm_90", "triton": "3.6.0", "entries": entries}
+    path.write_text(json.dumps(document))
     return path
 
 
@@ -179,6 +180,13 @@ def test_a_bad_tuned_table_is_refused_with_file_entry_and_field(
     with pytest.raises(ValueError, match=message) as raised:
         tuned.read_table(path)
     assert str(path) in str(raised.value)
+
+
+def test_a_table_without_its_target_is_refused_by_name(tuned_folder) -> None:
+    path = tuned_folder / "nvidia-h200.json"
+    path.write_text(json.dumps({"device": "nvidia-h200", "entries": []}))
+    with pytest.raises(ValueError, match=r"nvidia-h200\.json: target: must name"):
+        tuned.read_table(path)
 
 
 def test_a_table_that_is_no_json_is_refused_by_name(tuned_folder) -> None:
