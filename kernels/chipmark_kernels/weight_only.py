@@ -71,6 +71,7 @@ def _load_rows(
     at,
     k,
     dtype: tl.constexpr,
+    RUN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     HAS_NORM: tl.constexpr,
 ):
@@ -78,7 +79,7 @@ def _load_rows(
     x = tl.load(x_rows + at)
     if HAS_NORM:
         x32 = x.to(tl.float32)
-        squares += squares_of(x32, 1 if BLOCK_M == 1 else 64 // dtype.primitive_bitwidth)
+        squares += squares_of(x32, RUN)
         x32 *= tl.load(norm_ptr + at + k).to(tl.float32)[None, :]
         x = x32 if BLOCK_M == 1 else x32.to(dtype)
     return x, squares
@@ -147,18 +148,18 @@ def _weight_only_gemm_kernel(
         first = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
     up = first
     # Half of the 16 bytes that a thread loads at once; one row has registers for each value.
-    RUN: tl.constexpr = 1 if BLOCK_M == 1 else 64 // dtype.primitive_bitwidth
+    RUN: tl.constexpr = 1 if BLOCK_M == 1 else 64 // x_ptr.dtype.element_ty.primitive_bitwidth
     squares = tl.full([BLOCK_M, STEP // RUN], 0.0, tl.float32)
     for step in range(group_start, group_end, BLOCK_G):
         # Unrolled, so that the loads of several groups are under way at once.
         for i in tl.static_range(BLOCK_G):
             group = step + i
             at = group * GROUP
-            x, squares = _load_rows(x_rows, norm_ptr, squares, at, k, dtype, BLOCK_M, HAS_NORM)
+            x, squares = _load_rows(x_rows, norm_ptr, squares, at, k, dtype, RUN, BLOCK_M, HAS_NORM)
             x_high = x
             if BITS == 4:
                 x_high, squares = _load_rows(
-                    x_rows, norm_ptr, squares, at + STEP, k, dtype, BLOCK_M, HAS_NORM
+                    x_rows, norm_ptr, squares, at + STEP, k, dtype, RUN, BLOCK_M, HAS_NORM
                 )
             first = _group_of_weights(
                 first, x, x_high, w_at + group * STEP, scales_at, zeros_at, group,

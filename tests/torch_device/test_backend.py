@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import types
 
@@ -234,6 +235,26 @@ def test_available_memory_is_read_from_the_kernels_table(tmp_path):
     assert host.available_memory(str(table)) == 3072
     assert host.available_memory(str(tmp_path / "none")) is None
     assert host.physical_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
+def test_memory_that_was_freed_does_not_stay_resident():
+    program = (
+        "import numpy as np\n"
+        "from chipmark.backends.host import return_free_memory\n"
+        "def resident():\n"
+        "    return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        # Blocks too small to be mapped by themselves, the last of which holds the heap's top.
+        "held = [np.ones(12_000, np.uint8) for _ in range(5_000)]\n"
+        "del held[:-1]\n"
+        "before = resident()\n"
+        "assert return_free_memory()\n"
+        "print(before - resident())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) > 30_000_000
 
 
 def test_a_model_whose_products_are_small_takes_one_thread_and_its_roof_all(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -43,3 +44,15 @@ def _cgroup(field: str) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdigit() else None
+
+
+def return_free_memory() -> bool:
+    """Have glibc return freed memory to the system, which else stays resident; False without glibc.
+
+    After weights were read, converted and tried in several layouts, that is 100 MB and more.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is None:
+        return False
+    trim(0)
+    return True

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chipmark.backends.fit import Need, check_fit
-from chipmark.backends.host import physical_cores
+from chipmark.backends.host import physical_cores, return_free_memory
 from chipmark.backends.torch_device import devices, roofs
 from chipmark.backends.torch_device.threads import threads, threads_for
 from chipmark.engine.clock import MonotonicClock
@@ -119,6 +119,8 @@ class TorchBackend:
         )
         self._decoder = decoder
         self.synchronize()
+        if self._device.type == "cpu":
+            return_free_memory()
         tuning_s = decoder.weights.tuning_s
         load_s = time.perf_counter() - begin - tuning_s
         begin = time.perf_counter()
