@@ -32,8 +32,10 @@ def load_weight(at, k, k_end, BLOCK_M: tl.constexpr, EVEN_K: tl.constexpr):
 def _widened(w, dtype: tl.constexpr):
     """e4m3 in a wider type, all of which hold its every value; other weights as they are."""
     if w.dtype == tl.float8e4nv:
-        # By fp32, as compilers pack those conversions in twos; from fp16 to bf16 they do not.
-        w = w.to(tl.float16).to(tl.float32)
+        w = w.to(tl.float16)
+        if dtype == tl.bfloat16:
+            # By fp32, as compilers pack those conversions in twos; from fp16 to bf16 they do not.
+            w = w.to(tl.float32)
     return w.to(dtype)
 
 

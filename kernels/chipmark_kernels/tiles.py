@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -113,14 +114,25 @@ def _skinny_gemm(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
         return Tile(m=1, n=n, k=k, split=split, num_warps=4, num_stages=1)
     m = min(max(next_power_of_2(rows), 16), 64)
     # Exact fp32 products have no matrix unit and hold their operands in registers: half the depth,
-    # 16 columns where there are two products, and two sums a thread, not four.
+    # 16 columns where there are two products, and two sums a thread, not four; in 256 threads at
+    # most, of which each still loads 16 bytes of x at once.
     exact = size == 4
     n = 32 if ceil_div(n_cols, 32) >= device.n_sm and not (exact and shape["glu"]) else 16
     k = max((512 if m == 16 else 256) // size // (1 + exact), 32)
-    warps = min(m * n // 64, 8) if exact else min(m * n // 128, 4)
+    lanes = device.warp_size
+    warps = min(m * n // (2 * lanes), 256 // lanes) if exact else min(m * n // 128, 4)
     split = _split_k(ceil_div(n_cols, n) * ceil_div(rows, m), k_size, 2 * k, device)
     stages = _stages(device, (m + n * n_weights) * k * size, 0, 4)
     return Tile(m=m, n=n, k=k, split=split, num_warps=warps, num_stages=stages)
+
+
+def _fp8a16_gemm(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    tile = _skinny_gemm(dtype, shape, device)
+    if tile.m == 16 and tile.num_warps == 2:
+        # Two warps at the depth of 16-bit weights hold x, its norm and the widened weights in too
+        # few registers: in fp16 they spill inside the loop on sm_100.
+        return replace(tile, k=tile.k // 2)
+    return tile
 
 
 def _split_k(blocks: int, k_size: int, least_k: int, device: DeviceFacts) -> int:
@@ -208,7 +220,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "decode_attention": _decode_attention,
         "merge_splits": _merge_splits,
         "skinny_gemm": _skinny_gemm,
-        "fp8a16_gemm": _skinny_gemm,
+        "fp8a16_gemm": _fp8a16_gemm,
         "w8a16_gemm": partial(_weight_only_gemm, 8),
         "w4a16_gemm": partial(_weight_only_gemm, 4),
         "fp8_gemm": _fp8_gemm,
