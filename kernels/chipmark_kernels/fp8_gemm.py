@@ -10,13 +10,16 @@ import torch
 import triton
 import triton.language as tl
 
-from chipmark_kernels.dtypes import dtype_name, next_power_of_2, require_unit_stride
+from chipmark_kernels.dtypes import (
+    E4M3_MAX,
+    dtype_name,
+    next_power_of_2,
+    require_unit_stride,
+)
 from chipmark_kernels.gemm import plan_gemm, store_tile
 from chipmark_kernels.launch import MAX_GRID, device_facts, launch
 from chipmark_kernels.skinny_gemm import load_weight
 from chipmark_kernels.tiles import Tile, choose
-
-E4M3_MAX = 448.0
 
 
 @triton.jit(do_not_specialize=["n_rows"])

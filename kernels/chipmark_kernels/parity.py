@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from chipmark_kernels.dtypes import E4M3_MAX
+
 RMS_LIMIT, MAX_LIMIT = 4e-3, 2e-2
 """Largest rms-relative and single relative error in bf16 (the limits of triton_kernels' tests)."""
 
-E4M3_MAX = 448.0
 SCALE_LIMIT, STEP_SLACK = 1e-4, 1e-2
 """Relative error of a row's scale; by how much of half a step a code may miss the nearest one."""
 

@@ -25,6 +25,7 @@ from chipmark_kernels.manifest import (
 from chipmark_kernels.parity import Parity
 from chipmark_kernels.reference.embedding import embedding_rmsnorm_reference
 from chipmark_kernels.reference.gemm import (
+    dequantize_fp8,
     dequantize_int4,
     dequantize_int8,
     fp8_gemm_reference,
@@ -231,9 +232,9 @@ _GEMMS: Mapping[str, tuple[Call, Call, int]] = {
 
 
 _DEQUANTISE: Mapping[str, Call] = {
-    "w8a16_gemm": lambda codes, scales, dtype: dequantize_int8(codes, scales, dtype),
+    "w8a16_gemm": dequantize_int8,
     "w4a16_gemm": lambda codes, scales, dtype: dequantize_int4(codes, scales, None, dtype),
-    "fp8a16_gemm": lambda codes, scales, dtype: codes.to(dtype) * scales.to(dtype)[:, None],
+    "fp8a16_gemm": dequantize_fp8,
 }
 
 

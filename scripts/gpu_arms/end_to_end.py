@@ -16,6 +16,7 @@ from pathlib import Path
 
 from chipmark.errors import ChipmarkError
 from chipmark_kernels.device import product_key
+from gpu_arms.presence import missing_device
 from gpu_arms.wheels import carried, require
 
 SUITE = Path(__file__).with_suffix(".toml")
@@ -104,12 +105,8 @@ def _measure(options: argparse.Namespace, extra: Sequence[str]) -> int:
     begun = time.monotonic()
     import torch
 
-    if not torch.cuda.is_available():
-        print(
-            "gpu: no CUDA device here (torch.cuda.is_available() is false): nothing was measured."
-            " Run this on a machine with a GPU; `chipmark doctor` says what is missing.",
-            file=sys.stderr,
-        )
+    if missing := missing_device():
+        print(missing, file=sys.stderr)
         return 3
     with carried(options.wheels) as environment:
         require(NEEDS, "scripts/gpu end-to-end")

@@ -17,6 +17,7 @@ import torch
 
 from gpu_arms.attention_cases import prepare_rope, split_heads
 from gpu_arms.cases import Call, Case, Inputs, Peer, Prepared
+from gpu_arms.measuring import clones
 
 PACKAGES = {"liger": "liger_kernel", "flag_gems": "flag_gems"}
 
@@ -31,10 +32,6 @@ def installed() -> dict[str, str]:
             except importlib.metadata.PackageNotFoundError:
                 found[name] = "unknown version"
     return found
-
-
-def _cloned(inputs: Inputs) -> Inputs:
-    return tuple(v.clone() if torch.is_tensor(v) else v for v in inputs)
 
 
 # Liger: autograd functions whose forward takes positional arguments only.
@@ -222,7 +219,7 @@ _PEERS: Mapping[str, Mapping[str, Mapping[str, Callable[[Case], Peer]]]] = {
             "flag_gems": _plain(_gems_swiglu),
             "flag_gems packed": _plain(_gems_packed_swiglu),
         },
-        "rmsnorm": {"flag_gems": _prepared(_cloned, _gems_norm)},
+        "rmsnorm": {"flag_gems": _prepared(clones, _gems_norm)},
         "embedding_rmsnorm": {"flag_gems": _plain(_gems_embedding)},
         "qknorm_rope_kvwrite": {"flag_gems": _plain(_gems_rope)},
         "decode_attention": {"flag_gems": _prepared(_with_longest, _gems_decode)},

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from chipmark.cli.console import emit_json, reporting, show_error, stderr
 from chipmark.errors import ChipmarkError, UnknownNameError
 from gpu_arms.document import Document, forget_failures, opened, read, save
+from gpu_arms.presence import missing_device
 from gpu_arms.targets import read_targets
 from gpu_arms.verdict import Verdict, exit_code, print_verdicts, verdicts
 
@@ -77,8 +78,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _measure(options: argparse.Namespace) -> int:
     started = time.monotonic()
-    import torch
-
     from gpu_arms.cases import cases
 
     order = cases()
@@ -86,11 +85,8 @@ def _measure(options: argparse.Namespace) -> int:
     for name in names:
         if name not in (known := {case.kernel for case in order}):
             raise UnknownNameError("kernel", name, known)
-    if not torch.cuda.is_available():
-        stderr().print(
-            "gpu: no CUDA device here (torch.cuda.is_available() is false): nothing was measured."
-            " Run this on a machine with a GPU; `chipmark doctor` says what is missing."
-        )
+    if missing := missing_device():
+        stderr().print(missing)
         return 3
     wanted = [case for case in order if not names or case.kernel in names]
     settings = {"compiled": not options.no_compile}

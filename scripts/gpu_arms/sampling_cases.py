@@ -15,7 +15,7 @@ from chipmark_kernels.parity import Parity
 from chipmark_kernels.reference.sampling import nucleus_cutoff_reference, sample_reference
 from chipmark_kernels.sampling import sample
 from chipmark_kernels.top_p import nucleus_cutoff
-from gpu_arms.cases import Case, Inputs, random
+from gpu_arms.cases import Call, Case, Inputs, random
 
 MASS_TOLERANCE = 1e-5
 """By which a nucleus may miss top_p: masses of a vocabulary are summed in fp32."""
@@ -34,28 +34,25 @@ def _draw(rows: int, rng: torch.Generator, device: torch.device) -> Inputs:
     return temperatures, seeds.to(device)
 
 
-def gumbel(logits: torch.Tensor, temperatures: Any, seeds: Any) -> torch.Tensor:
+def gumbel(draw: Call) -> Call:
     """A draw a row from the whole vocabulary."""
-    return sample(logits, temperatures=temperatures, seeds=seeds)
+
+    def call(logits: torch.Tensor, temperatures: Any, seeds: Any) -> torch.Tensor:
+        ids: torch.Tensor = draw(logits, temperatures=temperatures, seeds=seeds)
+        return ids
+
+    return call
 
 
-def gumbel_reference(logits: torch.Tensor, temperatures: Any, seeds: Any) -> torch.Tensor:
-    """As `gumbel`."""
-    return sample_reference(logits, temperatures=temperatures, seeds=seeds)
-
-
-def top_p(logits: torch.Tensor, temperatures: Any, seeds: Any, top_ps: Any) -> torch.Tensor:
+def top_p(cutoff: Call, draw: Call) -> Call:
     """A draw a row from its nucleus: the search of the cutoff, then the draw."""
-    cutoffs = nucleus_cutoff(logits, temperatures, top_ps)
-    return sample(logits, temperatures=temperatures, seeds=seeds, cutoffs=cutoffs)
 
+    def call(logits: torch.Tensor, temperatures: Any, seeds: Any, top_ps: Any) -> torch.Tensor:
+        cutoffs = cutoff(logits, temperatures, top_ps)
+        ids: torch.Tensor = draw(logits, temperatures=temperatures, seeds=seeds, cutoffs=cutoffs)
+        return ids
 
-def top_p_reference(
-    logits: torch.Tensor, temperatures: Any, seeds: Any, top_ps: Any
-) -> torch.Tensor:
-    """As `top_p`."""
-    cutoffs = nucleus_cutoff_reference(logits, temperatures, top_ps)
-    return sample_reference(logits, temperatures=temperatures, seeds=seeds, cutoffs=cutoffs)
+    return call
 
 
 def nucleus_check(inputs: Inputs, got: Sequence[torch.Tensor]) -> list[Parity]:
@@ -111,9 +108,13 @@ def sampling_cases(s: ModelShape, rows: int) -> Iterator[Case]:
         {"torch": lambda x: x.argmax(-1)},
     )  # fmt: skip
     yield Case(
-        "sample", f"{name} gumbel", make_gumbel, gumbel, gumbel_reference, n_bytes, 0, "latency"
-    )
-    yield Case("sample", f"{name} top-p", make_top_p, top_p, top_p_reference, n_bytes, 0, "latency")
+        "sample", f"{name} gumbel", make_gumbel, gumbel(sample), gumbel(sample_reference), n_bytes,
+        0, "latency",
+    )  # fmt: skip
+    yield Case(
+        "sample", f"{name} top-p", make_top_p, top_p(nucleus_cutoff, sample),
+        top_p(nucleus_cutoff_reference, sample_reference), n_bytes, 0, "latency",
+    )  # fmt: skip
     yield Case(
         "nucleus_cutoff", name, make_nucleus, nucleus_cutoff, nucleus_cutoff_reference, n_bytes, 0,
         "latency", {"torch": torch_nucleus}, check=nucleus_check,

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from chipmark.cell.environment import child_environment
+from chipmark.cell.environment import glibc_tunables
 from chipmark_models.pull import pull
 from chipmark_models.weights.prepared import cache_folder, prepare_spec
 from chipmark_models.weights.source import WeightRef, open_weights
@@ -91,7 +91,7 @@ def commands(options: argparse.Namespace, folder: Path) -> dict[tuple[str, ...],
 def sample(command: list[str]) -> dict[str, float]:
     """One process; its last line of stdout is a JSON object. Huge pages are asked for in every arm,
     as in a cell, so that no ratio owes them anything."""
-    tunables = {"GLIBC_TUNABLES": child_environment(os.environ)["GLIBC_TUNABLES"]}
+    tunables = {"GLIBC_TUNABLES": glibc_tunables(os.environ)}
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ) | tunables)
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:3])} failed:\n{done.stderr[-2000:]}")

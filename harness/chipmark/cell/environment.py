@@ -34,12 +34,13 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return dict(environ) | {
         "PYTHONPATH": os.pathsep.join([*roots, *([before] if before else [])]),
         "PYTHONUNBUFFERED": "1",
-        "GLIBC_TUNABLES": _with_huge_pages(environ.get("GLIBC_TUNABLES", "")),
+        "GLIBC_TUNABLES": glibc_tunables(environ),
     }
 
 
-def _with_huge_pages(tunables: str) -> str:
-    asked = [part for part in tunables.split(":") if part]
+def glibc_tunables(environ: Mapping[str, str]) -> str:
+    """GLIBC_TUNABLES of a child: those of `environ`, and huge pages where it does not name them."""
+    asked = [part for part in environ.get("GLIBC_TUNABLES", "").split(":") if part]
     if not any(part.startswith(f"{HUGE_PAGES}=") for part in asked):
         asked.append(f"{HUGE_PAGES}=1")
     return ":".join(asked)
@@ -55,7 +56,7 @@ def recorded_environment(loaded: Mapping[str, Any]) -> dict[str, Any]:
         "child_numpy": loaded.get("numpy", ""),
         "backend": loaded.get("describe", {}),
         "cpus": affinity,
-        "glibc_tunables": child_environment(os.environ)["GLIBC_TUNABLES"],
+        "glibc_tunables": glibc_tunables(os.environ),
         "huge_pages": huge_pages(),
     }
 

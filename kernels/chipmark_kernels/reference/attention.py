@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from chipmark_kernels.dtypes import wide_dtype
+
 
 def _sequence_kv(
     cache: torch.Tensor, page_table: torch.Tensor, length: int, wide: torch.dtype
@@ -37,7 +39,7 @@ def prefill_attention_reference(
     scale: float,
 ) -> torch.Tensor:
     """As `chipmark_kernels.prefill_attention.prefill_attention`, a sequence at a time."""
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(q)
     out = torch.empty_like(q)
     starts, lengths = cu_q.tolist(), kv_lens.tolist()
     for seq, length in enumerate(lengths):
@@ -59,7 +61,7 @@ def decode_attention_reference(
     scale: float,
 ) -> torch.Tensor:
     """As `chipmark_kernels.decode_attention.decode_attention`; zero where a length is 0."""
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(q)
     out = torch.zeros_like(q)
     for seq, length in enumerate(kv_lens.tolist()):
         if length:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from chipmark_kernels.dtypes import E4M3_MAX, wide_dtype
 from chipmark_kernels.reference.rmsnorm import rmsnorm_reference
 from chipmark_kernels.reference.swiglu import swiglu_reference
 
@@ -21,7 +22,7 @@ def _product(
 
     The normed x is rounded to x's dtype, as a norm of its own would leave it.
     """
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x)
     if norm_weight is not None:
         x, _ = rmsnorm_reference(x, norm_weight, eps)
     y = x.to(wide) @ weight.to(wide).T
@@ -75,6 +76,11 @@ def dequantize_int4(
     return ((values - zero) * scales.to(dtype)[:, :, None]).reshape(n, -1)
 
 
+def dequantize_fp8(weight: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """weight (n, k) float8_e4m3fn times scales (n,), in `dtype`."""
+    return weight.to(dtype) * scales.to(dtype)[:, None]
+
+
 def w8a16_gemm_reference(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -87,7 +93,7 @@ def w8a16_gemm_reference(
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """As `chipmark_kernels.weight_only.w8a16_gemm`."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x)
     w = dequantize_int8(weight, scales, wide)
     return _product(x, w, bias, norm_weight, eps, swiglu, residual).to(x.dtype)
 
@@ -105,7 +111,7 @@ def w4a16_gemm_reference(
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """As `chipmark_kernels.weight_only.w4a16_gemm`."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x)
     w = dequantize_int4(packed, scales, zeros, wide)
     return _product(x, w, bias, norm_weight, eps, swiglu, residual).to(x.dtype)
 
@@ -122,8 +128,8 @@ def fp8a16_gemm_reference(
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """As `chipmark_kernels.skinny_gemm.fp8a16_gemm`."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    w = weight.to(wide) * w_scales.to(wide)[:, None]
+    wide = wide_dtype(x)
+    w = dequantize_fp8(weight, w_scales, wide)
     return _product(x, w, bias, norm_weight, eps, swiglu, residual).to(x.dtype)
 
 
@@ -152,6 +158,6 @@ def quantize_rows_fp8_reference(
         x, _ = rmsnorm_reference(x, norm_weight, eps)
     wide = x.to(torch.float32)
     top = wide.abs().amax(-1)
-    scales = torch.where(top > 0, top / 448.0, torch.ones_like(top))
-    scaled = (wide / scales[:, None]).clamp(-448.0, 448.0)
+    scales = torch.where(top > 0, top / E4M3_MAX, torch.ones_like(top))
+    scaled = (wide / scales[:, None]).clamp(-E4M3_MAX, E4M3_MAX)
     return scaled.to(torch.float8_e4m3fn), scales

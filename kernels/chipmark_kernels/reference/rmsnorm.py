@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from chipmark_kernels.dtypes import wide_dtype
+
 
 def rmsnorm_reference(
     x: torch.Tensor,
@@ -14,7 +16,7 @@ def rmsnorm_reference(
     cast_first: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As `chipmark_kernels.rmsnorm.rmsnorm`; float64 inputs are computed in float64."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x)
     total = x if residual is None else (x.to(wide) + residual.to(wide)).to(x.dtype)
     t = total.to(wide)
     normed = t * torch.rsqrt(t.square().mean(-1, keepdim=True) + eps)

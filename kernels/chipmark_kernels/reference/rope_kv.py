@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from chipmark_kernels.dtypes import wide_dtype
+
 
 def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x)
     t = x.to(wide)
     normed = (t * torch.rsqrt(t.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
     return (normed.to(wide) * weight.to(wide)).to(x.dtype)
@@ -38,7 +40,7 @@ def qknorm_rope_kvwrite_reference(
     interleaved: bool = False,
 ) -> torch.Tensor:
     """As `chipmark_kernels.rope_kv.qknorm_rope_kvwrite`; float64 is computed in float64."""
-    wide = torch.float64 if qkv.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(qkv)
     page, n_kv_heads, head_dim = k_cache.shape[1:]
     heads = qkv.view(qkv.shape[0], n_heads + 2 * n_kv_heads, head_dim)
     q, k, v = heads.split((n_heads, n_kv_heads, n_kv_heads), dim=1)
