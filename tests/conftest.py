@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+# A shell without job control starts what stands before `&` with SIGINT ignored, and children
+# inherit it: tests of Ctrl-C would wait for processes that never hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
