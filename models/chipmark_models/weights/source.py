@@ -103,7 +103,7 @@ def open_weights(ref: WeightRef) -> WeightSource:
         return SyntheticWeights(preset(ref.model), ref.seed)
     assert ref.path is not None
     if ref.kind == "safetensors":
-        from chipmark_models.weights.safetensors_file import SafetensorsWeights
+        from chipmark_models.weights.checkpoint import SafetensorsWeights
 
         return SafetensorsWeights(ref.path, name=ref.model)
     from chipmark_models.weights.gguf_file import GgufWeights
