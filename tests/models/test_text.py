@@ -62,7 +62,7 @@ def fields(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-@pytest.mark.parametrize("pre", ["gpt-2", "smollm", "llama-bpe", "qwen2"])
+@pytest.mark.parametrize("pre", ["gpt-2", "smollm", "llama-bpe", "qwen2", "smaug-bpe", "hunyuan"])
 def test_any_text_comes_back_whole(text: str, pre: str) -> None:
     tokenizer = tokenizer_from_gguf(fields(pre=pre), "f")
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -83,6 +83,8 @@ def test_merges_and_control_tokens_are_used() -> None:
     [
         ({"model": "llama"}, "tokenizer.ggml.model"),
         ({"pre": "novel"}, "tokenizer.ggml.pre"),
+        ({"pre": "default"}, "tokenizer.ggml.pre"),
+        ({"pre": None}, "tokenizer.ggml.pre"),
         ({"merges": None}, "tokenizer.ggml.merges"),
         ({"merges": ["a b c"]}, "tokenizer.ggml.merges"),
         ({"merges": ["a nowhere"]}, "tokenizer.ggml.merges"),
@@ -97,6 +99,45 @@ def test_a_tokenizer_that_cannot_be_built_names_the_field(
     assert field in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("names", "pieces"),
+    [
+        (
+            ("qwen2", "deepseek-r1-qwen", "megrez", "hunyuan", "stablelm2"),
+            [" it", "'S", " ", "1", "2"],
+        ),
+        (("llama-bpe", "llama3", "smaug-bpe", "chatglm-bpe"), [" it", "'S", " ", "12"]),
+        (("gpt-2", "phi-2", "olmo"), [" it", "'", "S", " 12"]),
+        (("smollm", "starcoder", "refact"), [" it", "'", "S", " ", "1", "2"]),
+    ],
+)
+def test_names_of_one_rule_split_alike(names: tuple[str, ...], pieces: list[str]) -> None:
+    for pre in names:
+        backend = tokenizer_from_gguf(fields(pre=pre), "f").backend
+        found = backend.pre_tokenizer.pre_tokenize_str(" it'S 12")
+        assert [text.replace("\u0120", " ") for text, _ in found] == pieces, pre
+
+
+def test_qwen_composes_characters_before_it_splits() -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    qwen, llama = (tokenizer_from_gguf(fields(pre=p), "f") for p in ("deepseek-r1-qwen", "llama3"))
+    assert qwen.encode(decomposed) == qwen.encode(composed)
+    assert llama.encode(decomposed) != llama.encode(composed)
+
+
+def test_only_the_names_of_llama3_take_words_without_merging() -> None:
+    # "abc" is a token, but no merge leads to it.
+    tokens = [*fields()["tokenizer.ggml.tokens"], "abc"]
+    ids = {
+        pre: tokenizer_from_gguf(
+            fields(pre=pre, tokens=tokens, token_type=[1] * len(tokens)), "f"
+        ).encode("abc")
+        for pre in ("pixtral", "smaug-bpe")
+    }
+    assert ids["pixtral"] == [len(tokens) - 1]
+    assert len(ids["smaug-bpe"]) == 2
+
+
 def test_a_folder_gives_its_tokenizer_and_template(tmp_path: Path) -> None:
     tokenizer_from_gguf(fields(), "f").backend.save(str(tmp_path / "tokenizer.json"))
     config = {"eos_token": {"content": "<|end|>"}, "chat_template": "{{ eos_token }}"}
@@ -109,10 +150,10 @@ def test_a_folder_gives_its_tokenizer_and_template(tmp_path: Path) -> None:
 
 
 def test_a_broken_tokenizer_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="lacking"):
+    with pytest.raises(BadInputError, match="is missing"):
         tokenizer_from_folder(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(BadInputError, match="no tokenizer"):
+    with pytest.raises(BadInputError, match="not a tokenizer"):
         tokenizer_from_folder(tmp_path)
 
 
