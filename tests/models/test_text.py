@@ -173,25 +173,55 @@ def render(template: str, messages: list[dict[str, Any]], **options: Any) -> str
     return render_template(template, messages, **(defaults | options))
 
 
-def test_templates_see_tools_calls_and_results() -> None:
+def test_templates_see_messages_as_they_are_given() -> None:
     template = (
         "{% for m in messages %}\n"
-        "  {% if m.tool_calls %}\n"
-        "{{ m.tool_calls[0].function.arguments | tojson }}|{{ m.content }}|\n"
-        "  {% else %}\n"
-        "{{ m.role }}:{{ m.content }}|\n"
-        "  {% endif %}\n"
+        "{{ m.role }}:{{ m.content is none }}:{{ m.content is string }}:"
+        "{{ m.tool_calls[0].function.arguments | tojson if m.tool_calls }}|"
         "{% endfor %}\n"
         "{{ tools | tojson }}"
     )
-    call = {"id": "1", "function": {"name": "ls", "arguments": '{"p": "ä<"}'}}
+    call = {"id": "1", "function": {"name": "ls", "arguments": {"p": "ä<"}}}
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "go"}]},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "a.py"},
     ]
     text = render(template, messages, tools=[{"name": "ls"}])
-    assert text == 'user:go|\n{"p": "ä<"}||\ntool:a.py|\n[{"name": "ls"}]'
+    assert text == (
+        'user:False:False:|assistant:True:False:{"p": "ä<"}|tool:False:True:|[{"name": "ls"}]'
+    )
+
+
+def test_tojson_has_the_options_of_transformers() -> None:
+    template = (
+        "{{ messages[0] | tojson(separators=(',', ':'), sort_keys=true, ensure_ascii=true) }}"
+    )
+    assert render(template, [{"b": "ä", "a": 1}]) == r'{"a":1,"b":"\u00e4"}'
+
+
+def test_a_generation_block_prints_its_body() -> None:
+    template = "a{% generation %}{{ messages[0].content }}{% endgeneration %}b"
+    assert render(template, [{"role": "assistant", "content": "x"}]) == "axb"
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning", "thinking"])
+def test_a_thought_stands_under_every_name_that_templates_read(field: str) -> None:
+    template = "{{ messages[0].reasoning_content }}|{{ messages[0].thinking }}"
+    assert render(template, [{"role": "assistant", field: "hm"}]) == "hm|hm"
+
+
+def test_a_template_of_its_own_for_tools_and_all_special_tokens_are_used(tmp_path: Path) -> None:
+    tokenizer_from_gguf(fields(), "f").backend.save(str(tmp_path / "tokenizer.json"))
+    named = [
+        {"name": "default", "template": "plain{{ pad_token }}"},
+        {"name": "tool_use", "template": "with tools"},
+    ]
+    config = {"chat_template": named, "pad_token": "<|end|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = tokenizer_from_folder(tmp_path)
+    assert render_chat(tokenizer, []) == "plain<|end|>"
+    assert render_chat(tokenizer, [], tools=[{"name": "ls"}]) == "with tools"
 
 
 def test_the_date_is_fixed() -> None:
@@ -218,12 +248,6 @@ def test_a_template_can_refuse_messages() -> None:
 def test_a_hostile_or_broken_template_gets_nowhere(template: str) -> None:
     with pytest.raises(BadInputError, match="chat template"):
         render(template, [])
-
-
-def test_arguments_that_are_no_json_are_named() -> None:
-    call = {"function": {"name": "ls", "arguments": "{"}}
-    with pytest.raises(BadInputError, match="arguments"):
-        render("", [{"role": "assistant", "tool_calls": [call]}])
 
 
 def test_a_model_without_a_template_says_so() -> None:
