@@ -106,6 +106,21 @@ def test_capacity_lane_is_a_sweep(chipmark, tmp_path: Path) -> None:
     assert any("the sweep ended at 4 sessions" in note.text for note in manifest.notes)
 
 
+def test_a_trace_is_replayed_at_the_block_size_that_is_given(chipmark, tmp_path: Path) -> None:
+    trace = tmp_path / "moon.jsonl"
+    request = {"timestamp": 0, "input_length": 200, "output_length": 4, "hash_ids": [1, 2, 3, 4]}
+    trace.write_text(json.dumps(request) + "\n")
+    arguments = ("run", "quick", "-b", "sim:golden", "--trace", trace, "--scale", "1,1,0")
+    refused = chipmark(*arguments, "-o", tmp_path / "a")
+    assert refused.code == 2
+    assert "moon.jsonl:1: hash_ids: has 4 ids" in refused.err
+    assert "--block-tokens 64" in refused.err
+    out = tmp_path / "b"
+    taken = chipmark(*arguments, "--repeats", 1, "--block-tokens", 64, "-o", out)
+    assert taken.code == 0, taken.err
+    assert load_records([out]).records[0].manifest.workload.name == "replay:moon@64"
+
+
 def test_fresh_starts_a_process_for_every_repeat(chipmark, tmp_path: Path) -> None:
     answer = chipmark(
         "run", "quick", "-b", "sim:golden", "--fresh", "--sessions", 1, "--repeats", 2,

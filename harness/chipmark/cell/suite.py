@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from chipmark.cell.computes import computed_pairs
 from chipmark.errors import BadInputError, UnknownNameError, UsageError
 from chipmark.registry import split_backend
+from chipmark.workload.replay_files import MOONCAKE_BLOCK
 from chipmark_models.precision import precision_named
 
 SUITES_FILE = Path(__file__).with_name("suites.toml")
@@ -30,6 +31,7 @@ class CellPlan:
 
     workload: a profile, or the path of a transcript or a recorded trace, as `kind` says.
     concurrency: lanes; in the capacity lane, the most that the sweep tries.
+    block_tokens: prompt tokens of one hash id of a recorded trace.
     """
 
     backend: str
@@ -41,6 +43,7 @@ class CellPlan:
     sessions: int
     concurrency: int
     lane: Lane
+    block_tokens: int = MOONCAKE_BLOCK
 
     @property
     def group(self) -> tuple[object, ...]:
@@ -89,6 +92,7 @@ class Overrides:
     repeats: int | None = None
     transcript: str = ""
     trace: str = ""
+    block_tokens: int | None = None
 
 
 def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
@@ -195,6 +199,9 @@ def _unfold(
         kind = "transcript" if overrides.transcript else "trace"
         axes["workload"] = [overrides.transcript or overrides.trace]
         sessions = overrides.sessions or 0
+    block_tokens = overrides.block_tokens
+    if block_tokens is not None and kind != "trace":
+        raise UsageError("--block-tokens is the size of a recorded trace's blocks", "add --trace")
     backends = axes["backend"] or list(here)
     if not backends:
         raise UsageError(
@@ -202,6 +209,8 @@ def _unfold(
         )
     computed = computed_pairs(backends, axes["precision"], named=bool(axes["backend"]))
     base = CellPlan("", "", "", "", kind, "", sessions, 0, cast("Lane", lane))
+    if block_tokens is not None:
+        base = replace(base, block_tokens=block_tokens)
     cells = [
         replace(
             base,

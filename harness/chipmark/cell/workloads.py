@@ -121,6 +121,7 @@ def trace_of(plan: CellPlan, ref: WeightRef | None, config: ModelConfig | None, 
             vocabulary,
             n_requests=plan.sessions or None,
             max_context=max_context,
+            block_tokens=plan.block_tokens,
         )
     if plan.kind == "transcript":
         return _transcript(plan, ref, vocabulary, max_context, scale.tool_time)

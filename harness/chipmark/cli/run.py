@@ -53,6 +53,9 @@ def run(
     trace: Path | None = typer.Option(
         None, help="Instead of -w: a Mooncake .jsonl or an Azure .csv file of requests."
     ),
+    block_tokens: int | None = typer.Option(
+        None, min=1, help="Prompt tokens of one hash id in --trace; 512 as Mooncake publishes."
+    ),
     power_w: float | None = typer.Option(
         None, "--power-w", help="Declare the unit's power in watts, where nothing measures it."
     ),
@@ -97,6 +100,7 @@ def run(
         repeats=repeats,
         transcript=str(transcript or ""),
         trace=str(trace or ""),
+        block_tokens=block_tokens,
     )
     options = _options(seed, feedback, threads, power_w, python, fresh, chunk, limit_s)
     chosen = _suite(suite, overrides, named=bool(backend), python=python)
