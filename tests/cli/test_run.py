@@ -94,12 +94,12 @@ def test_faults_cost_their_own_cells(chipmark, faults: None, tmp_path: Path) -> 
 
 def test_capacity_lane_is_a_sweep(chipmark, tmp_path: Path) -> None:
     answer = chipmark(
-        "run", "quick", "-b", "sim:golden", "--lane", "capacity", "--concurrency", 4,
+        "run", "quick", "-b", "sim:golden", "--scenario", "capacity", "--concurrency", 4,
         "--sessions", 8, "--repeats", 1, "-o", tmp_path / "runs", "--format", "json",
     )  # fmt: skip
     assert answer.code == 0, answer.err
     (row,) = answer.json
-    assert (row["lane"], row["concurrency"], row["slo_attainment"]) == ("capacity", 4, 1.0)
+    assert (row["scenario"], row["concurrency"], row["slo_attainment"]) == ("capacity", 4, 1.0)
     manifest = load_records([tmp_path / "runs"]).records[0].manifest
     assert [point.concurrency for point in manifest.sweep] == [1, 2, 4]
     assert all(point.slo_attainment == 1.0 and point.power_w > 0 for point in manifest.sweep)
@@ -133,7 +133,7 @@ def test_unwritable_output_is_said_before_the_run(chipmark, tmp_path: Path) -> N
         (("run", "quick", "-b", "sim:golden", "-w", "agent-code-32"), "agent-code-32k"),
         (("run", "quick", "-b", "torch:cpu", "-m", "smollm2-135n"), "smollm2-135m"),
         (("run", "quick", "-b", "sim:golden", "--precision", "fp33"), "fp32"),
-        (("run", "quick", "-b", "sim:golden", "--lane", "capacty"), "capacity"),
+        (("run", "quick", "-b", "sim:golden", "--scenario", "capacty"), "capacity"),
         (("run", "quick", "-b", "sim:golden", "--scale", "quik"), "quick"),
         (("run", "quick", "-b", "sim:golden", "--feedback", "forcd"), "forced"),
         (("run", "quick", "-b", "sim:golden", "--format", "jsn"), "json"),

@@ -46,7 +46,9 @@ def simulated(
             max_chunk=256,
         )
     )
-    plan = RunPlan(caps=loaded.caps, concurrency=concurrency, lane=more.get("lane", "equal_n"))  # type: ignore[arg-type]
+    plan = RunPlan(
+        caps=loaded.caps, concurrency=concurrency, scenario=more.get("scenario", "equal_n")
+    )  # type: ignore[arg-type]
     result = run(backend, trace, plan)
     raw = tmp_path / "raw"
     (raw / "repeat-0").mkdir(parents=True)
@@ -60,7 +62,7 @@ def simulated(
         backend=f"sim:{device}",
         repeats=1,
         concurrency=concurrency,
-        lane=plan.lane,
+        scenario=plan.scenario,
         load__caps=dataclasses.asdict(loaded.caps),
         meter={
             "name": "sim", "source": "counter", "scope": "sim", "method": "closed form",
@@ -127,7 +129,7 @@ def test_a_wrong_clock_shows_against_the_closed_form(rawcells: ModuleType, tmp_p
 
 
 def test_the_capacity_lane_uses_sessions_again(rawcells: ModuleType, tmp_path: Path) -> None:
-    raw = simulated(rawcells, tmp_path, "golden", small(3), 3, lane="capacity")
+    raw = simulated(rawcells, tmp_path, "golden", small(3), 3, scenario="capacity")
     record = load_record(write_record(tmp_path / "out", raw))
     assert [f for f in validate(record.path) if f.severity == "error"] == []
     cell = load_raw(record.path, record.manifest)

@@ -22,7 +22,7 @@ from chipmark.results.manifest import (
     Note,
     PrecisionId,
 )
-from chipmark_models.precision import precision_named
+from chipmark_models.precision import precision_class, precision_named
 
 
 def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str, Any]) -> Manifest:
@@ -32,7 +32,7 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
     done = cell.failure is None
     return Manifest.model_validate(
         {
-            "schema": "chipmark.cell/1",
+            "schema": "chipmark.cell/2",
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             "chipmark_version": __version__,
             "status": "done" if done else "failed",
@@ -42,7 +42,7 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "workload": workload_id(inputs.trace),
             "model": inputs.model,
             "precision": _precision(plan.precision, loaded.get("precision")),
-            "lane": plan.lane,
+            "scenario": plan.scenario,
             "concurrency": cell.concurrency,
             "feedback": inputs.feedback,
             "cache_policy": dict(CACHE_POLICY),
@@ -62,15 +62,16 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
 def _precision(requested: str, told: dict[str, str] | None) -> PrecisionId:
     told = told or {}
     named = precision_named(requested)
-    return PrecisionId.model_validate(
-        {
-            "requested": requested,
-            "weights": told.get("weights", requested),
-            "activation": told.get("activation", named.activation),
-            "kv": told.get("kv", named.kv),
-            "accumulate": told.get("accumulate", "unknown"),
-            "class_name": told.get("class", named.class_name),
-        }
+    weights = told.get("weights", requested)
+    activation = told.get("activation", named.activation)
+    kv = told.get("kv", named.kv)
+    return PrecisionId(
+        requested=requested,
+        weights=weights,
+        activation=activation,
+        kv=kv,
+        accumulate=told.get("accumulate", "unknown"),
+        class_name=precision_class(weights, activation, kv),
     )
 
 

@@ -146,7 +146,7 @@ class Child:
         plan = RunPlan(
             caps=self.caps,
             concurrency=command.concurrency,
-            lane=command.lane,
+            scenario=command.scenario,
             sessions=ids,
             feedback=self.spec.feedback,
             capture=capture,

@@ -29,10 +29,10 @@ from chipmark.meters.contract import Meter
 from chipmark.meters.replay import save_samples
 from chipmark.results.manifest import ModelId, Note, ParityResult, Probes, Slo, SweepPoint
 from chipmark.workload.trace import Trace, save_trace
-from chipmark_models.precision import product_type, rounding_of
+from chipmark_models.precision import precision_class, product_type, rounding_of
 
 MIN_WINDOW_SESSIONS = 4
-"""Sessions that all lanes of the capacity lane complete together, at least."""
+"""Sessions that all lanes of the capacity scenario complete together, at least."""
 
 IDLE_S = 31.0
 """Idle with the model loaded, before and after: the definition asks for 30 s."""
@@ -260,7 +260,7 @@ class MeasuredCell:
             "trace": str(self.folder / "trace.npz"),
             "events": str(events),
             "concurrency": concurrency,
-            "lane": self.inputs.plan.lane,
+            "scenario": self.inputs.plan.scenario,
             "sessions_per_lane": max(1, -(-MIN_WINDOW_SESSIONS // concurrency)),
             "deadline_s": self.inputs.limits.run_s,
         }
@@ -317,8 +317,10 @@ class MeasuredCell:
     def _tolerance(self, plain: LogitRows, trace: Trace, wanted: Wanted, name: str) -> float:
         """Of the precision's class; where products take rounded activations, what that rounding
         does to the very rows compared is found first, and said."""
-        told = self.loaded["precision"]
-        class_name, rounding = str(told["class"]), rounding_of(str(told["activation"]))
+        computed = self.loaded["precision"]
+        activation = str(computed["activation"])
+        class_name = precision_class(computed["weights"], activation, computed["kv"])
+        rounding = rounding_of(activation)
         if not rounding:
             return tolerance_of(class_name)
         rounded = self._reference(trace, wanted, f"{name}-rounded", rounded=rounding)

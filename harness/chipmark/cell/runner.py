@@ -178,7 +178,7 @@ def _measure(
     each("parity against the oracle", MeasuredCell.check_parity, forward)
     for _ in cells:
         reporter.step()
-    if cells and cells[0].inputs.plan.lane == "capacity":
+    if cells and cells[0].inputs.plan.scenario == "capacity":
         each("sweep over the number of sessions", sweep, forward)
     each("idle power before", lambda cell: cell.idle("before"), forward)
     for repeat in range(repeats):
@@ -252,7 +252,7 @@ class _Preparation:
                 "model": identity.source_hash,
                 "precision": plan.precision,
                 "trace": trace.hash,
-                "lane": plan.lane,
+                "scenario": plan.scenario,
                 "concurrency": plan.concurrency,
                 "repeats": repeats,
                 "chip": [chip.name, chip.device_name, chip.identity],

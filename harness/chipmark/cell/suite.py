@@ -14,14 +14,17 @@ from chipmark.errors import BadInputError, UnknownNameError, UsageError
 from chipmark.registry import split_backend
 from chipmark_models.precision import precision_named
 
+OLD_SCENARIO = "lane"
+"""What `scenario` was called in suite files of chipmark 0.1; read with a warning."""
+
 SUITES_FILE = Path(__file__).with_name("suites.toml")
 MIN_REPEATS = 3
 
-Lane = Literal["equal_n", "capacity"]
-LANES: tuple[Lane, ...] = ("equal_n", "capacity")
+Scenario = Literal["equal_n", "capacity"]
+SCENARIOS: tuple[Scenario, ...] = ("equal_n", "capacity")
 
 _LISTS = ("workload", "scale", "model", "precision", "backend", "concurrency")
-_SINGLE = ("sessions", "lane")
+_SINGLE = ("sessions", "scenario", OLD_SCENARIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class CellPlan:
     """One cell: workload x model x precision x backend x concurrency.
 
     workload: a profile, or the path of a transcript or a recorded trace, as `kind` says.
-    concurrency: lanes; in the capacity lane, the most that the sweep tries.
+    concurrency: lanes; in the capacity scenario, the most that the sweep tries.
     """
 
     backend: str
@@ -40,7 +43,7 @@ class CellPlan:
     scale: str
     sessions: int
     concurrency: int
-    lane: Lane
+    scenario: Scenario
 
     @property
     def group(self) -> tuple[object, ...]:
@@ -52,15 +55,15 @@ class CellPlan:
             self.sessions,
             self.model,
             self.precision,
-            self.lane,
+            self.scenario,
             self.concurrency,
         )
 
     @property
     def title(self) -> str:
         """For people: what tells this cell from its neighbours."""
-        lane = "up to " if self.lane == "capacity" else ""
-        return f"{self.backend} {self.precision} {self.workload} {lane}N={self.concurrency}"
+        up_to = "up to " if self.scenario == "capacity" else ""
+        return f"{self.backend} {self.precision} {self.workload} {up_to}N={self.concurrency}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ class Suite:
     repeats: int
     cells: tuple[CellPlan, ...]
     left_out: tuple[str, ...] = ()
+    renamed: tuple[str, ...] = ()
+    """Old names of fields that were read, each as a sentence for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ class Overrides:
     concurrency: tuple[int, ...] = ()
     scale: str = ""
     sessions: int | None = None
-    lane: str = ""
+    scenario: str = ""
     repeats: int | None = None
     transcript: str = ""
     trace: str = ""
@@ -115,11 +120,15 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
         raise BadInputError(path, "a suite needs at least one [[cells]]", field=f"{chosen}.cells")
     cells: dict[CellPlan, None] = {}
     left_out: dict[str, None] = {}
+    renamed: list[str] = []
     for number, block in enumerate(blocks):
         unfolded, left = _unfold(path, f"{chosen}.cells[{number}]", block, overrides, here)
         cells |= dict.fromkeys(unfolded)
         left_out |= dict.fromkeys(left)
-    return Suite(chosen, repeats, tuple(cells), tuple(left_out))
+        if OLD_SCENARIO in block:
+            field = f"{chosen}.cells[{number}].{OLD_SCENARIO}"
+            renamed.append(f"{path}: {field} is now called scenario")
+    return Suite(chosen, repeats, tuple(cells), tuple(left_out), tuple(renamed))
 
 
 def suite_names() -> list[str]:
@@ -186,8 +195,8 @@ def _unfold(
         if values:
             axes[name] = list(values)
     sessions = overrides.sessions if overrides.sessions is not None else table.get("sessions", 4)
-    lane = overrides.lane or table.get("lane", "equal_n")
-    _check(path, where, axes, sessions, lane)
+    scenario = overrides.scenario or table.get("scenario", table.get(OLD_SCENARIO, "equal_n"))
+    _check(path, where, axes, sessions, scenario)
     kind: Literal["profile", "transcript", "trace"] = "profile"
     if overrides.transcript and overrides.trace:
         raise UsageError("--transcript and --trace are two workloads", "give one of them")
@@ -201,7 +210,7 @@ def _unfold(
             "no backend was found here", "`chipmark doctor` says what is missing; or name one: -b"
         )
     computed = computed_pairs(backends, axes["precision"], named=bool(axes["backend"]))
-    base = CellPlan("", "", "", "", kind, "", sessions, 0, cast("Lane", lane))
+    base = CellPlan("", "", "", "", kind, "", sessions, 0, cast("Scenario", scenario))
     cells = [
         replace(
             base,
@@ -247,7 +256,7 @@ def _axis(path: Path, where: str, name: str, table: Mapping[str, Any]) -> list[A
 
 
 def _check(
-    path: Path, where: str, axes: Mapping[str, list[Any]], sessions: object, lane: object
+    path: Path, where: str, axes: Mapping[str, list[Any]], sessions: object, scenario: object
 ) -> None:
     for backend in axes["backend"]:
         split_backend(backend)
@@ -256,7 +265,7 @@ def _check(
     for concurrency in axes["concurrency"]:
         if concurrency < 1:
             raise UsageError(f"{where}: concurrency is {concurrency}; at least one session runs")
-    if lane not in LANES:
-        raise UnknownNameError("lane", str(lane), LANES)
+    if scenario not in SCENARIOS:
+        raise UnknownNameError("scenario", str(scenario), SCENARIOS)
     if isinstance(sessions, bool) or not isinstance(sessions, int) or sessions < 1:
         raise BadInputError(path, f"{sessions!r} is not a count", field=f"{where}.sessions")

@@ -16,12 +16,12 @@ from chipmark.results.manifest import Manifest
 def expected_metrics(device: str, raw: RawCell, manifest: Manifest) -> dict[str, float]:
     """Expected values by column; columns without a closed form are left out.
 
-    Raises UsageError where the cell has none at all (buckets, mixed launches, another lane).
+    Raises UsageError where the cell has none at all (buckets, mixed launches, another scenario).
     """
     if device not in SPECS:
         raise UnknownNameError("simulated system", device, SPECS)
-    if manifest.lane != "equal_n":
-        raise UsageError("the closed form is that of the lane equal_n")
+    if manifest.scenario != "equal_n":
+        raise UsageError("the closed form is that of the scenario equal_n")
     if manifest.load is None:
         raise UsageError("the cell was not loaded, so its chunk size is not known")
     spec = SPECS[device]

@@ -73,7 +73,6 @@ class SimBackend:
                 "activation": "fp32",
                 "kv": "fp32",
                 "accumulate": "fp32",
-                "class": "fp32",
             },
             graph="none",
             ep_coverage=1.0,

@@ -53,7 +53,7 @@ def expected(
     max_chunk: int,
     token_budget: int | None = None,
 ) -> Expected:
-    """Totals of `trace` on `spec`, in the lane `equal_n`.
+    """Totals of `trace` on `spec`, in the scenario `equal_n`.
 
     At concurrency 1 all figures hold (but for the seconds of prefix copies, which must be 0 for
     the window to be known). Above, without launch overhead, the seconds hold too, because they do
