@@ -22,7 +22,7 @@ from chipmark.cell.parity import (
 )
 from chipmark.cell.spec import ChildSpec
 from chipmark.cell.suite import CellPlan
-from chipmark.cell.workloads import ModelInUse
+from chipmark.cell.workloads import ModelInUse, sim_load
 from chipmark.chips.contract import ChipIdentity
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter
@@ -117,8 +117,9 @@ class MeasuredCell:
         context = max(inputs.trace.max_context_tokens, self._parity_trace(()).max_context_tokens)
         spec = ChildSpec(
             backend=plan.backend,
-            # A simulated device is told how many ids there are; it reads nothing else.
-            model=inputs.in_use.spec if inputs.in_use else {"vocab_size": inputs.trace.vocab_size},
+            model=inputs.in_use.spec
+            if inputs.in_use
+            else sim_load(inputs.model, inputs.trace.vocab_size),
             precision=plan.precision,
             n_seqs=plan.concurrency,
             max_context=context,

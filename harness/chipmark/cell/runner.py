@@ -29,7 +29,7 @@ from chipmark.chips.nameplate import nameplate
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter, Scope
 from chipmark.meters.pick import pick_meter
-from chipmark.meters.replay import SIM_INFO, ReplayMeter
+from chipmark.meters.replay import ReplayMeter, sim_info
 from chipmark.meters.request import AssumedPower, MeterRequest
 from chipmark.registry import split_backend
 from chipmark.results.manifest import Note, Slo
@@ -236,10 +236,10 @@ class _Preparation:
             self._traces[trace_key] = trace_of(plan, ref, config, options.seed)
         trace = self._traces[trace_key]
         in_use = None if simulated or ref is None else self._model(ref, plan)
-        identity = sim_model(plan) if in_use is None else in_use.identity
+        identity = sim_model(plan.model) if in_use is None else in_use.identity
         chip = chip_of(plan.backend)
         notes: list[Note] = []
-        meter: Meter | None = ReplayMeter(SIM_INFO)
+        meter: Meter | None = ReplayMeter(sim_info(device))
         if not simulated:
             meter, remarks = pick_meter(meter_request(chip, device, options.power_w))
             notes += [Note(code="meter", text=text) for text in remarks]
