@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,7 @@ class MeasuredCell:
         self.failure: Note | None = None
         self.notes: list[Note] = list(inputs.notes)
         self.peak_rss_bytes = 0
+        self.check_s = self.repeat_s = 0.0
         self._capture = capture_turn(inputs.trace)
         save_trace(inputs.trace, folder / "trace.npz")
 
@@ -141,9 +143,14 @@ class MeasuredCell:
 
     def check_parity(self) -> None:
         """Run the parity trace through the timed path and compare with the oracle."""
+        began = time.monotonic()
         if self.inputs.in_use is None:
             self._check_sim_parity()
-            return
+        else:
+            self._check_oracle_parity()
+        self.check_s = time.monotonic() - began
+
+    def _check_oracle_parity(self) -> None:
         child, caps = self._child(), self.loaded["caps"]
         trace = self._parity_trace(tuple(caps["context_buckets"]))
         if trace.max_context_tokens > caps["max_context"]:
@@ -214,7 +221,7 @@ class MeasuredCell:
 
     def repeat(self, index: int) -> None:
         """One timed repeat between two probes, metered; raw files go to `repeat-INDEX`."""
-        child, inputs = self._child(), self.inputs
+        child, inputs, began = self._child(), self.inputs, time.monotonic()
         target = self.folder / f"repeat-{index}"
         target.mkdir()
         read_bytes = self._read_bytes()
@@ -238,6 +245,7 @@ class MeasuredCell:
         probes: Probes = roofs.bracket(read_bytes, before, after, llc)
         (target / "probes.json").write_text(probes.model_dump_json(indent=1), encoding="utf-8")
         self.repeats_done = index + 1
+        self.repeat_s = max(self.repeat_s, time.monotonic() - began)
 
     def timed_run(self, arguments: dict[str, Any], power: Path) -> None:
         """One `run` of the child with the meter beside it; its samples go to `power`."""

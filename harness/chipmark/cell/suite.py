@@ -19,6 +19,8 @@ OLD_SCENARIO = "lane"
 
 SUITES_FILE = Path(__file__).with_name("suites.toml")
 MIN_REPEATS = 3
+DEFAULT_BUDGET_S = 3600.0
+"""Seconds of a run within which repeats may be added, where a suite names none."""
 
 Scenario = Literal["equal_n", "capacity"]
 SCENARIOS: tuple[Scenario, ...] = ("equal_n", "capacity")
@@ -75,6 +77,8 @@ class Suite:
     repeats: int
     cells: tuple[CellPlan, ...]
     left_out: tuple[str, ...] = ()
+    budget_s: float = DEFAULT_BUDGET_S
+    """Seconds of the whole run; repeats are added only within it."""
     renamed: tuple[str, ...] = ()
     """Old names of fields that were read, each as a sentence for the user."""
 
@@ -92,6 +96,7 @@ class Overrides:
     sessions: int | None = None
     scenario: str = ""
     repeats: int | None = None
+    budget_s: float | None = None
     transcript: str = ""
     trace: str = ""
 
@@ -111,10 +116,15 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
     if chosen not in tables:
         raise UnknownNameError("suite", name, names, "or give the path of a TOML file")
     table = tables[chosen]
-    _known_fields(path, chosen, table, ("title", "repeats", "cells"))
+    _known_fields(path, chosen, table, ("title", "repeats", "budget_s", "cells"))
     repeats = overrides.repeats if overrides.repeats is not None else table.get("repeats", 3)
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise BadInputError(path, f"{repeats!r} is not a count", field=f"{chosen}.repeats")
+    budget_s = overrides.budget_s
+    if budget_s is None:
+        budget_s = table.get("budget_s", DEFAULT_BUDGET_S)
+    if isinstance(budget_s, bool) or not isinstance(budget_s, int | float) or budget_s < 0:
+        raise BadInputError(path, f"{budget_s!r} is not seconds", field=f"{chosen}.budget_s")
     blocks = table.get("cells")
     if not isinstance(blocks, list) or not blocks:
         raise BadInputError(path, "a suite needs at least one [[cells]]", field=f"{chosen}.cells")
@@ -128,7 +138,7 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
         if OLD_SCENARIO in block:
             field = f"{chosen}.cells[{number}].{OLD_SCENARIO}"
             renamed.append(f"{path}: {field} is now called scenario")
-    return Suite(chosen, repeats, tuple(cells), tuple(left_out), tuple(renamed))
+    return Suite(chosen, repeats, tuple(cells), tuple(left_out), float(budget_s), tuple(renamed))
 
 
 def suite_names() -> list[str]:
