@@ -76,11 +76,11 @@ def tables(slow: float = 1.0, start_s: float = T0) -> dict[str, Table]:
         begin = now + HOST_S * slow
         end = begin + (DECODE_S if phase == "decode" else PREFILL_S * n) * slow
         half = HOST_S * slow / 2
-        rows["steps"].append((number, half, now + half, end, 0, 0, 0))
+        rows["steps"].append((number, half, now + half, begin, begin, end, 0, 0, 0))
         rows["launches"].append(
-            (number, number, phase_of[phase], 1, n, 1, n, at + n, begin, end, half)
+            (number, number, phase_of[phase], 1, n, 1, n, at + n, begin, end, half, n)
         )
-        rows["rows"].append((number, session, turn, at, n, 7))
+        rows["rows"].append((number, session, turn, at, n, 7, 3.0, 1.0))
         now = end
 
     for session in trace().sessions:
@@ -99,7 +99,7 @@ def tables(slow: float = 1.0, start_s: float = T0) -> dict[str, Table]:
                  turn.prompt_tokens - found, found, 0, 0)
             )  # fmt: skip
         rows["sessions"].append((session.id, 0, 0, begin_s, now, len(session.turns)))
-    rows["window"].append((start_s, now, 1))
+    rows["window"].append((start_s, now, 1, start_s, now, 0))
     return {name: table(name, records) for name, records in rows.items()}
 
 
@@ -127,7 +127,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
     """`cell.json` of the cell above as a dictionary; `a__b=value` changes a nested field."""
     work = trace()
     document: dict[str, Any] = {
-        "schema": "chipmark.cell/1",
+        "schema": "chipmark.cell/2",
         "created": "2026-11-22T20:00:00Z",
         "chipmark_version": "0.1.0",
         "status": "done",
@@ -148,7 +148,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
             "requested": "fp32", "weights": "fp32", "activation": "fp32", "kv": "fp32",
             "accumulate": "fp32", "class_name": "fp32",
         },
-        "lane": "equal_n",
+        "scenario": "equal_n",
         "concurrency": 1,
         "cache_policy": {"policy": "hand"},
         "slo": {},

@@ -11,9 +11,10 @@ Needs the standard library only. The rule for the quantised precisions `w8`, `w4
   `kept_matrices` names it.
 - `fp8`: e4m3, an fp32 scale a row; activations are quantised a row at a time when they are
   multiplied, where a product has rows enough to gain by it (a backend says from how many: decode
-  of few rows is bound by reading weights). It is of class `w8`: a class says how many bits of a
-  weight are stored and read, and what the activations are stands beside it in the same cell of a
-  table.
+  of few rows is bound by reading weights).
+
+Rows are compared within a class (`precision_class`), which is concluded from what was computed:
+how many bits of a weight are stored, the type that products take, and KV where it is under 16 bits.
 
 Activations are bf16 (e4m3 into products of `fp8` with many rows), and KV is bf16.
 """
@@ -21,16 +22,23 @@ Activations are bf16 (e4m3 into products of `fp8` with many rows), and KV is bf1
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import UnknownNameError
 from chipmark_models.weights.naming import EMBEDDING, HEAD, expected_shapes, layer_shapes
 
-PrecisionClass = Literal["fp32", "16-bit", "w8", "w4"]
+BaseClass = Literal["fp32", "16-bit", "fp8", "w8a16", "w8a8", "w4a16", "w4a8"]
+"""What weights and products are of; the class of a row has "+kv8" added where KV is narrow."""
+
+BASE_CLASSES: tuple[BaseClass, ...] = get_args(BaseClass)
+KV8 = "+kv8"
+CLASS_PATTERN = f"^({'|'.join(BASE_CLASSES)})({re.escape(KV8)})?$"
+"""A regular expression of all names of classes."""
 
 GROUPS = (128, 64, 32)
 """Sizes of a group along k, preferred first: what the weight-only kernels take."""
@@ -40,13 +48,14 @@ GROUPS = (128, 64, 32)
 class Precision:
     """How weights are stored and what is computed with.
 
+    class_name: the class where it is computed as asked (`precision_class` says of what ran).
     kept: the precision of tensors that are not quantised (of all where nothing is). bits: of a
     stored weight. scale_bits: of a scale, of which there is one a row and group, one a row where
     `groups` is empty, none where it is 0. activation, kv: what goes with it.
     """
 
     name: str
-    class_name: PrecisionClass
+    class_name: BaseClass
     kept: str
     bits: int
     scale_bits: int
@@ -60,7 +69,7 @@ class Precision:
         return self.scale_bits > 0
 
 
-def _plain(name: str, class_name: PrecisionClass, bits: int) -> Precision:
+def _plain(name: str, class_name: BaseClass, bits: int) -> Precision:
     return Precision(name, class_name, name, bits, 0, (), name, name)
 
 
@@ -69,9 +78,9 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
         "fp32": _plain("fp32", "fp32", 32),
         "bf16": _plain("bf16", "16-bit", 16),
         "fp16": _plain("fp16", "16-bit", 16),
-        "w8": Precision("w8", "w8", "bf16", 8, 16, GROUPS, "bf16", "bf16"),
-        "w4": Precision("w4", "w4", "bf16", 4, 16, GROUPS, "bf16", "bf16"),
-        "fp8": Precision("fp8", "w8", "bf16", 8, 32, (), "fp8", "bf16"),
+        "w8": Precision("w8", "w8a16", "bf16", 8, 16, GROUPS, "bf16", "bf16"),
+        "w4": Precision("w4", "w4a16", "bf16", 4, 16, GROUPS, "bf16", "bf16"),
+        "fp8": Precision("fp8", "fp8", "bf16", 8, 32, (), "fp8", "bf16"),
     }
 )
 PLAIN = tuple(name for name, p in PRECISIONS.items() if not p.quantised)
@@ -164,3 +173,25 @@ def product_type(activation: str) -> str:
     """The type that products take, by what a backend says of its activations: a name that
     `Backend.probe_matmul` knows."""
     return rounding_of(activation) or "fp32"
+
+
+def precision_class(weights: str, activation: str, kv: str) -> str:
+    """The class of what was computed: a name that matches CLASS_PATTERN.
+
+    weights: the precision of the stored weights. activation: what a backend reports of its
+    activations (`rounding_of` reads it; "int8" anywhere in it means 8-bit products). kv: type of
+    the cache. UnknownNameError for weights that are not a precision.
+    """
+    stored = precision_named(weights)
+    narrow = rounding_of(activation) == "fp8" or "int8" in activation
+    if not stored.quantised:
+        base = stored.class_name
+    elif weights == "fp8" and narrow:
+        base = "fp8"
+    else:
+        base = cast("BaseClass", f"w{stored.bits}a{8 if narrow else 16}")
+    return base + (KV8 if kv in NARROW_KV else "")
+
+
+NARROW_KV = ("int8", "fp8", "e4m3", "e5m2", "int4")
+"""Types of KV under 16 bits."""

@@ -32,7 +32,7 @@ def _run(folder: Path, **changes: object) -> dict[str, object]:
         "trace": str(folder / "trace.npz"),
         "events": str(folder / "events.npz"),
         "concurrency": 3,
-        "lane": "equal_n",
+        "scenario": "equal_n",
         "deadline_s": 60.0,
         **changes,
     }

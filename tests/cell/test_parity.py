@@ -142,8 +142,8 @@ def test_rounded_activations_have_a_reference_of_their_own(tmp_path: Path) -> No
     assert 0.003 < distance(plain, bf16, 5e-2).rms_rel < 0.03  # 8 bits of mantissa, a few layers
     own = distance(plain, rounded, 5e-2).rms_rel
     assert 0.05 < own < 0.5  # e4m3 has 3 bits of mantissa
-    assert tolerance_of("w8", own) == 1.5 * own
-    assert tolerance_of("w8", 0.01) == tolerance_of("w8") == 5e-2
+    assert tolerance_of("fp8", own) == 1.5 * own
+    assert tolerance_of("fp8", 0.01) == tolerance_of("w8a16") == 5e-2
 
 
 @pytest.mark.parametrize(

@@ -66,13 +66,12 @@ def test_a_cell_that_failed_before_it_loaded_has_what_its_precision_is() -> None
         activation="fp8",
         kv="bf16",
         accumulate="unknown",
-        class_name="w8",
+        class_name="fp8",
     )
     told = {
         "weights": "w4",
         "activation": "bf16",
         "kv": "bf16",
         "accumulate": "fp32",
-        "class": "w4",
     }
-    assert assemble._precision("w4", told).class_name == "w4"
+    assert assemble._precision("w4", told).class_name == "w4a16"

@@ -33,7 +33,7 @@ def test_quick_is_the_agent_workload_on_what_is_here() -> None:
     assert suite.repeats == 3
     assert [cell.backend for cell in suite.cells] == list(HERE)
     cell = suite.cells[0]
-    assert (cell.workload, cell.scale, cell.sessions, cell.concurrency, cell.lane) == (
+    assert (cell.workload, cell.scale, cell.sessions, cell.concurrency, cell.scenario) == (
         "agent-code-32k", "quick", 4, 4, "equal_n",
     )  # fmt: skip
     assert (cell.model, cell.precision) == ("smollm2-135m", "fp32")
@@ -94,7 +94,7 @@ def test_repeats_go_forth_and_back() -> None:
         (Overrides(backends=("trch:cpu",)), "torch:cpu"),
         (Overrides(backends=("torch",)), "KIND:DEVICE"),
         (Overrides(precisions=("fp31",)), "fp32"),
-        (Overrides(lane="capcity"), "capacity"),
+        (Overrides(scenario="capcity"), "capacity"),
         (Overrides(concurrency=(0,)), "concurrency is 0"),
     ],
 )

@@ -166,7 +166,7 @@ def test_at_the_deadline_what_is_left_is_marked_unfinished(drive):
 
 def test_the_capacity_lane_keeps_every_lane_busy_in_its_window(drive):
     shapes = [*agents(1, (10, 40)), *agents(3, (10, 5))]
-    driven = drive(trial_trace(shapes, 50), concurrency=2, lane="capacity", sessions_per_lane=3)
+    driven = drive(trial_trace(shapes, 50), concurrency=2, scenario="capacity", sessions_per_lane=3)
     sessions, window = driven.result.tables["sessions"], driven.result.tables["window"]
     assert driven.result.complete
     start, end = window["start_s"][0], window["end_s"][0]
@@ -182,7 +182,7 @@ def test_the_capacity_lane_keeps_every_lane_busy_in_its_window(drive):
 
 
 def test_a_session_that_is_used_again_finds_no_more_than_the_first_time(drive):
-    driven = drive(trial_trace(agents(2, (40, 4)), 50), lane="capacity", sessions_per_lane=4)
+    driven = drive(trial_trace(agents(2, (40, 4)), 50), scenario="capacity", sessions_per_lane=4)
     assert (driven.turns["reused_tokens"] == 0).all()
 
 
@@ -254,7 +254,7 @@ def test_plans_that_cannot_be_run_are_refused(drive):
     with pytest.raises(UsageError, match="token_budget 3"):
         drive(trace, concurrency=4, token_budget=3)
     with pytest.raises(UsageError, match="at least 3 sessions"):
-        drive(trace, concurrency=3, lane="capacity")
+        drive(trace, concurrency=3, scenario="capacity")
     with pytest.raises(UsageError, match="concurrency is 0"):
         drive(trace, concurrency=0)
 

@@ -52,9 +52,9 @@ def test_a_record_keeps_events_and_power_bit_for_bit(raw_dir: Path, tmp_path: Pa
 def test_a_record_is_json_with_its_schema_and_its_files(raw_dir: Path, tmp_path: Path) -> None:
     folder = write_record(tmp_path / "out", raw_dir)
     document = json.loads((folder / "record.json").read_text())
-    assert document["schema"] == SCHEMA == "chipmark.record/1"
-    assert document["manifest"]["schema"] == "chipmark.cell/1"
-    assert document["metrics"]["schema"] == "chipmark.metrics/1"
+    assert document["schema"] == SCHEMA == "chipmark.record/2"
+    assert document["manifest"]["schema"] == "chipmark.cell/2"
+    assert document["metrics"]["schema"] == "chipmark.metrics/2"
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     assert there == set(document["files"]) | {"record.json"}
     assert "repeat-2/turns.parquet" in there

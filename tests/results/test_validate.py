@@ -102,7 +102,7 @@ def test_the_old_record_of_schema_1_still_loads(tmp_path: Path) -> None:
     folder = tmp_path / "record-1"
     shutil.copytree(OLD, folder)
     record = load_record(folder)
-    assert record.schema_ == "chipmark.record/1"
+    assert (record.schema_, record.written_as) == ("chipmark.record/2", "chipmark.record/1")
     assert record.metrics.values["sessions"] == 2
     assert np.isclose(record.metrics.values["total_tok_s"] or 0.0, 32 / 0.280)
     assert not [f for f in validate(folder) if f.severity == "error"]

@@ -36,9 +36,9 @@ def make_record(rawcells: ModuleType) -> MakeRecord:
                 roofs = Roofs(10**6, 1e6, 1e6, 1e6, 1e6, 1000)
                 repeats.append(RepeatData(events, kind(watts, *bounds), roofs))
             derived = derive(RawCell(facts_of(manifest), rawcells.trace(), tuple(repeats)))
-        name = f"{manifest.backend}-{slow}-{manifest.lane}"
+        name = f"{manifest.backend}-{slow}-{manifest.scenario}"
         return Record(
-            schema="chipmark.record/1",
+            schema="chipmark.record/2",
             id=name,
             manifest=manifest,
             metrics=metrics_of(derived),

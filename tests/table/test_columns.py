@@ -9,7 +9,7 @@ DEFINED = [
     "precision",
     "execution", "graph",
     "scale",
-    "lane", "concurrency", "sessions",
+    "scenario", "concurrency", "sessions",
     "prefill_tok_s",
     "decode_tok_s",
     "total_tok_s",

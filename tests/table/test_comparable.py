@@ -34,7 +34,7 @@ def test_equal_work_is_comparable_in_speed_and_energy(make_record: Make) -> None
     [
         ({"workload__hash": "0" * 64}, "workload hash"),
         ({"concurrency": 2}, "number of sessions"),
-        ({"lane": "capacity"}, "lane"),
+        ({"scenario": "capacity"}, "scenario"),
         ({"model__source_hash": "other"}, "source weights"),
         ({"precision__class_name": "16-bit"}, "precision class"),
         ({"feedback": "sampled"}, "feedback"),
@@ -102,12 +102,18 @@ def test_declared_and_assumed_are_not_even_ranked_alone(make_record: Make) -> No
 def test_cost_is_ranked_in_the_capacity_lane_only(make_record: Make) -> None:
     book = load_book(EXAMPLE)
     chip = {"chip__name": "nvidia-h200-sxm"}
-    for lane, kinds in (("equal_n", ["perf", "energy"]), ("capacity", ["perf", "energy", "cost"])):
-        records = [make_record(lane=lane, **chip), make_record(1.2, lane=lane, **chip)]
+    for scenario, kinds in (
+        ("equal_n", ["perf", "energy"]),
+        ("capacity", ["perf", "energy", "cost"]),
+    ):
+        records = [
+            make_record(scenario=scenario, **chip),
+            make_record(1.2, scenario=scenario, **chip),
+        ]
         rows = build_rows(records, book, rank_by="cost_per_session")
         assert rows[1].values["comparable"] == kinds
         assert rows[1].values["cost_per_session"] is not None
-        assert [r.rank for r in rows] == ([1, 2] if lane == "capacity" else [None, None])
+        assert [r.rank for r in rows] == ([1, 2] if scenario == "capacity" else [None, None])
 
 
 def test_an_unfit_baseline_compares_with_nothing(make_record: Make) -> None:

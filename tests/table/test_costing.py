@@ -34,7 +34,7 @@ def test_equal_n_costs_this_very_load_all_day(make_record: Make) -> None:
 
 
 def test_the_capacity_lane_pays_at_the_books_demand(make_record: Make) -> None:
-    one, other = make_record(**H200), make_record(lane="capacity", **H200)
+    one, other = make_record(**H200), make_record(scenario="capacity", **H200)
     a, b = price(one, BOOK), price(other, BOOK)
     assert a.details["utilisation"] == 1.0
     assert b.details["utilisation"] == 0.4
@@ -88,20 +88,20 @@ def test_without_a_book_there_is_no_money(make_record: Make) -> None:
 
 
 def test_agents_are_served_in_the_capacity_lane_at_full_scale_only(make_record: Make) -> None:
-    full = {"lane": "capacity", "workload__scale": ["1", "1", "1"]}
+    full = {"scenario": "capacity", "workload__scale": ["1", "1", "1"]}
     record = make_record(**H200, **full)
     rate = record.metrics.values["sessions_per_hour"] or 0
     assert price(record, BOOK).daily_active_agents == pytest.approx(rate * 0.7 / (20 * 0.15))
-    quick = price(make_record(**H200, lane="capacity"), BOOK)
+    quick = price(make_record(**H200, scenario="capacity"), BOOK)
     assert quick.reasons["daily_active_agents"] == "scale_not_1"
     equal = price(make_record(**H200), BOOK)
-    assert equal.reasons["daily_active_agents"] == "not_capacity_lane"
+    assert equal.reasons["daily_active_agents"] == "not_capacity_scenario"
 
 
 def test_break_even_against_itself_is_its_own_price(make_record: Make) -> None:
-    costing = price(make_record(lane="capacity", **H200), BOOK)
+    costing = price(make_record(scenario="capacity", **H200), BOOK)
     assert break_even(costing, costing) == pytest.approx(35_000)
-    slower = price(make_record(2.0, lane="capacity", **H200), BOOK)
+    slower = price(make_record(2.0, scenario="capacity", **H200), BOOK)
     below = break_even(slower, costing)
     assert below is not None
     assert below < 35_000 / 2

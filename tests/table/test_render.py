@@ -157,9 +157,9 @@ def test_no_rows_are_no_error(format: str) -> None:
 @pytest.mark.parametrize(
     ("weights", "kind", "shown"),
     [
-        ("w4", "w4", "w4/g128"),
-        ("w8", "w8", "w8/g128"),
-        ("fp8", "w8", "fp8/row"),
+        ("w4", "w4a16", "w4/g128"),
+        ("w8", "w8a16", "w8/g128"),
+        ("fp8", "fp8", "fp8/row"),
         ("bf16", "16-bit", "bf16"),
     ],
 )

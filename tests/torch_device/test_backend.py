@@ -88,7 +88,6 @@ def test_what_is_computed_is_said():
     assert loaded.precision["activation"] == "fp32"
     backend, loaded = load("bf16")
     assert loaded.precision["weights"] == loaded.precision["kv"] == "bf16"
-    assert loaded.precision["class"] == "16-bit"
     assert "bf16 into" in loaded.precision["activation"]
     assert loaded.kv_bytes == 3 * 96 * 2 * TINY.n_layers * TINY.n_kv_heads * TINY.head_dim * 2
     assert loaded.details["products"].keys() >= {"qkv", "out", "gate_up", "down", "head"}

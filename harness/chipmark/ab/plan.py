@@ -108,7 +108,7 @@ def planned(request: Request, scratch: Path) -> Iterator[Plan]:
     check_differ(kind, a, b)
     if kind == "backends":
         says.append(
-            "backends are paired by workload, scale, lane and N; parity is in their records"
+            "backends are paired by workload, scale, scenario and N; parity is in their records"
         )
     if kind != "same":
         says.append(f"both arms share the code of {tree} ({revision or 'no git'})")

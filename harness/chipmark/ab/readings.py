@@ -150,9 +150,9 @@ def read_records(
 
     records = load_records([folder]).records
     rows = [r.to_dict() for r in build_rows(records, load_book(EXAMPLE), None, DEFAULT_METRIC)]
-    names = [_cell_name(values, ("workload", "scale", "lane")) for values in rows]
+    names = [_cell_name(values, ("workload", "scale", "scenario")) for values in rows]
     if not by_work or len(set(names)) < len(names):
-        parts = ("workload", "model", "precision", "scale", "lane")
+        parts = ("workload", "model", "precision", "scale", "scenario")
         names = [_cell_name(values, parts) for values in rows]
     found = []
     for values, name in zip(rows, names, strict=True):

@@ -132,7 +132,7 @@ def _benchmark(record: Record, name: str, data: Sequence[float]) -> dict[str, An
         "precision": manifest.precision.requested,
         "workload": manifest.workload.name,
         "scale": " ".join(manifest.workload.scale),
-        "lane": manifest.lane,
+        "scenario": manifest.scenario,
         "concurrency": manifest.concurrency,
     }
     param = "-".join(str(value) for value in params.values())

@@ -10,6 +10,7 @@ from chipmark import __version__
 from chipmark.cell.environment import recorded_environment
 from chipmark.cell.folder import KEY
 from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.provenance import source_commit
 from chipmark.cell.workloads import workload_id
 from chipmark.chips.contract import ChipIdentity
 from chipmark.engine.plan import CACHE_POLICY
@@ -22,7 +23,7 @@ from chipmark.results.manifest import (
     Note,
     PrecisionId,
 )
-from chipmark_models.precision import precision_named
+from chipmark_models.precision import precision_class, precision_named
 
 
 def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str, Any]) -> Manifest:
@@ -32,9 +33,10 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
     done = cell.failure is None
     return Manifest.model_validate(
         {
-            "schema": "chipmark.cell/1",
+            "schema": "chipmark.cell/2",
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             "chipmark_version": __version__,
+            "chipmark_commit": source_commit(),
             "status": "done" if done else "failed",
             "failure": cell.failure,
             "backend": plan.backend,
@@ -42,7 +44,7 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "workload": workload_id(inputs.trace),
             "model": inputs.model,
             "precision": _precision(plan.precision, loaded.get("precision")),
-            "lane": plan.lane,
+            "scenario": plan.scenario,
             "concurrency": cell.concurrency,
             "feedback": inputs.feedback,
             "cache_policy": dict(CACHE_POLICY),
@@ -51,6 +53,7 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "parity": cell.parity,
             "meter": None if meter is None else MeterId(**dataclasses.asdict(meter.info)),
             "repeats": cell.repeats_done if done else 0,
+            "limits": dataclasses.asdict(inputs.limits),
             "sweep": tuple(cell.sweep),
             "environment": recorded_environment(loaded),
             "options": {KEY: key, **options},
@@ -62,15 +65,16 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
 def _precision(requested: str, told: dict[str, str] | None) -> PrecisionId:
     told = told or {}
     named = precision_named(requested)
-    return PrecisionId.model_validate(
-        {
-            "requested": requested,
-            "weights": told.get("weights", requested),
-            "activation": told.get("activation", named.activation),
-            "kv": told.get("kv", named.kv),
-            "accumulate": told.get("accumulate", "unknown"),
-            "class_name": told.get("class", named.class_name),
-        }
+    weights = told.get("weights", requested)
+    activation = told.get("activation", named.activation)
+    kv = told.get("kv", named.kv)
+    return PrecisionId(
+        requested=requested,
+        weights=weights,
+        activation=activation,
+        kv=kv,
+        accumulate=told.get("accumulate", "unknown"),
+        class_name=precision_class(weights, activation, kv),
     )
 
 

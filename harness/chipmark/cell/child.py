@@ -24,6 +24,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from chipmark.cell.provenance import installed_packages
 from chipmark.cell.spec import ChildSpec, RunCommand, parse
 from chipmark.engine.contract import Backend, Caps, Loaded, LoadSpec
 from chipmark.engine.events import save_events
@@ -101,6 +102,7 @@ class Child:
             "wall_s": time.perf_counter() - started,
             "python": sys.version.split()[0],
             "numpy": np.__version__,
+            "packages": installed_packages(),
             "peak_rss_bytes": self.peak_rss_bytes(),
         }
 
@@ -146,7 +148,7 @@ class Child:
         plan = RunPlan(
             caps=self.caps,
             concurrency=command.concurrency,
-            lane=command.lane,
+            scenario=command.scenario,
             sessions=ids,
             feedback=self.spec.feedback,
             capture=capture,

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chipmark.errors import BadInputError
 from chipmark.results.whole_file import whole_file
+from chipmark_models.precision import KV8, BaseClass
 
-TOLERANCE_RMS_REL = {"fp32": 1e-3, "16-bit": 3e-2, "w8": 5e-2, "w4": 5e-2}
-"""Largest rms-relative distance that passes, by precision class.
+TOLERANCE_RMS_REL: Mapping[BaseClass, float] = {
+    "fp32": 1e-3,
+    "16-bit": 3e-2,
+    "fp8": 5e-2,
+    "w8a16": 5e-2,
+    "w8a8": 5e-2,
+    "w4a16": 5e-2,
+    "w4a8": 5e-2,
+}
+"""Largest rms-relative distance that passes, by precision class (narrow KV apart).
 
 The oracle computes in fp32 with the weights as rounded, so this is the error of the backend's
 arithmetic alone. fp32: sums of a few thousand products in another order differ by 1e-6 to 1e-4;
 a wrong mask, position or cached row by 1e-1 and more. 16-bit: 16-bit weights and KV with
-activations in fp32; for rounded ones see ROUNDED_FACTOR. w8 and w4: two providers on the same
-quantised weights were seen 0.002 to 0.03 apart.
+activations in fp32; for rounded ones see ROUNDED_FACTOR. Quantised weights: two providers on
+the same ones were seen 0.002 to 0.03 apart.
 """
 
 ROUNDED_FACTOR = 1.5
@@ -121,7 +132,7 @@ def distance(oracle: LogitRows, measured: LogitRows, tolerance: float) -> Distan
 def tolerance_of(class_name: str, own: float | None = None) -> float:
     """Largest rms-relative distance that passes for a precision class. own: distance of the
     oracle with rounded activations from the plain one, where the backend's products take such."""
-    tolerance = TOLERANCE_RMS_REL[class_name]
+    tolerance = TOLERANCE_RMS_REL[cast("BaseClass", class_name.removesuffix(KV8))]
     return tolerance if own is None else max(tolerance, ROUNDED_FACTOR * own)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,17 +23,17 @@ from chipmark.cell.parity import (
 )
 from chipmark.cell.spec import ChildSpec
 from chipmark.cell.suite import CellPlan
-from chipmark.cell.workloads import ModelInUse
+from chipmark.cell.workloads import ModelInUse, sim_load
 from chipmark.chips.contract import ChipIdentity
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter
 from chipmark.meters.replay import save_samples
 from chipmark.results.manifest import ModelId, Note, ParityResult, Probes, Slo, SweepPoint
 from chipmark.workload.trace import Trace, save_trace
-from chipmark_models.precision import product_type, rounding_of
+from chipmark_models.precision import precision_class, product_type, rounding_of
 
 MIN_WINDOW_SESSIONS = 4
-"""Sessions that all lanes of the capacity lane complete together, at least."""
+"""Sessions that all lanes of the capacity scenario complete together, at least."""
 
 IDLE_S = 31.0
 """Idle with the model loaded, before and after: the definition asks for 30 s."""
@@ -86,6 +87,7 @@ class MeasuredCell:
         self.failure: Note | None = None
         self.notes: list[Note] = list(inputs.notes)
         self.peak_rss_bytes = 0
+        self.check_s = self.repeat_s = 0.0
         self._capture = capture_turn(inputs.trace)
         save_trace(inputs.trace, folder / "trace.npz")
 
@@ -117,8 +119,9 @@ class MeasuredCell:
         context = max(inputs.trace.max_context_tokens, self._parity_trace(()).max_context_tokens)
         spec = ChildSpec(
             backend=plan.backend,
-            # A simulated device is told how many ids there are; it reads nothing else.
-            model=inputs.in_use.spec if inputs.in_use else {"vocab_size": inputs.trace.vocab_size},
+            model=inputs.in_use.spec
+            if inputs.in_use
+            else sim_load(inputs.model, inputs.trace.vocab_size),
             precision=plan.precision,
             n_seqs=plan.concurrency,
             max_context=context,
@@ -140,9 +143,14 @@ class MeasuredCell:
 
     def check_parity(self) -> None:
         """Run the parity trace through the timed path and compare with the oracle."""
+        began = time.monotonic()
         if self.inputs.in_use is None:
             self._check_sim_parity()
-            return
+        else:
+            self._check_oracle_parity()
+        self.check_s = time.monotonic() - began
+
+    def _check_oracle_parity(self) -> None:
         child, caps = self._child(), self.loaded["caps"]
         trace = self._parity_trace(tuple(caps["context_buckets"]))
         if trace.max_context_tokens > caps["max_context"]:
@@ -213,7 +221,7 @@ class MeasuredCell:
 
     def repeat(self, index: int) -> None:
         """One timed repeat between two probes, metered; raw files go to `repeat-INDEX`."""
-        child, inputs = self._child(), self.inputs
+        child, inputs, began = self._child(), self.inputs, time.monotonic()
         target = self.folder / f"repeat-{index}"
         target.mkdir()
         read_bytes = self._read_bytes()
@@ -237,6 +245,7 @@ class MeasuredCell:
         probes: Probes = roofs.bracket(read_bytes, before, after, llc)
         (target / "probes.json").write_text(probes.model_dump_json(indent=1), encoding="utf-8")
         self.repeats_done = index + 1
+        self.repeat_s = max(self.repeat_s, time.monotonic() - began)
 
     def timed_run(self, arguments: dict[str, Any], power: Path) -> None:
         """One `run` of the child with the meter beside it; its samples go to `power`."""
@@ -260,7 +269,7 @@ class MeasuredCell:
             "trace": str(self.folder / "trace.npz"),
             "events": str(events),
             "concurrency": concurrency,
-            "lane": self.inputs.plan.lane,
+            "scenario": self.inputs.plan.scenario,
             "sessions_per_lane": max(1, -(-MIN_WINDOW_SESSIONS // concurrency)),
             "deadline_s": self.inputs.limits.run_s,
         }
@@ -317,8 +326,10 @@ class MeasuredCell:
     def _tolerance(self, plain: LogitRows, trace: Trace, wanted: Wanted, name: str) -> float:
         """Of the precision's class; where products take rounded activations, what that rounding
         does to the very rows compared is found first, and said."""
-        told = self.loaded["precision"]
-        class_name, rounding = str(told["class"]), rounding_of(str(told["activation"]))
+        computed = self.loaded["precision"]
+        activation = str(computed["activation"])
+        class_name = precision_class(computed["weights"], activation, computed["kv"])
+        rounding = rounding_of(activation)
         if not rounding:
             return tolerance_of(class_name)
         rounded = self._reference(trace, wanted, f"{name}-rounded", rounded=rounding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal, Protocol
 from chipmark.cell.assemble import assemble
 from chipmark.cell.folder import Held, cell_key, check_output, held, scratch
 from chipmark.cell.measure import CellInputs, Limits, MeasuredCell
+from chipmark.cell.more_repeats import add_repeats
 from chipmark.cell.suite import CellPlan, Suite, groups, order_of
 from chipmark.cell.sweep import sweep
 from chipmark.cell.workloads import (
@@ -29,7 +31,7 @@ from chipmark.chips.nameplate import nameplate
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter, Scope
 from chipmark.meters.pick import pick_meter
-from chipmark.meters.replay import SIM_INFO, ReplayMeter
+from chipmark.meters.replay import ReplayMeter, sim_info
 from chipmark.meters.request import AssumedPower, MeterRequest
 from chipmark.registry import split_backend
 from chipmark.results.manifest import Note, Slo
@@ -109,6 +111,7 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
     fails leaves a record that says why; the others go on. Raises ChipmarkError for bad input.
     """
     check_output(out)
+    until_s = time.monotonic() + suite.budget_s
     before = held(out)
     prepared = _Preparation(options, reporter)
     batches = [[prepared.cell(plan, suite.repeats) for plan in group] for group in groups(suite)]
@@ -127,7 +130,7 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
                 for index, item in enumerate(todo)
             ]
             try:
-                _measure(cells, suite.repeats, options, reporter)
+                _measure(cells, suite.repeats, until_s, options, reporter)
                 for cell, item in zip(cells, todo, strict=True):
                     title = item.inputs.plan.title
                     failure = cell.failure.text if cell.failure else ""
@@ -161,9 +164,14 @@ def _write(
 
 
 def _measure(
-    cells: Sequence[MeasuredCell], repeats: int, options: RunOptions, reporter: Reporter
+    cells: Sequence[MeasuredCell],
+    repeats: int,
+    until_s: float,
+    options: RunOptions,
+    reporter: Reporter,
 ) -> None:
-    """Load, check, repeat in rotating order, check the captured turn, end."""
+    """Load, check, repeat in rotating order, add repeats until `until_s` (of the monotonic clock)
+    where intervals are wide, check the captured turn, end."""
     reporter.steps(len(cells) * (repeats + 2))
 
     def each(text: str, step: Callable[[MeasuredCell], None], order: Sequence[int]) -> None:
@@ -178,16 +186,22 @@ def _measure(
     each("parity against the oracle", MeasuredCell.check_parity, forward)
     for _ in cells:
         reporter.step()
-    if cells and cells[0].inputs.plan.lane == "capacity":
+    if cells and cells[0].inputs.plan.scenario == "capacity":
         each("sweep over the number of sessions", sweep, forward)
     each("idle power before", lambda cell: cell.idle("before"), forward)
-    for repeat in range(repeats):
+
+    def once(repeat: int, which: Sequence[int], text: str) -> None:
         for index in order_of(repeat, len(cells)):
+            if index not in which:
+                continue
             if options.fresh and repeat > 0:
                 each("a fresh process", _restart, [index])
-            text = f"repeat {repeat + 1} of {repeats}"
-            each(text, lambda cell, repeat=repeat: cell.repeat(repeat), [index])  # type: ignore[misc]
+            each(text, lambda cell: cell.repeat(cell.repeats_done), [index])
             reporter.step()
+
+    for repeat in range(repeats):
+        once(repeat, forward, f"repeat {repeat + 1} of {repeats}")
+    add_repeats(cells, until_s, once)
     each("idle power after", lambda cell: cell.idle("after"), forward)
     each("captured turn against the oracle", MeasuredCell.compare_captured, forward)
     for cell in cells:
@@ -236,10 +250,10 @@ class _Preparation:
             self._traces[trace_key] = trace_of(plan, ref, config, options.seed)
         trace = self._traces[trace_key]
         in_use = None if simulated or ref is None else self._model(ref, plan)
-        identity = sim_model(plan) if in_use is None else in_use.identity
+        identity = sim_model(plan.model) if in_use is None else in_use.identity
         chip = chip_of(plan.backend)
         notes: list[Note] = []
-        meter: Meter | None = ReplayMeter(SIM_INFO)
+        meter: Meter | None = ReplayMeter(sim_info(device))
         if not simulated:
             meter, remarks = pick_meter(meter_request(chip, device, options.power_w))
             notes += [Note(code="meter", text=text) for text in remarks]
@@ -252,7 +266,7 @@ class _Preparation:
                 "model": identity.source_hash,
                 "precision": plan.precision,
                 "trace": trace.hash,
-                "lane": plan.lane,
+                "scenario": plan.scenario,
                 "concurrency": plan.concurrency,
                 "repeats": repeats,
                 "chip": [chip.name, chip.device_name, chip.identity],

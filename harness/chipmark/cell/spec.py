@@ -56,12 +56,12 @@ class RunCommand:
     """One timed repeat. capture: (session, turn) whose logits go to `captured`; -1 for none.
     power: where a simulated device writes its power samples. deadline_s: turns that have not
     ended by then are left unfinished. sessions: of the trace from its start, 0 for all.
-    sessions_per_lane: what each lane of the capacity lane completes at least."""
+    sessions_per_lane: what each lane of the capacity scenario completes at least."""
 
     trace: str
     events: str
     concurrency: int
-    lane: Literal["equal_n", "capacity"]
+    scenario: Literal["equal_n", "capacity"]
     deadline_s: float
     capture_session: int = -1
     capture_turn: int = -1

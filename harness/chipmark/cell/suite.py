@@ -15,14 +15,19 @@ from chipmark.registry import split_backend
 from chipmark.workload.replay_files import MOONCAKE_BLOCK
 from chipmark_models.precision import precision_named
 
+OLD_SCENARIO = "lane"
+"""What `scenario` was called in suite files of chipmark 0.1; read with a warning."""
+
 SUITES_FILE = Path(__file__).with_name("suites.toml")
 MIN_REPEATS = 3
+DEFAULT_BUDGET_S = 3600.0
+"""Seconds of a run within which repeats may be added, where a suite names none."""
 
-Lane = Literal["equal_n", "capacity"]
-LANES: tuple[Lane, ...] = ("equal_n", "capacity")
+Scenario = Literal["equal_n", "capacity"]
+SCENARIOS: tuple[Scenario, ...] = ("equal_n", "capacity")
 
 _LISTS = ("workload", "scale", "model", "precision", "backend", "concurrency")
-_SINGLE = ("sessions", "lane")
+_SINGLE = ("sessions", "scenario", OLD_SCENARIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,7 @@ class CellPlan:
     """One cell: workload x model x precision x backend x concurrency.
 
     workload: a profile, or the path of a transcript or a recorded trace, as `kind` says.
-    concurrency: lanes; in the capacity lane, the most that the sweep tries.
+    concurrency: lanes; in the capacity scenario, the most that the sweep tries.
     block_tokens: prompt tokens of one hash id of a recorded trace.
     """
 
@@ -42,7 +47,7 @@ class CellPlan:
     scale: str
     sessions: int
     concurrency: int
-    lane: Lane
+    scenario: Scenario
     block_tokens: int = MOONCAKE_BLOCK
 
     @property
@@ -55,15 +60,15 @@ class CellPlan:
             self.sessions,
             self.model,
             self.precision,
-            self.lane,
+            self.scenario,
             self.concurrency,
         )
 
     @property
     def title(self) -> str:
         """For people: what tells this cell from its neighbours."""
-        lane = "up to " if self.lane == "capacity" else ""
-        return f"{self.backend} {self.precision} {self.workload} {lane}N={self.concurrency}"
+        up_to = "up to " if self.scenario == "capacity" else ""
+        return f"{self.backend} {self.precision} {self.workload} {up_to}N={self.concurrency}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,10 @@ class Suite:
     repeats: int
     cells: tuple[CellPlan, ...]
     left_out: tuple[str, ...] = ()
+    budget_s: float = DEFAULT_BUDGET_S
+    """Seconds of the whole run; repeats are added only within it."""
+    renamed: tuple[str, ...] = ()
+    """Old names of fields that were read, each as a sentence for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +97,9 @@ class Overrides:
     concurrency: tuple[int, ...] = ()
     scale: str = ""
     sessions: int | None = None
-    lane: str = ""
+    scenario: str = ""
     repeats: int | None = None
+    budget_s: float | None = None
     transcript: str = ""
     trace: str = ""
     block_tokens: int | None = None
@@ -110,20 +120,29 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
     if chosen not in tables:
         raise UnknownNameError("suite", name, names, "or give the path of a TOML file")
     table = tables[chosen]
-    _known_fields(path, chosen, table, ("title", "repeats", "cells"))
+    _known_fields(path, chosen, table, ("title", "repeats", "budget_s", "cells"))
     repeats = overrides.repeats if overrides.repeats is not None else table.get("repeats", 3)
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise BadInputError(path, f"{repeats!r} is not a count", field=f"{chosen}.repeats")
+    budget_s = overrides.budget_s
+    if budget_s is None:
+        budget_s = table.get("budget_s", DEFAULT_BUDGET_S)
+    if isinstance(budget_s, bool) or not isinstance(budget_s, int | float) or budget_s < 0:
+        raise BadInputError(path, f"{budget_s!r} is not seconds", field=f"{chosen}.budget_s")
     blocks = table.get("cells")
     if not isinstance(blocks, list) or not blocks:
         raise BadInputError(path, "a suite needs at least one [[cells]]", field=f"{chosen}.cells")
     cells: dict[CellPlan, None] = {}
     left_out: dict[str, None] = {}
+    renamed: list[str] = []
     for number, block in enumerate(blocks):
         unfolded, left = _unfold(path, f"{chosen}.cells[{number}]", block, overrides, here)
         cells |= dict.fromkeys(unfolded)
         left_out |= dict.fromkeys(left)
-    return Suite(chosen, repeats, tuple(cells), tuple(left_out))
+        if OLD_SCENARIO in block:
+            field = f"{chosen}.cells[{number}].{OLD_SCENARIO}"
+            renamed.append(f"{path}: {field} is now called scenario")
+    return Suite(chosen, repeats, tuple(cells), tuple(left_out), float(budget_s), tuple(renamed))
 
 
 def suite_names() -> list[str]:
@@ -190,8 +209,8 @@ def _unfold(
         if values:
             axes[name] = list(values)
     sessions = overrides.sessions if overrides.sessions is not None else table.get("sessions", 4)
-    lane = overrides.lane or table.get("lane", "equal_n")
-    _check(path, where, axes, sessions, lane)
+    scenario = overrides.scenario or table.get("scenario", table.get(OLD_SCENARIO, "equal_n"))
+    _check(path, where, axes, sessions, scenario)
     kind: Literal["profile", "transcript", "trace"] = "profile"
     if overrides.transcript and overrides.trace:
         raise UsageError("--transcript and --trace are two workloads", "give one of them")
@@ -208,7 +227,7 @@ def _unfold(
             "no backend was found here", "`chipmark doctor` says what is missing; or name one: -b"
         )
     computed = computed_pairs(backends, axes["precision"], named=bool(axes["backend"]))
-    base = CellPlan("", "", "", "", kind, "", sessions, 0, cast("Lane", lane))
+    base = CellPlan("", "", "", "", kind, "", sessions, 0, cast("Scenario", scenario))
     if block_tokens is not None:
         base = replace(base, block_tokens=block_tokens)
     cells = [
@@ -256,7 +275,7 @@ def _axis(path: Path, where: str, name: str, table: Mapping[str, Any]) -> list[A
 
 
 def _check(
-    path: Path, where: str, axes: Mapping[str, list[Any]], sessions: object, lane: object
+    path: Path, where: str, axes: Mapping[str, list[Any]], sessions: object, scenario: object
 ) -> None:
     for backend in axes["backend"]:
         split_backend(backend)
@@ -265,7 +284,7 @@ def _check(
     for concurrency in axes["concurrency"]:
         if concurrency < 1:
             raise UsageError(f"{where}: concurrency is {concurrency}; at least one session runs")
-    if lane not in LANES:
-        raise UnknownNameError("lane", str(lane), LANES)
+    if scenario not in SCENARIOS:
+        raise UnknownNameError("scenario", str(scenario), SCENARIOS)
     if isinstance(sessions, bool) or not isinstance(sessions, int) or sessions < 1:
         raise BadInputError(path, f"{sessions!r} is not a count", field=f"{where}.sessions")

@@ -1,4 +1,4 @@
-"""The capacity lane: the largest number of sessions at which enough turns meet the objective."""
+"""The capacity scenario: the most sessions at which enough turns meet the objective."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def find_capacity(
 
 
 def sweep(cell: MeasuredCell) -> None:
-    """Find N* of a cell in the capacity lane and leave it in `cell.concurrency`.
+    """Find N* of a cell in the capacity scenario and leave it in `cell.concurrency`.
 
     Where not even one session meets the objective the cell is measured at N = 1 and says so.
     """

@@ -25,7 +25,7 @@ def cost(
 ) -> None:
     """Price stored records by a book: nothing is measured again.
 
-    In the equal_n lane a cost is that of this very load, all day (`~`), and is not ranked. The
+    In the equal_n scenario a cost is that of this very load, all day (`~`), and is not ranked. The
     break-even price is the chip's price at which its session costs what the reference's does.
 
     Examples:
@@ -57,7 +57,7 @@ def cost(
             "backend": record.manifest.backend,
             "chip": record.manifest.chip.name,
             "unit": record.manifest.chip.unit,
-            "lane": record.manifest.lane,
+            "scenario": record.manifest.scenario,
             "currency": book.currency,
             "cost_per_session": costing.cost_per_session,
             "cost_per_mtok": costing.cost_per_mtok,
@@ -101,21 +101,21 @@ def _table(rows: list[dict[str, Any]], currency: str) -> Any:
     from rich.table import Table
 
     table = Table(title=f"cost in {currency}")
-    for name in ("backend", "chip", "lane"):
+    for name in ("backend", "chip", "scenario"):
         table.add_column(name)
     for name in ("session", "M tokens", "agents a day", "break-even chip price"):
         table.add_column(name, justify="right")
 
     def shown(row: dict[str, Any], name: str) -> str:
         value = row[name]
-        mark = "~" if row["lane"] == "equal_n" and name.startswith("cost") else ""
+        mark = "~" if row["scenario"] == "equal_n" and name.startswith("cost") else ""
         return "-" if value is None else f"{mark}{value:,.4g}"
 
     for row in rows:
         table.add_row(
             escape(row["backend"]),
             escape(f"{row['chip']} ({row['unit']})"),
-            row["lane"],
+            row["scenario"],
             *(
                 shown(row, name)
                 for name in (

@@ -41,12 +41,15 @@ def run(
         [], help=f"fp32, bf16, fp16; w8, w4, fp8 where a backend computes them. {_AGAIN}"
     ),
     concurrency: list[int] = typer.Option(
-        [], help=f"Sessions at once; in the capacity lane, where the sweep ends. {_AGAIN}"
+        [], help=f"Sessions at once; in the capacity scenario, where the sweep ends. {_AGAIN}"
     ),
     sessions: int | None = typer.Option(None, min=1, help="Sessions of the workload."),
     scale: str = typer.Option("", help="quick, standard, full, or context,output,tool time."),
     repeats: int | None = typer.Option(None, min=1, help="Timed repeats of each cell."),
-    lane: str = typer.Option("", help="equal_n or capacity."),
+    budget_s: float | None = typer.Option(
+        None, min=0.0, help="Seconds of the run within which repeats are added; 0 adds none."
+    ),
+    scenario: str = typer.Option("", "--scenario", "--lane", help="equal_n or capacity."),
     transcript: Path | None = typer.Option(
         None, help="Instead of -w: recorded conversations, JSONL of OpenAI messages."
     ),
@@ -71,6 +74,9 @@ def run(
 ) -> None:
     """Measure a suite: every cell in a process of its own, repeats in turns, one table at the end.
 
+    Repeats are added while the interval of the ranked metric is wider than ±10 % and the suite's
+    time budget lasts (quick: 4 minutes).
+
     Examples:
 
       chipmark run quick -o runs/quick
@@ -79,7 +85,7 @@ def run(
 
       chipmark run quick -b sim:golden -o runs/sim
 
-      chipmark run standard -b torch:cuda -m qwen3-8b@synthetic --precision bf16 --lane capacity
+      chipmark run standard -b torch:cuda -m qwen3-8b@synthetic --precision bf16 --scenario capacity
     """
     from chipmark.cell.runner import run_suite
     from chipmark.cell.suite import Overrides
@@ -96,8 +102,9 @@ def run(
         concurrency=tuple(concurrency),
         scale=scale,
         sessions=sessions,
-        lane=lane,
+        scenario=scenario,
         repeats=repeats,
+        budget_s=budget_s,
         transcript=str(transcript or ""),
         trace=str(trace or ""),
         block_tokens=block_tokens,
@@ -172,6 +179,8 @@ def _suite(name: str, overrides: object, *, named: bool, python: str) -> Suite:
             warn(f"left out {candidate.backend}: {candidate.missing}{remedy}")
     for text in suite.left_out:
         warn(f"left out {text}")
+    for text in suite.renamed:
+        warn(text)
     if suite.repeats < MIN_REPEATS:
         warn(f"{suite.repeats} repeats: fewer than {MIN_REPEATS}, so intervals are missing")
     return suite

@@ -82,9 +82,10 @@ def check_capabilities(subject: Subject) -> None:
     else:
         held = caps.n_pages * caps.page_tokens
         _require(held >= SEQUENCES * CONTEXT, f"pages hold {held} tokens")
-    named = {"weights", "activation", "kv", "accumulate", "class"}
+    named = {"weights", "activation", "kv", "accumulate"}
     _require(named <= set(subject.loaded.precision), "precision does not say all of what it is")
-    _require(0.0 <= subject.loaded.ep_coverage <= 1.0, "ep_coverage is not a share")
+    coverage = subject.loaded.ep_coverage
+    _require(coverage is None or 0.0 <= coverage <= 1.0, "ep_coverage is not a share")
 
 
 def check_times(subject: Subject) -> None:

@@ -203,10 +203,10 @@ class Loaded:
     """What was loaded: capabilities, costs of loading, and what will really be computed.
 
     load_s: weights and graph. compile_s: compilation and warm-up of every bucket, apart from the
-    clock of the run. precision: {"weights", "activation", "kv", "accumulate", "class"}, class one
-    of fp32, 16-bit, w8, w4. graph: plain, standard, contrib or none. ep_coverage: share of work
-    on the provider's own device, 1.0 for a torch device. device: the name that the device or
-    provider gives itself. notes: {code, text} pairs for the row.
+    clock of the run. precision: {"weights", "activation", "kv", "accumulate"},
+    names of `chipmark_models.precision`. graph: plain, standard, contrib or none. ep_coverage:
+    share of work on the provider's own device, None where nothing can tell. device: the name that
+    the device or provider gives itself. notes: {code, text} pairs for the row.
     """
 
     caps: Caps
@@ -216,7 +216,7 @@ class Loaded:
     kv_bytes: int
     precision: Mapping[str, str]
     graph: str
-    ep_coverage: float
+    ep_coverage: float | None
     device: str
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[Mapping[str, str], ...] = ()

@@ -40,6 +40,8 @@ class EventLog:
                 number,
                 engine_s,
                 submit_s,
+                np.nan,
+                np.nan,
                 done.visible_s,
                 done.h2d_bytes,
                 done.d2h_bytes,
@@ -52,7 +54,7 @@ class EventLog:
             times = (launch.start_s, launch.end_s, launch.host_s)
             if launch.plan < 0:
                 kv = _PHASE_INDEX["kv"]
-                self._launches.append((index, number, kv, 0, 0, 0, 0, 0, *times))
+                self._launches.append((index, number, kv, 0, 0, 0, 0, 0, *times, 0))
                 continue
             if launch.plan != seen:
                 raise ValueError(f"step {number}: launch {launch.plan} came where {seen} was due")
@@ -71,6 +73,7 @@ class EventLog:
                     plan.chunk_bucket,
                     plan.context_bucket,
                     *times,
+                    -1,
                 )
             )
             if decodes:
@@ -133,7 +136,7 @@ class EventLog:
         """A session that ended; `n_turns` of its turns were done."""
         self._sessions.append((session.id, lane, status, start_s, end_s, n_turns))
 
-    def tables(self, window: tuple[float, float, int]) -> dict[str, Table]:
+    def tables(self, window: tuple[float, float, int, float, float, int]) -> dict[str, Table]:
         """Everything as the tables of `chipmark.engine.events`, checked."""
         tables = {
             "steps": _table("steps", self._steps),
@@ -152,6 +155,7 @@ class EventLog:
         counts = [chunk[1].size for chunk in self._rows]
         columns = [np.repeat(np.array([c[0] for c in self._rows]), counts)]
         columns += [np.concatenate([chunk[at] for chunk in self._rows]) for at in range(1, 6)]
+        columns += [np.full(sum(counts), np.nan)] * 2
         return {
             name: column.astype(dtype)
             for (name, dtype), column in zip(COLUMNS["rows"].items(), columns, strict=True)

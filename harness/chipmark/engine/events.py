@@ -18,21 +18,25 @@ from numpy.typing import NDArray
 
 Table = dict[str, NDArray[Any]]
 
-SCHEMA = "chipmark.events/1"
+SCHEMA = "chipmark.events/2"
 
 COLUMNS: Mapping[str, Mapping[str, str]] = {
-    # a step of the engine; engine_s: scheduler and bookkeeping time on the host, submit to
-    # visible not included; visible_s: its tokens could be seen by the host
+    # a step of the engine, all times by the engine's clock: submit_s to submitted_s around the
+    # backend's `submit`, wait_s to visible_s around its `wait`, at whose end the host sees the
+    # tokens. engine_s: scheduler and bookkeeping time on the host, both calls not included
     "steps": {
         "step": "i4",
         "engine_s": "f8",
         "submit_s": "f8",
+        "submitted_s": "f8",
+        "wait_s": "f8",
         "visible_s": "f8",
         "h2d_bytes": "i8",
         "d2h_bytes": "i8",
         "kv_copied_bytes": "i8",
     },
-    # phase: index in contract.PHASES; n_tokens: useful tokens (without padding)
+    # phase: index in contract.PHASES; n_tokens: useful tokens (without padding); n_positions:
+    # positions computed, padding included. start_s, end_s, host_s: the backend's word
     "launches": {
         "launch": "i4",
         "step": "i4",
@@ -45,9 +49,11 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "start_s": "f8",
         "end_s": "f8",
         "host_s": "f8",
+        "n_positions": "i8",
     },
     # a row of a launch: n_tokens computed from position start of session's context;
-    # sampled: id seen by the host, -1 where none
+    # sampled: id seen by the host, -1 where none; best_logit, second_logit: the two largest
+    # logits that it was sampled from, NaN where the backend does not give them
     "rows": {
         "launch": "i4",
         "session": "i4",
@@ -55,6 +61,8 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "start": "i4",
         "n_tokens": "i4",
         "sampled": "i4",
+        "best_logit": "f4",
+        "second_logit": "f4",
     },
     # status: 0 done, 1 failed, 2 dropped, 3 not finished when the run ended.
     # reused_tokens: prompt tokens not computed on first processing (they were in KV);
@@ -86,9 +94,25 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "end_s": "f8",
         "n_turns": "i4",
     },
-    # one row: the window W
-    "window": {"start_s": "f8", "end_s": "f8", "concurrency": "i4"},
+    # one row: the window W; entered_s, left_s: when the engine began and had nothing left to do;
+    # simulated: 1 where the clock is a virtual one
+    "window": {
+        "start_s": "f8",
+        "end_s": "f8",
+        "concurrency": "i4",
+        "entered_s": "f8",
+        "left_s": "f8",
+        "simulated": "i1",
+    },
 }
+
+SINCE_2: Mapping[str, Mapping[str, float]] = {
+    "steps": {"submitted_s": np.nan, "wait_s": np.nan},
+    "launches": {"n_positions": -1},
+    "rows": {"best_logit": np.nan, "second_logit": np.nan},
+    "window": {"entered_s": np.nan, "left_s": np.nan, "simulated": -1},
+}
+"""Columns that chipmark.events/1 does not have, with the value that says so."""
 
 
 def empty_table(name: str, n: int = 0) -> Table:

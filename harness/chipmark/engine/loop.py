@@ -73,7 +73,7 @@ class _Run:
             self._sessions,
             plan.concurrency,
             start_s=self._start_s,
-            recycle=plan.lane == "capacity",
+            recycle=plan.scenario == "capacity",
         )
         self._stopped_s: float | None = None
         self._engine_s = 0.0
@@ -182,7 +182,7 @@ class _Run:
             self._sessions_done += 1
             self._end_session(row, DONE, visible_s, len(session.turns))
             plan = self._plan
-            if plan.lane == "capacity" and min(self._lanes.completed) >= plan.sessions_per_lane:
+            if plan.scenario == "capacity" and min(self._lanes.completed) >= plan.sessions_per_lane:
                 self._stopped_s = visible_s if self._stopped_s is None else self._stopped_s
 
     def _end_session(self, row: int, status: int, time_s: float, n_turns: int) -> None:
@@ -238,7 +238,9 @@ class _Run:
         first_s = self._start_s if self._first_send_s is None else self._first_send_s
         end_s = self._last_token_s if self._stopped_s is None else self._stopped_s
         return RunResult(
-            tables=self._log.tables((first_s, end_s, self._plan.concurrency)),
+            tables=self._log.tables(
+                (first_s, end_s, self._plan.concurrency, self._start_s, end_s, 0)
+            ),
             logits=tuple(self._logits),
             produced=self._produced,
             complete=complete,
@@ -249,7 +251,7 @@ class _Run:
         lane stopped because it had what it wanted."""
         live, log = self._live, self._log
         waiting = {send.lane: send for send in self._lanes.waiting_turns()}
-        capacity = self._plan.lane == "capacity"
+        capacity = self._plan.scenario == "capacity"
         for row in range(live.n_rows):
             session = live.sessions[row]
             if session is None:

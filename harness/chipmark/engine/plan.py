@@ -44,13 +44,13 @@ class RunPlan:
     prompts beside one token a lane. feedback `forced` feeds the trace's tokens, `sampled` the
     backend's own. capture: (session, turn) whose sampled rows' logits are returned;
     logits_of_all: those of every sampled row (for small traces). deadline_s: seconds after which
-    no more steps are submitted. sessions_per_lane: in the capacity lane, every lane completes at
-    least so many; sessions are used again from the first.
+    no more steps are submitted. sessions_per_lane: in the capacity scenario, every lane completes
+    at least so many; sessions are used again from the first.
     """
 
     caps: Caps
     concurrency: int
-    lane: Literal["equal_n", "capacity"] = "equal_n"
+    scenario: Literal["equal_n", "capacity"] = "equal_n"
     sessions: tuple[int, ...] | None = None
     token_budget: int | None = None
     feedback: Literal["forced", "sampled"] = "forced"

@@ -206,7 +206,7 @@ def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
         m = record.manifest
         scale = ",".join(m.workload.scale)
         name = f"{m.backend} {m.workload.name} {m.model.name} {m.precision.requested} "
-        name += f"({scale}) {m.lane} N={m.concurrency}"
+        name += f"({scale}) {m.scenario} N={m.concurrency}"
         machine = {"chip": m.chip.name, "unit": m.chip.unit, "used": m.chip.used, "of": m.chip.of}
         identity |= {f"{m.backend} {k}": v for k, v in (machine | m.chip.identity).items()}
         context |= {f"{m.backend} {k}": v for k, v in m.chip.context.items()}

@@ -22,7 +22,7 @@ from chipmark.metrics.ratios import Ratio, combine, null
 from chipmark.metrics.rawcell import CellFacts, RawCell, RepeatData
 from chipmark.workload.trace import Trace
 
-SCHEMA = "chipmark.metrics/1"
+SCHEMA = "chipmark.metrics/2"
 """Version of the definitions; rows of different versions are never ranked together."""
 
 STEADY_SPREAD = 1.25
@@ -139,7 +139,7 @@ def _repeat(raw: RawCell, data: RepeatData) -> _Repeat:
     sessions = latency.completed_sessions(joined)
     ratios = {
         **phases.rates(joined, work),
-        "slo_attainment": latency.slo_attainment(joined, facts.slo, facts.lane),
+        "slo_attainment": latency.slo_attainment(joined, facts.slo, facts.scenario),
         "sessions_per_hour": latency.sessions_per_hour(joined, facts),
         "prefix_hit": hit,
         "prefix_hit_ideal": ideal,
@@ -166,7 +166,11 @@ def _energy_ratios(
     if measured.energy_j is None:
         return dict.fromkeys(names, null(measured.reason))
     per_session = Ratio(measured.energy_j, float(sessions))
-    if facts.loop == "closed" and facts.lane == "equal_n" and latency.unfinished_sessions(joined):
+    if (
+        facts.loop == "closed"
+        and facts.scenario == "equal_n"
+        and latency.unfinished_sessions(joined)
+    ):
         per_session = null("session_unfinished")
     elif not sessions:
         per_session = null("no_sessions")
@@ -211,7 +215,7 @@ def _notes(raw: RawCell, done: Sequence[_Repeat]) -> list[tuple[str, str]]:
     if len(done) < 3:
         notes.append(("few_repeats", f"{len(done)} of at least 3 repeats"))
     lost = sum(latency.unfinished_sessions(r.view) for r in done)
-    if lost and raw.facts.lane == "equal_n":
+    if lost and raw.facts.scenario == "equal_n":
         notes.append(("sessions_lost", f"{lost} sessions did not end as they should"))
     meter = raw.facts.meter
     refused = next((r.energy.reason for r in done if r.energy.energy_j is None), "")

@@ -96,8 +96,8 @@ def view(tables: Mapping[str, Table]) -> RepeatView:
 
 
 def _turn_of_rows(turns: Table, rows: Table, ended_s: Floats) -> Ints:
-    """Index of each row's turn. A session that a lane ran again (capacity lane) has the same turn
-    several times; the row belongs to the last one that had been sent when its launch ended."""
+    """Index of each row's turn. A session that a lane ran again (capacity scenario) has the same
+    turn several times; the row belongs to the last one that had been sent when its launch ended."""
     keys = _turn_key(turns["session"], turns["turn"])
     wanted = _turn_key(rows["session"], rows["turn"])
     order = np.lexsort((turns["intended_s"], keys))

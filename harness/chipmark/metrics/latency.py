@@ -66,11 +66,11 @@ def quantile(samples: Floats, q: float) -> Quantile:
     return Quantile(percentile(samples, q), rank_interval(samples, q))
 
 
-def slo_attainment(view: RepeatView, slo: SloLimits, lane: str) -> Ratio:
+def slo_attainment(view: RepeatView, slo: SloLimits, scenario: str) -> Ratio:
     """Turns inside the SLO over turns; failed and dropped turns are misses.
 
-    A turn that had not finished when the run ended is a miss in the `equal_n` lane (the run
-    owed it); in the `capacity` lane, which is cut while all lanes run, it counts only when it
+    A turn that had not finished when the run ended is a miss in the `equal_n` scenario (the run
+    owed it); in the `capacity` scenario, which is cut while all lanes run, it counts only when it
     was late already.
     """
     turns = view.tables["turns"]
@@ -84,7 +84,7 @@ def slo_attainment(view: RepeatView, slo: SloLimits, lane: str) -> Ratio:
     met = (status == DONE) & (ttft <= limit) & (tpot <= slo.tpot_s)
     counted = np.isin(status, (DONE, FAILED, DROPPED)) & _in_window(view)
     open_ = status == UNFINISHED
-    if lane == "equal_n":
+    if scenario == "equal_n":
         counted |= open_
     else:
         seen = turns["first_token_s"] > turns["intended_s"]

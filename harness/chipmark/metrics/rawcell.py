@@ -53,7 +53,7 @@ class CellFacts:
     where the model has no shape (`sim:`).
     """
 
-    lane: Literal["equal_n", "capacity"]
+    scenario: Literal["equal_n", "capacity"]
     concurrency: int
     slo: SloLimits
     scale: tuple[Fraction, Fraction, Fraction]

@@ -8,6 +8,9 @@ keeps the folder's content, so that metrics can be computed again. Layout of a r
     repeat-K/events.npz        engine.events tables of repeat K
     repeat-K/power.npz         time_s, energy_j, power_w of the meter (absent: not measured)
     repeat-K/probes.json       Probes
+    repeat-K/timing.json       Timing: the parent's own clock around the repeat (absent: before
+                               chipmark.cell/2)
+    audit.npz                  what the audit looked at after the run (absent: not audited)
     idle-before.npz, idle-after.npz   power with the model loaded and no work (absent: not measured)
     child.log                  what the child and its libraries printed (cut to the last 256 KiB)
 """
@@ -15,11 +18,14 @@ keeps the folder's content, so that metrics can be computed again. Layout of a r
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from chipmark.errors import BrokenRecordError
+from chipmark_models.precision import CLASS_PATTERN
+
+ClassName = Annotated[str, StringConstraints(pattern=CLASS_PATTERN)]
 
 
 class Part(BaseModel):
@@ -29,7 +35,7 @@ class Part(BaseModel):
 
 
 class Note(Part):
-    """A remark in the row; `code` is from `chipmark.table.columns.NOTE_CODES`."""
+    """A remark in the row; `code` is from `chipmark.metrics.codes.NOTE_CODES`."""
 
     code: str
     text: str
@@ -61,14 +67,15 @@ class ModelId(Part):
 
 
 class PrecisionId(Part):
-    """What was computed; `class_name` is one of fp32, 16-bit, w8, w4."""
+    """What was computed. `class_name` is the parent's conclusion from weights, activation and KV
+    (`chipmark_models.precision.precision_class`), never a backend's word."""
 
     requested: str
     weights: str
     activation: str
     kv: str
     accumulate: str
-    class_name: Literal["fp32", "16-bit", "w8", "w4"]
+    class_name: ClassName
 
 
 class ChipId(Part):
@@ -111,6 +118,17 @@ class MeterId(Part):
     notes: tuple[str, ...] = ()
 
 
+class ReferenceId(Part):
+    """Where the oracle's logits came from."""
+
+    sha256: str
+    """Of the file that holds them."""
+    origin: Literal["computed", "cache", "file"]
+    """Computed in this run, found in the cache of this code's version, or given by the user."""
+    oracle_code: str
+    """Hash of the oracle's source code (`cell.reference`); "" where the file does not say."""
+
+
 class ParityResult(Part):
     """Distance of the backend's logits from the oracle, through the timed path.
 
@@ -131,6 +149,73 @@ class ParityResult(Part):
     oracle_weights_hash: str = ""
     captured_rms_rel: float | None = None
     captured_positions: int = 0
+    reference: ReferenceId | None = None
+
+
+class AuditResult(Part):
+    """What was checked after the timed run, at places that the backend could not know before.
+
+    Counts are over all repeats. `pending`: it could not be afforded here (`reason` says why);
+    `chipmark audit` finishes it elsewhere into a sidecar. `none`: nothing to audit (a failed
+    cell, sampled feedback, a record from before chipmark.cell/2).
+    """
+
+    verdict: Literal["pass", "fail", "pending", "none"] = "none"
+    reason: str = ""
+    ids_checked: int = 0
+    """(session, turn, position) triples whose sampled id was compared with the oracle's."""
+    ids_clear: int = 0
+    """Of them, those where the oracle's margin exceeds 4 x the tolerance."""
+    ids_wrong: int = 0
+    """Clear ones whose id is not the oracle's."""
+    logits_worst_rel: float | None = None
+    """Largest difference of the two largest logits from the oracle's, over the rms of the
+    oracle's centred logits."""
+    longest_turn: tuple[int, int] | None = None
+    """(session, turn) with the longest context, whose logits were captured in one repeat."""
+    longest_rms_rel: float | None = None
+    longest_positions: int = 0
+    captured_ids_equal: bool | None = None
+    """Whether the captured turn's ids equal those of a repeat without capture."""
+    tolerance_rms_rel: float | None = None
+    reference: ReferenceId | None = None
+
+
+class PluginId(Part):
+    """The code behind a backend, meter or chip identification."""
+
+    module: str
+    distribution: str
+    """The installed distribution that owns the module; "" for a source path without metadata."""
+    version: str
+    sha256: str
+    """Of the module's source file; "" where it has none."""
+    built_in: bool
+
+
+class CapacityResult(Part):
+    """How the sweep of the capacity scenario ended."""
+
+    concurrency: int | None
+    """The largest number of sessions that met the objective; None where not even one did."""
+    cut: bool
+    """The sweep ended at its own limit, so the capacity is a lower bound."""
+
+
+class Timing(Part):
+    """A repeat by the parent's clock (CLOCK_MONOTONIC, as the engine's): when it sent the
+    command, when the child said that the engine started and ended, and when the answer came."""
+
+    sent_s: float
+    started_s: float | None
+    ended_s: float | None
+    answered_s: float
+    complete: bool
+    """Every session of the plan ended before the time limit (the engine's word)."""
+    captured: bool = False
+    """Logits of the longest turn were captured in this repeat."""
+    throttle: tuple[str, ...] | None = None
+    """Throttle reasons seen during the repeat, by name; None where nothing could tell."""
 
 
 class LoadResult(Part):
@@ -142,7 +227,8 @@ class LoadResult(Part):
     kv_bytes: int
     graph: str
     execution: str
-    ep_coverage: float
+    ep_coverage: float | None
+    """None where nothing can tell; such a row is not ranked."""
     device: str
     caps: dict[str, Any]
     details: dict[str, Any] = Field(default_factory=dict)
@@ -150,20 +236,27 @@ class LoadResult(Part):
 
 
 class Probes(Part):
-    """Roofs measured beside a repeat: read bandwidth in bytes/s by working set, matrix FLOP/s."""
+    """Roofs measured around a repeat: read bandwidth in bytes/s at a working set of `read_bytes`,
+    matrix rate in FLOP/s."""
 
     read_bytes: int
+    """Working set of the probe: `wanted_bytes`, or what was free."""
     read_before: float | None
     read_after: float | None
     matmul_before: float | None
     matmul_after: float | None
     llc_bytes: int | None = None
+    """Last-level cache of the device itself; of a CPU, over the clusters its threads run on."""
     start_s: float = 0.0
     end_s: float = 0.0
+    wanted_bytes: int | None = None
+    """Working set of a decode launch; None in records from before chipmark.cell/2."""
+    by: Literal["backend", "harness"] = "backend"
+    """Who measured: the harness by its own process where it can."""
 
 
 class SweepPoint(Part):
-    """One N of the capacity lane's sweep."""
+    """One N of the capacity scenario's sweep."""
 
     concurrency: int
     slo_attainment: float | None
@@ -175,9 +268,12 @@ class SweepPoint(Part):
 class Manifest(Part):
     """A measured (or failed) cell. `cache_policy`: the engine's declared one."""
 
-    schema_: Literal["chipmark.cell/1"] = Field("chipmark.cell/1", alias="schema")
+    schema_: Literal["chipmark.cell/2"] = Field("chipmark.cell/2", alias="schema")
     created: str
     chipmark_version: str
+    chipmark_commit: str = ""
+    """Commit of the source tree that measured, with "+dirty" where it was changed; "" where it is
+    not a checkout."""
     status: Literal["done", "failed"]
     failure: Note | None = None
     backend: str
@@ -185,15 +281,20 @@ class Manifest(Part):
     workload: WorkloadId
     model: ModelId
     precision: PrecisionId
-    lane: Literal["equal_n", "capacity"]
+    scenario: Literal["equal_n", "capacity"]
     concurrency: int
     feedback: Literal["forced", "sampled"] = "forced"
     cache_policy: dict[str, Any]
     slo: Slo
     load: LoadResult | None = None
     parity: ParityResult
+    audit: AuditResult = AuditResult()
     meter: MeterId | None = None
+    plugins: dict[Literal["backend", "meter", "chip"], PluginId] = Field(default_factory=dict)
     repeats: int
+    limits: dict[str, float] = Field(default_factory=dict)
+    """Time limits of the cell's steps in seconds, by name."""
+    capacity: CapacityResult | None = None
     sweep: tuple[SweepPoint, ...] = ()
     environment: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chipmark.engine.events import COLUMNS, Table, check_tables, load_events
+from chipmark.engine.events import COLUMNS, SINCE_2, Table, check_tables, load_events
 from chipmark.errors import BrokenRecordError
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.metrics.rawcell import CellFacts, RawCell, RepeatData, Roofs, SloLimits
@@ -29,7 +30,7 @@ def facts_of(manifest: Manifest) -> CellFacts:
     meter = manifest.meter
     scale = manifest.workload.scale
     return CellFacts(
-        lane=manifest.lane,
+        scenario=manifest.scenario,
         concurrency=manifest.concurrency,
         slo=SloLimits(manifest.slo.ttft_append_s, manifest.slo.ttft_cold_s, manifest.slo.tpot_s),
         scale=(Fraction(scale[0]), Fraction(scale[1]), Fraction(scale[2])),
@@ -83,7 +84,7 @@ def load_tables(folder: Path) -> dict[str, Table]:
             return load_events(stored)
         tables: dict[str, Table] = {}
         for name, columns in COLUMNS.items():
-            table = _read_columns(folder, name, columns)
+            table = _read_columns(folder, name, columns, SINCE_2.get(name, {}))
             if table is None:
                 raise BrokenRecordError(folder / f"{name}.parquet", "is missing")
             tables[name] = table
@@ -127,8 +128,11 @@ def _roofs(folder: Path) -> Roofs | None:
     )
 
 
-def _read_columns(folder: Path, name: str, columns: Any) -> dict[str, NDArray[Any]] | None:
-    """Columns of `name` from `.npz` or `.parquet`; None where neither is there."""
+def _read_columns(
+    folder: Path, name: str, columns: Any, absent: Mapping[str, float] | None = None
+) -> dict[str, NDArray[Any]] | None:
+    """Columns of `name` from `.npz` or `.parquet`; None where neither is there. `absent`: values
+    of columns that an older Parquet file may do without."""
     npz, parquet = folder / f"{name}.npz", folder / f"{name}.parquet"
     path = npz if npz.is_file() else parquet
     if not path.is_file():
@@ -140,6 +144,12 @@ def _read_columns(folder: Path, name: str, columns: Any) -> dict[str, NDArray[An
         import pyarrow.parquet
 
         table = pyarrow.parquet.read_table(parquet)
-        return {c: table.column(c).to_numpy().astype(d) for c, d in columns.items()}
+        have = set(table.column_names)
+        return {
+            c: np.full(table.num_rows, absent[c], d)
+            if absent and c in absent and c not in have
+            else table.column(c).to_numpy().astype(d)
+            for c, d in columns.items()
+        }
     except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise BrokenRecordError(path, f"is not whole ({error})") from error

@@ -7,6 +7,8 @@ A record is a folder:
     repeat-K/TABLE.parquet         steps, launches, rows, turns, sessions, window
     repeat-K/power.parquet         time_s, energy_j, power_w (absent: not measured)
     repeat-K/probes.json
+    repeat-K/timing.json           the parent's clock around the repeat (since record/2)
+    audit.npz                      places looked at after the run (absent: not audited)
     idle-before.parquet, idle-after.parquet
     child.log
 
@@ -15,6 +17,11 @@ Schema history
     chipmark.record/1   first. `manifest` is chipmark.cell/1, `metrics.schema` is
                         chipmark.metrics/1. `self_sha256` is the sha256 of the file's bytes with
                         its own 64 digits written as zeros.
+    chipmark.record/2   `manifest` is chipmark.cell/2: `lane` is called `scenario`, precision
+                        classes name weights and activations, and audit, plug-ins, limits, the
+                        sweep's end and chipmark's commit are new. Metrics are chipmark.metrics/2;
+                        those of an upgraded record stay chipmark.metrics/1, which is never
+                        ranked with newer ones (`chipmark recompute` derives them anew).
 
 An older schema is brought up to date by one function a step in `UPGRADES`; a newer one is
 refused by name.
@@ -33,12 +40,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chipmark.errors import BrokenRecordError
 from chipmark.results.manifest import Manifest, Note
+from chipmark.results.upgrades import record_1_to_2
 
 if TYPE_CHECKING:
     from chipmark.metrics.derive import Derived
 
-SCHEMA = "chipmark.record/1"
-UPGRADES: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+SCHEMA = "chipmark.record/2"
+UPGRADES: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "chipmark.record/1": record_1_to_2
+}
 """From a schema to the next one: takes the document, returns it with its new `schema`."""
 
 RECORD_FILE = "record.json"
@@ -47,7 +57,7 @@ _BLANK = "0" * 64
 _OWN_KEY = '"self_sha256"'
 _OWN_HASH = re.compile(_OWN_KEY + r':\s*"([0-9a-f]{64})"')
 _DIGITS = re.compile(r"[0-9a-f]{64}")
-_CURRENT = re.compile(r'\{\s*"schema":\s*"chipmark\.record/1"')
+_CURRENT = re.compile(r'\{\s*"schema":\s*"chipmark\.record/2"')
 
 
 class Part(BaseModel):
@@ -78,16 +88,17 @@ class Metrics(Part):
 class Record(Part):
     """A cell's identity, its metrics and the checksums of its raw files.
 
-    `path` is the folder it was read from; it is not stored.
+    `path` is the folder it was read from, `written_as` the schema of the file; neither is stored.
     """
 
-    schema_: Literal["chipmark.record/1"] = Field(alias="schema")
+    schema_: Literal["chipmark.record/2"] = Field(alias="schema")
     id: str
     manifest: Manifest
     metrics: Metrics
     files: dict[str, FileEntry]
     self_sha256: str
     path: Path = Field(default=Path(), exclude=True)
+    written_as: str = Field(default=SCHEMA, exclude=True)
 
 
 def metrics_of(derived: Derived) -> Metrics:
@@ -129,10 +140,12 @@ def parse_record(path: Path, text: str) -> Record:
     try:
         if _CURRENT.match(text):
             # A thousand records are read for one table: no second pass over what is up to date.
-            record = Record.model_validate_json(text)
+            record, written_as = Record.model_validate_json(text), SCHEMA
         else:
-            record = Record.model_validate(_upgraded(path, _json_object(path, text)))
-        return record.model_copy(update={"path": path.parent})
+            document = _json_object(path, text)
+            written_as = str(document.get("schema"))
+            record = Record.model_validate(_upgraded(path, document))
+        return record.model_copy(update={"path": path.parent, "written_as": written_as})
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

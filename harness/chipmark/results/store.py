@@ -102,7 +102,7 @@ def whole_folder(out_dir: Path, name: str, hint: str) -> Iterator[Path]:
 def record_name(manifest: Manifest) -> str:
     """Name of a record's folder: what was measured, when, and a hash of the whole identity."""
     text = manifest.model_dump_json(by_alias=True)
-    parts = (manifest.backend, manifest.model.name, manifest.workload.name, manifest.lane)
+    parts = (manifest.backend, manifest.model.name, manifest.workload.name, manifest.scenario)
     slug = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(parts)).strip("-").lower()
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return f"{slug[:80]}-n{manifest.concurrency}-{digest}"

@@ -7,10 +7,9 @@ again from the raw files and compared with what is stored.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from chipmark.errors import ChipmarkError
 from chipmark.metrics.codes import NOTE_CODES
@@ -35,19 +34,15 @@ class Finding:
     text: str
 
 
-def validate(path: Path, *, closed_form: bool = False) -> list[Finding]:
-    """Findings on every record under `path`; an empty list says that they are as they claim.
-
-    With `closed_form` the records of `sim:` backends are also compared with the closed form of
-    their simulated device; one of another backend is then a finding.
-    """
+def validate(path: Path) -> list[Finding]:
+    """Findings on every record under `path`; an empty list says that they are as they claim."""
     findings: list[Finding] = []
     for folder in find_records([path]):
-        findings += validate_record(folder, closed_form=closed_form)
+        findings += validate_record(folder)
     return findings
 
 
-def validate_record(folder: Path, *, closed_form: bool = False) -> list[Finding]:
+def validate_record(folder: Path) -> list[Finding]:
     """Findings on one record."""
     try:
         record = load_record(folder)
@@ -71,8 +66,6 @@ def validate_record(folder: Path, *, closed_form: bool = False) -> list[Finding]
         for found in inconsistencies(repeat.events, raw.trace):
             findings.append(Finding("error", found.code, where, found.text))
     findings += _recomputed(folder, record, raw)
-    if closed_form:
-        findings += _closed_form(folder, record, raw)
     return findings
 
 
@@ -118,33 +111,6 @@ def _recomputed(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
             text = f"{name} is stored as {stored}, computed as {computed}"
             findings.append(Finding("error", "metrics", folder / RECORD_FILE, text))
     return findings
-
-
-def _closed_form(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
-    """The metrics of a simulated cell against its device's closed form."""
-    kind, _, device = record.manifest.backend.partition(":")
-    where = folder / RECORD_FILE
-    if kind != "sim":
-        text = f"{record.manifest.backend} has no closed form; only sim: backends do"
-        return [Finding("error", "closed_form", where, text)]
-    from chipmark.results.closed_form import expected_metrics
-
-    try:
-        expected = expected_metrics(device, raw, record.manifest)
-    except ChipmarkError as error:
-        return [Finding("error", "closed_form", where, error.message)]
-    return [
-        Finding("error", "closed_form", where, text)
-        for text in _differences(expected, record.metrics.values)
-    ]
-
-
-def _differences(expected: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name} is {stored.get(name)}, the closed form says {value}"
-        for name, value in expected.items()
-        if not _same(stored.get(name), value, 1e-6)
-    ]
 
 
 def _same(a: float | None, b: float | None, tolerance: float = RELATIVE_TOLERANCE) -> bool:

@@ -77,6 +77,8 @@ def _mark(row: Row, name: str) -> str:
     if name in _ENERGY and source == "declared":
         # A nameplate is an upper bound of power, so of joules; tokens per joule are at least this.
         return "≥" if name == "tok_per_joule" else "≤"
-    if name in _MONEY and (row.values["lane"] == "equal_n" or source in ("assumed", "declared")):
+    if name in _MONEY and (
+        row.values["scenario"] == "equal_n" or source in ("assumed", "declared")
+    ):
         return "~"
     return ""

@@ -78,7 +78,7 @@ _LIST: tuple[Column, ...] = (
     _text("execution", "exec", "eager, compiled or graph", "unknown"),
     _text("graph", "graph", "plain, standard, contrib or none", "unknown"),
     _text("scale", "scale", "factors of context, output and tool time"),
-    _text("lane", "lane", "equal_n (a fixed number of sessions) or capacity"),
+    _text("scenario", "scenario", "equal_n (a fixed number of sessions) or capacity"),
     Column("concurrency", "integer", "", "none", None, "N", "sessions that run at once"),
     Column(
         "sessions", "integer", "", "none", None, "sessions",
@@ -190,7 +190,7 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "daily_active_agents", "1/unit", "agents\n/unit",
         "sessions per hour x headroom / (sessions per agent-day x share of the peak hour)",
-        "cell_failed", "no_price_book", "not_capacity_lane", "scale_not_1", "no_demand",
+        "cell_failed", "no_price_book", "not_capacity_scenario", "scale_not_1", "no_demand",
         "unit_partly_used", "no_sessions", "zero_denominator", kind="cost",
     ),
     _text("parity", "parity", "pass, fail or unchecked"),

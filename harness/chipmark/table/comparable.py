@@ -52,14 +52,14 @@ def perf_identity(record: Record) -> dict[str, Any]:
     m = record.manifest
     load: dict[str, Any] = {
         "workload hash": m.workload.hash,
-        "lane": m.lane,
+        "scenario": m.scenario,
         "source weights": m.model.source_hash,
         "precision class": m.precision.class_name,
         "feedback": m.feedback,
         "cache policy": json.dumps(m.cache_policy, sort_keys=True),
         "metrics schema": record.metrics.schema_,
     }
-    if m.lane == "equal_n":
+    if m.scenario == "equal_n":
         load["number of sessions"] = m.concurrency
     else:
         load["SLO"] = m.slo.model_dump_json()
@@ -75,7 +75,9 @@ def own_refusals(record: Record) -> tuple[str, ...]:
     if m.parity.verdict != "pass":
         because = f": {m.parity.reason}" if m.parity.reason else ""
         reasons.append(f"parity {m.parity.verdict}{because}")
-    if m.load.ep_coverage < MIN_COVERAGE:
+    if m.load.ep_coverage is None:
+        reasons.append("ep_coverage is unknown: nothing can tell what ran on the device")
+    elif m.load.ep_coverage < MIN_COVERAGE:
         reasons.append(f"ep_coverage {m.load.ep_coverage:.3g} is below {MIN_COVERAGE}")
     for note in (*m.notes, *record.metrics.notes):
         if note.code in _BARRING_NOTES:
@@ -140,8 +142,8 @@ def _energy(record: Record, base: Record) -> tuple[str, ...]:
 
 def _cost(record: Record, base: Record, priced: Sequence[bool]) -> tuple[str, ...]:
     reasons = []
-    if record.manifest.lane != "capacity":
-        reasons.append("cost is ranked in the capacity lane only")
+    if record.manifest.scenario != "capacity":
+        reasons.append("cost is ranked in the capacity scenario only")
     if not priced[0]:
         reasons.append("the row has no cost")
     if not priced[1] and record is not base:

@@ -1,8 +1,8 @@
 """A record and a price book to money: cost of a session and of tokens, agents a unit serves.
 
-In the `equal_n` lane the cost is that of this very load, all day (on all year, utilisation 1);
-it is printed with `~` and never ranked. In the `capacity` lane utilisation is the book's demand,
-and power is taken at the offered load out of the sweep over N.
+In the `equal_n` scenario the cost is that of this very load, all day (on all year, utilisation 1);
+it is printed with `~` and never ranked. In the `capacity` scenario utilisation is the book's
+demand, and power is taken at the offered load out of the sweep over N.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def price(record: Record, book: PriceBook | None) -> Costing:
     if not rate:
         reason = record.metrics.null_reasons.get("sessions_per_hour", "no_sessions")
         return _without(reason, agents, agents_reason)
-    capacity = record.manifest.lane == "capacity"
+    capacity = record.manifest.scenario == "capacity"
     if capacity and book.demand.utilisation is None:
         return _without("no_demand", agents, agents_reason)
     site = book.site_factors()
@@ -126,7 +126,7 @@ def _energy(
     power_w = record.metrics.values.get("power_w")
     if meter is None or power_w is None:
         return None, record.metrics.null_reasons.get("power_w", "not_measured")
-    if record.manifest.lane == "capacity":
+    if record.manifest.scenario == "capacity":
         at_load = power_at(record.manifest.sweep, offered_per_hour)
         if at_load is None:
             notes.append(("load_as_full", "power at the offered load is not in the sweep"))
@@ -191,12 +191,12 @@ def _by_class(record: Record, yearly: cost.YearlyCost, sessions: float) -> dict[
 
 
 def _agents(record: Record, book: PriceBook | None) -> tuple[float | None, str]:
-    """daily_active_agents, or its reason code: capacity lane at scale (1, 1, 1) only."""
+    """daily_active_agents, or its reason code: capacity scenario at scale (1, 1, 1) only."""
     m = record.manifest
     if m.status != "done":
         return None, "cell_failed"
-    if m.lane != "capacity":
-        return None, "not_capacity_lane"
+    if m.scenario != "capacity":
+        return None, "not_capacity_scenario"
     if m.workload.scale != ("1", "1", "1"):
         return None, "scale_not_1"
     if book is None:

@@ -30,13 +30,13 @@ MAIN: tuple[str, ...] = (
     "parity", "vs_baseline", "comparable",
 )  # fmt: skip
 IDENTITY: tuple[str, ...] = (
-    "chip", "unit", "model", "workload", "scale", "precision", "execution", "graph", "lane",
+    "chip", "unit", "model", "workload", "scale", "precision", "execution", "graph", "scenario",
     "sessions", "energy_source", "power_scope", "currency",
 )  # fmt: skip
 BLOCKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("identity", ("backend", "chip", "unit", "model", "workload", "scale")),
-    ("what ran", ("precision", "execution", "graph", "lane", "concurrency", "sessions", "parity",
-                  "ep_coverage")),
+    ("what ran", ("precision", "execution", "graph", "scenario", "concurrency", "sessions",
+                  "parity", "ep_coverage")),
     ("speed", ("prefill_tok_s", "decode_tok_s", "total_tok_s", "ttft_p50_s", "ttft_p95_s",
                "ttft_cold_p50_s", "tpot_p50_s", "tpot_p95_s", "slo_attainment",
                "sessions_per_hour")),

@@ -187,7 +187,7 @@ def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
         "execution": None if m.load is None else m.load.execution,
         "graph": None if m.load is None else m.load.graph,
         "scale": f"({', '.join(m.workload.scale)})",
-        "lane": m.lane,
+        "scenario": m.scenario,
         "concurrency": m.concurrency,
         "energy_source": None if m.meter is None else m.meter.source,
         "power_scope": None if m.meter is None else m.meter.scope,

@@ -314,7 +314,6 @@ def _precision(precision: str, located: Located) -> dict[str, str]:
         "activation": compute,
         "kv": kv,
         "accumulate": accumulate,
-        "class": "fp32" if precision == "fp32" else "16-bit",
     }
 
 

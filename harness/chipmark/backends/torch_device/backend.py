@@ -173,7 +173,6 @@ class TorchBackend:
             "activation": activation,
             "kv": precision,
             "accumulate": accumulate,
-            "class": "fp32" if precision == "fp32" else "16-bit",
         }
 
     def _warm(self, decoder: Decoder, spec: LoadSpec) -> None:

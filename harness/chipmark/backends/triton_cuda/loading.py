@@ -29,7 +29,6 @@ from chipmark_models.costs import kv_bytes_per_token, weight_bytes_stored
 from chipmark_models.decoder import paged_ops
 from chipmark_models.decoder.layers import DTYPES
 from chipmark_models.decoder.paged import PagedDecoder
-from chipmark_models.precision import precision_named
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
 OPTIONS = ("ops", "kernel_check", "graphs")
@@ -302,7 +301,6 @@ def _precision(precision: str, activation: str) -> dict[str, str]:
         "activation": told,
         "kv": kept,
         "accumulate": "fp32",
-        "class": precision_named(precision).class_name,
     }
 
 

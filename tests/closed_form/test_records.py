@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from chipmark.backends.sim.backend import SimBackend
+from chipmark.closed_form.check import check_record
 from chipmark.engine.contract import LoadSpec
 from chipmark.engine.events import save_events
 from chipmark.engine.loop import run
 from chipmark.engine.plan import RunPlan
 from chipmark.metrics.derive import derive
+from chipmark.prices.book import EXAMPLE
 from chipmark.results.raw import load_raw
 from chipmark.results.store import load_record, write_record
 from chipmark.results.validate import validate
@@ -46,7 +48,9 @@ def simulated(
             max_chunk=256,
         )
     )
-    plan = RunPlan(caps=loaded.caps, concurrency=concurrency, lane=more.get("lane", "equal_n"))  # type: ignore[arg-type]
+    plan = RunPlan(
+        caps=loaded.caps, concurrency=concurrency, scenario=more.get("scenario", "equal_n")
+    )  # type: ignore[arg-type]
     result = run(backend, trace, plan)
     raw = tmp_path / "raw"
     (raw / "repeat-0").mkdir(parents=True)
@@ -60,10 +64,10 @@ def simulated(
         backend=f"sim:{device}",
         repeats=1,
         concurrency=concurrency,
-        lane=plan.lane,
+        scenario=plan.scenario,
         load__caps=dataclasses.asdict(loaded.caps),
         meter={
-            "name": "sim", "source": "counter", "scope": "sim", "method": "closed form",
+            "name": "sim", "source": "counter", "scope": "board", "method": "closed form",
             "update_period_s": 0.0, "error_rel": 0.0,
         },
         model={
@@ -87,15 +91,15 @@ def small(sessions: int = 3, scale: Scale = SCALES["quick"]) -> Trace:
 
 @pytest.mark.parametrize(
     ("device", "concurrency"),
-    [("golden", 1), ("golden", 3), ("golden-slots", 1), ("golden-slots-none", 3)],
+    [("golden", 1), ("golden", 3), ("golden-slots", 1), ("golden-slots-none", 3), ("slow", 2)],
 )
 def test_the_way_through_the_house_agrees_with_the_closed_form(
     rawcells: ModuleType, tmp_path: Path, device: str, concurrency: int
 ) -> None:
     raw = simulated(rawcells, tmp_path, device, small(), concurrency)
     record = write_record(tmp_path / "out", raw)
-    findings = validate(record, closed_form=True)
-    assert [f for f in findings if f.severity == "error"] == []
+    assert [f for f in validate(record) if f.severity == "error"] == []
+    assert [f.text for f in check_record(record, EXAMPLE)] == []
     metrics = load_record(record).metrics
     assert metrics.values["decode_tok_s"] is not None
     assert metrics.values["recomputed_tokens"] is not None
@@ -121,13 +125,13 @@ def test_a_wrong_clock_shows_against_the_closed_form(rawcells: ModuleType, tmp_p
         np.savez(file, **columns)
     record = write_record(tmp_path / "out", raw)
     assert not [f for f in validate(record) if f.severity == "error"]
-    texts = " ".join(f.text for f in validate(record, closed_form=True))
+    texts = " ".join(f.text for f in check_record(record, EXAMPLE))
     assert "power_w" in texts
     assert "tok_per_joule" in texts
 
 
 def test_the_capacity_lane_uses_sessions_again(rawcells: ModuleType, tmp_path: Path) -> None:
-    raw = simulated(rawcells, tmp_path, "golden", small(3), 3, lane="capacity")
+    raw = simulated(rawcells, tmp_path, "golden", small(3), 3, scenario="capacity")
     record = load_record(write_record(tmp_path / "out", raw))
     assert [f for f in validate(record.path) if f.severity == "error"] == []
     cell = load_raw(record.path, record.manifest)

@@ -1,0 +1,32 @@
+"""From one schema of `record.json` to the next: plain documents in, plain documents out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chipmark_models.errors import UnknownNameError
+from chipmark_models.precision import precision_class
+
+
+def record_1_to_2(document: dict[str, Any]) -> dict[str, Any]:
+    """`lane` becomes `scenario`; the class of precision is concluded from what was computed.
+
+    What record/1 did not keep is left at its default, which says that it is not known. Metrics
+    keep their own schema.
+    """
+    manifest = dict(document.get("manifest") or {})
+    manifest["schema"] = "chipmark.cell/2"
+    if "lane" in manifest:
+        manifest["scenario"] = manifest.pop("lane")
+    precision = manifest.get("precision")
+    if isinstance(precision, dict):
+        manifest["precision"] = precision | {"class_name": _class_name(precision)}
+    return document | {"schema": "chipmark.record/2", "manifest": manifest}
+
+
+def _class_name(precision: dict[str, Any]) -> str:
+    told = [str(precision.get(name, "")) for name in ("weights", "activation", "kv")]
+    try:
+        return precision_class(*told)
+    except UnknownNameError:
+        return str(precision.get("class_name"))
