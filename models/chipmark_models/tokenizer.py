@@ -148,11 +148,8 @@ def tokenizer_from_gguf(fields: Mapping[str, Any], path: object) -> ModelTokeniz
         str(fields.get("tokenizer.chat_template", "")),
         _text(fields, tokens, "bos_token_id"),
         _text(fields, tokens, "eos_token_id"),
-        special_tokens={
-            name: text
-            for name, key in _GGUF_SPECIAL.items()
-            if (text := _text(fields, tokens, key))
-        },
+        str(fields.get("tokenizer.chat_template.tool_use", "")),
+        {name: text for name, key in _GGUF_SPECIAL.items() if (text := _text(fields, tokens, key))},
     )
 
 
@@ -214,22 +211,30 @@ def tokenizer_from_folder(folder: Path) -> ModelTokenizer:
     backend.no_padding()
     config_path = folder / "tokenizer_config.json"
     config = read_json_object(config_path) if config_path.is_file() else {}
-    template = config.get("chat_template") or ""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        template = file.read_text(encoding="utf-8")
-    named: dict[str, Any] = {}
-    if isinstance(template, list):  # several named ones: [{"name", "template"}]
-        named = {str(t.get("name")): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default") or ""
+    template, tool_template = _templates(folder, config)
     return ModelTokenizer(
         backend,
-        str(template),
+        template,
         _token_text(config, "bos_token"),
         _token_text(config, "eos_token"),
-        str(named.get("tool_use") or ""),
+        tool_template,
         {name: text for name in _SPECIAL if (text := _token_text(config, name))},
     )
+
+
+def _templates(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
+    """The template, and the one for conversations with tools: of files, else of the config."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        of_tools = folder / "additional_chat_templates" / "tool_use.jinja"
+        found = of_tools.read_text(encoding="utf-8") if of_tools.is_file() else ""
+        return file.read_text(encoding="utf-8"), found
+    template = config.get("chat_template") or ""
+    if not isinstance(template, list):
+        return str(template), ""
+    # Several named ones: [{"name", "template"}].
+    named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+    return str(named.get("default") or ""), str(named.get("tool_use") or "")
 
 
 def _token_text(config: Mapping[str, Any], key: str) -> str:

@@ -127,6 +127,8 @@ def test_a_stored_head_counts_where_it_differs_from_the_embedding(
     source = SafetensorsWeights(one_file(tmp_path / "b", tensors | {HEAD: head}))
     assert not source.config.tied_embeddings
     np.testing.assert_array_equal(source.read(HEAD), head)
+    tied = one_file(tmp_path / "c", tensors | {HEAD: head}, tie_word_embeddings=False)
+    assert SafetensorsWeights(tied).hash != source.hash
 
 
 def test_tensors_are_found_where_they_lie_whatever_the_index_says(

@@ -222,6 +222,14 @@ def test_a_template_of_its_own_for_tools_and_all_special_tokens_are_used(tmp_pat
     tokenizer = tokenizer_from_folder(tmp_path)
     assert render_chat(tokenizer, []) == "plain<|end|>"
     assert render_chat(tokenizer, [], tools=[{"name": "ls"}]) == "with tools"
+    (tmp_path / "chat_template.jinja").write_text("plain file")
+    assert render_chat(tokenizer_from_folder(tmp_path), [], tools=[{"name": "ls"}]) == "plain file"
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("tool file")
+    assert render_chat(tokenizer_from_folder(tmp_path), [], tools=[{"name": "ls"}]) == "tool file"
+    in_gguf = fields() | {"tokenizer.chat_template.tool_use": "tools of gguf"}
+    tokenizer = tokenizer_from_gguf(in_gguf, "f")
+    assert render_chat(tokenizer, [], tools=[{"name": "ls"}]) == "tools of gguf"
 
 
 def test_the_date_is_fixed() -> None:

@@ -286,7 +286,7 @@ def test_a_template_of_parts_gets_parts(tmp_path: Path) -> None:
 def test_a_short_text_that_stands_elsewhere_too_does_not_hide_a_loss(tmp_path: Path) -> None:
     template = "{%- for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}" + TAIL
     talk = [say("system", "ok"), say("user", "ok ok?"), say("assistant", "ok")]
-    refused(tmp_path, template, talk, r"messages\[0\]\.content: vanishes.*\nremove it")
+    refused(tmp_path, template, talk, r"messages\[0\]\.content: vanishes.*\nremove the text")
 
 
 @pytest.mark.parametrize(
@@ -340,10 +340,18 @@ def test_thoughts_of_earlier_answers_may_go(tmp_path: Path, answer: Any, first: 
 
 def test_the_thought_of_the_answer_itself_may_not_go(tmp_path: Path) -> None:
     talk = [say("user", "a?"), say("assistant", "one", reasoning_content="hm")]
-    refused(tmp_path, EVERY_ROLE, talk, r"messages\[1\]\.reasoning_content: vanishes")
+    refused(tmp_path, EVERY_ROLE, talk, r"messages\[1\]\.reasoning_content: vanishes: .* thought")
     inline = [say("user", "a?"), say("assistant", "<think>hm</think>one")]
     template = THOUGHTS.replace("not loop.last and ", "")
     refused(tmp_path, template, inline, r"messages\[1\]\.content: vanishes")
+
+
+def test_of_several_failures_the_last_obstacle_is_named(tmp_path: Path) -> None:
+    # The first form fails for its null, and the one that gets over this loses the thought.
+    template = LOOP + "<{{ m.role }}>{{ m.content + '' }}" + CALLS + TAIL
+    answer = CALLED | {"reasoning_content": "hm"}
+    says = r"messages\[1\]\.reasoning_content: vanishes"
+    refused(tmp_path, template, [WITH_CALL[0], answer, *WITH_CALL[2:]], says, tools=TOOLS)
 
 
 def test_an_answer_after_a_thought_may_not_go(tmp_path: Path) -> None:

@@ -37,12 +37,12 @@ class Item:
     answer: str = ""
     thought: bool = False
 
-    def marked_in(self, marked: str, *, earlier: bool) -> bool:
-        """Whether its marks came out; `earlier` answers need not show their thoughts."""
+    def came_out(self, found: frozenset[str], *, earlier: bool) -> bool:
+        """Whether its marks are in `found`; `earlier` answers need not show their thoughts."""
         if earlier and self.thought:
             return True
         wanted = self.marks[-1:] if earlier and self.answer else self.marks
-        return bool(wanted) and all(mark in marked for mark in wanted)
+        return bool(wanted) and found.issuperset(wanted)
 
     def stands_in(self, text: str, seen: tuple[Item, ...], *, earlier: bool) -> bool:
         """Whether the plain `text` has it as it is, as often as the items `seen` up to here do."""
@@ -72,6 +72,7 @@ class Marker:
         self._stem = "qz"
         while self._stem in all_text.lower():
             self._stem += "q"
+        self._pattern = re.compile(rf"{self._stem}\d{{6}}x")
         self._count = 0
 
     def message(self, message: Message) -> tuple[dict[str, Any], tuple[Item, ...]]:
@@ -83,6 +84,10 @@ class Marker:
             copy["tool_calls"] = [call for call, _ in calls]
             items += [item for _, found in calls for item in found]
         return copy, tuple(items)
+
+    def found(self, rendered: str) -> frozenset[str]:
+        """The marks in a rendering, whose letters the template may have made capitals."""
+        return frozenset(self._pattern.findall(rendered.lower()))
 
     def _mark(self) -> str:
         self._count += 1

@@ -60,7 +60,8 @@ def rendered(
     """The conversation in the first form (`message_forms`) that the template shows whole.
 
     `tools_as_text` leaves out the forms that use the template's own tools. Raises BadInputError
-    with file, line and field where no form does: the failure that came latest in the messages.
+    with file, line and field where no form does: the failure that came latest in the messages,
+    what vanishes before what the template refuses.
     """
     failures: list[_FormError] = []
     for form in forms(conversation):
@@ -72,7 +73,7 @@ def rendered(
             return Rendered(template.conversation, form, turns)
         except _FormError as error:
             failures.append(error)
-    raise max(failures, key=lambda failure: failure.at).located(conversation)
+    raise max(failures, key=lambda each: (each.at, each.vanished)).located(conversation)
 
 
 def _uses_tools(conversation: Conversation) -> bool:
@@ -80,7 +81,12 @@ def _uses_tools(conversation: Conversation) -> bool:
 
 
 class _FormError(Exception):
-    """Why a form does not do: message `at` of it, the field in the file, the problem, the fix."""
+    """Why a form does not do: message `at` of it, the field in the file, the problem, the fix.
+
+    `vanished`: the template took the messages, but does not show a text.
+    """
+
+    vanished = False
 
     def __init__(self, at: int, field: str, problem: str, hint: str = "") -> None:
         super().__init__(problem)
@@ -96,6 +102,10 @@ class _FormError(Exception):
         )
 
 
+class _VanishedError(_FormError):
+    vanished = True
+
+
 class _Template:
     """One form of a conversation and its template."""
 
@@ -103,8 +113,8 @@ class _Template:
         self.conversation, self._render = conversation, render
         messages = conversation.messages
         self.answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-        marker = Marker(json.dumps([messages, conversation.tools], ensure_ascii=False))
-        pairs = [marker.message(message) for message in messages]
+        self._marker = Marker(json.dumps([messages, conversation.tools], ensure_ascii=False))
+        pairs = [self._marker.message(message) for message in messages]
         self._marked = [message for message, _ in pairs]
         self._items = [items for _, items in pairs]
 
@@ -117,9 +127,12 @@ class _Template:
         if not answer:
             raise self._error(at, "", "the chat template shows nothing of this answer")
         self._check_tools(at, asked)
-        self._check_shown(at, asked, prompt=True)
-        shown = self._check_shown(at, told, prompt=False)
-        self._check_spelling(at, told, shown)
+        marked = self._marked_text(at + 1, prompt=False)
+        # A prompt that the whole starts with is shown by it too.
+        before = marked if told.startswith(asked) else self._marked_text(at, prompt=True)
+        self._check_shown(range(at), asked, before, earlier=True)
+        self._check_shown(range(at, at + 1), told, marked, earlier=False)
+        self._check_spelling(at, told, marked)
         return Exchange(at, asked, answer)
 
     def _text(self, messages: Sequence[Message], *, prompt: bool) -> str:
@@ -149,6 +162,18 @@ class _Template:
         place = self.conversation.places[at]
         return _FormError(at, f"{place}.{field}" if field else place, problem, hint)
 
+    def _vanished(self, at: int, item: Item, *, thought: bool) -> _FormError:
+        problem, what = "the chat template does not show it", "text"
+        if thought and (item.thought or item.answer):
+            problem = "the chat template does not show the thought of an answer in its own turn"
+            what = "thought"
+        return _VanishedError(
+            at,
+            f"{self.conversation.places[at]}.{item.field}",
+            f"vanishes: {problem}",
+            f"remove the {what} from the transcript, or use a model whose template shows it",
+        )
+
     def _check_tools(self, at: int, asked: str) -> None:
         if not self.conversation.tools or at != self.answers[0]:
             return
@@ -161,35 +186,28 @@ class _Template:
         if without == asked:
             raise _FormError(0, "tools", "the chat template does not show them")
 
-    def _check_shown(self, at: int, text: str, *, prompt: bool) -> str:
-        """Every text of the earlier messages is in the prompt, or of the answer in what follows.
-
-        Returns the text with marks, "" where the template refuses it.
-        """
-        count = at if prompt else at + 1
+    def _marked_text(self, count: int, *, prompt: bool) -> str:
+        """The first `count` messages with marks, "" where the template looks into its texts and
+        refuses these."""
+        tools = self.conversation.tools or None
         try:
-            marked = self._render(
-                self._marked[:count],
-                tools=self.conversation.tools or None,
-                add_generation_prompt=prompt,
-            )
+            return self._render(self._marked[:count], tools=tools, add_generation_prompt=prompt)
         except BadInputError:
-            marked = ""  # it looks into its texts; these must then be there as they stand
-        lower = marked.lower()
-        for index in range(at) if prompt else (at,):
-            for item in self._items[index]:
-                if not self._shows(item, count, text, lower, earlier=prompt):
-                    raise self._error(
-                        index,
-                        item.field,
-                        "vanishes: the chat template does not show it",
-                        "remove it from the transcript, or use a model whose template knows it",
-                    )
-        return marked
+            return ""
 
-    def _shows(self, item: Item, count: int, text: str, marked: str, *, earlier: bool) -> bool:
-        """Whether `text`, of the first `count` messages, has an item."""
-        if item.marked_in(marked, earlier=earlier):
+    def _check_shown(self, indices: range, text: str, marked: str, *, earlier: bool) -> None:
+        """Every text of these messages is in the rendering `text`, with marks `marked`."""
+        found = self._marker.found(marked)
+        for index in indices:
+            for item in self._items[index]:
+                if not self._shows(item, indices.stop, text, found, earlier=earlier):
+                    raise self._vanished(index, item, thought=not earlier)
+
+    def _shows(
+        self, item: Item, count: int, text: str, found: frozenset[str], *, earlier: bool
+    ) -> bool:
+        """Whether `text`, of the first `count` messages, has an item; `found` are the marks."""
+        if item.came_out(found, earlier=earlier):
             return True
         return item.stands_in(text, self._seen(count), earlier=earlier)
 
@@ -219,8 +237,8 @@ class _Template:
             m | {"content": ""} if m.get("content") is None else m for m in self._marked[: at + 1]
         ]
         other = self._try(empty, prompt=False)
-        lower = other.lower()
-        whole = all(self._shows(i, at + 1, other, lower, earlier=False) for i in self._items[at])
+        found = self._marker.found(other)
+        whole = all(self._shows(i, at + 1, other, found, earlier=False) for i in self._items[at])
         return whole and marked.count("None") > other.count("None")
 
 
@@ -229,5 +247,7 @@ def _added(asked: str, told: str) -> str:
 
     Without the white space after the end-of-turn token, which belongs to the template.
     """
+    if told.startswith(asked):
+        return told[len(asked) :].rstrip()
     same = (at for at, (a, b) in enumerate(zip(asked, told, strict=False)) if a != b)
     return told[next(same, min(len(asked), len(told))) :].rstrip()

@@ -72,6 +72,7 @@ class SafetensorsWeights:
                 hint="merge the adapter into the weights, or move it out of the folder",
             )
         self._paths = _files(given)
+        self._untied = False
         self._places = _places(self.config, [SafetensorsFile(f) for f in self._paths])
         if self.config.tied_embeddings:
             self._tie()
@@ -92,12 +93,18 @@ class SafetensorsWeights:
             self._places[EMBEDDING] = head
         elif embedding is not None and head is not None and not _equal(embedding, head):
             self.config = dataclasses.replace(self.config, tied_embeddings=False)
+            self._untied = True
 
     @cached_property
     def hash(self) -> str:
-        """sha256 over the sha256 of config.json and of each file, in order of their names."""
+        """sha256 over the sha256 of config.json and of each file, in order of their names.
+
+        With a line of its own where a stored head unties a config, because what is computed of the
+        files is then another model than the config alone says.
+        """
         paths = sorted([*self._paths, self._paths[0].parent / "config.json"], key=lambda p: p.name)
         lines = [f"{p.name} {sha256_of_file(p)}\n" for p in paths]
+        lines += ["untied\n"] * self._untied
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def names(self) -> tuple[str, ...]:
