@@ -16,6 +16,10 @@ from typing import Any
 from chipmark_models.errors import BadInputError, ChipmarkError
 from chipmark_models.tokenizer import ModelTokenizer
 
+# What a template's own code can raise: 1 / 0, "{x}".format(), a list and a text added.
+_MISTAKES = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -74,8 +78,7 @@ def render_template(
             bos_token=bos_token,
             eos_token=eos_token,
         )
-    except (jinja2.TemplateError, TypeError, ValueError, OverflowError, RecursionError) as exc:
-        # The sandbox's SecurityError is a TemplateError; a template's own type mistakes are not.
+    except (jinja2.TemplateError, *_MISTAKES) as exc:  # the sandbox's SecurityError among them
         raise BadInputError("chat template", f"{type(exc).__name__}: {exc}") from exc
     return rendered
 

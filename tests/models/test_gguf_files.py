@@ -54,11 +54,14 @@ def write_gguf(
     keys: dict[str, Any] | None = None,
     big_endian: bool = False,
     per_part: int = 0,
+    empty_first: bool = False,
     types: dict[str, Any] | None = None,
 ) -> Path:
     c = weights.config
     order = gguf.GGUFEndian.BIG if big_endian else gguf.GGUFEndian.LITTLE
-    writer = gguf.GGUFWriter(path, c.family, endianess=order, split_max_tensors=per_part)
+    writer = gguf.GGUFWriter(
+        path, c.family, endianess=order, split_max_tensors=per_part, small_first_shard=empty_first
+    )
     numbers = {
         "block_count": c.n_layers, "context_length": c.max_context, "embedding_length": 64,
         "feed_forward_length": c.intermediate_size, "attention.head_count": c.n_heads,
@@ -122,6 +125,14 @@ def test_a_split_file_is_read_whole_from_any_part(
         hashes.add(source.hash)
         assert open_tokenizer(ref).vocab_size == CONFIG.vocab_size
     assert len(hashes) == 1
+
+
+def test_a_first_part_without_tensors_is_read(tmp_path: Path, weights: SyntheticWeights) -> None:
+    write_gguf(tmp_path / "m.gguf", weights, per_part=13, empty_first=True)
+    first, second, _third = sorted(tmp_path.glob("*.gguf"))
+    assert first.stat().st_size < second.stat().st_size
+    assert_holds(GgufWeights(first), weights)
+    assert_holds(GgufWeights(second), weights)
 
 
 def test_a_changed_part_changes_the_hash(tmp_path: Path, weights: SyntheticWeights) -> None:

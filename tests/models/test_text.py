@@ -250,6 +250,9 @@ def test_a_template_can_refuse_messages() -> None:
         "{{ messages.__init__.__globals__ }}",
         "{% for",
         "{{ 1 + 'a' }}",
+        "{{ 1 // 0 }}",
+        "{{ '{x}'.format(y=1) }}",
+        "{{ '{1}'.format(2) }}",
         "{% for i in range(999999999) %}{% endfor %}",
     ],
 )
