@@ -298,6 +298,27 @@ def test_a_text_may_be_trimmed_escaped_or_in_capitals(tmp_path: Path, shown: str
     assert through(tmp_path, template, talk).form == Form()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_response>\nx\n</tool_response>",
+        "<tool_response></tool_response>",
+        "<a>",
+        "</a>",
+        "  x  ",
+        "x" + " " * 300_000 + "y" + "\n" * 300_000,
+    ],
+)
+def test_marks_lie_within_the_tags_that_a_template_looks_at(tmp_path: Path, text: str) -> None:
+    template = (
+        "{%- for m in messages %}{%- set t = m.content %}"
+        "{%- if t.startswith('<tool_response>') and t.endswith('</tool_response>') %}"
+        "<result>{{ t }}{%- else %}<{{ m.role }}>{{ t }}{%- endif %}" + TAIL
+    )
+    talk = through(tmp_path, template, [say("user", text), say("assistant", "b")])
+    assert talk.form == Form()
+
+
 def test_a_text_that_the_template_cuts_is_refused(tmp_path: Path) -> None:
     template = "{%- for m in messages %}<{{ m.role }}>{{ m.content[:20] }}" + TAIL
     talk = [say("user", "a" * 50), say("assistant", "b")]

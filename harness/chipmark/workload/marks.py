@@ -21,7 +21,7 @@ THOUGHT_ENDS = (
     "◁/think▷", "<|end_of_thought|>",
 )  # fmt: skip
 _OPENING = re.compile(r"\s*(<[^<>/\s][^<>\s]*>|\[THINK\]|◁think▷)?")
-_CLOSING = re.compile(r"(</[^<>\s]+>)?\s*\Z")
+_CLOSING = re.compile(r"</[^<>\s]+>\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +154,10 @@ class Marker:
 
 def _between(text: str, first: str, last: str) -> str:
     """The text with a mark at its start and its end, within the tags that enclose it."""
-    opening, closing = _OPENING.match(text), _CLOSING.search(text)
+    trimmed = text.rstrip()
+    opening, closing = _OPENING.match(text), _CLOSING.search(trimmed)
     start = opening.end() if opening else 0
-    end = max(start, closing.start() if closing else len(text))
+    end = max(start, closing.start() if closing else len(trimmed))
     return f"{text[:start]}{first}{text[start:end]}{last}{text[end:]}"
 
 
