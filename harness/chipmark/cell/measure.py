@@ -24,15 +24,20 @@ from chipmark.cell.spec import ChildSpec
 from chipmark.cell.suite import CellPlan
 from chipmark.cell.workloads import ModelInUse
 from chipmark.chips.contract import ChipIdentity
-from chipmark.errors import ChipmarkError
+from chipmark.errors import ChipmarkError, DoesNotFitError
 from chipmark.meters.contract import Meter
 from chipmark.meters.replay import save_samples
-from chipmark.results.manifest import ModelId, Note, ParityResult, Probes, Slo, SweepPoint
+from chipmark.results.manifest import (
+    CapacityResult,
+    ModelId,
+    Note,
+    ParityResult,
+    Probes,
+    Slo,
+    SweepPoint,
+)
 from chipmark.workload.trace import Trace, save_trace
 from chipmark_models.precision import precision_class, product_type, rounding_of
-
-MIN_WINDOW_SESSIONS = 4
-"""Sessions that all lanes of the capacity scenario complete together, at least."""
 
 IDLE_S = 31.0
 """Idle with the model loaded, before and after: the definition asks for 30 s."""
@@ -80,8 +85,12 @@ class MeasuredCell:
         self.child: ChildProcess | None = None
         self.loaded: dict[str, Any] = {}
         self.parity = ParityResult(verdict="unchecked", reason="not reached")
+        self.capacity: CapacityResult | None = None
         self.sweep: list[SweepPoint] = []
         self.concurrency = inputs.plan.concurrency
+        self.largest = inputs.plan.concurrency
+        """Sequences that are loaded for: where a sweep ends at the latest."""
+        self._kv_sequences = inputs.plan.concurrency
         self.repeats_done = 0
         self.failure: Note | None = None
         self.notes: list[Note] = list(inputs.notes)
@@ -120,9 +129,9 @@ class MeasuredCell:
             # A simulated device is told how many ids there are; it reads nothing else.
             model=inputs.in_use.spec if inputs.in_use else {"vocab_size": inputs.trace.vocab_size},
             precision=plan.precision,
-            n_seqs=plan.concurrency,
+            n_seqs=self.largest,
             max_context=context,
-            kv_tokens=context * plan.concurrency,
+            kv_tokens=context * self._kv_sequences,
             max_chunk=inputs.max_chunk,
             threads=inputs.threads,
             feedback=inputs.feedback,
@@ -132,11 +141,35 @@ class MeasuredCell:
         self.child.send("load")
 
     def finish_load(self) -> None:
-        """Wait until the child has loaded, compiled and warmed; then park it."""
-        child = self._child()
-        self.loaded = child.answer(self.inputs.limits.load_s)
+        """Wait until the child has loaded, compiled and warmed; then park it.
+
+        In the capacity scenario the plan's concurrency is only where the sweep ends, so what does
+        not fit is loaded smaller. Raises DoesNotFitError where not one sequence fits.
+        """
+        while not self.loaded:
+            try:
+                self.loaded = self._child().answer(self.inputs.limits.load_s)
+            except DoesNotFitError as error:
+                if not self._load_less(error.sequences):
+                    raise
+                self.kill()
+                self.start()
         self._seen(self.loaded)
-        child.park()
+        self._child().park()
+
+    def _load_less(self, sequences: int) -> bool:
+        """Ask for no more than `sequences` that fit at their longest: of KV first, as a paged cache
+        shares its memory among more sessions than could all be at their longest; then of slots.
+        False where there is nothing to take away."""
+        if self.inputs.plan.scenario != "capacity" or sequences < 1:
+            return False
+        if self._kv_sequences > sequences:
+            self._kv_sequences = sequences
+        elif self.largest > sequences:
+            self.largest = self.concurrency = sequences
+        else:
+            return False
+        return True
 
     def check_parity(self) -> None:
         """Run the parity trace through the timed path and compare with the oracle."""
@@ -261,7 +294,6 @@ class MeasuredCell:
             "events": str(events),
             "concurrency": concurrency,
             "scenario": self.inputs.plan.scenario,
-            "sessions_per_lane": max(1, -(-MIN_WINDOW_SESSIONS // concurrency)),
             "deadline_s": self.inputs.limits.run_s,
         }
 
