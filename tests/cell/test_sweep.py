@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.room import Room
 from chipmark.cell.sweep import Capacity, Tried, capacity_notes, find_capacity, sweep_point
 from chipmark.engine.events import save_events
 from chipmark.results.manifest import Slo, SweepPoint
@@ -89,21 +89,10 @@ def test_a_point_whose_window_is_not_whole_passes_has_no_rate(rawcells, tmp_path
     assert found.point.sessions_per_hour is None
 
 
-class _Loads(MeasuredCell):
-    """A cell in the capacity scenario of which only the sizes to load are asked."""
-
-    def __init__(self, concurrency: int, scenario: str) -> None:
-        plan = type("Plan", (), {"scenario": scenario})()
-        self.inputs = type("Inputs", (), {"plan": plan})()
-        self.largest = self.concurrency = self._kv_sequences = concurrency
-
-
 def test_a_sweep_that_memory_cannot_hold_to_its_end_is_loaded_smaller() -> None:
-    cell = _Loads(64, "capacity")
-    assert cell._load_less(26)
-    assert (cell.largest, cell._kv_sequences) == (64, 26)
-    assert cell._load_less(26)
-    assert (cell.largest, cell._kv_sequences, cell.concurrency) == (26, 26, 26)
-    assert not cell._load_less(26)
-    assert not _Loads(64, "capacity")._load_less(0)
-    assert not _Loads(64, "equal_n")._load_less(26)
+    paged = Room(64, 64).less(26)
+    assert paged == Room(64, 26)
+    slots = paged.less(26)
+    assert slots == Room(26, 26)
+    assert slots.less(26) is None
+    assert Room(64, 64).less(0) is None

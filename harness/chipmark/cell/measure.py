@@ -20,6 +20,7 @@ from chipmark.cell.parity import (
     parity_trace,
     reference,
 )
+from chipmark.cell.room import Room
 from chipmark.cell.spec import ChildSpec
 from chipmark.cell.suite import CellPlan
 from chipmark.cell.workloads import ModelInUse
@@ -88,9 +89,7 @@ class MeasuredCell:
         self.capacity: CapacityResult | None = None
         self.sweep: list[SweepPoint] = []
         self.concurrency = inputs.plan.concurrency
-        self.largest = inputs.plan.concurrency
-        """Sequences that are loaded for: where a sweep ends at the latest."""
-        self._kv_sequences = inputs.plan.concurrency
+        self.room = Room(inputs.plan.concurrency, inputs.plan.concurrency)
         self.repeats_done = 0
         self.failure: Note | None = None
         self.notes: list[Note] = list(inputs.notes)
@@ -129,9 +128,9 @@ class MeasuredCell:
             # A simulated device is told how many ids there are; it reads nothing else.
             model=inputs.in_use.spec if inputs.in_use else {"vocab_size": inputs.trace.vocab_size},
             precision=plan.precision,
-            n_seqs=self.largest,
+            n_seqs=self.room.sequences,
             max_context=context,
-            kv_tokens=context * self._kv_sequences,
+            kv_tokens=context * self.room.kv_sequences,
             max_chunk=inputs.max_chunk,
             threads=inputs.threads,
             feedback=inputs.feedback,
@@ -150,26 +149,14 @@ class MeasuredCell:
             try:
                 self.loaded = self._child().answer(self.inputs.limits.load_s)
             except DoesNotFitError as error:
-                if not self._load_less(error.sequences):
+                less = self.room.less(error.sequences)
+                if less is None or self.inputs.plan.scenario != "capacity":
                     raise
+                self.room = less
                 self.kill()
                 self.start()
         self._seen(self.loaded)
         self._child().park()
-
-    def _load_less(self, sequences: int) -> bool:
-        """Ask for no more than `sequences` that fit at their longest: of KV first, as a paged cache
-        shares its memory among more sessions than could all be at their longest; then of slots.
-        False where there is nothing to take away."""
-        if self.inputs.plan.scenario != "capacity" or sequences < 1:
-            return False
-        if self._kv_sequences > sequences:
-            self._kv_sequences = sequences
-        elif self.largest > sequences:
-            self.largest = self.concurrency = sequences
-        else:
-            return False
-        return True
 
     def check_parity(self) -> None:
         """Run the parity trace through the timed path and compare with the oracle."""
@@ -186,7 +173,7 @@ class MeasuredCell:
             return
         path, out = self.folder / "parity.npz", self.folder / "parity-logits.npz"
         save_trace(trace, path)
-        concurrency = min(self.inputs.plan.concurrency, len(trace.sessions))
+        concurrency = min(self.room.sequences, len(trace.sessions))
         answer = child.ask(
             "parity",
             self.inputs.limits.parity_s,
@@ -220,7 +207,7 @@ class MeasuredCell:
         trace = self._parity_trace(())
         path, out = self.folder / "parity.npz", self.folder / "parity-logits.npz"
         save_trace(trace, path)
-        concurrency = min(self.inputs.plan.concurrency, len(trace.sessions))
+        concurrency = min(self.room.sequences, len(trace.sessions))
         limit = self.inputs.limits.parity_s
         child = self._child()
         child.ask("parity", limit, trace=str(path), out=str(out), concurrency=concurrency)

@@ -75,7 +75,7 @@ def sweep(cell: MeasuredCell) -> None:
         cell.timed_run(cell.run_arguments(events, n), power)
         return sweep_point(events, power, n, inputs.slo, inputs.meter, inputs.trace)
 
-    found = find_capacity(measure, cell.largest)
+    found = find_capacity(measure, cell.room.sequences)
     assert cell.child is not None
     cell.child.park()
     cell.sweep = list(found.points)
