@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.parent import ChildProcess
 from chipmark.cell.room import Room
+from chipmark.cell.spec import ChildSpec
 from chipmark.cell.sweep import Capacity, Tried, capacity_notes, find_capacity, sweep_point
 from chipmark.engine.events import save_events
+from chipmark.errors import DoesNotFitError
 from chipmark.results.manifest import Slo, SweepPoint
 
 
@@ -96,3 +101,57 @@ def test_a_sweep_that_memory_cannot_hold_to_its_end_is_loaded_smaller() -> None:
     assert slots == Room(26, 26)
     assert slots.less(26) is None
     assert Room(64, 64).less(0) is None
+
+
+class _Child:
+    """A child that holds `fitting` sequences, and says so."""
+
+    def __init__(self, cell: MeasuredCell, fitting: int, *, paged: bool) -> None:
+        asked = cell.room.kv_sequences if paged else cell.room.sequences
+        self.fits, self.fitting = asked <= fitting, fitting
+
+    def answer(self, timeout_s: float) -> dict[str, int]:
+        if not self.fits:
+            raise DoesNotFitError("KV does not fit", sequences=self.fitting)
+        return {"peak_rss_bytes": 1}
+
+    def park(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+@pytest.mark.parametrize(("paged", "room"), [(True, Room(64, 26)), (False, Room(26, 26))])
+def test_a_child_is_loaded_again_for_what_fits(
+    monkeypatch: pytest.MonkeyPatch, paged: bool, room: Room
+) -> None:
+    def loading(scenario: str, fitting: int) -> MeasuredCell:
+        cell = object.__new__(MeasuredCell)
+        plan, limits = SimpleNamespace(scenario=scenario), SimpleNamespace(load_s=1.0)
+        cell.inputs = SimpleNamespace(plan=plan, limits=limits)
+        cell.loaded, cell.peak_rss_bytes, cell.room = {}, 0, Room(64, 64)
+        start = lambda: setattr(cell, "child", _Child(cell, fitting, paged=paged))  # noqa: E731
+        monkeypatch.setattr(cell, "start", start)
+        cell.start()
+        return cell
+
+    cell = loading("capacity", 26)
+    cell.finish_load()
+    assert cell.room == room
+    for scenario, fitting in (("equal_n", 26), ("capacity", 0)):
+        with pytest.raises(DoesNotFitError):
+            loading(scenario, fitting).finish_load()
+
+
+def test_a_real_child_says_how_many_sequences_would_fit(tmp_path: Path) -> None:
+    spec = ChildSpec(
+        backend="sim:golden-slots", model={"vocab_size": 512}, precision="fp32", n_seqs=1000,
+        max_context=32768, kv_tokens=0, max_chunk=256, threads=1, feedback="forced",
+        scratch=str(tmp_path),
+    )  # fmt: skip
+    with (
+        ChildProcess(spec.to_json(), tmp_path / "child") as child,
+        pytest.raises(DoesNotFitError, match="do not fit") as caught,
+    ):
+        child.ask("load", 60.0)
+    # 63.5 GB beside the weights, 50 kB a token, one slot of them reserved for a prefix.
+    assert caught.value.sequences == 63_500_000_000 // 50_000 // 32768 - 1

@@ -50,10 +50,10 @@ class Rates:
 
 def long_run(driven) -> Rates:
     """Rates by plain counting of tokens over the last whole passes of a run, the first quarter of
-    it left out."""
+    a long one left out."""
     tables, trace = driven.result.tables, driven.trace
     starts, size = np.sort(tables["sessions"]["start_s"]), len(trace.sessions)
-    begin = starts[-(len(starts) * 3 // 4 // size) * size]
+    begin = starts[-max(1, len(starts) * 3 // 4 // size) * size]
     end = float(tables["window"]["end_s"][0])
     tables = {**tables, "window": {**tables["window"], "start_s": np.array([begin])}}
     seen = view(tables)

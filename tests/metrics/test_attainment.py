@@ -257,3 +257,17 @@ def test_the_spread_of_the_estimates_widens_the_interval(rawcells: Any) -> None:
     assert low < 90
     assert high > 110
     assert (low, high) == pytest.approx((90 * min(estimates) / mean, 110 * max(estimates) / mean))
+
+
+def test_joules_a_session_are_null_where_the_window_is_not_whole_passes(
+    rawcells: Any, tmp_path: Path
+) -> None:
+    folder = rawcells.write_raw(tmp_path / "raw", scenario="capacity")
+    raw = load_raw(folder, load_manifest(folder / "cell.json"))
+    assert derive(raw).metrics["joule_per_session"] == pytest.approx(20.0 * 0.280 / 2)
+    for data in raw.repeats:
+        data.events["sessions"]["status"][1] = UNFINISHED
+    found = derive(raw)
+    assert found.metrics["joule_per_session"] is None
+    assert found.null_reasons["joule_per_session"] == "w_too_short"
+    assert found.metrics["total_tok_s"] is not None

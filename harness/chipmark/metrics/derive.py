@@ -153,6 +153,11 @@ def _repeat(raw: RawCell, data: RepeatData) -> _Repeat:
         "host_s_per_step": phases.host_seconds(joined),
         **_energy_ratios(facts, joined, work, measured, sessions),
     }
+    whole = (
+        facts.scenario == "equal_n" or latency.capacity_rate(joined, raw.trace).value is not None
+    )
+    if not whole and ratios["joule_per_session"].value is not None:
+        ratios["joule_per_session"] = null("w_too_short")
     counts = {"sessions": sessions, "recomputed_tokens": phases.recomputed_tokens(joined)}
     return _Repeat(joined, work, ratios, latency.latencies(joined), counts, measured, data.power)
 
