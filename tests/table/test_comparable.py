@@ -188,3 +188,49 @@ def test_the_ratio_has_an_interval_that_holds_it(make_record: Make) -> None:
     assert low is not None
     assert high is not None
     assert low < row.values["vs_baseline"] < high
+
+
+def test_measured_sources_meet_and_their_stated_errors_widen_the_interval(
+    make_record: Make,
+) -> None:
+    counter = make_record(watts=20.0)
+    wide = make_record(watts=20.5, backend="b:1", meter__source="wall", meter__error_rel=0.1)
+    rows = build_rows([counter, wide], None, rank_by="tok_per_joule")
+    assert rows[1].values["comparable"] == ["perf", "energy"]
+    assert [row.rank for row in rows] == [1, 1]
+    error = rows[1].details["energy"]["error_rel"]
+    assert error >= 0.1
+    stored = wide.metrics.intervals["tok_per_joule"]
+    low, high = rows[1].intervals["tok_per_joule"]
+    assert low == pytest.approx((stored[0] or 0) / (1 + error))
+    assert high == pytest.approx((stored[1] or 0) / (1 - error))
+    joules = rows[1].intervals["joule_per_session"]
+    assert joules[0] == pytest.approx(
+        (wide.metrics.intervals["joule_per_session"][0] or 0) * (1 - error)
+    )
+
+
+def test_a_meter_without_a_stated_error_ranks_nobody(make_record: Make) -> None:
+    records = [make_record(), make_record(backend="b:1", watts=5.0, meter__error_rel=None)]
+    rows = build_rows(records, None, rank_by="tok_per_joule")
+    assert [row.rank for row in rows] == [1, None]
+    assert "the meter states no error" in rows[1].details["not_ranked"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"chip__unit": "package", "meter__scope": "package"}, "unit package"),
+        (
+            {"chip__unit": "cpu-share", "meter__scope": "package"},
+            "the meter covers a package, the unit is a share of it",
+        ),
+        ({"chip__unit": "cpu-share", "meter__scope": "cpu-share"}, "a part of the unit was used"),
+    ],
+)
+def test_a_unit_is_compared_with_its_like_and_a_share_with_nothing(
+    make_record: Make, change: dict[str, Any], reason: str
+) -> None:
+    row = second(make_record, **change)
+    assert row.values["comparable"] == ["perf"]
+    assert reason in " ".join(row.details["not_comparable"]["energy"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,7 +91,9 @@ def print_table(
         rank_by or None,
         across_precision=across_precision,
     )
-    console = Console() if format_ == "rich" and sys.stdout.isatty() else None
+    # Where stdout is no terminal, a width that the user exports counts; without one it is 120.
+    known_width = sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
+    console = Console() if format_ == "rich" and known_width else None
     text = render(rows, format_, console, all_columns=all_columns)
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
     sys.stdout.flush()
