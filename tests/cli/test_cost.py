@@ -11,7 +11,7 @@ import pytest
 from chipmark.results.store import write_record
 
 OLD = Path(__file__).parents[1] / "results" / "data" / "record-1"
-CARD = {"chip__name": "nvidia-h200-sxm", "audit": {"verdict": "pass"}}
+CARD = {"chip__name": "nvidia-h200-sxm"}
 CAPACITY = {**CARD, "scenario": "capacity", "capacity": {"concurrency": 1, "cut": False}}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chipmark.results.manifest import Manifest, WorkloadId
+from chipmark.results.manifest import WorkloadId
 from chipmark.results.record import SCHEMA, Record
 from chipmark.table.capacity import cut_words, is_cut, slo_missed
 from chipmark.table.columns import Kind
@@ -39,7 +39,7 @@ class Comparability:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What comparing needs of a record, computed once: `identity` by `perf_identity`, `own` by
-    `own_refusals`, `group` a key that is equal for rows that do the same work."""
+    `rank_refusals`, `group` a key that is equal for rows that do the same work."""
 
     record: Record
     identity: dict[str, Any]
@@ -65,7 +65,7 @@ def standing(record: Record) -> Standing:
     """The standing of a record."""
     identity = perf_identity(record)
     group = tuple(f"{name}={value}" for name, value in identity.items())
-    return Standing(record, identity, own_refusals(record), group)
+    return Standing(record, identity, rank_refusals(record), group)
 
 
 def is_simulated(record: Record) -> bool:
@@ -98,14 +98,29 @@ def perf_identity(record: Record) -> dict[str, Any]:
     return load
 
 
+def rank_refusals(record: Record) -> tuple[str, ...]:
+    """Why a row may not be ranked for speed with anything, by itself: `own_refusals`, and what
+    nobody proved about the run."""
+    m = record.manifest
+    own = own_refusals(record)
+    if m.status != "done" or m.load is None:
+        return own
+    if record.written_as != SCHEMA:
+        return (f"written as {record.written_as}, before runs were audited: measure it again",)
+    return (*own, *_unproven(record))
+
+
 def own_refusals(record: Record) -> tuple[str, ...]:
-    """Why a row may not be ranked for speed with anything, by itself."""
+    """Why the numbers of a record are no fair measurement of its work."""
     m = record.manifest
     if m.status != "done" or m.load is None:
         return ("the cell failed",)
-    if record.written_as != SCHEMA:
-        return (f"written as {record.written_as}, before runs were audited: measure it again",)
-    reasons = [*_unproven(m), *_incomplete(record)]
+    reasons = []
+    if m.parity.verdict != "pass":
+        reasons.append(f"parity {m.parity.verdict}" + _because(m.parity.reason))
+    if m.audit.verdict == "fail":
+        reasons.append("audit failed" + _because(m.audit.reason))
+    reasons += _incomplete(record)
     if m.load.ep_coverage is None:
         reasons.append("ep_coverage is unknown: nothing can tell what ran on the device")
     elif m.load.ep_coverage < MIN_COVERAGE:
@@ -118,18 +133,17 @@ def own_refusals(record: Record) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _unproven(m: Manifest) -> Iterator[str]:
-    """Checks of the results that failed, or that nobody made."""
-    if m.parity.verdict != "pass":
-        yield f"parity {m.parity.verdict}" + _because(m.parity.reason)
-    if m.audit.verdict == "fail":
-        yield "audit failed" + _because(m.audit.reason)
-    elif m.audit.verdict == "pending":
+def _unproven(record: Record) -> Iterator[str]:
+    """What a rank needs beyond a fair measurement: an audit, repeats, a clock that is held."""
+    m = record.manifest
+    if m.audit.verdict == "pending":
         yield "audit_pending" + _because(m.audit.reason or "`chipmark audit RUN` finishes it")
     elif m.audit.verdict == "none":
         yield "not audited" + _because(m.audit.reason)
+    if (done := len(_complete(record))) < MIN_REPEATS:
+        yield f"few_repeats: {done} complete, at least {MIN_REPEATS} are needed"
     code = m.plugins.get("backend")
-    if m.backend.startswith("sim:") and (code is None or not code.built_in):
+    if is_simulated(record) and (code is None or not code.built_in):
         where = "unknown code" if code is None else code.module
         yield f"a virtual clock is allowed to the built-in sim only; this one is of {where}"
 
@@ -138,18 +152,21 @@ def _because(reason: str) -> str:
     return f": {reason}" if reason else ""
 
 
+def _complete(record: Record) -> list[dict[str, Any]]:
+    return [repeat for repeat in record.metrics.per_repeat if repeat.get("complete", 1)]
+
+
 def _incomplete(record: Record) -> Iterator[str]:
-    """Repeats, sessions or turns that are missing, with their numbers."""
+    """Repeats or sessions that are missing, with their numbers."""
     m = record.manifest
-    done = sum(bool(repeat.get("complete", 1)) for repeat in record.metrics.per_repeat)
-    if done < m.repeats:
-        yield f"{done} of {m.repeats} repeats are complete"
-    if done < MIN_REPEATS:
-        yield f"few_repeats: {done} complete, at least {MIN_REPEATS} are needed"
-    sessions, owed = record.metrics.values.get("sessions"), m.workload.sessions * done
+    done = _complete(record)
+    if len(done) < m.repeats:
+        yield f"{len(done)} of {m.repeats} repeats are complete"
     noted = any(note.code in _LOST_NOTES for note in (*m.notes, *record.metrics.notes))
-    if m.scenario == "equal_n" and sessions is not None and sessions < owed and not noted:
-        yield f"{sessions:.0f} of {owed} sessions ended"
+    ended = [n for repeat in done if (n := repeat.get("sessions")) is not None]
+    owed = m.workload.sessions * len(ended)
+    if m.scenario == "equal_n" and sum(ended) < owed and not noted:
+        yield f"{sum(ended)} of {owed} sessions ended"
 
 
 def whole_unit(record: Record) -> bool:
