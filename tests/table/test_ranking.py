@@ -10,6 +10,7 @@ import pytest
 from chipmark.engine.events import Table
 from chipmark.metrics.events import FAILED, UNFINISHED
 from chipmark.results.record import Record
+from chipmark.table.cells import people_text
 from chipmark.table.ranking import ranks
 from chipmark.table.rows import Row, build_rows
 
@@ -279,3 +280,20 @@ def test_a_refusal_names_the_fields_of_the_work_that_differ(make_record: Make) -
     assert "scale (1/4, 1/4, 0) against (1/16, 1/16, 0)" in text
     assert "seed 7 against 1" in text
     assert "another cache policy: policy other against hand" in text
+
+
+def test_a_sweep_whose_end_is_unknown_ranks_nobody(make_record: Make) -> None:
+    unknown = make_record(0.5, backend="b:1", scenario="capacity", capacity=None)
+    rows = build_rows([make_record(scenario="capacity"), unknown], None)
+    assert [row.rank for row in rows] == [1, None]
+    assert why(rows[1]) == "how the sweep over N ended is not in the record"
+    assert why(rows[1]) in rows[1].details["break_even_refusals"]
+
+
+def test_a_declared_power_of_schema_1_is_no_bound(make_record: Make) -> None:
+    record = make_record(meter__source="declared")
+    old = record.model_copy(update={"written_as": "chipmark.record/1"})
+    new_row, old_row = build_rows([record, old], None)
+    assert people_text(new_row, "tok_per_joule").startswith("≥")
+    assert people_text(new_row, "joule_per_session").startswith("≤")
+    assert people_text(old_row, "tok_per_joule").startswith("~")

@@ -37,3 +37,13 @@ def cut_words(record: Record) -> str:
     """What to say of a capacity that is only a bound."""
     n = record.manifest.concurrency
     return f"the sweep ended at {n} sessions, which still meet the objective: a lower bound"
+
+
+def not_found(record: Record) -> str:
+    """Why the capacity of a row is not the device's own, in words; "" where it is, and in the
+    `equal_n` scenario."""
+    if is_cut(record):
+        return f"capacity_cut: {cut_words(record)}"
+    if record.manifest.scenario == "capacity" and record.manifest.capacity is None:
+        return "how the sweep over N ended is not in the record"
+    return ""

@@ -10,7 +10,7 @@ from typing import Any
 
 from chipmark.results.manifest import WorkloadId
 from chipmark.results.record import SCHEMA, Record
-from chipmark.table.capacity import cut_words, is_cut, slo_missed
+from chipmark.table.capacity import not_found, slo_missed
 from chipmark.table.columns import Kind
 from chipmark.table.units import all_devices_used, is_share, meters_more_than_unit
 
@@ -291,8 +291,8 @@ def _own_cost(record: Record, money: Money) -> Iterator[str]:
     m = record.manifest
     if m.scenario != "capacity":
         yield "cost is ranked in the capacity scenario only"
-    elif is_cut(record):
-        yield f"capacity_cut: {cut_words(record)}"
+    elif unknown := not_found(record):
+        yield unknown
     if money.power_enters and (m.meter is None or m.meter.source not in MEASURED):
         yield f"the energy in the cost is {'unknown' if m.meter is None else m.meter.source}"
     if not money.priced:

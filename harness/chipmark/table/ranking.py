@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from chipmark.metrics.codes import NULL_REASONS
-from chipmark.table.capacity import cut_words, is_cut
+from chipmark.table.capacity import not_found
 from chipmark.table.columns import COLUMNS
 from chipmark.table.sheet import ENERGY, Bounds, Sheet
 
@@ -35,13 +35,10 @@ def default_metric(sheets: Sequence[Sheet]) -> str:
 
 def bars(sheet: Sheet, metric: str) -> Iterator[str]:
     """Why this row's value of this metric may not be compared, whatever the other row is."""
-    capacity = sheet.record.manifest.capacity
     if metric == "total_tok_s" and load_bound(sheet):
         yield "load_bound: the offered load sets total_tok_s, not the device"
-    if is_cut(sheet.record):
-        yield f"capacity_cut: {cut_words(sheet.record)}"
-    elif sheet.record.manifest.scenario == "capacity" and capacity is None:
-        yield "how the sweep ended is not in the record"
+    if unknown := not_found(sheet.record):
+        yield unknown
     if metric not in sheet.values:
         reason = sheet.reasons.get(metric, "unknown")
         yield f"no {metric}: {NULL_REASONS.get(reason, reason)} ({reason})"
@@ -60,9 +57,9 @@ def span(sheet: Sheet, metric: str) -> Span | str:
 
 
 def ranks(spans: Mapping[int, Span]) -> dict[int, int]:
-    """1 + the number of rows that are surely better, the same for rows that cannot be told apart.
+    """1 + the number of rows before a row's group; a group is of rows that cannot be told apart.
 
-    Rows are lined up by the better end of their intervals. A new rank begins where the line has a
+    Rows are lined up by the better end of their intervals. A new group begins where the line has a
     gap: where a row's whole interval lies below those of all rows before it. So rows whose
     intervals overlap always share a rank, rows linked by a chain of overlaps do too (sharing is
     transitive), and two different ranks are always a difference beyond both intervals.

@@ -159,7 +159,8 @@ def _row(pair: _Pair) -> tuple[Row, Span | None]:
             notes.append({"code": _ACROSS, "text": "vs_baseline is across precision classes"})
     values["notes"] = notes
     kind = str(COLUMNS[pair.metric].kind)
-    barred = [*comparability.refusals.get(kind, ()), *bars(own, pair.metric)]
+    refusals = comparability.refusals.get(kind, ())
+    barred = list(dict.fromkeys((*refusals, *bars(own, pair.metric))))
     found = span(own, pair.metric)
     if not barred and isinstance(found, str):
         barred.append(found)
