@@ -27,7 +27,7 @@ from chipmark.chips.catalogue import catalogue
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.cpu import read_cpu
 from chipmark.chips.detect import chip_of
-from chipmark.chips.nameplate import nameplate
+from chipmark.chips.nameplate import nameplate, unit_nameplate_w
 from chipmark.engine.lanes import check_closed_loop
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter, Scope
@@ -329,4 +329,6 @@ def meter_request(chip: ChipIdentity, device: str, power_w: float | None) -> Met
         scope: Scope = "cpu-share" if chip.unit == "cpu-share" else "package"
         covers = f"{chip.used} vCPUs" if chip.unit == "cpu-share" else f"{chip.used} packages"
         assumed = AssumedPower(plate.power_w, scope, covers, plate.method)
-    return MeterRequest(chip.vendor, chip.unit, device, power_w, assumed)
+    return MeterRequest(
+        chip.vendor, chip.unit, device, power_w, assumed, nameplate_w=unit_nameplate_w(chip)
+    )
