@@ -138,3 +138,12 @@ def test_the_capacity_lane_uses_sessions_again(rawcells: ModuleType, tmp_path: P
     values = derive(cell).metrics
     assert (values["sessions"] or 0) >= 3
     assert values["sessions_per_hour"] is not None
+
+
+def test_only_simulated_cells_have_a_closed_form(rawcells: ModuleType, tmp_path: Path) -> None:
+    raw = simulated(rawcells, tmp_path, "golden", small(), 1)
+    document = json.loads((raw / "cell.json").read_text())
+    (raw / "cell.json").write_text(json.dumps(document | {"backend": "torch:cpu"}))
+    found = check_record(write_record(tmp_path / "out", raw), EXAMPLE)
+    assert [f.code for f in found] == ["closed_form"]
+    assert "torch:cpu has no closed form" in found[0].text

@@ -92,12 +92,6 @@ def test_an_unknown_note_code_is_a_warning(rawcells: ModuleType, tmp_path: Path)
     assert [(f.severity, f.code) for f in validate(record)] == [("warning", "note_code")]
 
 
-def test_only_simulated_cells_have_a_closed_form(record: Path) -> None:
-    found = validate(record, closed_form=True)
-    assert [f.code for f in found] == ["closed_form"]
-    assert "torch:cpu" in found[0].text
-
-
 def test_the_old_record_of_schema_1_still_loads(tmp_path: Path) -> None:
     folder = tmp_path / "record-1"
     shutil.copytree(OLD, folder)

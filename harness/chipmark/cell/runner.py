@@ -27,7 +27,8 @@ from chipmark.chips.catalogue import catalogue
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.cpu import read_cpu
 from chipmark.chips.detect import chip_of
-from chipmark.chips.nameplate import nameplate
+from chipmark.chips.nameplate import nameplate, unit_nameplate_w
+from chipmark.engine.lanes import check_closed_loop
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter, Scope
 from chipmark.meters.pick import pick_meter
@@ -114,6 +115,9 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
     until_s = time.monotonic() + suite.budget_s
     before = held(out)
     prepared = _Preparation(options, reporter)
+    for plan in suite.cells:
+        if plan.scenario == "capacity":
+            check_closed_loop(prepared.trace(plan))
     batches = [[prepared.cell(plan, suite.repeats) for plan in group] for group in groups(suite)]
     written: list[Path] = []
     skipped: list[str] = []
@@ -223,6 +227,7 @@ def _load(cells: Sequence[MeasuredCell], reporter: Reporter) -> None:
 def _restart(cell: MeasuredCell) -> None:
     if cell.child is not None:
         cell.child.close()
+    cell.loaded = {}
     cell.start()
     cell.finish_load()
 
@@ -242,13 +247,8 @@ class _Preparation:
         options = self._options
         kind, device = split_backend(plan.backend)
         simulated = kind == "sim"
-        needs_model = not simulated or plan.kind == "transcript"
-        ref = self._ref(plan.model) if needs_model else None
-        config = check_source(ref) if ref else sim_config(plan.model)
-        trace_key = (plan.kind, plan.workload, plan.scale, plan.sessions, plan.model)
-        if trace_key not in self._traces:
-            self._traces[trace_key] = trace_of(plan, ref, config, options.seed)
-        trace = self._traces[trace_key]
+        ref = self._ref_of(plan)
+        trace = self.trace(plan)
         in_use = None if simulated or ref is None else self._model(ref, plan)
         identity = sim_model(plan.model) if in_use is None else in_use.identity
         chip = chip_of(plan.backend)
@@ -294,6 +294,19 @@ class _Preparation:
         )
         return _Prepared(inputs, chip, key)
 
+    def trace(self, plan: CellPlan) -> Trace:
+        """The trace of a cell, for which weights are looked at but not prepared."""
+        key = (plan.kind, plan.workload, plan.scale, plan.sessions, plan.model)
+        if key not in self._traces:
+            ref = self._ref_of(plan)
+            config = check_source(ref) if ref else sim_config(plan.model)
+            self._traces[key] = trace_of(plan, ref, config, self._options.seed)
+        return self._traces[key]
+
+    def _ref_of(self, plan: CellPlan) -> WeightRef | None:
+        simulated = split_backend(plan.backend)[0] == "sim"
+        return None if simulated and plan.kind != "transcript" else self._ref(plan.model)
+
     def _ref(self, name: str) -> WeightRef:
         if name not in self._refs:
             self._refs[name] = find_model(name, self._options.seed, self._reporter.stage)
@@ -316,4 +329,6 @@ def meter_request(chip: ChipIdentity, device: str, power_w: float | None) -> Met
         scope: Scope = "cpu-share" if chip.unit == "cpu-share" else "package"
         covers = f"{chip.used} vCPUs" if chip.unit == "cpu-share" else f"{chip.used} packages"
         assumed = AssumedPower(plate.power_w, scope, covers, plate.method)
-    return MeterRequest(chip.vendor, chip.unit, device, power_w, assumed)
+    return MeterRequest(
+        chip.vendor, chip.unit, device, power_w, assumed, nameplate_w=unit_nameplate_w(chip)
+    )

@@ -15,6 +15,7 @@ import numpy as np
 from chipmark.meters.contract import PowerSamples
 from chipmark.metrics import energy as energy_of
 from chipmark.metrics import latency, phases, roofline
+from chipmark.metrics.attainment import slo_notes
 from chipmark.metrics.attribution import attribute
 from chipmark.metrics.events import DONE, RepeatView, view
 from chipmark.metrics.intervals import Interval, by_repeat, percentile
@@ -95,6 +96,9 @@ def derive(raw: RawCell) -> Derived:
             text = f"{name}: {len(ratios) - len(valid)} of {len(ratios)} repeats left out ({lost})"
             notes.append(("repeats_left_out", text))
         interval = by_repeat(ratio.value, valid, positive=name not in _SHARES)
+        if name == "sessions_per_hour" and raw.facts.scenario == "capacity":
+            used = [r.view for r, own in zip(done, ratios, strict=True) if own.value is not None]
+            interval = latency.with_spread(interval, used, raw.trace)
         if interval is not None and name not in _EXACT:
             intervals[name] = _clipped(interval) if name in _SHARES else interval
     for name, value in _latency_quantiles([r.samples for r in done]).items():
@@ -140,7 +144,7 @@ def _repeat(raw: RawCell, data: RepeatData) -> _Repeat:
     ratios = {
         **phases.rates(joined, work),
         "slo_attainment": latency.slo_attainment(joined, facts.slo, facts.scenario),
-        "sessions_per_hour": latency.sessions_per_hour(joined, facts),
+        "sessions_per_hour": latency.sessions_per_hour(joined, facts, raw.trace),
         "prefix_hit": hit,
         "prefix_hit_ideal": ideal,
         "pad_ratio": phases.pad_ratio(joined),
@@ -149,6 +153,11 @@ def _repeat(raw: RawCell, data: RepeatData) -> _Repeat:
         "host_s_per_step": phases.host_seconds(joined),
         **_energy_ratios(facts, joined, work, measured, sessions),
     }
+    whole = (
+        facts.scenario == "equal_n" or latency.capacity_rate(joined, raw.trace).value is not None
+    )
+    if not whole and ratios["joule_per_session"].value is not None:
+        ratios["joule_per_session"] = null("w_too_short")
     counts = {"sessions": sessions, "recomputed_tokens": phases.recomputed_tokens(joined)}
     return _Repeat(joined, work, ratios, latency.latencies(joined), counts, measured, data.power)
 
@@ -217,6 +226,8 @@ def _notes(raw: RawCell, done: Sequence[_Repeat]) -> list[tuple[str, str]]:
     lost = sum(latency.unfinished_sessions(r.view) for r in done)
     if lost and raw.facts.scenario == "equal_n":
         notes.append(("sessions_lost", f"{lost} sessions did not end as they should"))
+    if raw.facts.scenario == "capacity":
+        notes += slo_notes([r.view for r in done], raw.facts, raw.trace)
     meter = raw.facts.meter
     refused = next((r.energy.reason for r in done if r.energy.energy_j is None), "")
     if meter is not None and refused and refused != "not_measured":
@@ -235,7 +246,12 @@ def _details(raw: RawCell, done: Sequence[_Repeat]) -> dict[str, Any]:
     for repeat in done:
         for name, value in phases.seconds_by_phase(repeat.view).items():
             seconds[name] = seconds.get(name, 0.0) + value
-    per_session = [t for r in done for t in _session_tokens(r.view, raw.trace)]
+    if raw.facts.scenario == "capacity":
+        # Whole passes: what a session of the trace has on average.
+        totals = raw.trace.totals
+        per_session = [(totals.n_new + totals.n_out) / totals.sessions]
+    else:
+        per_session = [t for r in done for t in _session_tokens(r.view, raw.trace)]
     return {
         "metrics_schema": SCHEMA,
         "window_s": sum(r.view.window_s for r in done),
@@ -247,9 +263,9 @@ def _details(raw: RawCell, done: Sequence[_Repeat]) -> dict[str, Any]:
     }
 
 
-def _session_tokens(joined: RepeatView, trace: Trace) -> list[int]:
+def _session_tokens(joined: RepeatView, trace: Trace) -> list[float]:
     """Work tokens of each session that was completed, from the trace."""
-    tokens = {s.id: sum(t.n_new + t.n_out for t in s.turns) for s in trace.sessions}
+    tokens = {s.id: float(sum(t.n_new + t.n_out for t in s.turns)) for s in trace.sessions}
     sessions = joined.tables["sessions"]
     done = sessions["session"][sessions["status"] == DONE].tolist()
     return [tokens[s] for s in done if s in tokens]

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 
-
-def default_metric(
-    scenario: str, *, load_bound: bool, values: Mapping[str, float | int | None]
-) -> str:
+def default_metric(scenario: str, *, load_bound: bool, has_p95: bool) -> str:
     """The column (DEFINITIONS, total_tok_s): in `capacity` sessions an hour; in `equal_n` work
     tokens a second, unless the offered load sets them: then the p95 of TTFT, or its median where
     there are too few turns for a p95."""
@@ -15,4 +11,4 @@ def default_metric(
         return "sessions_per_hour"
     if not load_bound:
         return "total_tok_s"
-    return "ttft_p50_s" if values.get("ttft_p95_s") is None else "ttft_p95_s"
+    return "ttft_p95_s" if has_p95 else "ttft_p50_s"

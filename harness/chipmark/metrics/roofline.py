@@ -12,6 +12,7 @@ from chipmark.metrics.events import DECODE, PREFILL, Ints, RepeatView
 from chipmark.metrics.phases import new_positions
 from chipmark.metrics.ratios import Ratio, null
 from chipmark.metrics.rawcell import CellFacts, Roofs
+from chipmark.workload.passes import pass_numbers, trace_ids
 from chipmark.workload.trace import Trace
 from chipmark_models import costs
 from chipmark_models.config import ModelConfig
@@ -122,10 +123,17 @@ def mfu(view: RepeatView, facts: CellFacts, roofs: Roofs | None) -> Ratio:
 
 
 def _groups(trace: Trace, sessions: Ints) -> tuple[Ints, Ints]:
-    """Group and shared prefix of each session id; ids unknown to the trace are their own group."""
+    """Group and shared prefix of each session's run id: groups of different passes are different,
+    and so are ids unknown to the trace."""
     known = {s.id: (s.group, s.shared_prefix_tokens) for s in trace.sessions}
+    groups = 1 + max((group for group, _ in known.values()), default=0)
     unique, inverse = np.unique(sessions, return_inverse=True)
-    pairs = [known.get(int(s), (-1 - int(s), 0)) for s in unique]
+    pairs = []
+    for run, own, number in zip(
+        unique.tolist(), trace_ids(trace, unique), pass_numbers(trace, unique), strict=True
+    ):
+        group, shared = known.get(int(own), (-1, 0))
+        pairs.append((group + int(number) * groups, shared) if group >= 0 else (-1 - run, 0))
     table = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     return table[inverse, 0], table[inverse, 1]
 

@@ -17,12 +17,17 @@ from chipmark.engine.events import COLUMNS, SINCE_2, Table, check_tables, load_e
 from chipmark.errors import BrokenRecordError
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.metrics.rawcell import CellFacts, RawCell, RepeatData, Roofs, SloLimits
-from chipmark.results.manifest import Manifest, Probes
+from chipmark.results.manifest import Manifest, Probes, Slo
 from chipmark.workload.trace import load_trace
 from chipmark_models.config import ModelConfig
 
 POWER_COLUMNS = ("time_s", "energy_j", "power_w")
 _REPEAT = re.compile(r"repeat-(\d+)")
+
+
+def slo_limits(slo: Slo) -> SloLimits:
+    """The numbers of an objective, as metrics take them."""
+    return SloLimits(slo.ttft_append_s, slo.ttft_cold_s, slo.tpot_s, slo.share)
 
 
 def facts_of(manifest: Manifest) -> CellFacts:
@@ -32,7 +37,7 @@ def facts_of(manifest: Manifest) -> CellFacts:
     return CellFacts(
         scenario=manifest.scenario,
         concurrency=manifest.concurrency,
-        slo=SloLimits(manifest.slo.ttft_append_s, manifest.slo.ttft_cold_s, manifest.slo.tpot_s),
+        slo=slo_limits(manifest.slo),
         scale=(Fraction(scale[0]), Fraction(scale[1]), Fraction(scale[2])),
         loop=manifest.workload.loop,
         meter=MeterInfo(**meter.model_dump()) if meter is not None else None,

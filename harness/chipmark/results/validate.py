@@ -63,7 +63,7 @@ def validate_record(folder: Path) -> list[Finding]:
         findings.append(Finding("error", "trace_hash", folder / "trace.npz", text))
     for index, repeat in enumerate(raw.repeats):
         where = folder / f"repeat-{index}"
-        for found in inconsistencies(repeat.events, raw.trace):
+        for found in inconsistencies(repeat.events, raw.trace, raw.facts.scenario):
             findings.append(Finding("error", found.code, where, found.text))
     findings += _recomputed(folder, record, raw)
     return findings

@@ -43,7 +43,7 @@ _COST = (
     "cell_failed", "no_price_book", "no_price", "unit_partly_used", "tool_time_scaled",
     "no_sessions", "zero_denominator", "not_measured", "power_too_few_updates", "power_gaps",
     "counter_too_coarse", "counter_backwards", "host_power_missing", "scope_without_facility",
-    "no_demand",
+    "no_demand", "slo_not_met", "no_hosting_price",
 )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "sessions_per_hour", "1/h", "sessions\n/h",
         "completed sessions / W; null where the tool-time scale is neither 0 nor 1",
-        *_RATE, "tool_time_scaled",
+        *_RATE, "tool_time_scaled", "slo_not_met",
     ),
     _rate(
         "prefix_hit_ideal", "1", "hit\nideal",
@@ -191,9 +191,9 @@ _LIST: tuple[Column, ...] = (
         "daily_active_agents", "1/unit", "agents\n/unit",
         "sessions per hour x headroom / (sessions per agent-day x share of the peak hour)",
         "cell_failed", "no_price_book", "not_capacity_scenario", "scale_not_1", "no_demand",
-        "unit_partly_used", "no_sessions", "zero_denominator", kind="cost",
+        "unit_partly_used", "no_sessions", "zero_denominator", "slo_not_met", kind="cost",
     ),
-    _text("parity", "parity", "pass, fail or unchecked"),
+    _text("parity", "parity", "pass, fail, unchecked or audit_pending"),
     _rate(
         "ep_coverage", "1", "cover",
         "the smaller of the shares of FLOPs and bytes that ran on the provider's own device",
@@ -218,7 +218,8 @@ EXTRA_KEYS: tuple[str, ...] = ("intervals", "rank", "null_reasons", "details")
 """What JSON has beside the columns. intervals: 95 %, [low, high] by column. rank: by --rank-by
 among the comparable rows of its group, shared where intervals overlap. null_reasons: a code for
 each null column. details: net and output tokens per joule, error bounds, cost by class,
-break-even price, why rows are not comparable, and where the record lies."""
+break-even price, price inputs with their provenance, marks of doubt by column, why rows are not
+comparable (`not_comparable`, by kind) or have no rank (`not_ranked`), and where the record lies."""
 
 RANKABLE: tuple[str, ...] = tuple(
     c.name for c in _LIST if c.kind is not None and c.direction != "none"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from chipmark.errors import UnknownNameError
 from chipmark.table.cells import MISSING, file_text, markdown_text, people_text, plain_text
 from chipmark.table.columns import COLUMNS, NULL_REASONS
-from chipmark.table.layout import TextColumn, text_table, wrapped
+from chipmark.table.layout import TextColumn, text_tables, wrapped
 from chipmark.table.rows import Row
 
 if TYPE_CHECKING:
@@ -78,9 +78,14 @@ def render(
 def remarks(rows: Sequence[Row]) -> list[str]:
     """What must be said about rows, each thing once, with the numbers of the rows it is true of:
     their notes, their nulls, why they are not comparable."""
+    return numbered([_remarks_on(row) for row in rows])
+
+
+def numbered(texts_by_row: Sequence[Sequence[str]]) -> list[str]:
+    """Each text once, behind the numbers (from 1) of all rows that it belongs to."""
     said: dict[str, list[int]] = {}
-    for index, row in enumerate(rows, 1):
-        for text in _remarks_on(row):
+    for index, texts in enumerate(texts_by_row, 1):
+        for text in texts:
             numbers = said.setdefault(text, [])
             if index not in numbers:
                 numbers.append(index)
@@ -97,9 +102,8 @@ def _remarks_on(row: Row) -> list[str]:
         # A failed cell lacks everything; listing every column would say nothing more.
         shown = "numbers" if len(names) > 12 else ", ".join(names)
         texts.append(f"no {shown}: {NULL_REASONS.get(reason, reason)} ({reason})")
-    perf = row.details["not_comparable"].get("perf")
-    if perf:
-        texts.append(f"not comparable: {'; '.join(perf)}")
+    if barred := row.details["not_ranked"]:
+        texts.append(f"not ranked by {row.details['rank_by']}: {'; '.join(barred)}")
     return texts
 
 
@@ -138,7 +142,7 @@ def _head(rows: Sequence[Row]) -> list[str]:
     """Lines above the table: what all rows share, the baseline and what ranks."""
     _, common = _varying(rows)
     lines = ["; ".join(common)] if common else []
-    ranked = rows[0].details["rank_by"]
+    ranked = ", ".join(dict.fromkeys(row.details["rank_by"] for row in rows))
     bases = dict.fromkeys(row.details["baseline"] or "none" for row in rows)
     lines.append(f"ranked by {ranked}; baseline {', '.join(bases)}")
     return lines
@@ -146,8 +150,9 @@ def _head(rows: Sequence[Row]) -> list[str]:
 
 def _legend() -> str:
     return (
-        "comparable: p perf, e energy, c cost. ~ assumed or at this very load, ≥ ≤ from a "
-        "nameplate; neither is ranked. - null, with its reason below."
+        "comparable: p perf, e energy, c cost. ~ rests on an assumption or is true of this very "
+        "load; ≥ ≤ a bound. Assumed or declared power, a cost at this very load and bounds are "
+        "never ranked. - null, with its reason below."
     )
 
 
@@ -165,9 +170,11 @@ def _rich(rows: Sequence[Row], console: Console | None, all_columns: bool) -> st
             head = "comp." if name == "comparable" and not title else COLUMNS[name].title
             columns.append(TextColumn(head, "right" if right else "left"))
         body = [_texts(index, row, title, names) for index, row in enumerate(rows, 1)]
+        # Number, rank and backend lead every part of a block that the width splits.
+        lead_columns = 1 + len(lead) + ("backend" in names)
         lines += ["", title] if title else [""]
         # The main block has 17 columns: one space between them is what 120 columns leave.
-        lines += text_table(columns, body, width, gap=2 if title else 1)
+        lines += text_tables(columns, body, width, gap=2 if title else 1, lead=lead_columns)
     lines.append("")
     for text in (_legend(), *remarks(rows)):
         lines += wrapped(plain_text(text), width)
