@@ -175,7 +175,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
 
 
 PROBES = {
-    "read_bytes": 1_000_000, "read_before": 1e6, "read_after": 1e6, "matmul_before": 1e6,
+    "read_bytes": 1_000_000, "read_before": 2e6, "read_after": 2e6, "matmul_before": 1e6,
     "matmul_after": 1e6, "llc_bytes": 1000,
 }  # fmt: skip
 

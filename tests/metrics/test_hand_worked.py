@@ -11,8 +11,18 @@ import numpy as np
 import pytest
 
 from chipmark.meters.contract import MeterInfo
+from chipmark.metrics import phases
 from chipmark.metrics.derive import METRICS, Derived, derive
-from chipmark.metrics.rawcell import CellFacts, RawCell, RepeatData, Roofs, SloLimits
+from chipmark.metrics.events import view
+from chipmark.metrics.rawcell import (
+    CellFacts,
+    RawCell,
+    RepeatData,
+    RepeatTiming,
+    Roofs,
+    SloLimits,
+)
+from chipmark.metrics.samples import samples_of
 from chipmark.table.columns import NULL_REASONS
 from chipmark_models.config import ModelConfig
 
@@ -20,7 +30,7 @@ METER = MeterInfo("hand", "counter", "board", "hand", update_period_s=0.001, err
 
 
 def cell(rawcells: ModuleType, slows: tuple[float, ...] = (1.0,), **changes: Any) -> RawCell:
-    roofs = changes.pop("roofs", Roofs(10**6, 1e6, 1e6, 1e6, 1e6, 1000))
+    roofs = changes.pop("roofs", Roofs(10**6, 2e6, 2e6, 1e6, 1e6, 1000))
     power = changes.pop("power", lambda a, b: rawcells.counter(20.0, a, b))
     facts = CellFacts(
         scenario="equal_n",
@@ -52,7 +62,9 @@ def test_rates_are_work_tokens_over_their_seconds(rawcells: ModuleType) -> None:
     m = values(rawcells).metrics
     # 24 prefill rows take 0.240 s, but only 22 of them are new work.
     assert m["prefill_tok_s"] == pytest.approx(22 / 0.240)
-    assert m["decode_tok_s"] == pytest.approx(10 / 0.030)
+    # Of 10 output tokens 4 are the first of their turn, which a prefill launch sampled.
+    assert m["decode_tok_s"] == pytest.approx(6 / 0.030)
+    assert m["decode_rows"] == 1.0
     assert m["total_tok_s"] == pytest.approx(32 / 0.280)
 
 
@@ -62,22 +74,82 @@ def test_repeats_combine_as_ratios_of_sums(rawcells: ModuleType) -> None:
     assert m["sessions"] == 4
 
 
-def test_latencies_are_pooled_from_the_intended_send(rawcells: ModuleType) -> None:
+def test_one_session_decodes_no_slower_than_its_tpot_and_idle_is_the_difference(
+    rawcells: ModuleType,
+) -> None:
+    m = values(rawcells).metrics
+    rate, tpot, idle = m["decode_tok_s"], m["tpot_p50_s"], m["idle_s_per_step"]
+    assert rate is not None
+    assert tpot is not None
+    assert 1 / rate <= tpot
+    # Every step of the cell has 1 ms of host before its launch, so the mean is the difference.
+    assert idle == pytest.approx(0.001)
+    assert tpot - 1 / rate == pytest.approx(idle)
+
+
+def test_latencies_are_medians_of_a_turns_repeats_from_the_intended_send(
+    rawcells: ModuleType,
+) -> None:
     m = values(rawcells, slows=(1.0, 1.2, 0.9)).metrics
-    # Append turns: 1 ms of host and 4 or 6 tokens of prefill; the third smallest of six is
-    # 0.041 x 1.2 (0.0369, 0.041, 0.0492, 0.0549, 0.061, 0.0732).
-    assert m["ttft_p50_s"] == pytest.approx(0.041 * 1.2)
-    assert m["ttft_cold_p50_s"] == pytest.approx(0.041 * 1.2)
+    # Append turns: 1 ms of host and 4 or 6 tokens of prefill, at the middle speed of three; the
+    # first of two is the median.
+    assert m["ttft_p50_s"] == pytest.approx(0.041)
+    # Cold turns: 10 and 4 tokens.
+    assert m["ttft_cold_p50_s"] == pytest.approx(0.041)
     # Three turns have a second token: one decode launch and 1 ms of host a token.
     assert m["tpot_p50_s"] == pytest.approx(0.006)
+    # Two repeats: the mean of both, not the better one.
+    assert values(rawcells, slows=(1.0, 1.2)).metrics["ttft_p50_s"] == pytest.approx(0.041 * 1.1)
 
 
-def test_p95_needs_59_samples(rawcells: ModuleType) -> None:
-    short = values(rawcells, slows=(1.0,) * 29)
-    assert short.metrics["ttft_p95_s"] is None
-    assert short.null_reasons["ttft_p95_s"] == "n_too_small"
-    enough = values(rawcells, slows=(1.0,) * 30)
-    assert enough.metrics["ttft_p95_s"] == pytest.approx(0.061)
+def test_gaps_between_tokens_are_pooled_and_show_a_stall(rawcells: ModuleType) -> None:
+    m = values(rawcells).metrics
+    assert m["itl_p50_s"] == pytest.approx(0.006)
+    assert m["itl_p95_s"] is None
+    raw = cell(rawcells)
+    gaps = samples_of(view(raw.repeats[0].events), raw.trace)["itl"]
+    assert list(zip(gaps.session, gaps.turn, gaps.position, strict=True)) == [
+        (0, 0, 10), (0, 0, 11), (0, 0, 12), (0, 1, 17), (1, 0, 12), (1, 0, 13),
+    ]  # fmt: skip
+    assert gaps.value_s == pytest.approx([0.006] * 6)
+    # The second gap of the first turn lasts 40 ms more; everything after it is later.
+    events = raw.repeats[0].events
+    events["steps"]["visible_s"][2:] += 0.040
+    events["turns"]["last_token_s"] += 0.040
+    events["turns"]["first_token_s"][1:] += 0.040
+    events["turns"]["intended_s"][1:] += 0.040
+    events["window"]["end_s"] += 0.040
+    stalled = samples_of(view(events), raw.trace)["itl"].value_s
+    assert stalled == pytest.approx([0.006, 0.046, 0.006, 0.006, 0.006, 0.006])
+
+
+def test_sessions_last_from_their_first_send_to_their_last_token(rawcells: ModuleType) -> None:
+    m = values(rawcells).metrics
+    # Session 0: 14 prefill rows, 4 decode launches, 6 steps of 1 ms; session 1: 10, 2 and 4.
+    both = (0.140 + 0.020 + 0.006, 0.100 + 0.010 + 0.004)
+    assert m["session_p50_s"] == pytest.approx(min(both))
+    found = samples_of(view(rawcells.tables()), rawcells.trace())["session"]
+    assert found.value_s == pytest.approx(both)
+
+
+def test_copies_of_a_turn_never_make_a_percentile(rawcells: ModuleType) -> None:
+    d = values(rawcells, slows=(1.0,) * 40)
+    for name in ("ttft_p95_s", "tpot_p95_s", "itl_p95_s", "itl_p99_s", "session_p95_s"):
+        assert d.metrics[name] is None
+        assert d.null_reasons[name] == "n_too_small"
+    assert d.details["distinct_samples"] == {
+        "ttft_append": 2, "ttft_cold": 2, "tpot": 3, "itl": 6, "session": 2,
+    }  # fmt: skip
+
+
+def test_goodput_counts_what_met_the_objective(rawcells: ModuleType) -> None:
+    m = values(rawcells).metrics
+    assert m["goodput_turns_s"] == pytest.approx(4 / 0.280)
+    assert m["goodput_tok_s"] == pytest.approx(32 / 0.280)
+    # Only the append turn of session 1 (6 tokens, 61 ms) is late: it has 5 new and 1 output token.
+    tight = values(rawcells, slo=SloLimits(0.05, 10.0, 0.050)).metrics
+    assert tight["goodput_turns_s"] == pytest.approx(3 / 0.280)
+    assert tight["goodput_tok_s"] == pytest.approx(26 / 0.280)
 
 
 def test_prefix_hits_and_waste(rawcells: ModuleType) -> None:
@@ -94,11 +166,23 @@ def test_recomputation_and_padding_only_make_a_row_worse(rawcells: ModuleType) -
     # Session 1 finds nothing of its prefix: 8 positions more, in a bucket of 16.
     row = int(np.flatnonzero(events["rows"]["session"] == 1)[0])
     events["rows"]["start"][row], events["rows"]["n_tokens"][row] = 0, 12
-    events["launches"]["n_tokens"][row], events["launches"]["chunk_bucket"][row] = 12, 16
+    events["launches"]["n_tokens"][row], events["launches"]["n_positions"][row] = 12, 16
     again = derive(raw)
     assert again.metrics["recomputed_tokens"] == 8
     assert again.metrics["pad_ratio"] == pytest.approx((30 - 4 + 16) / (30 - 4 + 12))
     assert again.metrics["prefill_tok_s"] == pytest.approx(22 / 0.240)
+
+
+def test_nothing_is_padded_where_every_position_is_useful(rawcells: ModuleType) -> None:
+    raw = cell(rawcells)
+    launches = raw.repeats[0].events["launches"]
+    # A ragged launch: two rows of 10 and 2 tokens in a step without buckets, 12 positions.
+    launches["n_tokens"][0], launches["n_positions"][0] = 12, 12
+    launches["batch_bucket"][0], launches["chunk_bucket"][0] = 2, 10
+    assert phases.pad_ratio(view(raw.repeats[0].events)).value == 1.0
+    # A log of before events/2 has the buckets only: 20 places for 12 of 32 tokens.
+    launches["n_positions"][:] = -1
+    assert phases.pad_ratio(view(raw.repeats[0].events)).value == pytest.approx((30 - 10 + 20) / 32)
 
 
 def test_mbu_counts_weights_once_a_launch_and_the_live_rows(rawcells: ModuleType) -> None:
@@ -108,7 +192,39 @@ def test_mbu_counts_weights_once_a_launch_and_the_live_rows(rawcells: ModuleType
     weights = 4 * (2 * 592 + 8 + 800)
     kv = 2 * 2 * 4 * 4
     moved = 6 * weights + kv * (10 + 11 + 12 + 17 + 12 + 13 + 6)
-    assert m["mbu"] == pytest.approx(moved / (0.030 * 1e6))
+    assert m["mbu"] == pytest.approx(moved / (0.030 * 2e6))
+    plate = values(rawcells, nameplate_bytes_s=4e6).metrics
+    assert plate["mbu_nameplate"] == pytest.approx(moved / (0.030 * 4e6))
+    assert values(rawcells).null_reasons["mbu_nameplate"] == "no_nameplate"
+
+
+def test_a_share_above_its_roof_is_no_number_and_is_said(rawcells: ModuleType) -> None:
+    low = values(rawcells, roofs=Roofs(10**6, 1e6, 1e6, 1e5, 1e5, 1000), nameplate_bytes_s=1e6)
+    for name in ("mbu", "mbu_nameplate", "mfu"):
+        assert low.metrics[name] is None
+        assert low.null_reasons[name] == "over_roof"
+        assert name not in low.intervals
+        assert (low.per_repeat[0][name] or 0.0) > 1
+    assert [t.split()[0] for c, t in low.notes if c == "over_roof"] == [
+        "mbu", "mbu_nameplate", "mfu",
+    ]  # fmt: skip
+
+
+def test_a_working_set_under_four_caches_has_no_share(rawcells: ModuleType) -> None:
+    # A decode launch of the cell moves 8,832 bytes in the mean: 6 launches, 52,992 bytes.
+    for llc, reason in ((2207, ""), (2209, "in_cache")):
+        d = values(rawcells, roofs=Roofs(10**6, 2e6, 2e6, 1e6, 1e6, llc), nameplate_bytes_s=4e6)
+        assert d.null_reasons.get("mbu", "") == reason
+        assert d.null_reasons.get("mbu_nameplate", "") == reason
+    small_probe = Roofs(3999, 2e6, 2e6, 1e6, 1e6, 1000)
+    assert values(rawcells, roofs=small_probe).null_reasons["mbu"] == "in_cache"
+
+
+def test_a_probe_of_another_size_is_said(rawcells: ModuleType) -> None:
+    for wanted, said in ((None, False), (10**6, False), (2 * 10**6, True)):
+        roofs = Roofs(10**6, 2e6, 2e6, 1e6, 1e6, 1000, wanted)
+        notes = {code for code, _ in values(rawcells, roofs=roofs).notes}
+        assert ("probe_size" in notes) == said
 
 
 def test_mfu_counts_new_tokens_with_their_context_and_one_head_row_a_prompt(
@@ -148,15 +264,68 @@ def test_sessions_per_hour_and_slo(rawcells: ModuleType) -> None:
 
 
 def test_failed_and_dropped_turns_are_misses_and_earn_nothing(rawcells: ModuleType) -> None:
-    raw = cell(rawcells)
+    raw = cell(rawcells, slows=(1.0, 1.0))
     turns = raw.repeats[0].events["turns"]
     turns["status"][3] = 1
     turns["status"][1] = 2
     for name in ("intended_s", "first_token_s", "last_token_s"):
         turns[name][1] = np.nan
     d = derive(raw)
-    assert d.metrics["slo_attainment"] == pytest.approx(2 / 4)
-    assert d.metrics["total_tok_s"] == pytest.approx((10 + 4 + 4 + 3) / 0.280)
+    assert d.metrics["slo_attainment"] == pytest.approx(6 / 8)
+    assert phases.work(view(raw.repeats[0].events)).tokens == 10 + 4 + 4 + 3
+    notes = dict(d.notes)
+    assert notes["turns_lost"].startswith("2 turns")
+    # The repeat that lost them is in no other number.
+    assert d.metrics["total_tok_s"] == pytest.approx(32 / 0.280)
+    assert notes["repeat_incomplete"].startswith("1 of 2")
+    assert "total_tok_s" not in d.intervals
+    assert [r["complete"] for r in d.per_repeat] == [0, 1]
+    assert d.per_repeat[0]["total_tok_s"] is None
+
+
+def test_without_a_complete_repeat_there_is_no_number(rawcells: ModuleType) -> None:
+    raw = cell(rawcells, slows=(1.0, 1.0))
+    for repeat in raw.repeats:
+        repeat.events["turns"]["status"][3] = 3
+    d = derive(raw)
+    kept = {name for name, value in d.metrics.items() if value is not None}
+    assert kept == {"slo_attainment"}
+    assert set(d.null_reasons.values()) == {"repeat_incomplete"}
+    assert {"repeat_incomplete", "turns_lost", "few_repeats"} <= {code for code, _ in d.notes}
+    assert set(METRICS) == set(d.metrics)
+
+
+def test_the_engines_word_that_a_repeat_was_cut_is_taken(rawcells: ModuleType) -> None:
+    raw = cell(rawcells, slows=(1.0, 1.0, 1.0))
+    cut = replace(raw.repeats[0], timing=RepeatTiming(0.0, 1.0, 2.0, 3.0, complete=False))
+    d = derive(replace(raw, repeats=(cut, *raw.repeats[1:])))
+    assert [r["complete"] for r in d.per_repeat] == [0, 1, 1]
+    assert d.metrics["sessions"] == 4
+
+
+def test_a_load_that_sets_the_rate_is_said(rawcells: ModuleType) -> None:
+    assert "load_bound" not in {c for c, _ in values(rawcells).notes}
+    assert "load_bound" in {c for c, _ in values(rawcells, loop="open").notes}
+    raw = cell(rawcells)
+    # Session 1 is sent later: 20 ms of tool time in W of 300 ms, and 60 ms of 340.
+    for gap, bound in ((0.020, False), (0.060, True)):
+        events = rawcells.tables()
+        late = events["turns"]["session"] == 1
+        for name in ("intended_s", "admitted_s", "first_token_s", "last_token_s"):
+            events["turns"][name][late] += gap
+        rows = events["rows"]["session"] == 1
+        for name in ("start_s", "end_s"):
+            events["launches"][name][rows] += gap
+            events["sessions"][name][1] += gap
+        for name in ("submit_s", "submitted_s", "wait_s", "visible_s"):
+            events["steps"][name][rows] += gap
+        events["window"]["end_s"] += gap
+        repeat = replace(raw.repeats[0], events=events)
+        d = derive(replace(raw, repeats=(repeat,)))
+        assert ("load_bound" in {c for c, _ in d.notes}) == bound
+        assert d.details["tool_time_share"] == pytest.approx(gap / (0.280 + gap))
+        # Tool time is not idle time of a step.
+        assert d.metrics["idle_s_per_step"] == pytest.approx(0.001)
 
 
 def test_intervals_by_repeat_hold_the_combined_value(rawcells: ModuleType) -> None:
@@ -169,9 +338,28 @@ def test_intervals_by_repeat_hold_the_combined_value(rawcells: ModuleType) -> No
     assert np.log(high / low) / 2 == pytest.approx(4.303 * 0.0200 / 3**0.5, rel=1e-3)
 
 
-def test_a_cell_that_swings_is_not_steady(rawcells: ModuleType) -> None:
-    assert "not_steady" in {c for c, _ in values(rawcells, slows=(1.0, 1.0, 1.4)).notes}
-    assert "not_steady" not in {c for c, _ in values(rawcells, slows=(1.0, 1.0, 1.1)).notes}
+def test_a_spread_never_bars_and_a_drift_does(rawcells: ModuleType) -> None:
+    swings = values(rawcells, slows=(1.0, 1.4, 0.8, 1.2, 1.0, 0.9))
+    assert "not_steady" not in {c for c, _ in swings.notes}
+    heats = values(rawcells, slows=(1.0, 1.06, 1.10, 1.16, 1.20, 1.26))
+    text = dict(heats.notes)["not_steady"]
+    assert text.startswith("total_tok_s of the repeats")
+    assert "few_repeats" not in {c for c, _ in heats.notes}
+
+
+def test_where_the_load_sets_the_rate_the_ttft_must_not_drift(rawcells: ModuleType) -> None:
+    d = values(rawcells, loop="open", slows=(1.0, 1.06, 1.10, 1.16, 1.20, 1.26))
+    assert dict(d.notes)["not_steady"].startswith("ttft_p50_s of the repeats")
+
+
+def test_intervals_of_latencies_are_the_machines_noise(rawcells: ModuleType) -> None:
+    assert "ttft_p50_s" not in values(rawcells).intervals
+    once = values(rawcells, slows=(1.0, 1.02, 0.98)).intervals["ttft_p50_s"]
+    low, high = once
+    assert low is not None
+    assert high is not None
+    # t(2) = 4.303, s of the logs of 1, 1.02, 0.98 is 0.0200, as for rates.
+    assert np.log(high / low) / 2 == pytest.approx(4.303 * 0.0200 / 3**0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize(

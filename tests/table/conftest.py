@@ -33,7 +33,7 @@ def make_record(rawcells: ModuleType) -> MakeRecord:
                 source = manifest.meter.source if manifest.meter else "counter"
                 constant = source in ("declared", "assumed")
                 kind = rawcells.constant_power if constant else rawcells.counter
-                roofs = Roofs(10**6, 1e6, 1e6, 1e6, 1e6, 1000)
+                roofs = Roofs(10**6, 2e6, 2e6, 1e6, 1e6, 1000)
                 repeats.append(RepeatData(events, kind(watts, *bounds), roofs))
             derived = derive(RawCell(facts_of(manifest), rawcells.trace(), tuple(repeats)))
         name = f"{manifest.backend}-{slow}-{manifest.scenario}"

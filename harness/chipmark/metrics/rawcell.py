@@ -25,7 +25,8 @@ class SloLimits:
 @dataclass(frozen=True, slots=True)
 class Roofs:
     """Roofs probed before and after a repeat: read bandwidth in bytes/s at a working set of
-    `read_bytes`, matrix rate in FLOP/s; None where not probed. `llc_bytes`: last-level cache."""
+    `read_bytes`, matrix rate in FLOP/s; None where not probed. `llc_bytes`: last-level cache.
+    `wanted_bytes`: working set that the probe should have had, None where that was not kept."""
 
     read_bytes: int
     read_before: float | None
@@ -33,15 +34,32 @@ class Roofs:
     matmul_before: float | None
     matmul_after: float | None
     llc_bytes: int | None = None
+    wanted_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatTiming:
+    """A repeat by the parent's clock, as `results.manifest.Timing`. complete: every session of
+    the plan ended before the time limit (the engine's word)."""
+
+    sent_s: float
+    started_s: float | None
+    ended_s: float | None
+    answered_s: float
+    complete: bool
+    captured: bool = False
+    throttle: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RepeatData:
-    """One repeat: the tables of `chipmark.engine.events`, power samples and roofs."""
+    """One repeat: the tables of `chipmark.engine.events`, power samples, roofs and the parent's
+    clock (None in records from before chipmark.cell/2)."""
 
     events: Mapping[str, Table]
     power: PowerSamples | None = None
     roofs: Roofs | None = None
+    timing: RepeatTiming | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +68,8 @@ class CellFacts:
 
     scale: (context, output, tool time). unit, used, of: what meter and price cover.
     weights_precision, kv_precision: names that `chipmark_models.costs` knows. config is None
-    where the model has no shape (`sim:`).
+    where the model has no shape (`sim:`). nameplate_bytes_s: memory bandwidth of the devices
+    used by the catalogue, in bytes/s; None where it has none.
     """
 
     scenario: Literal["equal_n", "capacity"]
@@ -65,6 +84,7 @@ class CellFacts:
     config: ModelConfig | None
     weights_precision: str
     kv_precision: str
+    nameplate_bytes_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

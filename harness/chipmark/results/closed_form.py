@@ -35,7 +35,7 @@ def expected_metrics(device: str, raw: RawCell, manifest: Manifest) -> dict[str,
     work = raw.trace.totals
     values: dict[str, float | None] = {
         "prefix_hit": totals.prefix_hit,
-        "decode_tok_s": _ratio(work.n_out, totals.decode_s),
+        "decode_tok_s": _ratio(totals.decode_tokens, totals.decode_s),
         "sessions": float(work.sessions * manifest.repeats),
     }
     if raw.trace.prefix_hit_ideal is not None:
