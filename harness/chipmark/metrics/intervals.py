@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +107,7 @@ def session_bootstrap(
     return float(found[tail]), float(found[-1 - tail])
 
 
+@lru_cache(maxsize=2)
 def _drawn(n: int) -> NDArray[np.float64]:
     """How often each of `n` sessions is in each of the draws: shape (draws, n), rows sum to n."""
     bits = np.random.Philox(key=_BOOTSTRAP_KEY).random_raw(BOOTSTRAP_DRAWS * n)
