@@ -36,7 +36,8 @@ def test_help_lists_every_command(chipmark) -> None:
     "command",
     [
         ("run",), ("table",), ("validate",), ("recompute",), ("doctor",), ("cost",),
-        ("models", "list"), ("import",), ("export",), ("gate",), ("aa",), ("models", "pull"), ("workload", "list"),
+        ("models", "list"), ("import",), ("export",), ("gate",), ("aa",), ("models", "pull"),
+        ("workload", "list"),
         ("workload", "show"), ("chips", "list"), ("chips", "show"),
     ],
 )  # fmt: skip

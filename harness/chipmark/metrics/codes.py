@@ -11,7 +11,7 @@ from collections.abc import Mapping
 NULL_REASONS: Mapping[str, str] = {
     "cell_failed": "the cell failed, so nothing was measured",
     "no_samples": "no sample of this kind was taken",
-    "n_too_small": "too few distinct samples for a one-sided 95 % bound: p95 needs 59, p99 299",
+    "n_too_small": "too few distinct samples: the 95th percentile needs 59, the 99th 299",
     "one_token_turns": "no turn has a second token",
     "zero_denominator": "the denominator is zero or negative",
     "tool_time_scaled": "the tool-time scale is neither 0 nor 1",
