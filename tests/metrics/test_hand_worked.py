@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chipmark.engine.contract import PHASES
 from chipmark.meters.contract import MeterInfo
 from chipmark.metrics import phases
-from chipmark.metrics.derive import METRICS, Derived, derive
+from chipmark.metrics.derive import METRICS, Derived, derive, nothing
 from chipmark.metrics.events import view
 from chipmark.metrics.rawcell import (
     CellFacts,
@@ -23,7 +24,7 @@ from chipmark.metrics.rawcell import (
     SloLimits,
 )
 from chipmark.metrics.samples import samples_of
-from chipmark.table.columns import NULL_REASONS
+from chipmark.table.columns import COLUMNS, NOTE_CODES, NULL_REASONS
 from chipmark_models.config import ModelConfig
 
 METER = MeterInfo("hand", "counter", "board", "hand", update_period_s=0.001, error_rel=0.02)
@@ -392,13 +393,45 @@ def test_nulls_have_their_reason(
         assert d.null_reasons[name] == reason
 
 
-def test_every_null_has_a_known_reason(rawcells: ModuleType) -> None:
-    for changes in ({}, {"meter": None}, {"roofs": None}, {"config": None}):
-        d = values(rawcells, **changes)
-        assert set(d.metrics) == set(METRICS)
-        for name, value in d.metrics.items():
-            assert (value is None) == (name in d.null_reasons)
-        assert set(d.null_reasons.values()) <= set(NULL_REASONS)
+LOW_ROOF = Roofs(10**6, 1e5, 1e5, 1e5, 1e5, 1000)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"meter": None}, {"roofs": None}, {"config": None}, {"weights_precision": "odd"},
+        {"used": 1, "of": 2}, {"roofs": LOW_ROOF, "nameplate_bytes_s": 1e5},
+        {"roofs": Roofs(1000, 1e6, 1e6, 1e6, 1e6, 2000), "nameplate_bytes_s": 1e9},
+        {"scale": (Fraction(1), Fraction(1), Fraction(1, 10))}, {"scenario": "capacity"},
+    ],
+)  # fmt: skip
+def test_every_null_has_a_reason_that_its_column_knows(
+    rawcells: ModuleType, changes: dict[str, Any]
+) -> None:
+    check_reasons(values(rawcells, **changes))
+
+
+def test_nulls_of_odd_events_have_reasons_that_their_columns_know(rawcells: ModuleType) -> None:
+    check_reasons(nothing("cell_failed"))
+    for spoil in (
+        lambda e: e["turns"]["status"].__setitem__(0, 3),
+        lambda e: e["launches"]["phase"].__setitem__(slice(None), PHASES.index("mixed")),
+        lambda e: e["launches"]["phase"].__setitem__(slice(None), PHASES.index("kv")),
+        lambda e: e["turns"]["n_out"].__setitem__(slice(None), 1),
+        lambda e: e["turns"]["cold"].__setitem__(slice(None), 1),
+    ):
+        raw = cell(rawcells)
+        spoil(raw.repeats[0].events)
+        check_reasons(derive(raw))
+
+
+def check_reasons(d: Derived) -> None:
+    assert set(d.metrics) == set(METRICS)
+    for name, value in d.metrics.items():
+        assert (value is None) == (name in d.null_reasons)
+        assert d.null_reasons.get(name, "cell_failed") in COLUMNS[name].null_reasons, name
+    assert set(d.null_reasons.values()) <= set(NULL_REASONS)
+    assert {code for code, _ in d.notes} <= set(NOTE_CODES)
 
 
 def test_a_session_that_did_not_end_takes_its_joules_away(rawcells: ModuleType) -> None:
