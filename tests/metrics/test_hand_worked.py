@@ -19,8 +19,8 @@ from chipmark.metrics.rawcell import (
     CellFacts,
     RawCell,
     RepeatData,
-    RepeatTiming,
     Roofs,
+    RunTiming,
     SloLimits,
 )
 from chipmark.metrics.samples import samples_of
@@ -298,7 +298,7 @@ def test_without_a_complete_repeat_there_is_no_number(rawcells: ModuleType) -> N
 
 def test_the_engines_word_that_a_repeat_was_cut_is_taken(rawcells: ModuleType) -> None:
     raw = cell(rawcells, slows=(1.0, 1.0, 1.0))
-    cut = replace(raw.repeats[0], timing=RepeatTiming(0.0, 1.0, 2.0, 3.0, complete=False))
+    cut = replace(raw.repeats[0], timing=RunTiming(0.0, 1.0, 2.0, 3.0, complete=False))
     d = derive(replace(raw, repeats=(cut, *raw.repeats[1:])))
     assert [r["complete"] for r in d.per_repeat] == [0, 1, 1]
     assert d.metrics["sessions"] == 4

@@ -15,7 +15,7 @@ import numpy as np
 
 from chipmark.meters.contract import PowerSamples
 from chipmark.metrics import energy as energy_of
-from chipmark.metrics import goodput, latency, phases, roofline, steps
+from chipmark.metrics import goodput, latency, phases, roofline
 from chipmark.metrics.attribution import attribute
 from chipmark.metrics.events import DONE, RepeatView, view
 from chipmark.metrics.intervals import Interval, by_repeat, percentile
@@ -24,8 +24,10 @@ from chipmark.metrics.ratios import Ratio, combine, null
 from chipmark.metrics.rawcell import CellFacts, RawCell, RepeatData
 from chipmark.metrics.remarks import Seen, remarks
 from chipmark.metrics.repeats import is_complete, lost_turns
-from chipmark.metrics.run_ids import trace_ids
 from chipmark.metrics.samples import KINDS, Kind, Samples, by_kind, n_distinct, samples_of
+from chipmark.metrics.steps import idle_seconds
+from chipmark.metrics.waiting import nobody_waits_s
+from chipmark.workload.passes import trace_ids
 from chipmark.workload.trace import Trace
 
 SCHEMA = "chipmark.metrics/2"
@@ -190,7 +192,7 @@ def _repeat(raw: RawCell, data: RepeatData) -> _Repeat:
         "mbu_nameplate": roofline.mbu_nameplate(reads, facts, data.roofs),
         "mfu": roofline.mfu(joined, facts, data.roofs),
         "host_s_per_step": phases.host_seconds(joined),
-        "idle_s_per_step": steps.idle_per_step(joined),
+        "idle_s_per_step": idle_seconds(joined),
         **_energy_ratios(facts, joined, work, measured, sessions),
     }
     return _Repeat(
@@ -254,7 +256,7 @@ def _seen(
         lost_turns=lost_turns(repeat.view, raw.facts.scenario),
         lost_sessions=latency.unfinished_sessions(repeat.view),
         window_s=repeat.view.window_s,
-        nobody_waits_s=steps.nobody_waits_s(repeat.view),
+        nobody_waits_s=nobody_waits_s(repeat.view),
         energy_refused="" if repeat.energy.energy_j is not None else repeat.energy.reason,
         has_mbu=repeat.ratios["mbu"].value is not None,
         roofs=data.roofs,
@@ -269,7 +271,7 @@ def _details(raw: RawCell, done: Sequence[_Repeat]) -> dict[str, Any]:
             seconds[name] = seconds.get(name, 0.0) + value
     per_session = [t for r in done for t in _session_tokens(r.view, raw.trace)]
     window_s = sum(r.view.window_s for r in done)
-    waiting = sum(steps.nobody_waits_s(r.view) for r in done)
+    waiting = sum(nobody_waits_s(r.view) for r in done)
     samples = [r.samples for r in done]
     return {
         "metrics_schema": SCHEMA,

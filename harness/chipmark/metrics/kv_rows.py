@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from chipmark.metrics.events import DECODE, Ints, RepeatView
-from chipmark.metrics.run_ids import pass_numbers, trace_ids
+from chipmark.workload.passes import pass_numbers, trace_ids
 from chipmark.workload.session import Session
 from chipmark.workload.trace import Trace
 

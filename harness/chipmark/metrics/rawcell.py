@@ -38,9 +38,14 @@ class Roofs:
 
 
 @dataclass(frozen=True, slots=True)
-class RepeatTiming:
-    """A repeat by the parent's clock, as `results.manifest.Timing`. complete: every session of
-    the plan ended before the time limit (the engine's word)."""
+class RunTiming:
+    """A repeat by the parent's clock, the machine's monotonic one in seconds.
+
+    sent_s, answered_s: the command. started_s, ended_s: the child's marks around the engine's run,
+    as they arrived. clock_before, clock_after: the child's clock just before and after the command:
+    when it was asked, what it said, when the answer came; None where it was not asked. complete:
+    every session of the plan ended before the time limit. captured: logits were captured.
+    """
 
     sent_s: float
     started_s: float | None
@@ -48,18 +53,19 @@ class RepeatTiming:
     answered_s: float
     complete: bool
     captured: bool = False
-    throttle: tuple[str, ...] | None = None
+    clock_before: tuple[float, float, float] | None = None
+    clock_after: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RepeatData:
-    """One repeat: the tables of `chipmark.engine.events`, power samples, roofs and the parent's
-    clock (None in records from before chipmark.cell/2)."""
+    """One repeat: the tables of `chipmark.engine.events`, power samples, roofs, and the parent's
+    clock around it (None in records of before chipmark.record/2)."""
 
     events: Mapping[str, Table]
     power: PowerSamples | None = None
     roofs: Roofs | None = None
-    timing: RepeatTiming | None = None
+    timing: RunTiming | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from chipmark.metrics.events import (
     Ints,
     RepeatView,
 )
-from chipmark.metrics.run_ids import trace_ids
+from chipmark.workload.passes import trace_ids
 from chipmark.workload.trace import Trace
 
 Kind = Literal["ttft_append", "ttft_cold", "tpot", "itl", "session"]

@@ -21,8 +21,8 @@ from chipmark.metrics.rawcell import (
     CellFacts,
     RawCell,
     RepeatData,
-    RepeatTiming,
     Roofs,
+    RunTiming,
     SloLimits,
 )
 from chipmark.results.manifest import ChipId, Manifest, Probes, Timing
@@ -150,7 +150,7 @@ def _repeat(folder: Path) -> RepeatData:
     )
 
 
-def _timing(folder: Path) -> RepeatTiming | None:
+def _timing(folder: Path) -> RunTiming | None:
     path = folder / "timing.json"
     if not path.is_file():
         return None
@@ -158,7 +158,16 @@ def _timing(folder: Path) -> RepeatTiming | None:
         timing = Timing.model_validate_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BrokenRecordError(path, f"is not what the cell writes ({error})") from error
-    return RepeatTiming(**{name: getattr(timing, name) for name in Timing.model_fields})
+    return RunTiming(
+        sent_s=timing.sent_s,
+        started_s=timing.started_s,
+        ended_s=timing.ended_s,
+        answered_s=timing.answered_s,
+        complete=timing.complete,
+        captured=timing.captured,
+        clock_before=timing.clock_before,
+        clock_after=timing.clock_after,
+    )
 
 
 def _roofs(folder: Path) -> Roofs | None:
