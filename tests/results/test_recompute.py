@@ -44,7 +44,7 @@ def test_a_record_of_schema_1_is_derived_anew_with_the_same_raw_files(tmp_path: 
     }
     source = new.manifest.recomputed_from
     assert source is not None
-    assert (source.id, source.written_as, source.metrics_schema) == (
+    assert (source.id, source.measured_as, source.metrics_schema) == (
         result.old.id, "chipmark.record/1", "chipmark.metrics/1",
     )  # fmt: skip
     assert source.self_sha256 == json.loads(before["record.json"])["self_sha256"]
@@ -57,6 +57,15 @@ def test_a_record_of_schema_1_is_derived_anew_with_the_same_raw_files(tmp_path: 
     assert result.unchanged + len(result.changes) == len(METRICS)
     # Its probes are far below what its hand-made launches read.
     assert {f.code for f in validate(new.path)} == {"over_roof"}
+
+
+def test_a_record_says_what_its_raw_files_can_hold(tmp_path: Path) -> None:
+    first = write_recomputed(tmp_path / "one", load_record(OLD))
+    again = load_record(write_recomputed(tmp_path / "two", load_record(first)))
+    assert (again.written_as, again.measured_as) == ("chipmark.record/2", "chipmark.record/1")
+    source = again.manifest.recomputed_from
+    assert source is not None
+    assert source.id == first.name
 
 
 def test_what_is_up_to_date_comes_out_as_it_was(record: Path, tmp_path: Path) -> None:

@@ -275,8 +275,8 @@ class RecomputedFrom(Part):
 
     id: str
     self_sha256: str
-    written_as: str
-    """Schema of its `record.json`."""
+    measured_as: str
+    """Schema of the `record.json` that was first made from the raw files: what they can hold."""
     metrics_schema: str
 
 

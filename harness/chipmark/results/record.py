@@ -102,6 +102,13 @@ class Record(Part):
     path: Path = Field(default=Path(), exclude=True)
     written_as: str = Field(default=SCHEMA, exclude=True)
 
+    @property
+    def measured_as(self) -> str:
+        """The schema under which the raw files were first written, so what they can hold: that of
+        the original where the metrics were recomputed."""
+        source = self.manifest.recomputed_from
+        return self.written_as if source is None else source.measured_as
+
 
 def metrics_of(derived: Derived) -> Metrics:
     """Derived numbers in their stored form."""

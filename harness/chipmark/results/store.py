@@ -90,7 +90,7 @@ def write_recomputed(out_dir: Path, record: Record) -> Path:
     source = RecomputedFrom(
         id=record.id,
         self_sha256=record.self_sha256,
-        written_as=record.written_as,
+        measured_as=record.measured_as,
         metrics_schema=record.metrics.schema_,
     )
     manifest = record.manifest.model_copy(update={"recomputed_from": source})
