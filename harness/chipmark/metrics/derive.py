@@ -20,6 +20,7 @@ from chipmark.metrics.events import DONE, RepeatView, view
 from chipmark.metrics.intervals import Interval, by_repeat, percentile
 from chipmark.metrics.ratios import Ratio, combine, null
 from chipmark.metrics.rawcell import CellFacts, RawCell, RepeatData
+from chipmark.metrics.times import clock_notes
 from chipmark.workload.trace import Trace
 
 SCHEMA = "chipmark.metrics/2"
@@ -207,7 +208,7 @@ def _values(repeat: _Repeat) -> dict[str, float | int | None]:
 
 
 def _notes(raw: RawCell, done: Sequence[_Repeat]) -> list[tuple[str, str]]:
-    notes: list[tuple[str, str]] = []
+    notes = clock_notes(raw, [r.view for r in done])
     rates = [v for r in done if (v := r.ratios["total_tok_s"].value)]
     if len(rates) > 1 and max(rates) / min(rates) > STEADY_SPREAD:
         listed = ", ".join(f"{v:.4g}" for v in rates)

@@ -36,12 +36,34 @@ class Roofs:
 
 
 @dataclass(frozen=True, slots=True)
+class RunTiming:
+    """A repeat by the parent's clock, the machine's monotonic one in seconds.
+
+    sent_s, answered_s: the command. started_s, ended_s: the child's marks around the engine's run,
+    as they arrived. clock_before, clock_after: the child's clock just before and after the command:
+    when it was asked, what it said, when the answer came; None where it was not asked. complete:
+    every session of the plan ended before the time limit. captured: logits were captured.
+    """
+
+    sent_s: float
+    started_s: float | None
+    ended_s: float | None
+    answered_s: float
+    complete: bool
+    captured: bool = False
+    clock_before: tuple[float, float, float] | None = None
+    clock_after: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RepeatData:
-    """One repeat: the tables of `chipmark.engine.events`, power samples and roofs."""
+    """One repeat: the tables of `chipmark.engine.events`, power samples, roofs, and the parent's
+    clock around it (None in records of before chipmark.record/2)."""
 
     events: Mapping[str, Table]
     power: PowerSamples | None = None
     roofs: Roofs | None = None
+    timing: RunTiming | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +72,8 @@ class CellFacts:
 
     scale: (context, output, tool time). unit, used, of: what meter and price cover.
     weights_precision, kv_precision: names that `chipmark_models.costs` knows. config is None
-    where the model has no shape (`sim:`).
+    where the model has no shape (`sim:`). clock: whose the launches' times are (`Caps.clock`).
+    simulated: of a built-in simulated device, whose clock is virtual.
     """
 
     scenario: Literal["equal_n", "capacity"]
@@ -65,6 +88,8 @@ class CellFacts:
     config: ModelConfig | None
     weights_precision: str
     kv_precision: str
+    clock: Literal["device", "host"] = "host"
+    simulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

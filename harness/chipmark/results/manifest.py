@@ -214,6 +214,11 @@ class Timing(Part):
     """Every session of the plan ended before the time limit (the engine's word)."""
     captured: bool = False
     """Logits of the longest turn were captured in this repeat."""
+    clock_before: tuple[float, float, float] | None = None
+    """The child's clock just before the command: when it was asked, what it said, when the answer
+    came, the first and last by the parent's clock."""
+    clock_after: tuple[float, float, float] | None = None
+    """The same just after the command was answered."""
     throttle: tuple[str, ...] | None = None
     """Throttle reasons seen during the repeat, by name; None where nothing could tell."""
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from chipmark.engine.events import COLUMNS, SINCE_2, Table, check_tables, load_events
 from chipmark.errors import BrokenRecordError
 from chipmark.meters.contract import MeterInfo, PowerSamples
-from chipmark.metrics.rawcell import CellFacts, RawCell, RepeatData, Roofs, SloLimits
-from chipmark.results.manifest import Manifest, Probes
+from chipmark.metrics.rawcell import CellFacts, RawCell, RepeatData, Roofs, RunTiming, SloLimits
+from chipmark.results.manifest import Manifest, Probes, Timing
 from chipmark.workload.trace import load_trace
 from chipmark_models.config import ModelConfig
 
@@ -42,6 +42,8 @@ def facts_of(manifest: Manifest) -> CellFacts:
         config=ModelConfig.from_dict(manifest.model.config) if manifest.model.config else None,
         weights_precision=manifest.precision.weights,
         kv_precision=manifest.precision.kv,
+        clock="device" if _caps(manifest).get("clock") == "device" else "host",
+        simulated=manifest.backend.startswith("sim:"),
     )
 
 
@@ -107,7 +109,32 @@ def write_parquet(path: Path, table: Table) -> None:
 
 
 def _repeat(folder: Path) -> RepeatData:
-    return RepeatData(load_tables(folder), load_power(folder, "power"), _roofs(folder))
+    power = load_power(folder, "power")
+    return RepeatData(load_tables(folder), power, _roofs(folder), _timing(folder))
+
+
+def _caps(manifest: Manifest) -> dict[str, Any]:
+    return manifest.load.caps if manifest.load is not None else {}
+
+
+def _timing(folder: Path) -> RunTiming | None:
+    path = folder / "timing.json"
+    if not path.is_file():
+        return None
+    try:
+        timing = Timing.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BrokenRecordError(path, f"is not what the cell writes ({error})") from error
+    return RunTiming(
+        sent_s=timing.sent_s,
+        started_s=timing.started_s,
+        ended_s=timing.ended_s,
+        answered_s=timing.answered_s,
+        complete=timing.complete,
+        captured=timing.captured,
+        clock_before=timing.clock_before,
+        clock_after=timing.clock_after,
+    )
 
 
 def _roofs(folder: Path) -> Roofs | None:

@@ -214,8 +214,9 @@ def _write_files(partial: Path, raw_dir: Path, raw: RawCell | None) -> None:
             write_parquet(
                 target / "power.parquet", {c: getattr(repeat.power, c) for c in POWER_COLUMNS}
             )
-        if (folder / "probes.json").is_file():
-            shutil.copyfile(folder / "probes.json", target / "probes.json")
+        for name in ("probes.json", "timing.json"):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, target / name)
 
 
 def _repeat_folders(raw_dir: Path) -> Sequence[Path]:
