@@ -47,8 +47,11 @@ def simulated(
         )
     )
     plan = RunPlan(
-        caps=loaded.caps, concurrency=concurrency, scenario=more.get("scenario", "equal_n")
-    )  # type: ignore[arg-type]
+        caps=loaded.caps,
+        concurrency=concurrency,
+        scenario=more.get("scenario", "equal_n"),  # type: ignore[arg-type]
+        clock=backend.clock,
+    )
     result = run(backend, trace, plan)
     raw = tmp_path / "raw"
     (raw / "repeat-0").mkdir(parents=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from chipmark.engine.contract import F32, I32, Caps
+from chipmark.engine.contract import F32, I32, Caps, Clock
 from chipmark.engine.events import Table
 from chipmark.errors import UsageError
 
@@ -26,7 +26,7 @@ reached (token, page, not at all) is the backend's and shows as its prefix hit."
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is. Seconds of the backend's clock since the first intended send."""
+    """How far a run is. Seconds of the engine's clock since the first intended send."""
 
     sessions_done: int
     sessions_total: int
@@ -45,7 +45,8 @@ class RunPlan:
     backend's own. capture: (session, turn) whose sampled rows' logits are returned;
     logits_of_all: those of every sampled row (for small traces). deadline_s: seconds after which
     no more steps are submitted. sessions_per_lane: in the capacity scenario, every lane completes
-    at least so many; sessions are used again from the first.
+    at least so many; sessions are used again from the first. clock: the virtual clock of a built-in
+    simulated device; None for every other backend, which the engine times by the host's clock.
     """
 
     caps: Caps
@@ -59,6 +60,7 @@ class RunPlan:
     deadline_s: float | None = None
     sessions_per_lane: int = 1
     on_progress: Callable[[Progress], None] | None = None
+    clock: Clock | None = None
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:

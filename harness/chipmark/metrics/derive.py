@@ -26,6 +26,7 @@ from chipmark.metrics.remarks import Seen, remarks
 from chipmark.metrics.repeats import is_complete, lost_turns
 from chipmark.metrics.samples import KINDS, Kind, Samples, by_kind, n_distinct, samples_of
 from chipmark.metrics.steps import idle_seconds
+from chipmark.metrics.times import clock_notes
 from chipmark.metrics.waiting import nobody_waits_s
 from chipmark.workload.passes import trace_ids
 from chipmark.workload.trace import Trace
@@ -122,6 +123,7 @@ def derive(raw: RawCell) -> Derived:
         _seen(raw, r, data, v) for r, data, v in zip(every, raw.repeats, per_repeat, strict=True)
     ]
     over = [(name, _shares(name, done)) for name in OF_ROOFS if reasons.get(name) == "over_roof"]
+    notes += clock_notes(raw, [r.view for r in every])
     notes += remarks(raw.facts, seen, over)
     return Derived(
         metrics=metrics,

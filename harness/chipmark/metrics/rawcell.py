@@ -75,7 +75,8 @@ class CellFacts:
     scale: (context, output, tool time). unit, used, of: what meter and price cover.
     weights_precision, kv_precision: names that `chipmark_models.costs` knows. config is None
     where the model has no shape (`sim:`). nameplate_bytes_s: memory bandwidth of the devices
-    used by the catalogue, in bytes/s; None where it has none.
+    used by the catalogue, in bytes/s; None where it has none. clock: whose the launches' times are
+    (`Caps.clock`). simulated: of a built-in simulated device, whose clock is virtual.
     """
 
     scenario: Literal["equal_n", "capacity"]
@@ -91,6 +92,8 @@ class CellFacts:
     weights_precision: str
     kv_precision: str
     nameplate_bytes_s: float | None = None
+    clock: Literal["device", "host"] = "host"
+    simulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ def facts_of(manifest: Manifest) -> CellFacts:
         weights_precision=manifest.precision.weights,
         kv_precision=manifest.precision.kv,
         nameplate_bytes_s=nameplate_bytes_s(manifest.chip),
+        clock="device" if _caps(manifest).get("clock") == "device" else "host",
+        simulated=manifest.backend.startswith("sim:"),
     )
 
 
@@ -145,9 +147,12 @@ def _stored_table(folder: Path, name: str) -> Table:
 
 
 def _repeat(folder: Path) -> RepeatData:
-    return RepeatData(
-        load_tables(folder), load_power(folder, "power"), _roofs(folder), _timing(folder)
-    )
+    power = load_power(folder, "power")
+    return RepeatData(load_tables(folder), power, _roofs(folder), _timing(folder))
+
+
+def _caps(manifest: Manifest) -> dict[str, Any]:
+    return manifest.load.caps if manifest.load is not None else {}
 
 
 def _timing(folder: Path) -> RunTiming | None:

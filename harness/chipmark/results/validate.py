@@ -14,11 +14,14 @@ from typing import Any, Literal
 
 from chipmark.errors import ChipmarkError
 from chipmark.metrics.codes import NOTE_CODES
-from chipmark.metrics.consistency import inconsistencies
+from chipmark.metrics.consistency import inconsistencies, untrue_words
 from chipmark.metrics.derive import METRICS, SCHEMA, derive
+from chipmark.metrics.events import view
 from chipmark.metrics.rawcell import RawCell
+from chipmark.metrics.times import slow_marks
 from chipmark.results.raw import load_raw
 from chipmark.results.record import RECORD_FILE, Record
+from chipmark.results.record import SCHEMA as RECORD_SCHEMA
 from chipmark.results.store import file_fault, find_records, load_record
 
 RELATIVE_TOLERANCE = 1e-9
@@ -66,14 +69,32 @@ def validate_record(folder: Path, *, closed_form: bool = False) -> list[Finding]
     if raw.trace.hash != record.manifest.workload.hash:
         text = f"is {raw.trace.hash[:12]}…, the manifest says {record.manifest.workload.hash[:12]}…"
         findings.append(Finding("error", "trace_hash", folder / "trace.npz", text))
+    engine_times = record.measured_as == RECORD_SCHEMA
     for index, repeat in enumerate(raw.repeats):
         where = folder / f"repeat-{index}"
-        for found in inconsistencies(repeat.events, raw.trace):
+        contradictions = inconsistencies(repeat.events, raw.trace)
+        if engine_times:
+            contradictions += untrue_words(repeat, raw.facts)
+        for found in contradictions:
             findings.append(Finding("error", found.code, where, found.text))
+    if engine_times:
+        findings += _marks(folder, raw)
     findings += _recomputed(folder, record, raw)
     if closed_form:
         findings += _closed_form(folder, record, raw)
     return findings
+
+
+def _marks(folder: Path, raw: RawCell) -> list[Finding]:
+    """The engine's time of the runs against the parent's, over all repeats."""
+    if raw.facts.simulated or any(repeat.timing is None for repeat in raw.repeats):
+        return []
+    try:
+        views = [view(repeat.events) for repeat in raw.repeats]
+    except ValueError:
+        return []  # a finding of its own by now
+    text = slow_marks(views, [repeat.timing for repeat in raw.repeats])
+    return [Finding("error", "clock", folder, text)] if text else []
 
 
 def _files(folder: Path, record: Record) -> list[Finding]:
