@@ -100,10 +100,38 @@ def test_capacity_lane_is_a_sweep(chipmark, tmp_path: Path) -> None:
     assert answer.code == 0, answer.err
     (row,) = answer.json
     assert (row["scenario"], row["concurrency"], row["slo_attainment"]) == ("capacity", 4, 1.0)
+    assert "capacity_cut" in {note["code"] for note in row["notes"]}
+    assert "slo_not_met" not in {note["code"] for note in row["notes"]}
     manifest = load_records([tmp_path / "runs"]).records[0].manifest
+    assert (manifest.capacity.concurrency, manifest.capacity.cut) == (4, True)
     assert [point.concurrency for point in manifest.sweep] == [1, 2, 4]
     assert all(point.slo_attainment == 1.0 and point.power_w > 0 for point in manifest.sweep)
-    assert any("the sweep ended at 4 sessions" in note.text for note in manifest.notes)
+    assert all(point.sessions_per_hour > 0 for point in manifest.sweep)
+
+
+def test_a_sweep_goes_beyond_the_sessions_of_the_trace(chipmark, tmp_path: Path) -> None:
+    answer = chipmark(
+        "run", "quick", "-b", "sim:golden", "--scenario", "capacity", "--concurrency", 6,
+        "--sessions", 2, "--repeats", 1, "-o", tmp_path / "runs", "--format", "json",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    (row,) = answer.json
+    assert row["concurrency"] == 6
+    # 15 turns are too few for a claim about 95 % of them, whatever their latencies are.
+    assert "slo_not_met" in {note["code"] for note in row["notes"]}
+
+
+def test_the_capacity_of_an_open_loop_is_refused_before_anything_starts(
+    chipmark, tmp_path: Path
+) -> None:
+    answer = chipmark(
+        "run", "quick", "-b", "sim:golden", "-w", "agent-code-32k", "-w", "toolagent-api",
+        "--scenario", "capacity", "-o", tmp_path / "runs",
+    )  # fmt: skip
+    assert answer.code == 2
+    assert "toolagent-api" in answer.err
+    assert "equal_n" in answer.err
+    assert not list((tmp_path / "runs").glob("*/record.json"))
 
 
 def test_fresh_starts_a_process_for_every_repeat(chipmark, tmp_path: Path) -> None:

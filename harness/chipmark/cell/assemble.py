@@ -51,6 +51,7 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "parity": cell.parity,
             "meter": None if meter is None else MeterId(**dataclasses.asdict(meter.info)),
             "repeats": cell.repeats_done if done else 0,
+            "capacity": cell.capacity,
             "sweep": tuple(cell.sweep),
             "environment": recorded_environment(loaded),
             "options": {KEY: key, **options},

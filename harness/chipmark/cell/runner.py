@@ -26,6 +26,7 @@ from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.cpu import read_cpu
 from chipmark.chips.detect import chip_of
 from chipmark.chips.nameplate import nameplate
+from chipmark.engine.lanes import check_closed_loop
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter, Scope
 from chipmark.meters.pick import pick_meter
@@ -111,6 +112,9 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
     check_output(out)
     before = held(out)
     prepared = _Preparation(options, reporter)
+    for plan in suite.cells:
+        if plan.scenario == "capacity":
+            check_closed_loop(prepared.trace(plan))
     batches = [[prepared.cell(plan, suite.repeats) for plan in group] for group in groups(suite)]
     written: list[Path] = []
     skipped: list[str] = []
@@ -209,6 +213,7 @@ def _load(cells: Sequence[MeasuredCell], reporter: Reporter) -> None:
 def _restart(cell: MeasuredCell) -> None:
     if cell.child is not None:
         cell.child.close()
+    cell.loaded = {}
     cell.start()
     cell.finish_load()
 
@@ -228,13 +233,8 @@ class _Preparation:
         options = self._options
         kind, device = split_backend(plan.backend)
         simulated = kind == "sim"
-        needs_model = not simulated or plan.kind == "transcript"
-        ref = self._ref(plan.model) if needs_model else None
-        config = check_source(ref) if ref else sim_config(plan.model)
-        trace_key = (plan.kind, plan.workload, plan.scale, plan.sessions, plan.model)
-        if trace_key not in self._traces:
-            self._traces[trace_key] = trace_of(plan, ref, config, options.seed)
-        trace = self._traces[trace_key]
+        ref = self._ref_of(plan)
+        trace = self.trace(plan)
         in_use = None if simulated or ref is None else self._model(ref, plan)
         identity = sim_model(plan) if in_use is None else in_use.identity
         chip = chip_of(plan.backend)
@@ -279,6 +279,19 @@ class _Preparation:
             notes=tuple(notes),
         )
         return _Prepared(inputs, chip, key)
+
+    def trace(self, plan: CellPlan) -> Trace:
+        """The trace of a cell, for which weights are looked at but not prepared."""
+        key = (plan.kind, plan.workload, plan.scale, plan.sessions, plan.model)
+        if key not in self._traces:
+            ref = self._ref_of(plan)
+            config = check_source(ref) if ref else sim_config(plan.model)
+            self._traces[key] = trace_of(plan, ref, config, self._options.seed)
+        return self._traces[key]
+
+    def _ref_of(self, plan: CellPlan) -> WeightRef | None:
+        simulated = split_backend(plan.backend)[0] == "sim"
+        return None if simulated and plan.kind != "transcript" else self._ref(plan.model)
 
     def _ref(self, name: str) -> WeightRef:
         if name not in self._refs:

@@ -15,7 +15,8 @@ import numpy as np
 
 from chipmark.meters.contract import PowerSamples
 from chipmark.metrics import energy as energy_of
-from chipmark.metrics import goodput, latency, phases, roofline
+from chipmark.metrics import latency, phases, roofline
+from chipmark.metrics.attainment import slo_notes
 from chipmark.metrics.attribution import attribute
 from chipmark.metrics.events import DONE, RepeatView, view
 from chipmark.metrics.intervals import Interval, by_repeat, percentile
@@ -98,6 +99,9 @@ def derive(raw: RawCell) -> Derived:
     notes: list[tuple[str, str]] = []
     for name in RATIOS:
         ratio, interval, left_out = _combined(name, every, done)
+        if name == "sessions_per_hour" and raw.facts.scenario == "capacity":
+            used = [r.view for r in done if r.ratios[name].value is not None]
+            interval = latency.with_spread(interval, used, raw.trace)
         metrics[name] = ratio.value
         if ratio.value is None:
             reasons[name] = ratio.null_reason
@@ -125,6 +129,8 @@ def derive(raw: RawCell) -> Derived:
     over = [(name, _shares(name, done)) for name in OF_ROOFS if reasons.get(name) == "over_roof"]
     notes += clock_notes(raw, [r.view for r in every])
     notes += remarks(raw.facts, seen, over)
+    if raw.facts.scenario == "capacity":
+        notes += slo_notes([r.view for r in every], raw.facts, raw.trace)
     return Derived(
         metrics=metrics,
         per_repeat=per_repeat,
@@ -183,10 +189,10 @@ def _repeat(raw: RawCell, data: RepeatData) -> _Repeat:
     reads = roofline.decode_reads(joined, raw.trace, facts)
     ratios = {
         **phases.rates(joined, work),
-        "goodput_turns_s": goodput.goodput_turns(joined, facts.slo, facts.scenario),
-        "goodput_tok_s": goodput.goodput_tokens(joined, facts.slo, facts.scenario),
+        "goodput_turns_s": latency.goodput_turns(joined, facts.slo, facts.scenario),
+        "goodput_tok_s": latency.goodput_tokens(joined, facts.slo, facts.scenario),
         "slo_attainment": latency.slo_attainment(joined, facts.slo, facts.scenario),
-        "sessions_per_hour": latency.sessions_per_hour(joined, facts),
+        "sessions_per_hour": latency.sessions_per_hour(joined, facts, raw.trace),
         "prefix_hit": hit,
         "prefix_hit_ideal": ideal,
         "pad_ratio": phases.pad_ratio(joined),
@@ -197,6 +203,11 @@ def _repeat(raw: RawCell, data: RepeatData) -> _Repeat:
         "idle_s_per_step": idle_seconds(joined),
         **_energy_ratios(facts, joined, work, measured, sessions),
     }
+    whole = (
+        facts.scenario == "equal_n" or latency.capacity_rate(joined, raw.trace).value is not None
+    )
+    if not whole and ratios["joule_per_session"].value is not None:
+        ratios["joule_per_session"] = null("w_too_short")
     return _Repeat(
         view=joined,
         complete=is_complete(joined, data, raw.trace, facts),
@@ -271,7 +282,12 @@ def _details(raw: RawCell, done: Sequence[_Repeat]) -> dict[str, Any]:
     for repeat in done:
         for name, value in phases.seconds_by_phase(repeat.view).items():
             seconds[name] = seconds.get(name, 0.0) + value
-    per_session = [t for r in done for t in _session_tokens(r.view, raw.trace)]
+    if raw.facts.scenario == "capacity":
+        # Whole passes: what a session of the trace has on average.
+        totals = raw.trace.totals
+        per_session = [(totals.n_new + totals.n_out) / totals.sessions]
+    else:
+        per_session = [t for r in done for t in _session_tokens(r.view, raw.trace)]
     window_s = sum(r.view.window_s for r in done)
     waiting = sum(nobody_waits_s(r.view) for r in done)
     samples = [r.samples for r in done]
@@ -291,9 +307,9 @@ def _details(raw: RawCell, done: Sequence[_Repeat]) -> dict[str, Any]:
     }
 
 
-def _session_tokens(joined: RepeatView, trace: Trace) -> list[int]:
+def _session_tokens(joined: RepeatView, trace: Trace) -> list[float]:
     """Work tokens of each session that was completed, from the trace."""
-    tokens = {s.id: sum(t.n_new + t.n_out for t in s.turns) for s in trace.sessions}
+    tokens = {s.id: float(sum(t.n_new + t.n_out for t in s.turns)) for s in trace.sessions}
     sessions = joined.tables["sessions"]
     done = trace_ids(trace, sessions["session"][sessions["status"] == DONE].astype(np.int64))
     return [tokens[s] for s in done.tolist() if s in tokens]

@@ -150,20 +150,20 @@ def necessary_tokens(view: RepeatView) -> Ints:
 
 
 def recomputed_tokens(view: RepeatView) -> int:
-    """Tokens computed beyond what an endless cache computes, over the turns that were done."""
+    """Tokens computed beyond what an endless cache computes, over the turns done inside W."""
     turns = view.tables["turns"]
     rows = view.tables["rows"]
     computed = _per_turn(
         view, rows["n_tokens"].astype(np.float64), view.row_phase != KV, len(turns["turn"])
     )
     beyond = np.maximum(computed - necessary_tokens(view), 0)
-    return int(beyond[turns["status"] == DONE].sum())
+    return int(beyond[view.turn_in & (turns["status"] == DONE)].sum())
 
 
 def prefix_hits(view: RepeatView) -> tuple[Ratio, Ratio]:
-    """(prefix_hit, prefix_hit_ideal) over the turns that were done."""
+    """(prefix_hit, prefix_hit_ideal) over the turns done inside W."""
     turns = view.tables["turns"]
-    done = turns["status"] == DONE
+    done = view.turn_in & (turns["status"] == DONE)
     prompt = float(turns["prompt_tokens"][done].sum())
     return (
         Ratio(float(turns["reused_tokens"][done].sum()), prompt),

@@ -15,11 +15,13 @@ from chipmark_models.config import ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class SloLimits:
-    """A turn meets the objective when its TTFT (append or cold) and TPOT are within these."""
+    """A turn meets the objective when its TTFT (append or cold) and TPOT are within these seconds;
+    `share` of the turns must."""
 
     ttft_append_s: float = 2.0
     ttft_cold_s: float = 10.0
     tpot_s: float = 0.050
+    share: float = 0.95
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,17 @@ from chipmark.metrics.rawcell import (
     RunTiming,
     SloLimits,
 )
-from chipmark.results.manifest import ChipId, Manifest, Probes, Timing
+from chipmark.results.manifest import ChipId, Manifest, Probes, Slo, Timing
 from chipmark.workload.trace import load_trace
 from chipmark_models.config import ModelConfig
 
 POWER_COLUMNS = ("time_s", "energy_j", "power_w")
 _REPEAT = re.compile(r"repeat-(\d+)")
+
+
+def slo_limits(slo: Slo) -> SloLimits:
+    """The numbers of an objective, as metrics take them."""
+    return SloLimits(slo.ttft_append_s, slo.ttft_cold_s, slo.tpot_s, slo.share)
 
 
 def facts_of(manifest: Manifest) -> CellFacts:
@@ -40,7 +45,7 @@ def facts_of(manifest: Manifest) -> CellFacts:
     return CellFacts(
         scenario=manifest.scenario,
         concurrency=manifest.concurrency,
-        slo=SloLimits(manifest.slo.ttft_append_s, manifest.slo.ttft_cold_s, manifest.slo.tpot_s),
+        slo=slo_limits(manifest.slo),
         scale=(Fraction(scale[0]), Fraction(scale[1]), Fraction(scale[2])),
         loop=manifest.workload.loop,
         meter=MeterInfo(**meter.model_dump()) if meter is not None else None,

@@ -72,7 +72,7 @@ def validate_record(folder: Path, *, closed_form: bool = False) -> list[Finding]
     engine_times = record.measured_as == RECORD_SCHEMA
     for index, repeat in enumerate(raw.repeats):
         where = folder / f"repeat-{index}"
-        contradictions = inconsistencies(repeat.events, raw.trace)
+        contradictions = inconsistencies(repeat.events, raw.trace, raw.facts.scenario)
         if engine_times:
             contradictions += untrue_words(repeat, raw.facts)
         for found in contradictions:

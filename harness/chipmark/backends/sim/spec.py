@@ -91,6 +91,7 @@ class SimSpec:
                 f"sim:{self.name}: {tokens} tokens of KV do not fit beside the weights",
                 f"{fits} tokens would fit: {fits // load.max_context} sequences of "
                 f"{load.max_context} tokens",
+                sequences=max(0, fits // load.max_context - (slots - load.n_seqs)),
             )
         step = self.context_step
         longest = -(-load.max_context // step) * step if step else load.max_context
