@@ -49,8 +49,11 @@ def simulated(
         )
     )
     plan = RunPlan(
-        caps=loaded.caps, concurrency=concurrency, scenario=more.get("scenario", "equal_n")
-    )  # type: ignore[arg-type]
+        caps=loaded.caps,
+        concurrency=concurrency,
+        scenario=more.get("scenario", "equal_n"),  # type: ignore[arg-type]
+        clock=backend.clock,
+    )
     result = run(backend, trace, plan)
     raw = tmp_path / "raw"
     (raw / "repeat-0").mkdir(parents=True)
@@ -103,6 +106,14 @@ def test_the_way_through_the_house_agrees_with_the_closed_form(
     metrics = load_record(record).metrics
     assert metrics.values["decode_tok_s"] is not None
     assert metrics.values["recomputed_tokens"] is not None
+    if concurrency == 1:
+        # A launch of one session gives one token, and its turn waits for at least that long.
+        turns = load_raw(record, load_record(record).manifest).repeats[0].events["turns"]
+        waited = float((turns["last_token_s"] - turns["first_token_s"]).sum())
+        assert 1 / metrics.values["decode_tok_s"] <= waited / (turns["n_out"] - 1).sum() * (
+            1 + 1e-9
+        )
+        assert metrics.values["decode_rows"] == 1.0
     energy = metrics.details["energy"]["by_session"]
     assert energy["allocated_j"] + energy["unallocated_j"] == pytest.approx(energy["energy_j"])
 

@@ -32,7 +32,9 @@ def measure(spec, shapes, concurrency):
     loaded = backend.load(
         LoadSpec({}, "fp32", concurrency, trace.max_context_tokens, 8000, 32, reserved_slots=2)
     )
-    tables = run(backend, trace, RunPlan(caps=loaded.caps, concurrency=concurrency)).tables
+    tables = run(
+        backend, trace, RunPlan(caps=loaded.caps, concurrency=concurrency, clock=backend.clock)
+    ).tables
     want = stepped(trace, spec, clients=concurrency, max_chunk=32)
     return tables, want, backend
 

@@ -13,7 +13,7 @@ VERIFIED = [name for name, spec in SPECS.items() if spec.verify]
 def subject(request):
     backend = SimBackend(request.param)
     loaded = backend.load(conformance_load({"vocab_size": 97}))
-    yield Subject(backend, loaded, vocab_size=97, tolerance=0.0)
+    yield Subject(backend, loaded, vocab_size=97, tolerance=0.0, clock=backend.clock)
     backend.close()
     backend.close()
 

@@ -44,6 +44,47 @@ class RunsBackwards(SimBackend):
         return replace(done, launches=launches)
 
 
+class EndsAfterTheStep(SimBackend):
+    def wait(self):
+        done = super().wait()
+        launches = tuple(replace(x, end_s=x.end_s + 1e-4) for x in done.launches)
+        return replace(done, launches=launches)
+
+
+class BeginsBeforeTheStep(SimBackend):
+    def wait(self):
+        done = super().wait()
+        launches = tuple(replace(x, start_s=x.start_s - 1e-4) for x in done.launches)
+        return replace(done, launches=launches[:1] + done.launches[1:])
+
+
+class Overlaps(SimBackend):
+    before = None
+
+    def wait(self):
+        done = super().wait()
+        first = done.launches[0]
+        start = first.start_s if self.before is None else self.before.start_s
+        self.before = first
+        return replace(done, launches=(replace(first, start_s=start), *done.launches[1:]))
+
+
+class SwapsTheTwoLargest(SimBackend):
+    def wait(self):
+        done = super().wait()
+        return replace(done, top2=done.top2[:, ::-1])
+
+
+class KeepsTheFirstTwoLargest(SimBackend):
+    first = None
+
+    def wait(self):
+        done = super().wait()
+        if self.first is None and len(done.top2):
+            self.first = done.top2[:1]
+        return done if self.first is None else replace(done, top2=0 * done.top2 + self.first)
+
+
 class SamplesTheLeast(SimBackend):
     def wait(self):
         done = super().wait()
@@ -57,7 +98,7 @@ class HalfPrecisionLogits(SimBackend):
 
 def subject_of(backend):
     loaded = backend.load(conformance_load({"vocab_size": VOCAB}))
-    return Subject(backend, loaded, VOCAB, tolerance=1e-6)
+    return Subject(backend, loaded, VOCAB, tolerance=1e-6, clock=backend.clock)
 
 
 UNVERIFIED_SLOTS = replace(SPECS["golden-slots"], verify=False)
@@ -70,7 +111,12 @@ UNVERIFIED_SLOTS = replace(SPECS["golden-slots"], verify=False)
         (ReusesFirstLogits("golden"), conformance.check_sampling),
         (SeesTheBatch("golden-paged"), conformance.check_ragged_batch),
         (RunsBackwards("golden"), conformance.check_times),
+        (EndsAfterTheStep("golden"), conformance.check_times),
+        (BeginsBeforeTheStep("golden"), conformance.check_times),
+        (Overlaps("golden-paged"), conformance.check_times),
         (SamplesTheLeast("golden"), conformance.check_sampling),
+        (SwapsTheTwoLargest("golden"), conformance.check_two_largest),
+        (KeepsTheFirstTwoLargest("golden"), conformance.check_two_largest),
         (HalfPrecisionLogits("golden"), conformance.check_logits_form),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, SimBackend) else value.__name__,

@@ -70,7 +70,7 @@ def drive_sim(
             options={"caps": caps or {}},
         )
     )
-    run_plan = RunPlan(caps=loaded.caps, **plan)
+    run_plan = RunPlan(caps=loaded.caps, clock=backend.clock, **plan)
     running = _Run(backend, trace, run_plan)
     result = running.run()
     alive = any(session is not None for session in running._live.sessions)

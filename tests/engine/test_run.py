@@ -246,7 +246,7 @@ def test_a_backend_that_skips_a_launch_or_a_step_is_named(drive):
     backend = type(driven.backend)("golden")
     loaded = backend.load(conformance_load({"vocab_size": 50}))
     wait = backend.wait
-    plan = RunPlan(caps=loaded.caps, concurrency=1)
+    plan = RunPlan(caps=loaded.caps, concurrency=1, clock=backend.clock)
     backend.wait = lambda: replace(wait(), launches=())
     with pytest.raises(ValueError, match="1 launches planned, 0 reported"):
         run(backend, driven.trace, plan)

@@ -57,6 +57,13 @@ def test_probes_of_the_roof_are_plausible(helpers, prepared, tmp_path):
     assert 1e8 < driver.backend.probe_matmul("fp32") < 1e15
 
 
+def test_a_device_of_its_own_has_no_read_probe_and_keeps_its_cell(helpers, prepared, tmp_path):
+    driver = helpers.Driver("cpu", prepared(preset("tiny"))[0], tmp_path)
+    driver.backend._loaded().host_device = False
+    assert driver.backend.probe_read(20_000_000) is None
+    assert driver.backend.probe_matmul("fp32") > 0
+
+
 def test_a_precision_the_provider_lacks_is_refused(prepared, helpers, tmp_path):
     spec, _ = prepared(preset("tiny"))
     with pytest.raises(UsageError, match="does not compute bf16"):

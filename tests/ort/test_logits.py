@@ -136,12 +136,3 @@ def test_a_decode_step_copies_no_cache(case, helpers, tmp_path):
         driver.prefill(0, 0, sequences[0][:100])
         done = driver.run([0], [100], [sequences[0][100:101]])
         assert (done.kv_copied_bytes, done.h2d_bytes) == (0, 0)
-
-
-def test_growing_is_a_kv_launch_and_is_counted(case, helpers, tmp_path):
-    spec, sequences, _ = case(helpers.preset("tiny"))
-    driver = helpers.Driver("cpu", spec, tmp_path, options={"graph": "plain"}, max_chunk=512)
-    driver.run([1], [0], [sequences[1][:50]], phase="prefill_cold")
-    done = driver.run([0], [0], [sequences[0][:300]], phase="prefill_cold")
-    assert [launch.phase for launch in done.launches] == ["kv", "prefill_cold"]
-    assert done.kv_copied_bytes == 50 * 2 * 3 * 2 * 16 * 4

@@ -55,7 +55,7 @@ def make_record(rawcells: ModuleType) -> MakeRecord:
                 source = manifest.meter.source if manifest.meter else "counter"
                 constant = source in ("declared", "assumed")
                 kind = rawcells.constant_power if constant else rawcells.counter
-                roofs = Roofs(10**6, 1e6, 1e6, 1e6, 1e6, 1000)
+                roofs = Roofs(10**6, 2e6, 2e6, 1e6, 1e6, 1000)
                 data.append(RepeatData(events, kind(watts, *bounds), roofs))
             # Two sessions are too few for what the capacity scenario asks of its window and of
             # its turns; a table takes the numbers as they stand.

@@ -54,6 +54,7 @@ def test_equal_work_is_comparable_in_speed_and_energy(make_record: Make) -> None
         ({"load__ep_coverage": 0.98}, "ep_coverage 0.98"),
         ({"notes": [{"code": "throttled_thermal", "text": "slowed"}]}, "throttled_thermal"),
         ({"notes": [{"code": "throttled_hardware", "text": "power"}]}, "throttled_hardware"),
+        ({"notes": [{"code": "not_steady", "text": "drifts"}]}, "not_steady"),
     ],
 )
 def test_what_bars_a_row_from_every_ranking(

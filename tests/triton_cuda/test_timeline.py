@@ -22,13 +22,26 @@ def test_a_step_that_waits_begins_behind_the_other_not_when_it_was_submitted():
 
 
 def test_clocks_of_other_rates_never_let_a_step_end_after_it_was_seen():
-    line, seen = Timeline(), 0.0
+    line, seen, before = Timeline(), 0.0, 1.0
     line.place([Span(0.0, 1.0)], 0.0, 1.0)
     for step in range(1, 1000):
         seen = 1.0 + step  # the device counts 1.00001 s for each of the host's
         (span,) = line.place([Span(0.0, 1.00001)], seen - 1, seen, after_last_s=0.0)
-        assert span.end_s <= seen + 0.011
+        assert span.end_s <= seen
+        assert span.start_s >= before - 1.1e-5
         assert span.end_s - span.start_s == pytest.approx(1.00001)
+        before = span.end_s
+
+
+def test_no_step_begins_before_it_was_submitted():
+    line = Timeline()
+    # The host was interrupted between reading its clock and the first launch: placed 3 ms early.
+    (first,) = line.place([Span(0.0, 0.010)], 1.000, 1.014)
+    assert first == Span(1.000, 1.010)
+    (second,) = line.place([Span(0.0, 0.010)], 1.012, 1.025, after_last_s=0.0)
+    assert second.start_s == 1.012
+    (third,) = line.place([Span(0.0, 0.010)], 1.020, 1.040, after_last_s=0.001)
+    assert third.start_s == pytest.approx(second.end_s + 0.001)
 
 
 def test_a_step_without_launches_moves_nothing():

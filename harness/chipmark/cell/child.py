@@ -2,8 +2,9 @@
 
 Commands come as JSON lines on one pipe and answers go as JSON lines on another, because
 providers write to stdout as they like. Standard library, NumPy and the backend's own package.
-An answer is {"ok": {...}}, {"error": {"type", "message", "hint"}} or {"progress": {...}}; the
-error of a load that does not fit has "sequences", too.
+An answer is {"ok": {...}}, {"error": {"type", "message", "hint"}}, {"progress": {...}}, or
+{"mark": "started" or "ended"} right before and after the engine runs, which the parent stamps by
+its own clock. The error of a load that does not fit has "sequences", too.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from chipmark.backends.sim.backend import virtual_clock
 from chipmark.cell.provenance import installed_packages
 from chipmark.cell.spec import ChildSpec, RunCommand, parse
-from chipmark.engine.contract import Backend, Caps, Loaded, LoadSpec
+from chipmark.engine.clock import MonotonicClock
+from chipmark.engine.contract import Backend, Caps, Clock, Loaded, LoadSpec
 from chipmark.engine.events import save_events
 from chipmark.engine.plan import CapturedLogits, Progress, RunPlan
 from chipmark.errors import ChipmarkError, DoesNotFitError, UsageError
@@ -62,6 +65,7 @@ class Child:
         self._tell = tell
         self._backend: Backend | None = None
         self._caps: Caps | None = None
+        self._clock: Clock | None = None
         self._peak_rss_bytes = 0
 
     def answer(self, name: str, arguments: str) -> dict[str, Any]:
@@ -71,6 +75,7 @@ class Child:
             "parity": self._parity,
             "probe": self._probe,
             "run": self._run,
+            "clock": self._read_clock,
             "idle": self._idle,
             "close": self._close,
         }
@@ -98,6 +103,7 @@ class Child:
             )
         )
         self._backend, self._caps = backend, loaded.caps
+        self._clock = virtual_clock(kind, backend)
         return loaded_to_dict(loaded) | {
             "describe": dict(backend.describe()),
             "wall_s": time.perf_counter() - started,
@@ -112,7 +118,12 @@ class Child:
         from chipmark.workload.trace import load_trace
 
         command = parse(ParityCommand, arguments, "parity command")
-        plan = RunPlan(caps=self.caps, concurrency=command.concurrency, logits_of_all=True)
+        plan = RunPlan(
+            caps=self.caps,
+            concurrency=command.concurrency,
+            logits_of_all=True,
+            clock=self._clock,
+        )
         result = run(self.backend, load_trace(command.trace), plan)
         save_logits(Path(command.out), result.logits)
         return {"rows": len(result.logits), "peak_rss_bytes": self.peak_rss_bytes()}
@@ -125,7 +136,12 @@ class Child:
         matmul = self.backend.probe_matmul(command.precision)
         end_s = time.perf_counter()
         forget_peak_rss()  # the probe's own buffer is no part of what the backend needs
-        return {"read": float(read), "matmul": float(matmul), "start_s": start_s, "end_s": end_s}
+        return {
+            "read": None if read is None else float(read),
+            "matmul": None if matmul is None else float(matmul),
+            "start_s": start_s,
+            "end_s": end_s,
+        }
 
     def _run(self, arguments: str) -> dict[str, Any]:
         from chipmark.engine.loop import run
@@ -155,9 +171,12 @@ class Child:
             capture=capture,
             deadline_s=command.deadline_s,
             on_progress=progress,
+            clock=self._clock,
         )
         self.backend.synchronize()
+        self._tell({"mark": "started"})
         result = run(self.backend, trace, plan)
+        self._tell({"mark": "ended"})
         save_events(Path(command.events), result.tables)
         if command.captured and result.logits:
             save_logits(Path(command.captured), result.logits)
@@ -173,6 +192,10 @@ class Child:
             "complete": result.complete,
             "peak_rss_bytes": self.peak_rss_bytes(),
         }
+
+    def _read_clock(self, _: str) -> dict[str, Any]:
+        """The engine's clock of a backend that is not simulated, now."""
+        return {"now_s": MonotonicClock().now()}
 
     def _idle(self, arguments: str) -> dict[str, Any]:
         seconds = float(json.loads(arguments)["seconds"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from chipmark.cell import roofs
+from chipmark.cell import roofs, timing
 from chipmark.cell.logits import LogitRows, distance, load_logits, tolerance_of
 from chipmark.cell.parent import ChildProcess
 from chipmark.cell.parity import (
@@ -37,6 +37,7 @@ from chipmark.results.manifest import (
     Probes,
     Slo,
     SweepPoint,
+    Timing,
 )
 from chipmark.workload.trace import Trace, save_trace
 from chipmark_models.precision import precision_class, product_type, rounding_of
@@ -258,7 +259,8 @@ class MeasuredCell:
                 "capture_turn": self._capture[1],
                 "captured": str(captured),
             }
-        self.timed_run(arguments, target / "power.npz")
+        timed = self.timed_run(arguments, target / "power.npz")
+        (target / "timing.json").write_text(timed.model_dump_json(indent=1), encoding="utf-8")
         after = roofs.probe(child, read_bytes, matmul)
         child.park()
         llc = None if self.simulated else inputs.llc_bytes
@@ -267,8 +269,9 @@ class MeasuredCell:
         self.repeats_done = index + 1
         self.repeat_s = max(self.repeat_s, time.monotonic() - began)
 
-    def timed_run(self, arguments: dict[str, Any], power: Path) -> None:
-        """One `run` of the child with the meter beside it; its samples go to `power`."""
+    def timed_run(self, arguments: dict[str, Any], power: Path) -> Timing:
+        """One `run` of the child with the meter beside it, by this process's clock; the meter's
+        samples go to `power`."""
         limits = self.inputs.limits
         meter = None if self.simulated else self.inputs.meter
         if self.simulated:
@@ -276,12 +279,15 @@ class MeasuredCell:
         if meter is not None:
             meter.start()
         try:
-            answer = self._child().ask("run", limits.run_s + limits.grace_s, **arguments)
+            answer, timed = timing.timed_run(
+                self._child(), limits.run_s + limits.grace_s, arguments
+            )
         finally:
             samples = meter.stop() if meter is not None else None
         if samples is not None:
             save_samples(power, samples)
         self._seen(answer)
+        return timed
 
     def run_arguments(self, events: Path, concurrency: int) -> dict[str, Any]:
         """What a `run` command says whatever the repeat."""

@@ -110,6 +110,10 @@ class ChildProcess:
         self._parked = False
         self._ended = False
         self._pending = ""
+        self.sent_s = self.answered_s = float("nan")
+        self.marks: dict[str, float] = {}
+        """When the last command was sent, when its answer came, and when each mark of it did:
+        seconds of this process's own `time.perf_counter`."""
 
     def __enter__(self) -> ChildProcess:
         return self
@@ -129,6 +133,9 @@ class ChildProcess:
         self.wake()
         self._pending = command
         line = json.dumps({"command": command, **arguments}).encode() + b"\n"
+        self.marks = {}
+        self.answered_s = float("nan")
+        self.sent_s = time.perf_counter()
         try:
             os.write(self._commands, line)
         except OSError as error:
@@ -138,6 +145,7 @@ class ChildProcess:
         """The answer of the last command sent; the child is ended at the limit."""
         command = self._pending
         deadline = time.monotonic() + timeout_s
+        came_s = time.perf_counter()
         with selectors.DefaultSelector() as selector:
             selector.register(self._answers, selectors.EVENT_READ)
             while True:
@@ -149,6 +157,11 @@ class ChildProcess:
                         if told is not None:
                             told(message["progress"])
                         continue
+                    if "mark" in message:
+                        # The first of a name counts: a child cannot move it later.
+                        self.marks.setdefault(str(message["mark"]), came_s)
+                        continue
+                    self.answered_s = came_s
                     return self._result(command, message)
                 if self.log.flooded:
                     raise self._failure(
@@ -159,6 +172,7 @@ class ChildProcess:
                     raise self._failure(f"{command}: no answer within {timeout_s:.0f} s")
                 if selector.select(timeout=min(left, 0.2)):
                     chunk = os.read(self._answers, _READ)
+                    came_s = time.perf_counter()
                     if not chunk:
                         raise self._failure(f"{command}: {self._how_it_ended()}")
                     self._buffer += chunk

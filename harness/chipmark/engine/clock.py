@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from time import perf_counter
 
 SPIN_S = 0.002
 """The last stretch of a sleep is spun: a sleeping thread may wake a scheduler tick late, and a
@@ -15,11 +16,11 @@ class MonotonicClock:
 
     def now(self) -> float:
         """Seconds now."""
-        return time.perf_counter()
+        return perf_counter()
 
     def sleep_until(self, time_s: float) -> None:
         """Return no earlier than `time_s`; at once where it has passed."""
-        while (left := time_s - time.perf_counter()) > 0:
+        while (left := time_s - perf_counter()) > 0:
             time.sleep(left - SPIN_S if left > SPIN_S else 0)
 
 

@@ -24,6 +24,7 @@ from chipmark.engine.contract import PHASES, Backend, Caps, Clock, Done, Loaded,
 from chipmark.engine.loop import run
 from chipmark.engine.plan import RunPlan, RunResult
 from chipmark.engine.shapes import check_caps
+from chipmark.engine.times import slack_s
 from chipmark.engine.trial import SessionShape, TurnShape, trial_trace
 from chipmark.workload.trace import Trace
 
@@ -38,12 +39,14 @@ class ConformanceError(AssertionError):
 @dataclass(frozen=True, slots=True)
 class Subject:
     """A loaded backend under test. tolerance: largest allowed difference of two logits of the
-    same token, over the root mean square of the centred logits."""
+    same token, over the root mean square of the centred logits. clock: the virtual one of a
+    simulated device; None for every other, which is timed by the host's clock."""
 
     backend: Backend
     loaded: Loaded
     vocab_size: int
     tolerance: float = 1e-3
+    clock: Clock | None = None
 
     @property
     def caps(self) -> Caps:
@@ -89,28 +92,28 @@ def check_capabilities(subject: Subject) -> None:
 
 
 def check_times(subject: Subject) -> None:
-    """One launch reported for each planned, in order; times neither overlap nor run backwards."""
+    """One launch reported for each planned, in order; each inside its step as the engine's clock
+    saw it, behind the one before, none backwards."""
     recorder = _Recorder(subject.backend)
-    began = subject.backend.clock.now()
     result = _run(subject, _agents(subject), recorder, concurrency=3, token_budget=24)
-    before = seen = began
-    for step, done in recorder.finished:
+    steps = result.tables["steps"]
+    before = -np.inf
+    for at, (step, done) in enumerate(recorder.finished):
         plans = [launch.plan for launch in done.launches if launch.plan >= 0]
         _require(done.step == step.id, f"step {step.id} was answered as {done.step}")
         _require(plans == list(range(len(step.launches))), f"step {step.id}: launches {plans}")
+        first, last = float(steps["submit_s"][at]), float(steps["visible_s"][at])
         for launch in done.launches:
             _require(launch.phase in PHASES, f"no phase is called {launch.phase!r}")
-            _require(
-                before <= launch.start_s <= launch.end_s,
-                f"step {step.id}: a launch runs {launch.start_s} to {launch.end_s}, after {before}",
-            )
+            ran = f"step {step.id}: a launch runs {launch.start_s} to {launch.end_s}"
+            slack = float(slack_s(subject.caps.clock, np.array([launch.end_s - launch.start_s]))[0])
+            _require(launch.start_s <= launch.end_s, ran)
+            _require(launch.start_s >= before - slack, f"{ran}, the one before it to {before}")
+            inside = first - slack <= launch.start_s and launch.end_s <= last + slack
+            _require(inside, f"{ran}, the engine saw the step from {first} to {last}")
             _require(launch.host_s >= 0.0, f"step {step.id}: host_s is {launch.host_s}")
+            _require(launch.positions >= 0, f"step {step.id}: {launch.positions} positions")
             before = launch.end_s
-        _require(done.visible_s >= before, f"step {step.id}: visible before its launches ended")
-        _require(done.visible_s >= seen, f"step {step.id}: visible before the step before it")
-        # A step that was in flight may have begun before the host saw the end of this one.
-        seen = done.visible_s
-    _require(subject.backend.clock.now() >= seen, "the clock is behind the last token")
     turns = result.tables["turns"]
     _require(bool((turns["status"] == 0).all()), "turns are not done")
     _require(
@@ -143,6 +146,28 @@ def check_sampling(subject: Subject) -> None:
             seen += 1
     if subject.caps.sampling == "device" and not seen:
         raise ConformanceError("no sampled id could be seen")
+
+
+def check_two_largest(subject: Subject) -> None:
+    """The two largest logits that come with each sampled id are those of its row, in order."""
+    recorder = _Recorder(subject.backend)
+    _run(subject, _agents(subject), recorder, concurrency=3)
+    for step, done in recorder.finished:
+        if done.sampled is None:
+            continue
+        sessions = [int(s) for x in step.launches for s in x.rows.seq[x.rows.sample]]
+        best = done.top2
+        _require(best is not None, f"step {step.id}: ids without their two largest logits")
+        assert best is not None
+        _require(best.shape == (len(sessions), 2), f"step {step.id}: top2 has shape {best.shape}")
+        for session, pair in zip(sessions, best, strict=True):
+            logits = (done.logits or {})[session]
+            expected = np.sort(logits)[-1:-3:-1]
+            slack = subject.tolerance * _scale(logits)
+            _require(
+                bool((np.abs(pair - expected) <= slack).all()),
+                f"step {step.id}: top2 of session {session} is {pair}, its logits have {expected}",
+            )
 
 
 def check_logits_form(subject: Subject) -> None:
@@ -259,6 +284,7 @@ CHECKS = (
     check_capabilities,
     check_times,
     check_sampling,
+    check_two_largest,
     check_logits_form,
     check_chunks,
     check_ragged_batch,
@@ -278,7 +304,6 @@ class _Recorder:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self.clock: Clock = backend.clock
         self._steps: list[Step] = []
         self.finished: list[tuple[Step, Done]] = []
 
@@ -312,7 +337,7 @@ def _run(
     plan.setdefault("caps", subject.caps)
     plan.setdefault("concurrency", SEQUENCES)
     backend: Any = recorder or subject.backend
-    return run(backend, trace, RunPlan(logits_of_all=True, **plan))
+    return run(backend, trace, RunPlan(logits_of_all=True, clock=subject.clock, **plan))
 
 
 def _by_key(result: RunResult) -> dict[Key, Any]:

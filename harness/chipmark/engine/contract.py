@@ -131,12 +131,14 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """When one launch ran, in seconds of the backend's clock.
+    """When one launch ran, in seconds of the engine's clock (`time.perf_counter` on the host).
 
-    start_s, end_s: device time of the launch, or wall time around a synchronised call. host_s:
-    host time spent preparing and launching. For `kv` operations `plan` is -1. batch: rows that
-    were really computed where those are more than the plan's `batch_bucket` (a slot backend may
-    run over slots that take no part); 0 is as planned.
+    start_s, end_s: device time of the launch, or wall time around a synchronised call; head and
+    sampling are in it, and so is growth of the KV that it caused. A launch lies between the
+    engine's `submit` and the end of its `wait`, and does not overlap another. host_s: host time
+    spent preparing and launching. For `kv` operations (copies, moves) `plan` is -1. positions:
+    those really computed, padding included; 0 where they are those of the plan's buckets, or,
+    without batch and chunk buckets in the capabilities, the useful tokens.
     """
 
     phase: Phase
@@ -144,18 +146,21 @@ class Launch:
     start_s: float
     end_s: float
     host_s: float
-    batch: int = 0
+    positions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A finished step. `sampled`: ids in the order of the sample rows over the step's launches, or
-    None where the host does not see them. `visible_s`: when the host could see the tokens.
+    """A finished step: the host sees its tokens when `wait` returns it.
+
+    sampled: ids (n,) in the order of the sample rows over the step's launches, or None where the
+    host does not see them. top2: (n, 2), in the same order, the two largest logits of each of
+    these rows, the larger first; None only where `sampled` is.
     """
 
     step: int
     sampled: I32 | None
-    visible_s: float
+    top2: F32 | None
     launches: tuple[Launch, ...]
     logits: Mapping[int, F32] | None = None
     h2d_bytes: int = 0
@@ -164,7 +169,8 @@ class Done:
 
 
 class Clock(Protocol):
-    """Seconds since an arbitrary origin; the host's monotonic clock, or a simulated one."""
+    """Seconds since an arbitrary origin: the engine's, which times every backend. It is the host's
+    monotonic clock, but for the built-in simulated devices, whose clock the harness chooses."""
 
     def now(self) -> float:
         """Seconds now."""
@@ -230,8 +236,6 @@ class Backend(Protocol):
     before weights are prepared.
     """
 
-    clock: Clock
-
     def load(self, spec: LoadSpec) -> Loaded:
         """Load weights, allocate KV, compile and warm every bucket.
 
@@ -251,12 +255,14 @@ class Backend(Protocol):
         """Return when the device has nothing left to do."""
         ...
 
-    def probe_read(self, n_bytes: int) -> float:
-        """Measured read bandwidth of the device at this working-set size, bytes per second."""
+    def probe_read(self, n_bytes: int) -> float | None:
+        """Measured read bandwidth of the device at this working-set size, bytes per second; None
+        where the backend has no way to measure it, and then MBU is null (`no_probe`)."""
         ...
 
-    def probe_matmul(self, precision: str) -> float:
-        """Measured dense matrix rate in the precision computed, FLOP per second."""
+    def probe_matmul(self, precision: str) -> float | None:
+        """Measured dense matrix rate in the precision computed, FLOP per second; None as above,
+        and then MFU is null."""
         ...
 
     def describe(self) -> Mapping[str, Any]:

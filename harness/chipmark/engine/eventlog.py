@@ -6,11 +6,11 @@ appends, whatever the number of sessions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from chipmark.engine.contract import I32, PHASES, Done
+from chipmark.engine.contract import F32, I32, PHASES, Caps, Done, Launch, LaunchPlan, Rows
 from chipmark.engine.events import COLUMNS, Table, check_tables, empty_table
 from chipmark.engine.live import LiveRows
 from chipmark.engine.scheduler import PlannedStep, is_cold
@@ -22,39 +22,41 @@ DONE, FAILED, DROPPED, UNFINISHED = 0, 1, 2, 3
 _PHASE_INDEX = {phase: index for index, phase in enumerate(PHASES)}
 
 
+class StepTimes(NamedTuple):
+    """A step by the engine's clock: around `submit`, and around `wait`, at whose end the host sees
+    the tokens. engine_s: the engine's own work on it, both calls not included."""
+
+    engine_s: float
+    submit_s: float
+    submitted_s: float
+    wait_s: float
+    visible_s: float
+
+
 class EventLog:
     """Collects one run. Raises ValueError where a backend's answer does not fit its step."""
 
-    def __init__(self) -> None:
+    def __init__(self, caps: Caps) -> None:
+        self._padded = bool(caps.batch_buckets or caps.chunk_buckets)
         self._steps: list[tuple[Any, ...]] = []
         self._launches: list[tuple[Any, ...]] = []
-        self._rows: list[tuple[int, I32, I32, I32, I32, I32]] = []
+        self._rows: list[tuple[Any, ...]] = []
         self._turns: list[tuple[Any, ...]] = []
         self._sessions: list[tuple[Any, ...]] = []
 
-    def step(self, planned: PlannedStep, done: Done, engine_s: float, submit_s: float) -> None:
+    def step(self, planned: PlannedStep, done: Done, times: StepTimes) -> None:
         """A finished step, its launches and their rows."""
         number = planned.step.id
-        self._steps.append(
-            (
-                number,
-                engine_s,
-                submit_s,
-                np.nan,
-                np.nan,
-                done.visible_s,
-                done.h2d_bytes,
-                done.d2h_bytes,
-                done.kv_copied_bytes,
-            )
-        )
+        _check_sampled(done)
+        moved = (done.h2d_bytes, done.d2h_bytes, done.kv_copied_bytes)
+        self._steps.append((number, *times, *moved))
         at, seen = 0, 0
         for launch in done.launches:
             index = len(self._launches)
-            times = (launch.start_s, launch.end_s, launch.host_s)
+            ran = (launch.start_s, launch.end_s, launch.host_s)
             if launch.plan < 0:
                 kv = _PHASE_INDEX["kv"]
-                self._launches.append((index, number, kv, 0, 0, 0, 0, 0, *times, 0))
+                self._launches.append((index, number, kv, 0, 0, 0, 0, 0, *ran, 0))
                 continue
             if launch.plan != seen:
                 raise ValueError(f"step {number}: launch {launch.plan} came where {seen} was due")
@@ -62,39 +64,43 @@ class EventLog:
             rows = plan.rows
             n = rows.seq.size
             decodes = plan.phase == "decode"
+            n_tokens = n if decodes else int(rows.length.sum())
             self._launches.append(
                 (
                     index,
                     number,
                     _PHASE_INDEX[plan.phase],
                     n,
-                    n if decodes else int(rows.length.sum()),
-                    max(plan.batch_bucket, launch.batch),
+                    n_tokens,
+                    plan.batch_bucket,
                     plan.chunk_bucket,
                     plan.context_bucket,
-                    *times,
-                    -1,
+                    *ran,
+                    self._positions(launch, plan, n_tokens),
                 )
             )
-            if decodes:
-                n_sampled = n
-                sampled = None if done.sampled is None else done.sampled[at : at + n]
-            else:
-                n_sampled = int(np.count_nonzero(rows.sample))
-                sampled = np.full(n, -1, dtype=np.int32)
-                if done.sampled is not None:
-                    sampled[rows.sample] = done.sampled[at : at + n_sampled]
-            if sampled is None:
-                sampled = np.full(n, -1, dtype=np.int32)
-            self._rows.append(
-                (index, rows.seq, planned.turns[seen], rows.start, rows.length, sampled)
-            )
+            n_sampled = n if decodes else int(np.count_nonzero(rows.sample))
+            seen_of = _sampled_of(rows, done, slice(at, at + n_sampled), whole=decodes)
+            row_columns = (rows.seq, planned.turns[seen], rows.start, rows.length)
+            self._rows.append((index, *row_columns, *seen_of))
             at += n_sampled
             seen += 1
         if seen != len(planned.step.launches):
             raise ValueError(
                 f"step {number}: {len(planned.step.launches)} launches planned, {seen} reported"
             )
+        if done.sampled is not None and done.sampled.size != at:
+            raise ValueError(f"step {number}: {done.sampled.size} ids for {at} sampled rows")
+
+    def _positions(self, launch: Launch, plan: LaunchPlan, n_tokens: int) -> int:
+        """Positions that a launch computed, padding included."""
+        if launch.positions:
+            if launch.positions < n_tokens:
+                raise ValueError(
+                    f"a launch of {n_tokens} tokens cannot compute {launch.positions} positions"
+                )
+            return launch.positions
+        return plan.batch_bucket * plan.chunk_bucket if self._padded else n_tokens
 
     def turn(self, live: LiveRows, row: int, status: int) -> None:
         """A turn that was sent, as the live columns know it."""
@@ -155,11 +161,35 @@ class EventLog:
         counts = [chunk[1].size for chunk in self._rows]
         columns = [np.repeat(np.array([c[0] for c in self._rows]), counts)]
         columns += [np.concatenate([chunk[at] for chunk in self._rows]) for at in range(1, 6)]
-        columns += [np.full(sum(counts), np.nan)] * 2
+        best = np.concatenate([chunk[6] for chunk in self._rows])
+        columns += [best[:, 0], best[:, 1]]
         return {
             name: column.astype(dtype)
             for (name, dtype), column in zip(COLUMNS["rows"].items(), columns, strict=True)
         }
+
+
+def _check_sampled(done: Done) -> None:
+    """Ids come with the two largest logits of their rows, or not at all."""
+    if done.sampled is None:
+        return
+    expected = (done.sampled.size, 2)
+    if done.top2 is None or done.top2.shape != expected:
+        shape = "none" if done.top2 is None else f"an array {done.top2.shape}"
+        raise ValueError(f"step {done.step}: top2 is {shape} where {expected} is due")
+
+
+def _sampled_of(rows: Rows, done: Done, at: slice, *, whole: bool) -> tuple[I32, F32]:
+    """Ids (n,) and two largest logits (n, 2) of a launch's rows, -1 and NaN where none was sampled
+    or seen. whole: every row is sampled, so that the backend's arrays are taken as they are."""
+    if whole and done.sampled is not None and done.top2 is not None:
+        return done.sampled[at], done.top2[at]
+    sampled = np.full(rows.seq.size, -1, dtype=np.int32)
+    best = np.full((rows.seq.size, 2), np.nan, dtype=np.float32)
+    if done.sampled is not None and done.top2 is not None:
+        sampled[rows.sample] = done.sampled[at]
+        best[rows.sample] = done.top2[at]
+    return sampled, best
 
 
 def _table(name: str, records: list[tuple[Any, ...]]) -> Table:

@@ -1,8 +1,9 @@
 """What a run leaves behind: five tables of columns, written by the child as one `.npz`.
 
 Everything in the results table is computed from these, the trace, the power samples and the
-roofs, so a changed definition needs no new run. Times are seconds of the backend's clock (the
-host's CLOCK_MONOTONIC for real backends, so that a meter in another process shares it).
+roofs, so a changed definition needs no new run. Times are seconds of the engine's clock (the
+host's CLOCK_MONOTONIC, so that a meter in another process shares it; a virtual one for `sim:`);
+only those of launches are the backend's word, and must lie inside.
 Standard library and NumPy only.
 """
 

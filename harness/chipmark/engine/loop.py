@@ -4,7 +4,9 @@
 
 Up to `caps.in_flight` steps are submitted before the oldest is waited for; with forced feedback
 the next step does not depend on what was sampled, so it can be planned while the last one runs.
-Steps never change their order. Standard library and NumPy only.
+Steps never change their order. The engine reads its own clock around every call of the backend:
+what a backend says of time is checked against that and never used for it. Standard library and
+NumPy only.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from time import perf_counter
 
 import numpy as np
 
-from chipmark.engine.contract import I32, Backend, Done
-from chipmark.engine.eventlog import DONE, DROPPED, FAILED, UNFINISHED, EventLog
+from chipmark.engine.clock import MonotonicClock
+from chipmark.engine.contract import I32, Backend, Clock, Done
+from chipmark.engine.eventlog import DONE, DROPPED, FAILED, UNFINISHED, EventLog, StepTimes
 from chipmark.engine.kvstore import context_limit, make_store
 from chipmark.engine.lanes import (
     Entrant,
@@ -51,6 +54,7 @@ class _Run:
     def __init__(self, backend: Backend, trace: Trace, plan: RunPlan) -> None:
         caps = plan.caps
         self._backend, self._plan = backend, plan
+        self._clock: Clock = MonotonicClock() if plan.clock is None else plan.clock
         self._sessions = chosen_sessions(trace, plan.sessions)
         if not self._sessions:
             raise UsageError(f"trace {trace.name!r} has no session to run")
@@ -72,15 +76,15 @@ class _Run:
         )
         self._forced = plan.feedback == "forced"
         self._in_flight = caps.in_flight if self._forced else 1
-        self._log = EventLog()
-        self._submitted: deque[tuple[PlannedStep, float, float]] = deque()
+        self._log = EventLog(caps)
+        self._submitted: deque[tuple[PlannedStep, float, float, float]] = deque()
         self._logits: list[CapturedLogits] = []
         self._produced: dict[tuple[int, int], I32] = {}
         self._running: set[int] = set()
         self._session_start = [0.0] * plan.concurrency
         self._session_first = [0] * plan.concurrency
         self._sessions_done = self._turns_done = 0
-        self._last_token_s = self._start_s = backend.clock.now()
+        self._last_token_s = self._start_s = self._clock.now()
         self._first_send_s: float | None = None
         self._lanes = Lanes(
             endless_passes(trace, self._sessions, plan.concurrency)
@@ -96,12 +100,13 @@ class _Run:
         self._first_pass_left = len(self._sessions)
         self._ended = WorkDone(0, 0, 0.0)
         self._stopped_s: float | None = None
+        self._left_s = self._start_s
         self._engine_s = 0.0
         self._mark = perf_counter()
         self._next_progress = self._mark + PROGRESS_S
 
     def run(self) -> RunResult:
-        clock = self._backend.clock
+        clock = self._clock
         deadline = self._plan.deadline_s
         ends = np.inf if deadline is None else self._start_s + deadline
         out_of_time = False
@@ -134,6 +139,7 @@ class _Run:
         while self._submitted:
             self._finish_oldest()
         self._backend.synchronize()
+        self._left_s = clock.now()
         return self._result()
 
     def _is_enough(self, sends: list[Send]) -> bool:
@@ -169,7 +175,7 @@ class _Run:
             self._log.turn_not_run(session, turn, lane, FAILED, send.intended_s)
             for later in session.turns[turn.index + 1 :]:
                 self._log.turn_not_run(session, later, lane, DROPPED)
-            now = max(send.intended_s, self._backend.clock.now())
+            now = max(send.intended_s, self._clock.now())
             self._end_session(lane, FAILED, now, turn.index)
             self._lanes.session_over(lane, now)
             if self._capacity:
@@ -184,31 +190,37 @@ class _Run:
         self._engine_s += perf_counter() - self._mark
 
     def _submit(self, planned: PlannedStep) -> None:
-        submit_s = self._backend.clock.now()
+        clock = self._clock
         self._pause()
         engine_s, self._engine_s = self._engine_s, 0.0
+        submit_s = clock.now()
         self._backend.submit(planned.step)
+        submitted_s = clock.now()
         self._mark = perf_counter()
-        self._submitted.append((planned, engine_s, submit_s))
+        self._submitted.append((planned, engine_s, submit_s, submitted_s))
 
     def _finish_oldest(self) -> None:
+        clock = self._clock
         self._pause()
+        wait_s = clock.now()
         done = self._backend.wait()
+        visible_s = clock.now()
         self._mark = perf_counter()
-        planned, engine_s, submit_s = self._submitted.popleft()
+        planned, engine_s, submit_s, submitted_s = self._submitted.popleft()
         if done.step != planned.step.id:
             raise ValueError(f"step {done.step} was finished where {planned.step.id} was due")
-        self._log.step(planned, done, engine_s, submit_s)
+        times = StepTimes(engine_s, submit_s, submitted_s, wait_s, visible_s)
+        self._log.step(planned, done, times)
         if not self._forced:
             self._feed_back(planned, done)
         if planned.step.logits_of:
             self._take_logits(planned, done)
         live = self._live
         for row in planned.firsts:
-            live.first_token_s[row] = done.visible_s
+            live.first_token_s[row] = visible_s
         for row in planned.lasts:
-            self._end_turn(row, done.visible_s)
-        self._last_token_s = done.visible_s
+            self._end_turn(row, visible_s)
+        self._last_token_s = visible_s
         if self._mark >= self._next_progress:
             self._report()
 
@@ -282,7 +294,7 @@ class _Run:
     def _report(self) -> None:
         self._next_progress = self._mark + PROGRESS_S
         if self._plan.on_progress is not None:
-            elapsed = self._backend.clock.now() - self._start_s
+            elapsed = self._clock.now() - self._start_s
             self._plan.on_progress(
                 Progress(self._sessions_done, len(self._sessions), self._turns_done, elapsed)
             )
@@ -297,10 +309,10 @@ class _Run:
         elif self._window.begins_s is not None:
             first_s = self._window.begins_s
         end_s = self._last_token_s if self._stopped_s is None else self._stopped_s
+        simulated = int(self._plan.clock is not None)
+        window = (first_s, end_s, self._plan.concurrency, self._start_s, self._left_s, simulated)
         return RunResult(
-            tables=self._log.tables(
-                (first_s, end_s, self._plan.concurrency, self._start_s, end_s, 0)
-            ),
+            tables=self._log.tables(window),
             logits=tuple(self._logits),
             produced=self._produced,
             complete=complete,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from chipmark.engine.contract import F32, I32, Caps
+from chipmark.engine.contract import F32, I32, Caps, Clock
 from chipmark.engine.events import Table
 from chipmark.errors import UsageError
 
@@ -26,7 +26,7 @@ reached (token, page, not at all) is the backend's and shows as its prefix hit."
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is. Seconds of the backend's clock since the first intended send."""
+    """How far a run is. Seconds of the engine's clock since the first intended send."""
 
     sessions_done: int
     sessions_total: int
@@ -44,7 +44,8 @@ class RunPlan:
     prompts beside one token a lane. feedback `forced` feeds the trace's tokens, `sampled` the
     backend's own. capture: (session, turn) whose sampled rows' logits are returned;
     logits_of_all: those of every sampled row (for small traces). deadline_s: seconds after which
-    no more steps are submitted.
+    no more steps are submitted. clock: the virtual clock of a built-in simulated device; None for
+    every other backend, which the engine times by the host's clock.
 
     The capacity scenario runs passes over the sessions (`workload.passes`; a captured turn is that
     of pass 0) and ends with its window W (`engine.window`). sessions_per_lane: it does not end
@@ -62,6 +63,7 @@ class RunPlan:
     deadline_s: float | None = None
     sessions_per_lane: int = 0
     on_progress: Callable[[Progress], None] | None = None
+    clock: Clock | None = None
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:

@@ -10,8 +10,14 @@ import numpy as np
 from chipmark.engine.events import Table
 from chipmark.metrics.events import DECODE, DONE, EDGE_S, KV, MIXED, RepeatView, view
 from chipmark.metrics.phases import new_positions, prefix_hits
+from chipmark.metrics.rawcell import CellFacts, RepeatData
+from chipmark.metrics.steps import uncovered
+from chipmark.metrics.times import contradictions
 from chipmark.workload.passes import trace_ids
 from chipmark.workload.trace import Trace
+
+CONSTANT_IDS = 32
+"""So many sampled ids, all of them the same, were not sampled from different contexts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,50 @@ def inconsistencies(
     found += _launches(joined)
     found += _turns(joined, trace, passes=scenario == "capacity")
     found += _work(joined)
+    return found
+
+
+def untrue_words(data: RepeatData, facts: CellFacts) -> list[Inconsistency]:
+    """What a backend says of times and ids against what the engine and the parent saw; of events
+    since chipmark.events/2, which hold that. Nothing where the events' keys do not fit at all."""
+    try:
+        joined = view(data.events)
+    except ValueError:
+        return []  # `inconsistencies` names it
+    found = [Inconsistency("clock", t) for t in contradictions(joined, facts, data.timing)]
+    if data.timing is None and not facts.simulated:
+        found.append(Inconsistency("clock", "timing.json is missing: the parent's clock"))
+    if not found and (text := uncovered(joined).text):
+        found.append(Inconsistency("uncovered_time", text))
+    return found + _ids(joined)
+
+
+def _ids(joined: RepeatView) -> list[Inconsistency]:
+    """Every output token of a done turn was sampled, with its two largest logits; or none was
+    seen in the whole repeat, where the host sees no ids."""
+    turns, rows = joined.tables["turns"], joined.tables["rows"]
+    seen = rows["sampled"] >= 0
+    if not seen.any():
+        return []
+    found = []
+    known = seen & (joined.row_turn >= 0)
+    counts = np.bincount(joined.row_turn[known], minlength=len(turns["turn"]))
+    lost = np.flatnonzero((turns["status"] == DONE) & (counts != turns["n_out"]))
+    if len(lost):
+        i = int(lost[0])
+        text = f"session {turns['session'][i]}, turn {turns['turn'][i]}: {counts[i]} ids of"
+        text += f" {turns['n_out'][i]} output tokens ({len(lost)} such turns)"
+        found.append(Inconsistency("ids", text))
+    unordered = np.flatnonzero(seen & ~(rows["best_logit"] >= rows["second_logit"]))
+    if len(unordered):
+        i = int(unordered[0])
+        text = f"row {i}: an id whose two largest logits are {rows['best_logit'][i]:g} and"
+        text += f" {rows['second_logit'][i]:g} ({len(unordered)} such rows)"
+        found.append(Inconsistency("ids", text))
+    ids = rows["sampled"][seen]
+    if len(ids) >= CONSTANT_IDS and (ids == ids[0]).all():
+        text = f"all {len(ids)} sampled ids are {ids[0]}, whatever the context"
+        found.append(Inconsistency("ids", text))
     return found
 
 
@@ -77,6 +127,13 @@ def _launches(joined: RepeatView) -> list[Inconsistency]:
             f"launch {launches['launch'][i]}: {launches['n_tokens'][i]} tokens in {area[i]} places"
         )
         found.append(Inconsistency("bucket_too_small", text))
+    positions = launches["n_positions"]
+    few = np.flatnonzero(real & (positions >= 0) & (positions < launches["n_tokens"]))
+    if len(few):
+        i = int(few[0])
+        text = f"launch {launches['launch'][i]}: {launches['n_tokens'][i]} tokens in"
+        text += f" {positions[i]} positions ({len(few)} such)"
+        found.append(Inconsistency("positions", text))
     return found
 
 

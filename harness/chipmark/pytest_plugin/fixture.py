@@ -228,7 +228,7 @@ class ChipmarkFixture:
     ) -> Any:
         taken: list[float] = []
         spans: list[tuple[float, float]] = []
-        now = loaded.backend.clock.now if loaded is not None else time.perf_counter
+        now = loaded.now if loaded is not None else time.perf_counter
 
         def target() -> Any:
             start_s = now()

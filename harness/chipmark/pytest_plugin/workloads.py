@@ -9,8 +9,20 @@ from typing import Any
 
 import numpy as np
 
+from chipmark.backends.sim.backend import virtual_clock
 from chipmark.cell.workloads import SIM_VOCABULARY, find_model, prepare_model
-from chipmark.engine.contract import Backend, Done, LaunchPlan, Loaded, LoadSpec, Phase, Rows, Step
+from chipmark.engine.clock import MonotonicClock
+from chipmark.engine.contract import (
+    Backend,
+    Clock,
+    Done,
+    LaunchPlan,
+    Loaded,
+    LoadSpec,
+    Phase,
+    Rows,
+    Step,
+)
 from chipmark.engine.loop import run
 from chipmark.engine.plan import RunPlan, RunResult
 from chipmark.errors import UnknownNameError
@@ -86,6 +98,15 @@ class LoadedBackend:
         return self.name.startswith("sim:")
 
     @property
+    def virtual_clock(self) -> Clock | None:
+        """The clock of a built-in simulated device; None where time is the host's."""
+        return virtual_clock(split_backend(self.name)[0], self.backend)
+
+    def now(self) -> float:
+        """Seconds of the clock that the engine times this backend by."""
+        return (self.virtual_clock or MonotonicClock()).now()
+
+    @property
     def clock_name(self) -> str:
         """What its times are: `sim`, `device`, or `host` around a synchronised call."""
         return "sim" if self.simulated else self.loaded.caps.clock
@@ -158,7 +179,9 @@ def run_once(
     loaded: LoadedBackend, trace: Trace, concurrency: int
 ) -> tuple[float, tuple[float, ...], tuple[float, ...], RunResult]:
     """W in seconds, TTFT of append turns, TPOT of turns, and the run itself."""
-    result = run(loaded.backend, trace, RunPlan(caps=loaded.loaded.caps, concurrency=concurrency))
+    clock = loaded.virtual_clock
+    plan = RunPlan(caps=loaded.loaded.caps, concurrency=concurrency, clock=clock)
+    result = run(loaded.backend, trace, plan)
     seen = view(result.tables)
     turns = latencies(seen)
     waits, paces = (tuple(map(float, x)) for x in (turns.ttft_append_s, turns.tpot_s))

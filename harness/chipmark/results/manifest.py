@@ -214,6 +214,11 @@ class Timing(Part):
     """Every session of the plan ended before the time limit (the engine's word)."""
     captured: bool = False
     """Logits of the longest turn were captured in this repeat."""
+    clock_before: tuple[float, float, float] | None = None
+    """The child's clock just before the command: when it was asked, what it said, when the answer
+    came, the first and last by the parent's clock."""
+    clock_after: tuple[float, float, float] | None = None
+    """The same just after the command was answered."""
     throttle: tuple[str, ...] | None = None
     """Throttle reasons seen during the repeat, by name; None where nothing could tell."""
 
@@ -265,6 +270,16 @@ class SweepPoint(Part):
     power_w: float | None = None
 
 
+class RecomputedFrom(Part):
+    """The record whose raw files these are: its metrics were derived anew from them."""
+
+    id: str
+    self_sha256: str
+    measured_as: str
+    """Schema of the `record.json` that was first made from the raw files: what they can hold."""
+    metrics_schema: str
+
+
 class Manifest(Part):
     """A measured (or failed) cell. `cache_policy`: the engine's declared one."""
 
@@ -299,6 +314,7 @@ class Manifest(Part):
     environment: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    recomputed_from: RecomputedFrom | None = None
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 

@@ -7,18 +7,21 @@ again from the raw files and compared with what is stored.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from chipmark.errors import ChipmarkError
 from chipmark.metrics.codes import NOTE_CODES
-from chipmark.metrics.consistency import inconsistencies
+from chipmark.metrics.consistency import inconsistencies, untrue_words
 from chipmark.metrics.derive import METRICS, SCHEMA, derive
+from chipmark.metrics.events import view
 from chipmark.metrics.rawcell import RawCell
+from chipmark.metrics.times import slow_marks
 from chipmark.results.raw import load_raw
 from chipmark.results.record import RECORD_FILE, Record
-from chipmark.results.store import file_hash, find_records, load_record
+from chipmark.results.record import SCHEMA as RECORD_SCHEMA
+from chipmark.results.store import file_fault, find_records, load_record
 
 RELATIVE_TOLERANCE = 1e-9
 """Sums may be taken in another order by another NumPy; nothing else may differ."""
@@ -61,27 +64,38 @@ def validate_record(folder: Path) -> list[Finding]:
     if raw.trace.hash != record.manifest.workload.hash:
         text = f"is {raw.trace.hash[:12]}…, the manifest says {record.manifest.workload.hash[:12]}…"
         findings.append(Finding("error", "trace_hash", folder / "trace.npz", text))
+    engine_times = record.measured_as == RECORD_SCHEMA
     for index, repeat in enumerate(raw.repeats):
         where = folder / f"repeat-{index}"
-        for found in inconsistencies(repeat.events, raw.trace, raw.facts.scenario):
+        contradictions = inconsistencies(repeat.events, raw.trace, raw.facts.scenario)
+        if engine_times:
+            contradictions += untrue_words(repeat, raw.facts)
+        for found in contradictions:
             findings.append(Finding("error", found.code, where, found.text))
+    if engine_times:
+        findings += _marks(folder, raw)
     findings += _recomputed(folder, record, raw)
     return findings
+
+
+def _marks(folder: Path, raw: RawCell) -> list[Finding]:
+    """The engine's time of the runs against the parent's, over all repeats."""
+    if raw.facts.simulated or any(repeat.timing is None for repeat in raw.repeats):
+        return []
+    try:
+        views = [view(repeat.events) for repeat in raw.repeats]
+    except ValueError:
+        return []  # a finding of its own by now
+    text = slow_marks(views, [repeat.timing for repeat in raw.repeats])
+    return [Finding("error", "clock", folder, text)] if text else []
 
 
 def _files(folder: Path, record: Record) -> list[Finding]:
     findings = []
     for name, entry in record.files.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            findings.append(Finding("error", "path", path, "lies outside the record"))
-        elif not path.is_file():
-            findings.append(Finding("error", "missing", path, "is missing"))
-        elif path.stat().st_size != entry.bytes:
-            text = f"has {path.stat().st_size} bytes, not {entry.bytes}"
-            findings.append(Finding("error", "checksum", path, text))
-        elif file_hash(path) != entry.sha256:
-            findings.append(Finding("error", "checksum", path, "was changed after it was written"))
+        if fault := file_fault(folder, name, entry):
+            code = {"lies outside the record": "path", "is missing": "missing"}.get(fault)
+            findings.append(Finding("error", code or "checksum", folder / name, fault))
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     for name in sorted(there - set(record.files) - {RECORD_FILE}):
         findings.append(Finding("warning", "extra", folder / name, "is not of the record"))
@@ -98,19 +112,40 @@ def _notes(folder: Path, record: Record) -> list[Finding]:
 
 def _recomputed(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
     if record.metrics.schema_ != SCHEMA:
-        text = f"metrics are {record.metrics.schema_}, this version computes {SCHEMA}"
+        text = f"metrics are {record.metrics.schema_}, this version computes {SCHEMA} (chipmark "
+        text += "recompute derives them anew)"
         return [Finding("warning", "metrics_schema", folder / RECORD_FILE, text)]
+    # The catalogue may have been corrected since; what was known then is in the record.
+    bandwidth = record.metrics.details.get("nameplate_bytes_s")
+    facts = replace(raw.facts, nameplate_bytes_s=bandwidth)
     try:
-        again = derive(raw)
+        again = derive(replace(raw, facts=facts))
     except ValueError as error:
         return [Finding("error", "metrics", folder, str(error))]
-    findings = []
+    where, stored = folder / RECORD_FILE, record.metrics
+    texts = [
+        f"{name} is stored as {stored.values.get(name)}, computed as {again.metrics[name]}"
+        for name in METRICS
+        if not _same(stored.values.get(name), again.metrics[name])
+    ]
+    # A rank hangs on intervals and notes as much as on values.
+    for name in sorted(set(stored.intervals) | set(again.intervals)):
+        ends, computed = stored.intervals.get(name), again.intervals.get(name)
+        if ends is None or computed is None or not all(map(_same, ends, computed)):
+            texts.append(f"the interval of {name} is stored as {ends}, computed as {computed}")
     for name in METRICS:
-        stored, computed = record.metrics.values.get(name), again.metrics[name]
-        if not _same(stored, computed):
-            text = f"{name} is stored as {stored}, computed as {computed}"
-            findings.append(Finding("error", "metrics", folder / RECORD_FILE, text))
-    return findings
+        reason, right = stored.null_reasons.get(name), again.null_reasons.get(name)
+        if reason != right:
+            texts.append(f"{name} is null because of {reason}, computed as {right}")
+    codes = {note.code for note in stored.notes} ^ {code for code, _ in again.notes}
+    if codes:
+        texts.append(f"the notes differ from those computed: {', '.join(sorted(codes))}")
+    findings = [Finding("error", "metrics", where, text) for text in texts]
+    return findings + [
+        Finding("error", "over_roof", where, text)
+        for code, text in again.notes
+        if code == "over_roof"
+    ]
 
 
 def _same(a: float | None, b: float | None, tolerance: float = RELATIVE_TOLERANCE) -> bool:

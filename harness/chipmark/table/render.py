@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 FORMATS: tuple[str, ...] = ("rich", "md", "csv", "json", "html")
 
 MAIN: tuple[str, ...] = (
-    "backend", "concurrency", "total_tok_s", "prefill_tok_s", "decode_tok_s", "ttft_p50_s",
-    "tpot_p50_s", "slo_attainment", "prefix_hit", "mbu", "tok_per_joule", "cost_per_session",
-    "parity", "vs_baseline", "comparable",
+    "backend", "concurrency", "decode_rows", "total_tok_s", "prefill_tok_s", "decode_tok_s",
+    "ttft_p50_s", "tpot_p50_s", "slo_attainment", "prefix_hit", "mbu", "tok_per_joule",
+    "cost_per_session", "parity", "vs_baseline", "comparable",
 )  # fmt: skip
 IDENTITY: tuple[str, ...] = (
     "chip", "unit", "model", "workload", "scale", "precision", "execution", "graph", "scenario",
@@ -37,11 +37,12 @@ BLOCKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("identity", ("backend", "chip", "unit", "model", "workload", "scale")),
     ("what ran", ("precision", "execution", "graph", "scenario", "concurrency", "sessions",
                   "parity", "ep_coverage")),
-    ("speed", ("prefill_tok_s", "decode_tok_s", "total_tok_s", "ttft_p50_s", "ttft_p95_s",
-               "ttft_cold_p50_s", "tpot_p50_s", "tpot_p95_s", "slo_attainment",
-               "sessions_per_hour")),
+    ("rates", ("decode_rows", "prefill_tok_s", "decode_tok_s", "total_tok_s", "goodput_turns_s",
+               "goodput_tok_s", "slo_attainment", "sessions_per_hour")),
+    ("latency", ("ttft_p50_s", "ttft_p95_s", "ttft_cold_p50_s", "tpot_p50_s", "tpot_p95_s",
+                 "itl_p50_s", "itl_p95_s", "itl_p99_s", "session_p50_s", "session_p95_s")),
     ("work and roofs", ("prefix_hit_ideal", "prefix_hit", "recomputed_tokens", "pad_ratio", "mbu",
-                        "mfu", "host_s_per_step")),
+                        "mbu_nameplate", "mfu", "host_s_per_step", "idle_s_per_step")),
     ("energy and cost", ("power_w", "energy_source", "power_scope", "tok_per_joule",
                          "joule_per_session", "currency", "cost_per_session", "cost_per_mtok",
                          "daily_active_agents")),

@@ -15,10 +15,11 @@ from chipmark.backends.ort import loading, roofs
 from chipmark.backends.ort.loading import Engine
 from chipmark.backends.ort.providers import Located, find_provider, locate, precisions_of
 from chipmark.backends.ort.runner import LaunchRows
+from chipmark.backends.ort.sampling import sample
 from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import (
     F32,
-    Clock,
+    I32,
     Done,
     KvOp,
     Launch,
@@ -35,7 +36,7 @@ class OrtBackend:
     Python module of a plug-in. Raises UnknownNameError for a name that is none of these."""
 
     def __init__(self, device: str) -> None:
-        self.clock: Clock = MonotonicClock()
+        self._clock = MonotonicClock()
         self.provider = find_provider(device)
         self._located: Located | None = None
         self._engine: Engine | None = None
@@ -73,18 +74,20 @@ class OrtBackend:
             raise RuntimeError("a step is waiting to be fetched; caps.in_flight is 1")
         launches: list[Launch] = []
         self._change_kv(engine, step.ops, launches)
-        sampled: list[np.ndarray[Any, Any]] = []
+        ids: list[I32] = [np.zeros(0, np.int32)]
+        best: list[F32] = [np.zeros((0, 2), np.float32)]
         wanted: dict[int, F32] = {}
         for index, plan in enumerate(step.launches):
-            self._grow(engine, plan, launches)
-            sampled.append(self._launch(engine, plan, index, launches, step.logits_of, wanted))
+            launch, chosen, largest = self._launch(engine, plan, index, step.logits_of, wanted)
+            launches.append(launch)
+            ids.append(chosen)
+            best.append(largest)
         traffic = engine.runner.take_traffic()
-        ids = np.concatenate(sampled).astype(np.int32) if sampled else np.zeros(0, np.int32)
         self._done.append(
             Done(
                 step=step.id,
-                sampled=ids,
-                visible_s=self.clock.now(),
+                sampled=np.concatenate(ids),
+                top2=np.concatenate(best),
                 launches=tuple(launches),
                 logits=wanted if step.logits_of else None,
                 h2d_bytes=traffic.h2d_bytes,
@@ -96,7 +99,7 @@ class OrtBackend:
     def _change_kv(self, engine: Engine, ops: tuple[KvOp, ...], launches: list[Launch]) -> None:
         if not ops:
             return
-        start = self.clock.now()
+        start = self._clock.now()
         cache, copied = engine.cache, 0
         for op in ops:
             if op.kind == "drop":
@@ -107,37 +110,32 @@ class OrtBackend:
                 cache.drop(op.src)
         engine.runner.traffic.kv_copied_bytes += copied
         if copied:
-            launches.append(Launch("kv", -1, start, self.clock.now(), 0.0))
-
-    def _grow(self, engine: Engine, plan: LaunchPlan, launches: list[Launch]) -> None:
-        start = self.clock.now()
-        needed = int((plan.rows.start + plan.rows.length).max())
-        if engine.runner.ensure_capacity(needed):
-            launches.append(Launch("kv", -1, start, self.clock.now(), 0.0))
+            launches.append(Launch("kv", -1, start, self._clock.now(), 0.0))
 
     def _launch(
         self,
         engine: Engine,
         plan: LaunchPlan,
         index: int,
-        launches: list[Launch],
         logits_of: tuple[int, ...],
         wanted: dict[int, F32],
-    ) -> np.ndarray[Any, Any]:
-        rows = plan.rows
-        start = self.clock.now()
-        before = engine.runner.run_s
-        logits = engine.runner.run(
+    ) -> tuple[Launch, I32, F32]:
+        """One launch, ids and two largest logits of its sampled rows. Its time holds the growth of
+        the KV that it needs and the sampling; its host time is what the session's run leaves."""
+        rows, runner = plan.rows, engine.runner
+        start = self._clock.now()
+        runner.ensure_capacity(int((rows.start + rows.length).max()))
+        ready, before = self._clock.now(), runner.run_s
+        logits = runner.run(
             LaunchRows(rows.slot, rows.start, rows.length, rows.tokens, rows.sample)
         )
-        end = self.clock.now()
-        host_s = max(0.0, end - start - (engine.runner.run_s - before))
-        covered = engine.runner.covered(rows.slot)
-        launches.append(Launch(plan.phase, index, start, end, host_s, covered))
+        host_s = max(0.0, self._clock.now() - ready - (runner.run_s - before))
+        ids, best = sample(logits)
+        launch = Launch(plan.phase, index, start, self._clock.now(), host_s, runner.positions)
         for seq, row in zip(rows.seq[rows.sample].tolist(), logits, strict=True):
             if seq in logits_of:
                 wanted[seq] = row.copy()
-        return np.asarray(logits.argmax(axis=1))
+        return launch, ids, best
 
     def wait(self) -> Done:
         """The step that was submitted last."""
@@ -146,15 +144,15 @@ class OrtBackend:
     def synchronize(self) -> None:
         """Nothing is left running after `submit`."""
 
-    def probe_read(self, n_bytes: int) -> float:
+    def probe_read(self, n_bytes: int) -> float | None:
         """Read bandwidth in bytes per second of the host's memory by the threads of the cell.
 
-        For a provider on another device CellFailedError: standard operators give no read that
-        is not also a write or a product, so its bandwidth stays unknown rather than wrong.
+        None for a provider on another device: standard operators give no read that is not also a
+        write or a product, so its bandwidth stays unknown rather than wrong.
         """
         engine = self._loaded()
         if not engine.host_device:
-            raise CellFailedError(f"no read probe for {self._locate().device_name}")
+            return None
         return roofs.host_read_bandwidth(n_bytes, engine.threads)
 
     def probe_matmul(self, precision: str) -> float:

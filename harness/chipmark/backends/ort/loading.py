@@ -249,17 +249,26 @@ class _Opener:
 
 
 def warm(runner: Runner, plan: Plan, n_seqs: int) -> None:
-    """Run every compiled bucket, and decode at each number of sequences; leaves the cache empty."""
+    """Run every chunk bucket, and decode at each number of sequences and every context bucket, so
+    that no timed launch is the first of its shape; leaves the cache empty and as small as it was.
+
+    A prompt's chunk on a context is run at the smallest context only: their product is hundreds of
+    shapes.
+    """
+    first = runner.cache.capacity
     chunks = plan.chunk_buckets or (min(plan.max_chunk, 32),)
-    if "chunk" not in plan.static:
-        chunks = (chunks[0], chunks[-1])  # the sizes between share their code
     for chunk in sorted(set(chunks)):
-        runner.run(_rows([0], 0, min(chunk, plan.max_context)))
-    for n in range(1, n_seqs + 1):
-        runner.run(_rows(list(range(n)), 1, 1))
-        runner.run(_rows(list(range(n)), 1, 1))
+        length = min(chunk, plan.max_context)
+        runner.ensure_capacity(length)
+        runner.run(_rows([0], 0, length))
+    for context in plan.context_buckets or (first,):
+        runner.ensure_capacity(min(context, plan.max_context))
+        for n in range(1, n_seqs + 1):
+            runner.run(_rows(list(range(n)), 1, 1))
+            runner.run(_rows(list(range(n)), 1, 1))
     for slot in range(plan.n_slots):
         runner.cache.drop(slot)
+    runner.shrink(first)
     runner.take_traffic()
 
 

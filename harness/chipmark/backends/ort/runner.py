@@ -78,6 +78,8 @@ class Runner:
     traffic: Traffic = field(default_factory=Traffic)
     run_s: float = 0.0
     """Seconds inside the sessions' runs since loading."""
+    positions: int = 0
+    """Positions that the last launch computed: padding, and slots that rode along, included."""
     _decode: dict[tuple[int, int], _Bound] = field(default_factory=dict)
 
     def ensure_capacity(self, rows: int) -> int:
@@ -90,6 +92,12 @@ class Runner:
         self._decode.clear()
         self.traffic.kv_copied_bytes += copied
         return copied
+
+    def shrink(self, capacity: int) -> None:
+        """Go back to an empty cache of `capacity` rows a slot."""
+        if capacity != self.cache.capacity:
+            self.cache.grow(capacity)
+            self._decode.clear()
 
     def take_traffic(self) -> Traffic:
         """What moved since the last call."""
@@ -105,6 +113,7 @@ class Runner:
         chunk = self._padded(int(rows.length.max()), self.chunk_buckets)
         if int(rows.length.max()) > 1 and len(rows.slot) > 1:
             raise ValueError("several new tokens of several sequences: caps.prefill_rows is 1")
+        self.positions = (last - first) * chunk
         bound = self._bind(rows, first, last, chunk)
         self._fill(bound, rows, first, last - first, chunk)
         started = time.perf_counter()
@@ -120,11 +129,6 @@ class Runner:
         picked = (rows.slot - first)[rows.sample]
         in_order = len(picked) == len(logits) and bool((picked == np.arange(len(picked))).all())
         return logits if in_order else logits[picked]
-
-    def covered(self, slots: Array) -> int:
-        """Slots that a launch over these runs: those between them ride along."""
-        first, last = self._range(slots)
-        return last - first
 
     def _range(self, slots: Array) -> tuple[int, int]:
         if len(slots) > 1 and "batch" in self.static:

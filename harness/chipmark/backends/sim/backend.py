@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chipmark.backends.sim.cells import Cells, ContractViolation
+from chipmark.backends.sim.cells import Cells, ContractViolation, sampled_ids, two_largest
 from chipmark.backends.sim.polling import polled_power
 from chipmark.backends.sim.spec import SPECS, SimSpec
 from chipmark.engine.clock import VirtualClock
@@ -39,6 +39,9 @@ F64 = NDArray[np.float64]
 class SimBackend:
     """The contract as a null system. `device` is a name of `SPECS`, or a `SimSpec` of one's own.
 
+    `clock` is the virtual clock that the engine must run on (`RunPlan.clock`): it moves to where
+    a step's tokens are visible when the step is waited for.
+
     Raises UnknownNameError for another name.
     """
 
@@ -52,7 +55,7 @@ class SimBackend:
         self._caps: Caps | None = None
         self._cells: Cells | None = None
         self._vocab = device.vocab_size
-        self._queue: deque[Done] = deque()
+        self._queue: deque[tuple[Done, float]] = deque()
         self._free_s = 0.0
         self._segments: list[tuple[float, float, float]] = []
 
@@ -93,7 +96,8 @@ class SimBackend:
         if len(self._queue) >= self._caps.in_flight:
             raise ContractViolation(f"more than {self._caps.in_flight} steps in flight")
         launches: list[Launch] = []
-        sampled, logits = [], {}
+        sampled: list[NDArray[np.uint64]] = []
+        logits = {}
         copied = 0
         for op in step.ops:
             copied += self._operate(self._cells, op, launches)
@@ -101,33 +105,32 @@ class SimBackend:
             self._check_plan(self._caps, plan)
             hashes = self._cells.compute(plan.rows)
             self._pass_time(launches, plan.phase, index, self.spec.launch_s(plan))
-            ids = (hashes >> np.uint64(33)) % np.uint64(self._vocab)
-            sampled.append(ids[plan.rows.sample].astype(np.int32))
+            sampled.append(hashes[plan.rows.sample])
             if step.logits_of:
                 for row in np.flatnonzero(plan.rows.sample).tolist():
                     if int(plan.rows.seq[row]) in step.logits_of:
                         logits[int(plan.rows.seq[row])] = self._logits(hashes[row : row + 1])
         tokens = sum(plan.rows.tokens.nbytes for plan in step.launches)
-        ids_seen = np.concatenate(sampled) if sampled else np.zeros(0, np.int32)
-        self._queue.append(
-            Done(
-                step=step.id,
-                sampled=ids_seen,
-                visible_s=self._free_s,
-                launches=tuple(launches),
-                logits=logits if step.logits_of else None,
-                h2d_bytes=tokens,
-                d2h_bytes=ids_seen.nbytes,
-                kv_copied_bytes=copied * self.spec.kv_bytes_per_token,
-            )
+        contexts = np.concatenate(sampled) if sampled else np.zeros(0, np.uint64)
+        ids, best = sampled_ids(contexts, self._vocab), two_largest(contexts)
+        done = Done(
+            step=step.id,
+            sampled=ids,
+            top2=best,
+            launches=tuple(launches),
+            logits=logits if step.logits_of else None,
+            h2d_bytes=tokens,
+            d2h_bytes=ids.nbytes + best.nbytes,
+            kv_copied_bytes=copied * self.spec.kv_bytes_per_token,
         )
+        self._queue.append((done, self._free_s))
 
     def wait(self) -> Done:
         """The oldest step; the clock moves to when its tokens are visible."""
         if not self._queue:
             raise UsageError("nothing was submitted that could be waited for")
-        done = self._queue.popleft()
-        self.clock.sleep_until(done.visible_s)
+        done, visible_s = self._queue.popleft()
+        self.clock.sleep_until(visible_s)
         return done
 
     def synchronize(self) -> None:
@@ -223,9 +226,17 @@ class SimBackend:
             raise ContractViolation(f"{rows.length.sum()} prompt tokens, over {caps.max_chunk}")
 
     def _logits(self, context: NDArray[np.uint64]) -> F32:
-        """Pseudo-random logits below 1 out of the whole context; the sampled id has 2."""
+        """Pseudo-random logits below 1 out of the whole context, and the two of `two_largest`."""
         ids = np.arange(self._vocab, dtype=np.uint64)
         mixed = (ids * np.uint64(0x9E3779B97F4A7C15) + context) * np.uint64(0xD1342543DE82EF95)
         logits: F32 = ((mixed >> np.uint64(40)) / np.float64(1 << 24)).astype(np.float32)
-        logits[int((context[0] >> np.uint64(33)) % np.uint64(self._vocab))] = 2.0
+        best = int(sampled_ids(context, self._vocab)[0])
+        logits[[(best + 1) % self._vocab, best]] = two_largest(context)[0, ::-1]
         return logits
+
+
+def virtual_clock(kind: str, backend: object) -> Clock | None:
+    """The clock that the engine runs on where `backend`, registered as `kind`, is the built-in
+    simulated device itself; None for all others, also for what derives from it or is made by a
+    plug-in: their time is the host's."""
+    return backend.clock if kind == "sim" and type(backend) is SimBackend else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from chipmark.engine.contract import I32, Caps, Rows
+from chipmark.engine.contract import F32, I32, Caps, Rows
 
 U64 = NDArray[np.uint64]
 Address = NDArray[np.int64]
@@ -20,6 +20,8 @@ FACTOR = 6364136223846793005
 """B: the multiplier of Knuth's MMIX generator; any odd number would do."""
 
 _MASK = (1 << 64) - 1
+_MIX = 0xD1342543DE82EF95
+_20_BITS = (1 << 20) - 1
 
 
 class ContractViolation(AssertionError):
@@ -32,6 +34,20 @@ def context_hash(tokens: I32) -> int:
     for token in tokens.tolist():
         value = (value * FACTOR + token + 1) & _MASK
     return value
+
+
+def sampled_ids(hashes: U64, vocab_size: int) -> I32:
+    """Ids (n,) that contexts with these hashes sample."""
+    return ((hashes >> np.uint64(33)) % np.uint64(vocab_size)).astype(np.int32)
+
+
+def two_largest(hashes: U64) -> F32:
+    """The two largest logits (n, 2) of contexts with these hashes: the sampled id's in [2, 3), that
+    of the id after it in [1, 2), in steps of 2^-20. All others are below 1."""
+    mixed = (hashes ^ (hashes >> np.uint64(29))) * np.uint64(_MIX)
+    bits = np.stack([mixed >> np.uint64(44), mixed >> np.uint64(24)], axis=1) & np.uint64(_20_BITS)
+    best: F32 = (bits / np.float64(1 << 20) + np.array([2.0, 1.0])).astype(np.float32)
+    return best
 
 
 class Cells:

@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +15,13 @@ import numpy as np
 from chipmark.backends.fit import Need, check_fit
 from chipmark.backends.host import physical_cores, return_free_memory
 from chipmark.backends.torch_device import devices, roofs
+from chipmark.backends.torch_device.sampling import two_largest
 from chipmark.backends.torch_device.threads import threads, threads_for
 from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import (
+    F32,
+    I32,
     Caps,
-    Clock,
     Done,
     KvOp,
     Launch,
@@ -39,6 +43,19 @@ OPTIONS = ("ops",)
 _PREFILL_ROWS = 16
 _CPU_WARM_TOKENS = 256
 _ID_BYTES = 8
+_SAMPLED_BYTES = _ID_BYTES + 2 * 4
+"""An id and the two largest logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sampled:
+    """Ids (n,) int32 of a launch's sampled rows and their two largest logits (n, 2) float32."""
+
+    ids: I32
+    best: F32
+
+
+_NOTHING = _Sampled(np.zeros(0, np.int32), np.zeros((0, 2), np.float32))
 
 
 class TorchBackend:
@@ -51,7 +68,7 @@ class TorchBackend:
 
     def __init__(self, device: str) -> None:
         self._device = devices.open_device(device)
-        self.clock: Clock = MonotonicClock()
+        self._clock = MonotonicClock()
         self._decoder: Decoder | None = None
         self._done: list[Done] = []
         self._threads = 0
@@ -124,7 +141,7 @@ class TorchBackend:
         tuning_s = decoder.weights.tuning_s
         load_s = time.perf_counter() - begin - tuning_s
         begin = time.perf_counter()
-        self._warm(decoder, spec)
+        covered = self._warm(decoder, spec)
         caps = Caps(
             kv="slots",
             prefix="copy",
@@ -145,7 +162,7 @@ class TorchBackend:
             kv_bytes=decoder.kv.n_bytes,
             precision=self._precision(spec.precision, decoder),
             graph="none",
-            ep_coverage=1.0,
+            ep_coverage=covered,
             device=devices.device_name(self._device),
             details={
                 "products": {name: str(plan) for name, plan in decoder.weights.plans.items()},
@@ -175,8 +192,10 @@ class TorchBackend:
             "accumulate": accumulate,
         }
 
-    def _warm(self, decoder: Decoder, spec: LoadSpec) -> None:
-        """Each kind of launch once or twice: cold, append, ragged prefill, decode of 1 and all."""
+    def _warm(self, decoder: Decoder, spec: LoadSpec) -> float | None:
+        """Each kind of launch once or twice: cold, append, ragged prefill, decode of 1 and all.
+        Returns the share of the work that ran on the device, None where it cannot be told."""
+        from chipmark.backends.torch_device.coverage import coverage
         from chipmark_models.decoder.kv import Span
 
         longest = min(spec.max_chunk, spec.max_context - 1)
@@ -191,13 +210,19 @@ class TorchBackend:
         for rows in sorted({1, spec.n_seqs}):
             # Positions beyond the warmed ones may hold anything: the result is not used.
             launches += [[Span(slot, longest, 1, slot) for slot in range(rows)]] * 2
-        for spans in launches:
+
+        def launch(spans: list[Span]) -> None:
             tokens = np.zeros(sum(span.length for span in spans), np.int64)
             logits = decoder.forward(tokens, spans, range(len(spans)))
-            decoder.ops.greedy(logits).cpu()
+            two_largest(logits, decoder.ops.greedy(logits)).cpu()
+
+        for spans in launches:
+            launch(spans)
+        covered = coverage(self._device, [partial(launch, spans) for spans in launches])
         if spec.n_seqs + spec.reserved_slots > 1:
             decoder.kv.copy(0, 1, longest)
         self.synchronize()
+        return covered
 
     def submit(self, step: Step) -> None:
         """Compute the step; it is finished when this returns."""
@@ -205,23 +230,22 @@ class TorchBackend:
         if self._done:
             raise UsageError("one step may be in flight, and one is not yet waited for")
         launches: list[Launch] = []
-        sampled: list[Any] = []
+        sampled: list[_Sampled] = []
         logits: dict[int, Any] = {}
         h2d = d2h = 0
         copied = self._operate(decoder, step.ops, launches)
         for number, plan in enumerate(step.launches):
-            ids, wanted, launch, sent = self._launch(decoder, number, plan, step.logits_of)
+            seen, wanted, launch, sent = self._launch(decoder, number, plan, step.logits_of)
             launches.append(launch)
-            sampled.append(ids)
+            sampled.append(seen)
             logits |= wanted
             h2d += sent
-            d2h += ids.size * _ID_BYTES + sum(row.nbytes for row in wanted.values())
-        ids = np.concatenate(sampled) if sampled else np.zeros(0, np.int32)
+            d2h += seen.ids.size * _SAMPLED_BYTES + sum(row.nbytes for row in wanted.values())
         self._done.append(
             Done(
                 step=step.id,
-                sampled=ids,
-                visible_s=self.clock.now(),
+                sampled=np.concatenate([_NOTHING.ids, *(seen.ids for seen in sampled)]),
+                top2=np.concatenate([_NOTHING.best, *(seen.best for seen in sampled)]),
                 launches=tuple(launches),
                 logits=logits if step.logits_of else None,
                 h2d_bytes=h2d,
@@ -242,29 +266,30 @@ class TorchBackend:
         for op in ops:
             if op.kind == "drop":
                 continue
-            start_s = self.clock.now()
+            start_s = self._clock.now()
             copied += decoder.kv.copy(op.src, op.dst, op.length)
-            queued_s = self.clock.now()
+            queued_s = self._clock.now()
             self.synchronize()
-            end_s = self.clock.now()
+            end_s = self._clock.now()
             launches.append(Launch("kv", -1, start_s, end_s, self._host_s(start_s, queued_s)))
         return copied
 
     def _launch(
         self, decoder: Decoder, number: int, plan: LaunchPlan, logits_of: tuple[int, ...]
-    ) -> tuple[Any, dict[int, Any], Launch, int]:
-        """One launch: sampled ids int32, wanted logits by session, its times, bytes sent."""
-        entered_s = self.clock.now()
+    ) -> tuple[_Sampled, dict[int, Any], Launch, int]:
+        """One launch: what was sampled, wanted logits by session, its times, bytes sent."""
+        entered_s = self._clock.now()
         rows = plan.rows
         spans = self._spans(plan)
         sampled = np.flatnonzero(rows.sample).tolist()
-        start_s = self.clock.now()
+        start_s = self._clock.now()
         logits = decoder.forward(rows.tokens, spans, sampled)
         chosen = decoder.ops.greedy(logits)
-        queued_s = self.clock.now()
-        ids = chosen.cpu().numpy().astype(np.int32)
+        largest = two_largest(logits, chosen)
+        queued_s = self._clock.now()
+        seen = _Sampled(chosen.cpu().numpy().astype(np.int32), largest.cpu().numpy())
         self.synchronize()
-        end_s = self.clock.now()
+        end_s = self._clock.now()
         wanted = {}
         for at, row in enumerate(sampled):
             session = int(rows.seq[row])
@@ -272,7 +297,7 @@ class TorchBackend:
                 wanted[session] = logits[at].float().cpu().numpy().copy()
         host_s = start_s - entered_s + self._host_s(start_s, queued_s)
         sent = rows.tokens.size * _ID_BYTES
-        return ids, wanted, Launch(plan.phase, number, start_s, end_s, host_s), sent
+        return seen, wanted, Launch(plan.phase, number, start_s, end_s, host_s), sent
 
     def _spans(self, plan: LaunchPlan) -> list[Span]:
         from chipmark_models.decoder.kv import Span

@@ -14,7 +14,7 @@ from chipmark.backends.torch_device.devices import release, synchronize
 from chipmark.backends.triton_cuda import devices
 from chipmark.backends.triton_cuda.timeline import Span, Timeline
 from chipmark.engine.clock import MonotonicClock
-from chipmark.engine.contract import F32, Clock, Done, Launch, LaunchPlan, Loaded, LoadSpec, Step
+from chipmark.engine.contract import F32, Done, Launch, LaunchPlan, Loaded, LoadSpec, Step
 from chipmark.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Queued:
-    """A launch on its way. ids: where the sampled ids of all its rows will be on the host."""
+    """A launch on its way. ids, best: where the sampled ids and the two largest logits of its rows
+    will be on the host; sampled: which of them. positions: those that it computes."""
 
     plan: LaunchPlan
     first: Mark
     last: Mark
     ids: Any
+    best: Any
     sampled: Any
     host_s: float
+    positions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class TritonBackend:
     def __init__(self, device: str) -> None:
         self._name = device
         self._device = devices.open_device(device)
-        self.clock: Clock = MonotonicClock()
+        self._clock = MonotonicClock()
         self._engine: Engine | None = None
         self._queue: deque[_Submitted] = deque()
         self._timeline = Timeline()
@@ -86,7 +89,7 @@ class TritonBackend:
             raise UsageError(f"more than {engine.loaded.caps.in_flight} steps in flight")
         # Pages move no bytes: a sequence that ends or shares is a change of tables.
         behind = self._queue[-1].launches[-1].last if self._queue else None
-        submitted_s = self.clock.now()
+        submitted_s = self._clock.now()
         launches: list[_Queued] = []
         logits: dict[int, F32] = {}
         h2d = d2h = 0
@@ -95,37 +98,42 @@ class TritonBackend:
             launches.append(queued)
             logits |= wanted
             h2d += sent
-            d2h += queued.ids.numel() * 4 + sum(row.nbytes for row in wanted.values())
+            d2h += queued.ids.nbytes + queued.best.nbytes
+            d2h += sum(row.nbytes for row in wanted.values())
         self._queue.append(_Submitted(step, submitted_s, tuple(launches), logits, behind, h2d, d2h))
 
     def _launch(
         self, engine: Engine, plan: LaunchPlan, logits_of: tuple[int, ...]
     ) -> tuple[_Queued, dict[int, F32], int]:
         """Queue one launch: what to wait for, the logits wanted by session, bytes sent."""
+        from chipmark.backends.torch_device.sampling import two_largest
         from chipmark.backends.triton_cuda.batches import ragged_batch
 
         stream, rows = engine.stream, plan.rows
-        begin_s = self.clock.now()
+        begin_s = self._clock.now()
         first = stream.mark()
         if plan.phase == "decode":
             sent = engine.inputs.fill(rows, stream)
-            logits, ids = engine.decode[plan.batch_bucket]()
+            logits, ids, best = engine.decode[plan.batch_bucket]()
             which = np.flatnonzero(rows.sample)
+            positions = plan.batch_bucket
         else:
             page_tokens = engine.loaded.caps.page_tokens
             batch, sent = ragged_batch(plan, page_tokens, self._device, stream)
             logits = engine.decoder.forward(batch)
             which = np.arange(int(rows.sample.sum()))
             ids = engine.decoder.ops.greedy(logits) if which.size else batch.ids[:0]
-        seen = stream.download(ids)
+            best = two_largest(logits, ids)
+            positions = rows.tokens.size  # rows lie one behind another, without padding
+        seen, largest = stream.download(ids), stream.download(best)
         last = stream.mark()
-        host_s = self.clock.now() - begin_s if self._device.type != "cpu" else 0.0
+        host_s = self._clock.now() - begin_s if self._device.type != "cpu" else 0.0
         wanted = {}
         for row, session in zip(which.tolist(), rows.seq[rows.sample].tolist(), strict=True):
             if session in logits_of:
                 # Before a later step writes over them: only parity asks, and it may wait.
                 wanted[session] = logits[row].float().cpu().numpy().copy()
-        return _Queued(plan, first, last, seen, which, host_s), wanted, sent
+        return _Queued(plan, first, last, seen, largest, which, host_s, positions), wanted, sent
 
     def wait(self) -> Done:
         """The oldest submitted step, finished."""
@@ -135,7 +143,7 @@ class TritonBackend:
         launches = queued.launches
         if launches:
             stream.wait(launches[-1].last)
-        visible_s = self.clock.now()
+        seen_s = self._clock.now()
         spans = [
             Span(
                 stream.seconds(launches[0].first, launch.first),
@@ -147,14 +155,22 @@ class TritonBackend:
         after = None
         if behind is not None and launches:
             after = stream.seconds(behind, launches[0].first)
-        placed = self._timeline.place(spans, queued.submitted_s, visible_s, after)
+        placed = self._timeline.place(spans, queued.submitted_s, seen_s, after)
         ids = [launch.ids.numpy()[launch.sampled] for launch in launches]
+        best = [launch.best.numpy()[launch.sampled] for launch in launches]
         return Done(
             step=queued.step.id,
-            sampled=np.concatenate(ids).astype(np.int32) if ids else np.zeros(0, np.int32),
-            visible_s=max(visible_s, placed[-1].end_s) if placed else visible_s,
+            sampled=np.concatenate([np.zeros(0, np.int32), *ids], dtype=np.int32),
+            top2=np.concatenate([np.zeros((0, 2), np.float32), *best]),
             launches=tuple(
-                Launch(launch.plan.phase, number, span.start_s, span.end_s, launch.host_s)
+                Launch(
+                    launch.plan.phase,
+                    number,
+                    span.start_s,
+                    span.end_s,
+                    launch.host_s,
+                    launch.positions,
+                )
                 for number, (launch, span) in enumerate(zip(launches, placed, strict=True))
             ),
             logits=queued.logits if queued.step.logits_of else None,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from chipmark.backends.fit import Need, check_fit
+from chipmark.backends.torch_device.coverage import coverage
 from chipmark.backends.torch_device.devices import device_name, free_bytes, synchronize
+from chipmark.backends.torch_device.sampling import two_largest
 from chipmark.backends.triton_cuda.batches import DecodeInputs, ragged_batch
 from chipmark.backends.triton_cuda.devices import (
     INTERPRETER,
@@ -106,6 +109,14 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         decode = {rows: stream.capture(decode[rows]) for rows in reversed(buckets)}
     if name != INTERPRETER:  # where nothing is compiled there is nothing to warm
         _warm(decoder, decode, spec, stream, device)
+    covered: float | None = 0.0
+    if name != INTERPRETER:
+        tokens = min(spec.max_chunk, spec.max_context)
+        launches = (
+            _decode_call(decoder, inputs, buckets[-1]),
+            partial(_prefill, decoder, tokens, 1, stream, device),
+        )
+        covered = coverage(device, launches)
     synchronize(device)
     graphed = capture and device.type != "cpu"
     caps = Caps(
@@ -131,7 +142,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         kv_bytes=decoder.kv.n_bytes,
         precision=_precision(spec.precision, activation),
         graph="none",
-        ep_coverage=0.0 if name == INTERPRETER else 1.0,
+        ep_coverage=covered,
         device="Triton's interpreter" if name == INTERPRETER else device_name(device),
         details={
             "operations": names,
@@ -250,9 +261,10 @@ def _choose(
 def _decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call:
     batch = inputs.batch(rows)
 
-    def call() -> tuple[torch.Tensor, torch.Tensor]:
+    def call() -> tuple[torch.Tensor, ...]:
         logits = decoder.forward(batch)
-        return logits, decoder.ops.greedy(logits)
+        ids = decoder.ops.greedy(logits)
+        return logits, ids, two_largest(logits, ids)
 
     return call
 
@@ -271,8 +283,15 @@ def _warm(
     most = min(spec.max_chunk, spec.max_context)
     for tokens in sorted({most, *(1 << i for i in range(most.bit_length()) if 1 << i <= most)}):
         for n_rows in sorted({1, min(spec.n_seqs, PREFILL_ROWS, tokens, 3)}):
-            batch, _ = ragged_batch(_trial(tokens, n_rows), PAGE_TOKENS, device, stream)
-            decoder.ops.greedy(decoder.forward(batch))
+            _prefill(decoder, tokens, n_rows, stream, device)
+
+
+def _prefill(
+    decoder: PagedDecoder, tokens: int, n_rows: int, stream: Stream, device: torch.device
+) -> None:
+    batch, _ = ragged_batch(_trial(tokens, n_rows), PAGE_TOKENS, device, stream)
+    logits = decoder.forward(batch)
+    two_largest(logits, decoder.ops.greedy(logits))
 
 
 def _trial(tokens: int, n_rows: int) -> LaunchPlan:

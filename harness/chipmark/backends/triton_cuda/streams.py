@@ -14,7 +14,7 @@ import torch
 
 from chipmark.engine.contract import I32
 
-Call = Callable[[], tuple[torch.Tensor, torch.Tensor]]
+Call = Callable[[], tuple[torch.Tensor, ...]]
 Mark = Any
 """A point in the device's work; only the stream that made it reads it."""
 
@@ -120,7 +120,7 @@ class CudaStream:
             results = call()
         self._pool = graph.pool()
 
-        def replay() -> tuple[torch.Tensor, torch.Tensor]:
+        def replay() -> tuple[torch.Tensor, ...]:
             graph.replay()
             return results
 

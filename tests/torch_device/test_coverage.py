@@ -1,0 +1,68 @@
+"""What ran on the device, by the operators that were dispatched; `meta` is a device of its own."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+import torch
+
+from chipmark.backends.torch_device.coverage import DispatchedWork, coverage
+from chipmark.backends.torch_device.sampling import two_largest
+
+CUDA, NPU = (types.SimpleNamespace(type=kind) for kind in ("cuda", "npu"))
+
+
+def on_device():
+    a = torch.ones(64, 64, device="meta")
+    return (a @ a).t()[1:].relu()
+
+
+def on_host():
+    a = torch.ones(16, 16)
+    return a @ a
+
+
+def test_work_is_counted_by_where_its_tensors_are():
+    with DispatchedWork() as counted:
+        on_device()
+    assert counted.host == [0.0, 0.0]
+    assert counted.all[0] == 2 * 64**3
+    assert counted.device_share == 1.0
+    with counted:
+        on_host()
+    assert counted.host[0] == 2 * 16**3
+    assert counted.device_share == pytest.approx(
+        min(1 - counted.host[k] / counted.all[k] for k in (0, 1))
+    )
+    assert 0.9 < counted.device_share < 0.99
+
+
+def test_views_and_copies_to_the_device_are_no_work_of_the_host():
+    with DispatchedWork() as counted:
+        torch.ones(8, device="meta").add(1)
+        held = torch.arange(8)
+        held[2:].view(3, 2).t().unsqueeze(0)
+        held.to("meta")
+    assert counted.host == [0.0, 0.0]
+    assert counted.all[1] > 0
+
+
+def test_coverage_is_counted_certain_or_unknown():
+    assert coverage(torch.device("cpu"), [on_host]) == 1.0
+    assert coverage(CUDA, [on_device]) == 1.0
+    assert 0.9 < coverage(CUDA, [on_device, on_host]) < 0.99
+    # A vendor's plug-in may compute on the host below the dispatcher, where nobody sees it.
+    assert coverage(NPU, [on_device]) is None
+    assert 0.9 < coverage(NPU, [on_device, on_host]) < 0.99
+    assert coverage(CUDA, []) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_two_largest_are_those_of_a_sort(dtype):
+    logits = torch.randn(5, 1000, generator=torch.Generator().manual_seed(3)).to(dtype)
+    ids = logits.argmax(-1)
+    assert torch.equal(two_largest(logits, ids), logits.topk(2).values.float())
+    other = two_largest(logits, (ids + 1) % 1000)
+    assert (other[:, 1] > other[:, 0]).all()
+    assert two_largest(logits[:0], ids[:0]).shape == (0, 2)
