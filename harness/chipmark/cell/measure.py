@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,16 +20,18 @@ from chipmark.cell.parity import (
     parity_trace,
     reference,
 )
+from chipmark.cell.settle import PickMeter, settle
 from chipmark.cell.spec import ChildSpec
 from chipmark.cell.suite import CellPlan
 from chipmark.cell.workloads import ModelInUse
 from chipmark.chips.contract import ChipIdentity
+from chipmark.chips.throttle import throttle_notes, watch_for
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter
 from chipmark.meters.replay import save_samples
-from chipmark.results.manifest import ModelId, Note, ParityResult, Probes, Slo, SweepPoint
+from chipmark.results.manifest import ModelId, Note, ParityResult, Slo, SweepPoint
 from chipmark.workload.trace import Trace, save_trace
-from chipmark_models.precision import precision_class, product_type, rounding_of
+from chipmark_models.precision import precision_class, rounding_of
 
 MIN_WINDOW_SESSIONS = 4
 """Sessions that all lanes of the capacity scenario complete together, at least."""
@@ -50,7 +52,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class CellInputs:
-    """Everything that is known of a cell before its child starts."""
+    """Everything that is known of a cell before its child starts.
+
+    chip, meter: settled once the child has said which card it computes on. pick_meter: the meter
+    of a chip, for a card that only then is known.
+    """
 
     plan: CellPlan
     trace: Trace
@@ -66,8 +72,8 @@ class CellInputs:
     python: str = ""
     max_chunk: int = 256
     limits: Limits = field(default_factory=Limits)
-    llc_bytes: int | None = None
     notes: tuple[Note, ...] = ()
+    pick_meter: PickMeter = lambda _: (None, ())
 
 
 class MeasuredCell:
@@ -86,6 +92,7 @@ class MeasuredCell:
         self.failure: Note | None = None
         self.notes: list[Note] = list(inputs.notes)
         self.peak_rss_bytes = 0
+        self.throttle: tuple[str, ...] | None = None
         self._capture = capture_turn(inputs.trace)
         save_trace(inputs.trace, folder / "trace.npz")
 
@@ -137,6 +144,12 @@ class MeasuredCell:
         self.loaded = child.answer(self.inputs.limits.load_s)
         self._seen(self.loaded)
         child.park()
+        inputs = self.inputs
+        found = settle(
+            inputs.plan.backend, inputs.chip, inputs.meter, self.loaded, inputs.pick_meter
+        )
+        self.inputs = replace(inputs, chip=found.chip, meter=found.meter)
+        self.notes += found.notes
 
     def check_parity(self) -> None:
         """Run the parity trace through the timed path and compare with the oracle."""
@@ -216,10 +229,15 @@ class MeasuredCell:
         child, inputs = self._child(), self.inputs
         target = self.folder / f"repeat-{index}"
         target.mkdir()
-        read_bytes = self._read_bytes()
-        told = str(self.loaded["precision"].get("activation", inputs.plan.precision))
-        matmul = product_type(told)
-        before = roofs.probe(child, read_bytes, matmul)
+        plan = roofs.roof_plan(
+            inputs.chip,
+            self.loaded,
+            inputs.trace,
+            inputs.plan.precision,
+            self.concurrency,
+            inputs.threads,
+        )
+        before = roofs.probe(child, plan)
         captured = self.folder / "captured.npz"
         # With sampled feedback the contexts are not the trace's, so there is nothing to compare.
         last = index == inputs.repeats - 1 and inputs.feedback == "forced"
@@ -231,24 +249,32 @@ class MeasuredCell:
                 "captured": str(captured),
             }
         self.timed_run(arguments, target / "power.npz")
-        after = roofs.probe(child, read_bytes, matmul)
+        if not self.simulated:
+            seen = throttle_notes(self.throttle, inputs.chip.name)
+            self.notes += [Note(code=code, text=text) for code, text in seen]
+        after = roofs.probe(child, plan)
         child.park()
-        llc = None if self.simulated else inputs.llc_bytes
-        probes: Probes = roofs.bracket(read_bytes, before, after, llc)
+        probes = roofs.bracket(plan, before, after)
+        self.notes += roofs.size_notes(probes)
         (target / "probes.json").write_text(probes.model_dump_json(indent=1), encoding="utf-8")
         self.repeats_done = index + 1
 
     def timed_run(self, arguments: dict[str, Any], power: Path) -> None:
-        """One `run` of the child with the meter beside it; its samples go to `power`."""
+        """One `run` of the child with meter and throttle watch running; its samples go to `power`
+        and the throttle reasons seen to `throttle`."""
         limits = self.inputs.limits
         meter = None if self.simulated else self.inputs.meter
         if self.simulated:
             arguments = arguments | {"power": str(power)}
+        watch = watch_for(self.inputs.chip)
         if meter is not None:
             meter.start()
+        if watch is not None:
+            watch.start()
         try:
             answer = self._child().ask("run", limits.run_s + limits.grace_s, **arguments)
         finally:
+            self.throttle = watch.stop() if watch is not None else None
             samples = meter.stop() if meter is not None else None
         if samples is not None:
             save_samples(power, samples)
@@ -357,19 +383,6 @@ class MeasuredCell:
             wanted,
             self.folder / f"oracle-{name}",
             rounded=rounded,
-        )
-
-    def _read_bytes(self) -> int:
-        turns = [turn for _, turn in self.inputs.trace.walk()]
-        mean = sum(turn.prompt_tokens for turn in turns) // max(1, len(turns))
-        caps = self.loaded["caps"]
-        slots = caps["n_slots"] * caps["max_context"]
-        kv_tokens = slots if caps["kv"] == "slots" else caps["n_pages"] * caps["page_tokens"]
-        return roofs.working_set_bytes(
-            int(self.loaded["weight_bytes"]),
-            int(self.loaded["kv_bytes"]),
-            kv_tokens,
-            mean * self.concurrency,
         )
 
 

@@ -251,12 +251,15 @@ class Backend(Protocol):
         """Return when the device has nothing left to do."""
         ...
 
-    def probe_read(self, n_bytes: int) -> float:
-        """Measured read bandwidth of the device at this working-set size, bytes per second."""
+    def probe_read(self, n_bytes: int) -> float | None:
+        """Measured read bandwidth of the device at this working-set size, bytes per second; None
+        where nothing here can tell. A backend may also have `probe_bytes(wanted) -> int | None`:
+        the size that is safe to ask for now."""
         ...
 
-    def probe_matmul(self, precision: str) -> float:
-        """Measured dense matrix rate in the precision computed, FLOP per second."""
+    def probe_matmul(self, precision: str) -> float | None:
+        """Measured dense matrix rate in the precision computed, FLOP per second; None where nothing
+        here can tell."""
         ...
 
     def describe(self) -> Mapping[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from chipmark.chips.contract import DeviceKey
 from chipmark.meters.contract import Scope
 
 
@@ -21,7 +22,9 @@ class AssumedPower:
 class MeterRequest:
     """The unit to be metered.
 
-    vendor, unit: of the chip. device: after the colon of the backend's name (`cuda:0`).
+    vendor, unit: of the chip. device: after the colon of the backend's name (`cuda:0`). key: the
+    very card, as the process that computes told; empty before it has, and then a meter serves
+    only where the device's name leaves one card.
     declared_w: the user's figure. assumed: what the catalogue allows, None where it knows nothing.
     """
 
@@ -30,3 +33,4 @@ class MeterRequest:
     device: str
     declared_w: float | None = None
     assumed: AssumedPower | None = None
+    key: DeviceKey = field(default_factory=DeviceKey)

@@ -223,6 +223,8 @@ def _notes(raw: RawCell, done: Sequence[_Repeat]) -> list[tuple[str, str]]:
         notes.append(("energy_refused", f"{meter.name}: {refused}"))
     if meter is not None and meter.source in ("assumed", "declared"):
         notes.append((f"energy_{meter.source}", meter.method))
+    if text := energy_of.idle_power(raw.idle_before, raw.idle_after, meter).note:
+        notes.append(("idle_range", text))
     roofs = [d.roofs for d in raw.repeats if d.roofs is not None]
     has_mbu = any(r.ratios["mbu"].value is not None for r in done)
     if has_mbu and any(r.llc_bytes is None for r in roofs):
@@ -274,6 +276,7 @@ def _energy_details(raw: RawCell, done: Sequence[_Repeat]) -> dict[str, Any]:
         "method": known[0].energy.method,
         "error_rel": bound,
         "largest_gap_s": max(r.energy.largest_gap_s for r in known),
+        "gap_s": sum(r.energy.gap_s for r in known),
         "updates": min(r.energy.updates for r in known),
         "idle_w": None if idle.low_w is None else [idle.low_w, idle.high_w],
         "net_energy_j": None if net is None else list(net),

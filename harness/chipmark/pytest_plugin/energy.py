@@ -29,7 +29,8 @@ class Joules:
         if not backend.startswith("sim:"):
             chip = chip_of(backend)
             device = backend.partition(":")[2]
-            self._meter, _ = pick_meter(MeterRequest(chip.vendor, chip.unit, device, power_w))
+            request = MeterRequest(chip.vendor, chip.unit, device, power_w, key=chip.key)
+            self._meter, _ = pick_meter(request)
 
     @property
     def info(self) -> MeterInfo | None:
