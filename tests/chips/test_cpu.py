@@ -37,7 +37,6 @@ def arm(root: Path, parts: list[tuple[str, str]], packages: list[str], vendor: s
     [
         ("0x48", "0xd01", "", "cpu-hisilicon-kunpeng-920", "HiSilicon"),
         ("0x70", "0x862", "", "cpu-phytium-ftc862", "Phytium"),
-        ("0x41", "0xd40", "Amazon EC2", "cpu-arm-graviton3-neoverse-v1", "ARM"),
         ("0x41", "0xd40", "Somebody", "cpu-arm-neoverse-v1", "ARM"),
         ("0xc0", "0xac3", "", "cpu-ampere-1", "Ampere"),
         ("0x61", "0x023", "", "cpu-apple-firestorm-m1", "Apple"),
@@ -51,6 +50,12 @@ def test_arm_is_told_by_implementer_and_part(
     chip = identify_cpu("cpu", arm(tmp_path, [(implementer, part)] * 2, ["0", "1"], platform))
     assert chip is not None
     assert (chip.name, chip.vendor, chip.unit, chip.used) == (name, vendor, "package", 2)
+
+
+def test_clouds_name_of_a_core_is_told_by_the_platform(tmp_path: Path) -> None:
+    chip = identify_cpu("cpu", arm(tmp_path, [("0x41", "0xd40")], ["0"], "Amazon EC2"))
+    assert chip is not None
+    assert chip.name == "cpu-arm-graviton3-neoverse-v1"
 
 
 def test_sockets_without_physical_id_are_counted_by_topology(tmp_path: Path) -> None:
@@ -171,6 +176,37 @@ def test_machine_that_proc_shows_in_part_is_counted_by_sys(tmp_path: Path) -> No
     root = arm(tmp_path, [("0x41", "0xd0c")] * 2, ["0", "0"])
     (root / "sys/devices/system/cpu/online").write_text("0-63\n")
     assert read_cpu(root, mask={0, 1}).online == 64
+
+
+@pytest.mark.parametrize(
+    ("files", "unit"),
+    [
+        ({"sys_vendor": "Amazon EC2", "product_name": "c7g.xlarge"}, "cpu-share"),
+        ({"sys_vendor": "Amazon EC2", "product_name": "c7g.metal"}, "package"),
+        ({"sys_vendor": "QEMU", "product_name": "KVM Virtual Machine"}, "cpu-share"),
+        ({"sys_vendor": "Microsoft Corporation", "product_name": "Virtual Machine"}, "cpu-share"),
+        ({"sys_vendor": "Huawei", "product_name": "TaiShan 200 (Model 2280)"}, "package"),
+    ],
+)
+def test_virtual_machines_without_a_cpu_flag_are_shares(
+    tmp_path: Path, files: dict[str, str], unit: str
+) -> None:
+    root = arm(tmp_path, [("0x41", "0xd40")] * 2, ["0", "0"], files["sys_vendor"])
+    dmi = root / "sys/devices/virtual/dmi/id"
+    (dmi / "product_name").write_text(files["product_name"])
+    chip = identify_cpu("cpu", root)
+    assert chip is not None
+    assert chip.unit == unit
+
+
+def test_device_tree_tells_a_virtual_machine(tmp_path: Path) -> None:
+    root = arm(tmp_path, [("0x48", "0xd01")], ["0"])
+    (root / "proc/device-tree/hypervisor").mkdir(parents=True)
+    (root / "proc/device-tree/hypervisor/compatible").write_text("linux,kvm\0")
+    chip = identify_cpu("cpu", root)
+    assert chip is not None
+    assert chip.unit == "cpu-share"
+    assert any("linux,kvm" in line for line in chip.evidence)
 
 
 def test_list_of_cpus() -> None:

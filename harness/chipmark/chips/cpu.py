@@ -13,6 +13,7 @@ from chipmark.backends.cgroup import cpu_quota
 from chipmark.chips.caches import last_level_cache
 from chipmark.chips.cpu_makers import maker_of
 from chipmark.chips.cpulist import cpu_list
+from chipmark.chips.virtual import virtual_by
 
 _ISA_FLAGS = ("avx2", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 _ARM_FLAGS = ("asimd", "sve", "sve2", "bf16", "i8mm")
@@ -27,7 +28,8 @@ class CpuFacts:
     their names (big and little ones of ARM); one elsewhere. sockets: by topology. vcpus: CPUs this
     process may use at once (affinity, cut by the cgroup's quota, rounded up: a share is bought in
     whole vCPUs; `backends.host.physical_cores` rounds down for threads). online: CPUs of the
-    machine. llc_bytes: last-level cache of the clusters in the affinity mask, None if unknown.
+    machine. virtual_by: what tells that it is a virtual one, "" for none. llc_bytes: last-level
+    cache of the clusters in the affinity mask, None if unknown.
     """
 
     maker: str
@@ -42,7 +44,7 @@ class CpuFacts:
     online: int
     vcpus: int
     quota_cpus: float | None
-    hypervisor: bool
+    virtual_by: str
     llc_bytes: int | None
     isa: tuple[str, ...] = ()
     context: dict[str, str] = field(default_factory=dict)
@@ -58,7 +60,7 @@ def read_cpu(root: Path = Path("/"), mask: Iterable[int] | None = None) -> CpuFa
     first = blocks[0] if blocks else {}
     vendor = _text(root / "sys/devices/virtual/dmi/id/sys_vendor")
     makers = [maker_of(b, sys_vendor=vendor, machine=platform.machine()) for b in blocks or [{}]]
-    flags = set((first.get("flags") or first.get("Features") or "").split())
+    flags = frozenset((first.get("flags") or first.get("Features") or "").split())
     online = _online(root, blocks)
     if mask is None and root == Path("/") and hasattr(os, "sched_getaffinity"):
         mask = os.sched_getaffinity(0)
@@ -83,7 +85,7 @@ def read_cpu(root: Path = Path("/"), mask: Iterable[int] | None = None) -> CpuFa
         online=len(online),
         vcpus=vcpus,
         quota_cpus=quota,
-        hypervisor="hypervisor" in flags,
+        virtual_by=virtual_by(root, flags),
         llc_bytes=last_level_cache(usable, root),
         isa=tuple(f for f in (*_ISA_FLAGS, *_ARM_FLAGS, *_LOONGARCH_FLAGS) if f in flags),
         context={k: v for k, v in context.items() if v},

@@ -28,14 +28,14 @@ def identify_cpu(
         return None
     facts = read_cpu(root)
     entry = cpu_entry(facts)
-    whole = not facts.hypervisor and facts.vcpus >= facts.online
+    whole = not facts.virtual_by and facts.vcpus >= facts.online
     evidence = [f"/proc/cpuinfo: {facts.model_name}, {facts.vendor_id or 'no vendor'}"]
     if facts.family >= 0:
         evidence.append(f"family {facts.family} model {facts.model} stepping {facts.stepping}")
     if len(facts.cores_found) > 1:
         evidence.append(f"kinds of core: {', '.join(facts.cores_found)}")
-    if facts.hypervisor:
-        evidence.append("hypervisor flag: a virtual machine")
+    if facts.virtual_by:
+        evidence.append(f"{facts.virtual_by}: a virtual machine")
     if facts.quota_cpus is not None:
         evidence.append(f"cgroup quota: {facts.quota_cpus:g} CPUs")
     if entry is not None and entry.assumed:
@@ -58,7 +58,7 @@ def identify_cpu(
             "vcpus": facts.vcpus,
             "quota_cpus": facts.quota_cpus,
             "isa": list(facts.isa),
-            "virtual": facts.hypervisor,
+            "virtual": bool(facts.virtual_by),
         },
         context=dict(facts.context) | {"llc_bytes": facts.llc_bytes, "online": facts.online},
         evidence=tuple(evidence),
