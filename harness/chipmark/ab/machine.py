@@ -10,16 +10,14 @@ from typing import Any
 
 import psutil
 
-from chipmark.chips.nvml import Card, cards, open_nvml
+from chipmark.chips.nvml import SLOWDOWN, Card, cards, open_nvml
 from chipmark.errors import MissingBackendError
-
-_HARMLESS = 0x1 | 0x2 | 0x100
-"""NVML clock event reasons that are no throttling: idle, application clocks, display clocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class CardState:
-    """A card by NVML. others: processes on it. throttle: reasons other than idle, as a mask."""
+    """A card by NVML. others: processes on it. throttle: NVML's bits of thermal and
+    hardware slowdown; a power limit is a setting and not one."""
 
     index: int
     sm_clock_mhz: int | None
@@ -86,9 +84,13 @@ def _cards() -> tuple[CardState, ...]:
     if not Path("/dev/nvidiactl").exists():
         return ()
     try:
-        nvml = open_nvml()
+        return card_states(open_nvml())
     except MissingBackendError:
         return ()
+
+
+def card_states(nvml: Any) -> tuple[CardState, ...]:
+    """Every card of an open NVML."""
     return tuple(_card(card, index) for index, card in enumerate(cards(nvml)))
 
 
@@ -101,6 +103,6 @@ def _card(card: Card, index: int) -> CardState:
         index=index,
         sm_clock_mhz=card.clock_mhz(),
         temperature_c=card.ask("nvmlDeviceGetTemperature", sensor),
-        throttle=None if reasons is None else reasons & ~_HARMLESS,
+        throttle=None if reasons is None else reasons & SLOWDOWN,
         others=tuple(sorted(int(p.pid) for p in running if int(p.pid) not in own)),
     )

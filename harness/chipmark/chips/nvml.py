@@ -39,6 +39,9 @@ _REASONS: Mapping[str, int] = {
 }
 """Bits of nvmlClocksEventReasons (nvml.h)."""
 
+SLOWDOWN = sum(_REASONS[name] for name in (*THERMAL, *HARDWARE))
+"""Bits of the reasons that are a slowdown."""
+
 _MIG_SLICES = 7
 """Compute slices of a card that can be split (A100, H100, H200, B200); four on A30."""
 
