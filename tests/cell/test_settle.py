@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chipmark.cell.settle import is_open, settle, told_key
+from chipmark.cell.settle import is_open, reported_key, settle
 from chipmark.chips.contract import ChipIdentity, DeviceKey
 from chipmark.chips.detect import chip_of
 from chipmark.errors import CellFailedError, UsageError
@@ -104,5 +104,5 @@ def test_chips_of_other_vendors_take_the_name_that_the_backend_says() -> None:
 
 
 def test_word_of_a_child_that_says_nothing() -> None:
-    assert told_key({"device": "x"}) == DeviceKey()
-    assert told_key({"describe": {"hardware": None}}) == DeviceKey()
+    assert reported_key({"device": "x"}) == DeviceKey()
+    assert reported_key({"describe": {"hardware": None}}) == DeviceKey()

@@ -94,7 +94,7 @@ def _inside(path: str, root: str) -> list[tuple[str, ...]]:
     """Ways from a mount that shows `root` down to the group `path`.
 
     Where `path` is not below `root` the mount is of another namespace, and its own folder is all
-    that can be told; the path as it stands is looked for as well.
+    that is known; the path as given is tried as well.
     """
     parts = PurePosixPath(path).parts[1:]
     shown = PurePosixPath(root).parts[1:]

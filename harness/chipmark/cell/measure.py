@@ -54,8 +54,8 @@ class Limits:
 class CellInputs:
     """Everything that is known of a cell before its child starts.
 
-    chip, meter: settled once the child has said which card it computes on. pick_meter: the meter
-    of a chip, for a card that only then is known.
+    chip, meter: settled once the child has reported which card it computes on. pick_meter: the
+    meter of a chip, for a card that only then is known.
     """
 
     plan: CellPlan

@@ -1,8 +1,8 @@
-"""The loaded process's word on which card it computes on, and what follows for chip and meter.
+"""The card that the loaded process reports, and what follows for chip and meter.
 
 Before a backend has loaded, a card is known by its place in CUDA_VISIBLE_DEVICES at best. Then the
-process tells UUID, PCI address and name: either they confirm what was prepared, or they settle what
-was open, or the cell fails, since the wrong card would be named, metered and priced.
+process reports UUID, PCI address and name: either they confirm what was prepared, or they settle
+what was open, or the cell fails, since the wrong card would be named, metered and priced.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Settled:
 
 
 def is_open(chip: ChipIdentity) -> bool:
-    """Whether only the loaded process can tell which card it is."""
+    """Whether only the loaded process knows which card it is."""
     return chip.vendor == "NVIDIA" and not (chip.key.uuid or chip.key.pci)
 
 
-def told_key(loaded: Mapping[str, Any]) -> DeviceKey:
-    """What a child's answer to `load` says of its card."""
+def reported_key(loaded: Mapping[str, Any]) -> DeviceKey:
+    """The card that a child's answer to `load` names."""
     described = loaded.get("describe")
     hardware = described.get("hardware") if isinstance(described, Mapping) else None
     if not isinstance(hardware, Mapping):
@@ -60,9 +60,9 @@ def settle(
     if chip.vendor != "NVIDIA":
         if chip.verified:
             return Settled(chip, meter)
-        # Such a chip has no name before its backend has said one.
+        # Such a chip has no name before its backend has reported one.
         return Settled(chip_of(backend, str(loaded["device"])), meter)
-    key = told_key(loaded)
+    key = reported_key(loaded)
     if is_open(chip):
         chip = chip_of(backend, key.name or str(loaded["device"]), key=key)
         meter, remarks = pick(chip)
@@ -78,19 +78,19 @@ def settle(
     return settled
 
 
-def _contradiction(chip: ChipIdentity, told: DeviceKey) -> str:
-    """How what the process told differs from the chip; "" where it does not.
+def _contradiction(chip: ChipIdentity, reported: DeviceKey) -> str:
+    """How the reported card differs from the chip; "" where it does not.
 
     A slice of a card has an UUID of its own, which CUDA and NVML need not give alike: there the
     card's PCI address and name decide.
     """
     known, sliced = chip.key, bool(chip.identity.get("mig"))
-    if not sliced and told.uuid and known.uuid and not same_uuid(told.uuid, known.uuid):
-        return f"UUID {told.uuid} and {known.uuid}"
-    if told.pci and known.pci and not same_pci(told.pci, known.pci):
-        return f"PCI address {told.pci} and {known.pci}"
+    if not sliced and reported.uuid and known.uuid and not same_uuid(reported.uuid, known.uuid):
+        return f"UUID {reported.uuid} and {known.uuid}"
+    if reported.pci and known.pci and not same_pci(reported.pci, known.pci):
+        return f"PCI address {reported.pci} and {known.pci}"
     whole = chip.device_name.partition(" MIG ")[0]
-    same = told.name.startswith(whole) if sliced else told.name == chip.device_name
-    if told.name and chip.device_name and not same:
-        return f"{told.name} and {chip.device_name}"
+    same = reported.name.startswith(whole) if sliced else reported.name == chip.device_name
+    if reported.name and chip.device_name and not same:
+        return f"{reported.name} and {chip.device_name}"
     return ""

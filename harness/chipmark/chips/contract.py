@@ -8,8 +8,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class DeviceKey:
-    """What the process that computes says of its card: uuid, pci ("00000000:01:00.0" or shorter)
-    and name, each "" where it does not say."""
+    """The card that the computing process reports: uuid, pci ("00000000:01:00.0" or shorter)
+    and name, each "" where unknown."""
 
     uuid: str = ""
     pci: str = ""
@@ -21,7 +21,7 @@ class ChipIdentity:
     """A chip by evidence. `name` is the catalogue's; `device_name` what the device calls itself.
 
     unit: what price and meter cover (`cpu-share`, `card`, `server`), used/of: devices (or slices)
-    of it used. A power limit below default or a MIG slice stands in the name, in brackets;
+    of it used. A power limit below default or a MIG slice is part of the name, in brackets;
     `catalogue.catalogue_name` is the name without.
     identity: facts that must agree for two rows to be the same chip (model, memory, power limit);
     context: facts that may explain a difference (driver, kernel, governor). evidence: what was

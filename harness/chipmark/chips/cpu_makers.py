@@ -20,7 +20,7 @@ _NOISE = re.compile(r"\((?:r|tm)\)|@.*$|\b\d+-core\b|\b(?:cpu|processor)\b", re.
 
 @dataclass(frozen=True, slots=True)
 class CpuMaker:
-    """maker: who made it, "" where nothing tells. vendor_id: the raw code. model_name: for people;
+    """maker: who made it, "" where unknown. vendor_id: the raw code. model_name: for people;
     the core's name or its codes where cpuinfo has no name."""
 
     maker: str
@@ -31,7 +31,7 @@ class CpuMaker:
 def maker_of(block: Mapping[str, str], *, sys_vendor: str = "", machine: str = "") -> CpuMaker:
     """Who made the CPU of one block of /proc/cpuinfo.
 
-    sys_vendor: DMI's, by which a cloud's own name of a core is told. machine: `uname -m`, the name
+    sys_vendor: DMI's, which gives a cloud's own name of a core. machine: `uname -m`, the name
     of last resort.
     """
     if "CPU implementer" in block:
@@ -70,8 +70,9 @@ def _arm(block: Mapping[str, str], sys_vendor: str) -> CpuMaker:
         if platform["sys_vendor"] == sys_vendor and core in platform["cores"]:
             core = f"{platform['cores'][core]} ({core})"
     # Some kernels and boards name the product; the core's name still leads.
-    said = block.get("model name", "") or block.get("Hardware", "")
-    return CpuMaker(maker, implementer, f"{maker} {core}{f', {said}' if said else ''}")
+    product = block.get("model name", "") or block.get("Hardware", "")
+    name = f"{maker} {core}, {product}" if product else f"{maker} {core}"
+    return CpuMaker(maker, implementer, name)
 
 
 def _riscv(block: Mapping[str, str]) -> CpuMaker:

@@ -75,7 +75,7 @@ def cpu_entry(facts: CpuFacts) -> CpuEntry | None:
 def identify_nvidia(device: str, *, key: DeviceKey | None = None) -> ChipIdentity | None:
     """An NVIDIA card by NVML for `cuda[:N]`; None for another device.
 
-    key: what the process that computes said of its card. Before it has, a card that CUDA's order
+    key: the card that the computing process reported. Before it has, a card that CUDA's order
     leaves open is named by what all cards in question have in common, and carries no UUID.
     Raises MissingBackendError where NVML is not installed, UsageError where the card is not there.
     Written from NVML's documents: `verified` stays False until a run on a card confirmed it.
@@ -131,7 +131,7 @@ def nvidia_identity(card: nv.Card) -> ChipIdentity:
 
 
 def _unsettled(found: list[nv.Card], error: nv.AmbiguousCardError) -> ChipIdentity:
-    """What several cards have in common, until the loaded process has told which it computes on."""
+    """What several cards have in common, until the loaded process has reported its own."""
     each = [nvidia_identity(card) for card in found]
     first = each[0]
     alike = all((c.name, c.identity) == (first.name, first.identity) for c in each)

@@ -1,9 +1,9 @@
 """NVIDIA's management library: which card computes, and what it says of itself.
 
 The library is opened once in a process and never shut down, since a meter may hold a handle. A
-card is found by its UUID or its PCI address, as the process that computes on it told; NVML numbers
-cards by PCI bus, CUDA by speed (unless CUDA_DEVICE_ORDER=PCI_BUS_ID), so an index of the one is no
-index of the other. Written from NVML's documents; unverified on hardware.
+card is found by the UUID or the PCI address that the process which computes on it reports. NVML
+numbers cards by PCI bus, CUDA by speed (unless CUDA_DEVICE_ORDER=PCI_BUS_ID), so an index of one
+must not be used as an index of the other. Written from NVML's documents; unverified on hardware.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Card:
                 return None
             parts = slices_of(self)
             first = parts[0].mig_slice() if parts else None
-            return first or MigSlice(self, "", 1, _MIG_SLICES, "one slice, whose size is not said")
+            return first or MigSlice(self, "", 1, _MIG_SLICES, "one slice of unknown size")
         handle = self.ask("nvmlDeviceGetDeviceHandleFromMigDeviceHandle")
         parent = Card(self.nvml, self.handle if handle is None else handle)
         profile = self.name.rpartition(" MIG ")[2] if " MIG " in self.name else ""
@@ -246,7 +246,7 @@ def find_card(
 
 
 def candidates(nvml: Any, device: str, environ: Mapping[str, str] | None = None) -> list[Card]:
-    """The cards that `cuda[:N]` may be before the process that computes has said which."""
+    """The cards that `cuda[:N]` may be before the computing process has reported which."""
     return _visible(nvml, _index(device), os.environ if environ is None else environ)
 
 

@@ -1,4 +1,4 @@
-"""Whether a chip slowed itself down while it was measured: watched beside the power.
+"""Whether a chip slowed itself down while it was measured: watched together with its power.
 
 An NVIDIA card says at any moment why its clocks are not higher (NVML's clock event reasons), so it
 is asked all the time. A CPU's kernel driver counts thermal events since boot (Intel), so a

@@ -23,7 +23,7 @@ class MeterRequest:
     """The unit to be metered.
 
     vendor, unit: of the chip. device: after the colon of the backend's name (`cuda:0`). key: the
-    very card, as the process that computes told; empty before it has, and then a meter serves
+    very card, as the computing process reported it; empty before it has, and then a meter serves
     only where the device's name leaves one card.
     declared_w: the user's figure. assumed: what the catalogue allows, None where it knows nothing.
     """

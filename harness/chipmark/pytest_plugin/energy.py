@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chipmark.backends.torch_device.devices import hardware
-from chipmark.cell.settle import told_key
+from chipmark.cell.settle import reported_key
 from chipmark.chips.contract import DeviceKey
 from chipmark.chips.detect import chip_of
 from chipmark.meters.contract import Meter, MeterInfo, PowerSamples
@@ -83,4 +83,4 @@ def key_here(backend: str, loaded: LoadedBackend | None) -> DeviceKey:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             described = {"hardware": hardware(torch.device(device if ":" in device else "cuda:0"))}
-    return told_key({"describe": described})
+    return reported_key({"describe": described})
