@@ -48,7 +48,7 @@ class BadInputError(ChipmarkError):
     ) -> None:
         where = f"{path}" + (f":{line}" if line is not None else "")
         super().__init__(f"{where}: " + (f"{field}: " if field else "") + problem, hint)
-        self.path, self.line, self.field = str(path), line, field
+        self.path, self.line, self.field, self.problem = str(path), line, field, problem
 
 
 class ModelUnavailableError(ChipmarkError):

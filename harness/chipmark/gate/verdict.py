@@ -36,6 +36,7 @@ class Verdict(StrEnum):
     """What is said of one benchmark and metric."""
 
     REGRESSED = "regressed"
+    MISSING = "missing"
     IMPROVED = "improved"
     EQUIVALENT = "equivalent"
     INCONCLUSIVE = "inconclusive"
@@ -181,6 +182,11 @@ def unfit(
     """No verdict: the machine was not fit to give one. d: what was seen all the same."""
     found = d if d is None or isinstance(d, Estimate) else estimate(d)
     return Judgement(Verdict.UNFIT, found, margins, reasons=tuple(reasons))
+
+
+def missing(reasons: Sequence[str], margins: Margins) -> Judgement:
+    """The baseline has it, and the change has lost it: nothing to compare, and no green."""
+    return Judgement(Verdict.MISSING, None, margins, reasons=tuple(reasons))
 
 
 def describe(found: Estimate) -> str:
