@@ -38,13 +38,20 @@ def gate(
     summary: Path | None = typer.Option(None, help="Write a Markdown summary here."),
     annotations: str = typer.Option("auto", help="auto, github or none; they go to stderr."),
 ) -> None:
-    """Judge stored results: regressed, improved, equivalent, or an honest "cannot tell".
+    """Judge stored results: regressed, missing, improved, equivalent, or an honest "cannot tell".
 
     Two stored runs are two sessions of a machine, which differ by some 5 % without any change, so
     this gate finds large regressions only. `chipmark ab` runs both sides in turns and finds 5 %.
+    A benchmark or cell of BASE that NEW lacks, or that failed there, is missing: exit code 1,
+    unless an [[ignore]] of the thresholds names it. One that BASE lacks is a note.
 
-    Exit codes: 0 nothing regressed; 1 regressed; 2 bad input, or another machine; 3 undecided,
-    machine unfit, or no baseline.
+    Expect exit code 3, inconclusive, of stored runs: it is the normal case, two equal runs
+    included. 0 needs a machine whose measured margin between sessions (chipmark aa --across) is
+    under delta_eq (2 %), or an improvement of everything; 1 needs a regression beyond that margin,
+    14 % where none was measured, in two runs of NEW. With --ci, undecided is 0.
+
+    Exit codes: 0 all equivalent or improved; 1 regressed or missing; 2 bad input, or another
+    machine; 3 inconclusive, unfit, or no baseline.
 
     Examples:
 
