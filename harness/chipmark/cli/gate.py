@@ -43,12 +43,12 @@ def gate(
     Two stored runs are two sessions of a machine, which differ by some 5 % without any change, so
     this gate finds large regressions only. `chipmark ab` runs both sides in turns and finds 5 %.
     A benchmark or cell of BASE that NEW lacks, or that failed there, is missing: exit code 1,
-    unless an [[ignore]] of the thresholds names it. One that BASE lacks is a note.
+    unless an ignore entry of the thresholds names it. One that BASE lacks is a note.
 
     Expect exit code 3, inconclusive, of stored runs: it is the normal case, two equal runs
     included. 0 needs a machine whose measured margin between sessions (chipmark aa --across) is
-    under delta_eq (2 %), or an improvement of everything; 1 needs a regression beyond that margin,
-    14 % where none was measured, in two runs of NEW. With --ci, undecided is 0.
+    under delta_eq (2 %), or an improvement of everything. A regression is told beyond that margin,
+    14 % where none was measured, and only where two runs of NEW have it. --ci makes 0 of 3.
 
     Exit codes: 0 all equivalent or improved; 1 regressed or missing; 2 bad input, or another
     machine; 3 inconclusive, unfit, or no baseline.
