@@ -141,7 +141,7 @@ def test_a_test_that_fails_in_arm_b_loses_its_benchmark_alone(folder, monkeypatc
     assert all(found.failed for found in lost.values())
     plain = {"PLAIN": "1"}
     runner.arms = {"A": arm, "B": replace(arm, name="B", env=plain)}
-    with pytest.raises(ArmFailedError, match="outside the benchmarks of arm A: .*test_plain"):
+    with pytest.raises(ArmFailedError, match=r"outside the benchmarks of arm A: .*test_plain"):
         runner.warm(1)
 
 

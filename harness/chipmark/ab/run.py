@@ -17,6 +17,7 @@ from chipmark import __version__
 from chipmark.ab.canary import LIMIT
 from chipmark.ab.journal import JournalledRunner, arm_document, goes_on, journal
 from chipmark.ab.plan import Plan, Request, planned
+from chipmark.ab.process import undisturbed
 from chipmark.ab.readings import Command, Reading
 from chipmark.ab.rounds import ProcessRunner, Runner
 from chipmark.ab.schedule import ARMS, ArmName
@@ -103,7 +104,8 @@ def scratch() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with undisturbed():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def runner_of(plan: Plan, options: Options, folder: Path) -> ProcessRunner:
