@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from chipmark.benchmark_json.export import export_text
 from chipmark.benchmark_json.read import read_benchmark_json
+from chipmark.benchmark_json.store import import_run
 from chipmark.errors import BadInputError, NothingToJudgeError
 
 DATA = Path(__file__).parent / "data"
@@ -61,6 +63,16 @@ def test_samples_groups_and_parameters() -> None:
 def test_samples_are_optional(tmp_path: Path) -> None:
     document = changed("benchmarks", 0, "stats", "data", to=...)
     assert read_benchmark_json(write(tmp_path, document)).benchmarks[0].data == ()
+
+
+def test_rounds_that_ended_when_they_were_precise_enough(tmp_path: Path) -> None:
+    run = read_benchmark_json(DATA / "v5_precision.json")
+    assert run.faults == ()
+    assert [(b.rounds, len(b.data)) for b in run.benchmarks] == [(50, 50), (19, 19)]
+    assert {b.options["precision"] for b in run.benchmarks} == {0.05}
+    assert {b.options["confidence"] for b in run.benchmarks} == {0.99}
+    folder = import_run(DATA / "v5_precision.json", tmp_path)
+    assert export_text(folder) == (DATA / "v5_precision.json").read_text()
 
 
 def test_unknown_keys_are_kept_everywhere(tmp_path: Path) -> None:

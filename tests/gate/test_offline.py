@@ -181,3 +181,10 @@ def test_the_margin_is_the_machines_own_where_aa_stored_one(tmp_path):
 def test_the_default_margin_holds_false_reds():
     assert simulate_stored(0.0, trials=200_000, seed=1) <= 0.001
     assert simulate_stored(0.30, trials=20_000, seed=1) >= 0.95
+
+
+def test_sides_of_unlike_numbers_of_rounds_are_compared(write):
+    # `--benchmark-precision` ends the rounds by itself, so that both sides have their own number.
+    for rounds in (5, 40, 300):
+        files = write("base"), write("first", 1.4, n=rounds), write("second", 1.4, n=7)
+        assert set(verdicts(*files)[1].values()) == {Verdict.REGRESSED}
