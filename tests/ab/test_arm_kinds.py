@@ -205,6 +205,12 @@ def read(folder, *metrics, by_work=False):
     return readings.read_records(folder, metrics or ["total_tok_s"], "", by_work=by_work).found
 
 
+def test_cells_that_only_their_backend_tells_apart_keep_it(folder):
+    for number, backend in enumerate(("sim:one", "sim:two")):
+        changed(folder / "runs" / str(number), lambda d, b=backend: d["manifest"].update(backend=b))
+    assert [r.benchmark.split()[0] for r in read(folder / "runs")] == ["sim:one", "sim:two"]
+
+
 def changed(folder, change):
     record = Path(__file__).parents[1] / "results" / "data" / "record-1"
     document = json.loads((record / "record.json").read_text(encoding="utf-8"))

@@ -73,6 +73,22 @@ def test_a_first_run_has_no_baseline(chipmark):
     assert chipmark("gate", "store/base.json", scaled("next", 1.01), "--ci").code == 0
 
 
+def test_a_first_baseline_says_what_it_has_no_value_of(chipmark):
+    new = scaled("new", 1)
+    document = json.loads(new.read_text(encoding="utf-8"))
+    entries = document["benchmarks"]
+    entries[1]["stats"]["data"][3] = float("nan")
+    new.write_text(json.dumps(document), encoding="utf-8")
+    answer = chipmark("gate", "base.json", new, "--ci")
+    assert answer.code == 0
+    assert "the baseline has no value of test_x.py::test_b[1] (time_s)" in answer.err
+    for entry in entries:
+        entry["stats"]["data"][3] = float("nan")
+    new.write_text(json.dumps(document), encoding="utf-8")
+    assert chipmark("gate", "none.json", new, "--ci").code == 3
+    assert not Path("none.json").exists()
+
+
 def test_imported_runs_are_judged_as_folders(chipmark):
     for name, factor in (("base", 1.0), ("new", 1.01)):
         assert chipmark("import", scaled(name, factor), "-o", f"runs/{name}").code == 0

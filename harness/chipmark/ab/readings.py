@@ -205,9 +205,9 @@ def read_pytest(path: Path, what: str, failed: Mapping[str, str]) -> Readings:
 def read_records(
     folder: Path, metrics: Sequence[str], what: str, *, by_work: bool = False
 ) -> Readings:
-    """Columns of the table, a benchmark a cell. A cell is named without its backend, and with
-    `by_work` without model and precision where one name is left for each cell. A failed cell or a
-    null is lost, with the record's own reason."""
+    """Columns of the table, a benchmark a cell. A cell is named without its backend where one name
+    is left for each cell, and with `by_work` without model and precision, if that leaves one. A
+    failed cell or a null is lost, with the record's own reason."""
     from chipmark.prices.book import EXAMPLE, load_book
     from chipmark.results.store import load_records
     from chipmark.table.columns import COLUMNS, NULL_REASONS
@@ -218,8 +218,10 @@ def read_records(
     rows = [r.to_dict() for r in build_rows(records, load_book(EXAMPLE), None, DEFAULT_METRIC)]
     names = [_cell_name(values, ("workload", "scale", "lane")) for values in rows]
     if not by_work or len(set(names)) < len(names):
-        parts = ("workload", "model", "precision", "scale", "lane")
+        parts: tuple[str, ...] = ("workload", "model", "precision", "scale", "lane")
         names = [_cell_name(values, parts) for values in rows]
+        if not by_work and len(set(names)) < len(names):  # one command, several backends
+            names = [_cell_name(values, ("backend", *parts)) for values in rows]
     found, lost = [], []
     for record, values, name in zip(records, rows, names, strict=True):
         for metric in metrics:

@@ -75,6 +75,10 @@ def gate(
     wanted = tuple(metric) or rules.metrics
     after = [load_run(path, wanted) for path in new]
     if ci and not base.exists():
+        if not after[0].values:
+            raise NothingToJudgeError(f"{new[0]} has no value that a later run could be judged by")
+        for (name, of), found in after[0].no_values.items():
+            _say(f"the baseline has no value of {name} ({of}): {found.reason}")
         store_baseline(new[0], base)
         _say(f"no baseline yet: {new[0]} is stored as {base}; the next run is judged by it")
         return
