@@ -133,16 +133,16 @@ def undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    told: list[int] = []
+    received: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     # A handler and not SIG_IGN, which programs started inside would inherit.
-    before = {n: signal.signal(n, lambda number, frame: told.append(number)) for n in numbers}
+    before = {n: signal.signal(n, lambda number, frame: received.append(number)) for n in numbers}
     try:
         yield
     finally:
         for which, handler in before.items():
             signal.signal(which, signal.SIG_DFL if handler is None else handler)
-    for number in told:
+    for number in received:
         signal.raise_signal(number)
 
 

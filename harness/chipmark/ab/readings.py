@@ -280,7 +280,7 @@ def _problem(samples: Sequence[Any]) -> str:
         return "has no samples"
     for sample in samples:
         if isinstance(sample, bool) or not isinstance(sample, int | float):
-            return f"has a sample that is no number: {sample!r}"
+            return f"has a sample that is not a number: {sample!r}"
         if not math.isfinite(sample) or sample <= 0:
             return f"has a sample of {sample}; one must be finite and above zero"
     return ""

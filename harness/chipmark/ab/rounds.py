@@ -152,7 +152,7 @@ class ProcessRunner:
 
 
 def _check_lost(readings: Readings, known: Collection[str], what: str) -> None:
-    """A test that is no benchmark and failed says that the arm is broken, not which benchmark."""
+    """A failed test that is not a benchmark means that the arm as a whole is broken."""
     strange = {lost.benchmark: lost.reason for lost in readings.lost if lost.failed}
     strange = {name: reason for name, reason in strange.items() if name not in known}
     if strange:

@@ -34,7 +34,7 @@ class Series:
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Why a benchmark and metric cannot be judged. missing: arm B has lost what arm A has; False:
-    arm A has not got a value of every round, or numbers are there that cannot be used."""
+    arm A lacks a value of some round, or there are numbers that cannot be used."""
 
     missing: bool
     reason: str

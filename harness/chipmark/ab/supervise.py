@@ -66,7 +66,7 @@ def descendants(of: int) -> list[int]:
         if name.isdecimal():
             try:
                 with open(f"/proc/{name}/stat", "rb") as file:
-                    # The name stands in brackets and may hold blanks and brackets.
+                    # The name is in brackets and may hold blanks and brackets itself.
                     fields = file.read().rpartition(b")")[2].split()
             except OSError:
                 continue  # it has ended meanwhile

@@ -47,8 +47,8 @@ def gate(
 
     Expect exit code 3, inconclusive, of stored runs: it is the normal case, two equal runs
     included. 0 needs a machine whose measured margin between sessions (chipmark aa --across) is
-    under delta_eq (2 %), or an improvement of everything. A regression is told beyond that margin,
-    14 % where none was measured, and only where two runs of NEW have it. --ci makes 0 of 3.
+    under delta_eq (2 %), or an improvement of everything. A regression is one beyond that margin,
+    14 % where none was measured, which two runs of NEW agree on. --ci makes 0 of 3.
 
     Exit codes: 0 all equivalent or improved; 1 regressed or missing; 2 bad input, or another
     machine; 3 inconclusive, unfit, or no baseline.

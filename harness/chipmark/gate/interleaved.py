@@ -34,7 +34,7 @@ def judge_interleaved(
 ) -> Judgement:
     """The verdict of a benchmark and metric by its pairs; the second session confirms.
 
-    A round that arm B has lost makes it missing, one that arm A has not got makes it unfit.
+    A round that arm B has lost makes it missing, one that arm A lacks makes it unfit.
     """
     before, after = base.values[key], new.values[key]
     for judge, run, lost in (

@@ -111,7 +111,7 @@ class _Cut:
 
 
 def least_runs(n_series: int) -> int:
-    """Runs from which one clear step among so many series is told from chance.
+    """Runs from which one clear step among so many series can be distinguished from chance.
 
     Benjamini and Hochberg over all tests: one finding among t = TESTS_A_SERIES x n_series has to
     be rarer than FALSE_SHARE / t. See `clearest` for the rarest that a step in n runs can be.
@@ -125,7 +125,7 @@ def least_runs(n_series: int) -> int:
 def clearest(n: int) -> float:
     """p of the clearest step in n runs: one that halves them without any overlap.
 
-    Of an even n, 2 in C(n, n / 2) orders are as clear. Of an odd one the two cuts beside the
+    Of an even n, 2 in C(n, n / 2) orders are as clear. Of an odd one the two cuts next to the
     middle are equally clear, so twice as many are, less those in which both cuts are.
     """
     half = n // 2

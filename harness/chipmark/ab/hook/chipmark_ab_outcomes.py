@@ -1,8 +1,8 @@
 """A pytest plugin of `chipmark ab`: says which tests failed, and why, as they fail.
 
 pytest-benchmark drops a benchmark that raised and keeps the timings of one whose test failed
-afterwards; its file tells neither. `sitecustomize` beside it has pytest load it. Standard library
-only, and nothing newer than the oldest Python that an arm may use.
+afterwards; its file shows neither. `sitecustomize` in this folder has pytest load it. Standard
+library only, and nothing newer than the oldest Python that an arm may use.
 """
 
 from __future__ import annotations
