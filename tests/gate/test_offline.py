@@ -151,6 +151,7 @@ def test_what_is_undecided_tells_the_smallest_effect_that_would_have_been_seen(w
     for found in findings:
         assert found.rows[0].verdict is Verdict.INCONCLUSIVE
         assert found.rows[0].judgement.smallest_seen >= 0.03
+        assert "would have been seen" in found.rows[0].sentence()
 
 
 def test_machines_are_refused_on_identity_and_warned_on_context(write):

@@ -131,10 +131,10 @@ class Command:
 
     def env(self, folder: Path) -> dict[str, str]:
         """Variables of one process."""
-        return {
-            SAMPLES_VARIABLE: str(folder / "samples.json"),
-            OUTCOMES_VARIABLE: str(folder / OUTCOMES_FILE),
-        }
+        found = {SAMPLES_VARIABLE: str(folder / "samples.json")}
+        if self.source == "pytest-benchmark":
+            found[OUTCOMES_VARIABLE] = str(folder / OUTCOMES_FILE)
+        return found
 
     def survives(self, code: int, folder: Path) -> bool:
         """Whether a process that ended so has measured all the same: a failed test or a failed

@@ -11,12 +11,11 @@ from chipmark.gate.verdict import (
     Judgement,
     Margins,
     Next,
-    Verdict,
     confirm,
     estimate,
+    inconclusive,
     look,
     missing,
-    smallest_seen,
     unfit,
 )
 
@@ -54,8 +53,7 @@ def judge_interleaved(
     if rest:
         return confirm(first, rest[0], margins, typical)
     reason = "beyond the margin, but no second session confirmed it: run `chipmark ab` to its end"
-    seen = smallest_seen(estimate(first), margins)
-    return Judgement(Verdict.INCONCLUSIVE, estimate(first), margins, seen, reasons=(reason,))
+    return inconclusive(estimate(first), margins, reason)
 
 
 def _differences(before: Value, after: Value, session: int) -> list[float]:

@@ -32,9 +32,9 @@ from chipmark.gate.verdict import (
     Verdict,
     describe,
     exceeds,
+    inconclusive,
     inside,
     missing,
-    smallest_seen,
     unfit,
 )
 
@@ -210,17 +210,13 @@ class _Judge:
                 word = "slower or larger" if sign > 0 else "better"
                 reason = f"{word} beyond the margin, but not confirmed: measure NEW again in a "
                 reason += "fresh session and give both runs"
-                return _undecided(first, wide_first, reason)
+                return inconclusive(first, wide_first, reason)
             again, wide_again = self.estimate(self.after[1:])
             if exceeds(again, wide_again, typical, sign):
                 return Judgement(verdict, found, wide, confirmed=again)
             reason = f"another session did not confirm it: {describe(again)}"
-            return replace(_undecided(found, wide, reason), confirmed=again)
-        seen = smallest_seen(found, wide)
-        reason = f"an effect of {100 * math.expm1(seen):.0f} % or more would have been seen"
-        if math.isinf(seen):
-            reason = f"too few samples for an interval: {found.n}; 4 on each side are the least"
-        return _undecided(found, wide, reason)
+            return replace(inconclusive(found, wide, reason), confirmed=again)
+        return inconclusive(found, wide)
 
     def estimate(self, after: Sequence[Value]) -> tuple[Estimate, Margins]:
         """Mean shift between the runs, its interval, and margins with the red one widened.
@@ -243,11 +239,6 @@ class _Judge:
         n = min(e.n for e in found)
         wide = self.margins.widened(sessions + self.systematic)
         return Estimate(effect, effect - down, effect + up, n, SAMPLES), wide
-
-
-def _undecided(found: Estimate, margins: Margins, reason: str) -> Judgement:
-    seen = smallest_seen(found, margins)
-    return Judgement(Verdict.INCONCLUSIVE, found, margins, seen, reasons=(reason,))
 
 
 def _moved_together(rows: Sequence[Row]) -> str | None:

@@ -155,7 +155,7 @@ def look(d: ArrayLike, margins: Margins, scale: float = 1.0) -> Look:
     last = found.n >= LOOKS[-1]
     if inside(found.low, found.high, margins.delta_eq):
         return Look(Next.DONE, Judgement(Verdict.EQUIVALENT, found, margins))
-    undecided = _inconclusive(found, margins)
+    undecided = inconclusive(found, margins)
     if found.n > LOOKS[0]:
         for sign in (1, -1):
             if exceeds(found, margins, scale, sign):
@@ -172,8 +172,8 @@ def confirm(first: ArrayLike, second: ArrayLike, margins: Margins, scale: float 
         if exceeds(again, margins, scale, sign):
             return Judgement(verdict, found, margins, confirmed=again)
         reason = f"the second session did not confirm it: {describe(again)}"
-        return replace(_inconclusive(found, margins), confirmed=again, reasons=(reason,))
-    return _inconclusive(found, margins)
+        return replace(inconclusive(found, margins, reason), confirmed=again)
+    return inconclusive(found, margins)
 
 
 def unfit(
@@ -196,11 +196,14 @@ def describe(found: Estimate) -> str:
     return f"{found.percent:+.1f} % ({interval}, {found.n} {found.of})"
 
 
-def _inconclusive(found: Estimate, margins: Margins) -> Judgement:
+def inconclusive(found: Estimate, margins: Margins, *reasons: str) -> Judgement:
+    """Undecided, with the smallest effect that could have been seen. reasons: what else is to be
+    known of it."""
     seen = smallest_seen(found, margins)
+    least = 4 if found.of != "pairs" else LOOKS[0]
     reason = (
-        f"too few pairs for an interval: {found.n}"
+        f"too few {found.of} for an interval: {found.n}, and {least} are the least"
         if math.isinf(seen)
         else f"an effect of {100 * math.expm1(seen):.1f} % or more would have been seen"
     )
-    return Judgement(Verdict.INCONCLUSIVE, found, margins, seen, reasons=(reason,))
+    return Judgement(Verdict.INCONCLUSIVE, found, margins, seen, reasons=(*reasons, reason))
