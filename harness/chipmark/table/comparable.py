@@ -12,7 +12,7 @@ from chipmark.table.columns import Kind
 
 MIN_COVERAGE = 0.99
 MEASURED = ("counter", "polled", "wall")
-_BARRING_NOTES = ("not_steady", "throttled_thermal", "throttled_hardware")
+_BARRING_NOTES = ("clock", "not_steady", "throttled_thermal", "throttled_hardware")
 
 KINDS: tuple[Kind, ...] = ("perf", "energy", "cost")
 
