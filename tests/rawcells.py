@@ -158,6 +158,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
             "caps": {"max_chunk": 64},
         },
         "parity": {"verdict": "pass"},
+        "audit": {"verdict": "pass"},
         "meter": {
             "name": "hand", "source": "counter", "scope": "board", "method": "hand",
             "update_period_s": 0.001, "error_rel": 0.02,
@@ -175,7 +176,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
 
 
 PROBES = {
-    "read_bytes": 1_000_000, "read_before": 1e6, "read_after": 1e6, "matmul_before": 1e6,
+    "read_bytes": 1_000_000, "read_before": 2e6, "read_after": 2e6, "matmul_before": 1e6,
     "matmul_after": 1e6, "llc_bytes": 1000,
 }  # fmt: skip
 

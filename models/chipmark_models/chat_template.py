@@ -1,14 +1,26 @@
-"""Messages in the OpenAI format to text, through the model's own Jinja template in a sandbox."""
+"""Messages in the OpenAI format to text, through the model's own Jinja template in a sandbox.
+
+The template sees what transformers lets it see: the messages as they are given, the special
+tokens, the filter tojson with its options, `raise_exception`, `strftime_now`, and the statements
+break, continue and generation.
+"""
 
 from __future__ import annotations
 
 import datetime
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from chipmark_models.errors import BadInputError, ChipmarkError
 from chipmark_models.tokenizer import ModelTokenizer
+
+# What a template's own code can raise: 1 / 0, "{x}".format(), a list and a text added.
+_MISTAKES = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+_REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 def render_chat(
@@ -21,21 +33,24 @@ def render_chat(
 ) -> str:
     """The prompt text of a conversation.
 
-    `tools` are passed on as the template's variable of that name, None where there are none.
-    `today` is what the template's strftime_now sees: a fixed date, or the same transcript would
-    become other tokens tomorrow. Message contents that are null become "". Raises BadInputError
-    where the template refuses the messages or is broken, ChipmarkError where the model has none.
+    `tools` are passed on as the template's variable of that name, None where there are none; a
+    model with a template of its own for tools renders by that one. `today` is what the template's
+    strftime_now sees: a fixed date, or the same transcript would become other tokens tomorrow.
+    Raises BadInputError where the template refuses the messages or is broken, ChipmarkError where
+    the model has none.
     """
-    if not tokenizer.chat_template:
+    template = (tokenizer.tool_template if tools else "") or tokenizer.chat_template
+    if not template:
         raise ChipmarkError("the model has no chat template", "use another model for transcripts")
     return render_template(
-        tokenizer.chat_template,
+        template,
         messages,
         tools=tools,
         add_generation_prompt=add_generation_prompt,
         today=today,
         bos_token=tokenizer.bos_token,
         eos_token=tokenizer.eos_token,
+        special_tokens=tokenizer.special_tokens,
     )
 
 
@@ -48,61 +63,76 @@ def render_template(
     today: datetime.date,
     bos_token: str,
     eos_token: str,
+    special_tokens: Mapping[str, str] | None = None,
 ) -> str:
     """Render one template; it sees no file, no attribute that starts with "_", no mutation."""
     import jinja2
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def to_json(value: Any, indent: int | None = None, **_options: Any) -> str:
-        # Jinja's own tojson escapes for HTML; templates expect plain JSON.
-        return json.dumps(value, ensure_ascii=False, indent=indent)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = today.strftime
     try:
-        return environment.from_string(template).render(
-            messages=[_message(m) for m in messages],
+        rendered: str = _compiled(template, today).render(
+            **(special_tokens or {}),
+            messages=[_with_thought(message) for message in messages],
             tools=list(tools) if tools else None,
             documents=None,
             add_generation_prompt=add_generation_prompt,
             bos_token=bos_token,
             eos_token=eos_token,
         )
-    except (jinja2.TemplateError, TypeError, ValueError, OverflowError, RecursionError) as exc:
-        # The sandbox's SecurityError is a TemplateError; a template's own type mistakes are not.
+    except (jinja2.TemplateError, *_MISTAKES) as exc:  # the sandbox's SecurityError among them
         raise BadInputError("chat template", f"{type(exc).__name__}: {exc}") from exc
+    return rendered
 
 
-def _message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy with contents as text, and the arguments of tool calls as objects, not JSON text."""
-    copy = dict(message)
-    content = copy.get("content")
-    if content is None:
-        copy["content"] = ""
-    elif isinstance(content, list):
-        copy["content"] = "".join(p.get("text", "") for p in content if isinstance(p, dict))
-    if copy.get("tool_calls"):
-        copy["tool_calls"] = [_tool_call(call) for call in copy["tool_calls"]]
-    return copy
+@lru_cache(maxsize=8)
+def _compiled(template: str, today: datetime.date) -> Any:
+    """The template in its sandbox; raises jinja2.TemplateSyntaxError."""
+    import jinja2
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """{% generation %} .. {% endgeneration %} marks what a model writes; it prints its body."""
+
+        tags = {"generation"}  # noqa: RUF012 - as the base class declares it
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=line)
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = today.strftime
+    return environment.from_string(template)
 
 
-def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    copy = dict(call)
-    function = copy.get("function")
-    if isinstance(function, Mapping) and isinstance(function.get("arguments"), str):
-        try:
-            arguments = json.loads(function["arguments"])
-        except ValueError as exc:
-            raise BadInputError(
-                "message", f"is no JSON: {exc}", field="tool_calls.function.arguments"
-            ) from exc
-        copy["function"] = dict(function) | {"arguments": arguments}
-    return copy
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own tojson escapes for HTML; templates expect plain JSON, in transformers' signature.
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _with_thought(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy whose thought stands under each name that templates read, as transformers fills it."""
+    thought = next((message[key] for key in _REASONING if message.get(key) is not None), None)
+    if thought is None:
+        return dict(message)
+    return {"thinking": thought, **message, "reasoning_content": thought}

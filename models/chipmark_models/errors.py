@@ -48,7 +48,7 @@ class BadInputError(ChipmarkError):
     ) -> None:
         where = f"{path}" + (f":{line}" if line is not None else "")
         super().__init__(f"{where}: " + (f"{field}: " if field else "") + problem, hint)
-        self.path, self.line, self.field = str(path), line, field
+        self.path, self.line, self.field, self.problem = str(path), line, field, problem
 
 
 class ModelUnavailableError(ChipmarkError):
@@ -56,7 +56,15 @@ class ModelUnavailableError(ChipmarkError):
 
 
 class DoesNotFitError(ChipmarkError):
-    """Weights, KV or a context larger than the device or the model holds; `hint`: what fits."""
+    """Weights, KV or a context larger than the device or the model holds; `hint`: what fits.
+
+    sequences: how many sequences of the context asked for would fit; 0 where not even one does or
+    where their number is not the matter.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, sequences: int = 0) -> None:
+        super().__init__(message, hint)
+        self.sequences = sequences
 
 
 def nearest_names(name: str, valid: Iterable[str], n: int = 3) -> list[str]:

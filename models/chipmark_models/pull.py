@@ -21,6 +21,7 @@ from typing import Any
 from chipmark_models.costs import parameters
 from chipmark_models.errors import BadInputError, ModelUnavailableError, UnknownNameError
 from chipmark_models.presets import PRESETS, SOURCES
+from chipmark_models.weights.gguf_reader import model_name
 from chipmark_models.weights.prepared import cache_folder
 from chipmark_models.weights.safetensors_file import sha256_of_file
 from chipmark_models.weights.source import WeightRef
@@ -178,9 +179,10 @@ def resolve_model(name_or_path: str, seed: int = 0, cache_dir: Path | None = Non
         return WeightRef("safetensors", path.resolve().name, str(path.resolve()), seed)
     if path.is_file():
         if path.suffix not in (".gguf", ".safetensors"):
-            raise BadInputError(path, "is no .gguf file and no folder of safetensors")
+            raise BadInputError(path, "is neither a .gguf file nor a folder of safetensors")
         kind = path.suffix.removeprefix(".")
-        return WeightRef(kind, path.stem, str(path.resolve()), seed)
+        name = model_name(path) if kind == "gguf" else path.stem
+        return WeightRef(kind, name, str(path.resolve()), seed)
     raise UnknownNameError(
         "model", name, PRESETS, "or give a folder with config.json and safetensors, or a .gguf file"
     )

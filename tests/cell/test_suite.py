@@ -76,6 +76,14 @@ def test_transcript_takes_the_place_of_profiles() -> None:
         load_suite("quick", Overrides(transcript="a", trace="b"), HERE)
 
 
+def test_the_block_size_is_of_a_recorded_trace_alone() -> None:
+    given = load_suite("quick", Overrides(trace="moon.jsonl", block_tokens=64), HERE)
+    assert {c.block_tokens for c in given.cells} == {64}
+    assert {c.block_tokens for c in load_suite("quick", Overrides(trace="m"), HERE).cells} == {512}
+    with pytest.raises(UsageError, match="--block-tokens"):
+        load_suite("quick", Overrides(block_tokens=64), HERE)
+
+
 def test_repeats_go_forth_and_back() -> None:
     assert [order_of(r, 3) for r in range(3)] == [[0, 1, 2], [2, 1, 0], [0, 1, 2]]
 

@@ -14,6 +14,7 @@ from chipmark.backends.sim.spec import SPECS
 from chipmark.engine.contract import PHASES, Caps, LoadSpec
 from chipmark.engine.loop import _Run
 from chipmark.engine.plan import RunPlan, RunResult
+from chipmark.workload.passes import run_session
 from chipmark.workload.trace import Trace
 
 
@@ -79,8 +80,11 @@ def drive_sim(
 def check_sampled_ids(driven: Driven) -> int:
     """Every id that was sampled is the one of exactly this context; how many there were."""
     trace, rows = driven.trace, driven.result.tables["rows"]
+    sessions = {run: run_session(trace, run) for run in np.unique(rows["session"]).tolist()}
     contexts = {
-        (s.id, t.index): np.concatenate([s.prompt(t), s.output(t)]) for s, t in trace.walk()
+        (run, t.index): np.concatenate([s.prompt(t), s.output(t)])
+        for run, s in sessions.items()
+        for t in s.turns
     }
     seen = np.flatnonzero(rows["sampled"] >= 0)
     for at in seen:

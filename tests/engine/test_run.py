@@ -164,28 +164,6 @@ def test_at_the_deadline_what_is_left_is_marked_unfinished(drive):
     assert in_gap.turn(0, 1)["status"] == 3
 
 
-def test_the_capacity_lane_keeps_every_lane_busy_in_its_window(drive):
-    shapes = [*agents(1, (10, 40)), *agents(3, (10, 5))]
-    driven = drive(trial_trace(shapes, 50), concurrency=2, scenario="capacity", sessions_per_lane=3)
-    sessions, window = driven.result.tables["sessions"], driven.result.tables["window"]
-    assert driven.result.complete
-    start, end = window["start_s"][0], window["end_s"][0]
-    for lane in (0, 1):
-        mine = sessions["lane"] == lane
-        done = mine & (sessions["status"] == 0)
-        assert done.sum() >= 3
-        begins = np.sort(sessions["start_s"][mine])
-        ends = np.sort(sessions["end_s"][done])
-        assert begins[0] == start
-        assert (begins[1 : 1 + ends.size] == ends[: begins.size - 1]).all()
-    assert sessions["end_s"][sessions["status"] == 0].max() == end
-
-
-def test_a_session_that_is_used_again_finds_no_more_than_the_first_time(drive):
-    driven = drive(trial_trace(agents(2, (40, 4)), 50), scenario="capacity", sessions_per_lane=4)
-    assert (driven.turns["reused_tokens"] == 0).all()
-
-
 def test_logits_of_one_turn_are_captured_through_the_same_path(drive):
     trace = trial_trace(agents(2, (10, 3), (4, 5)), 50)
     driven = drive(trace, concurrency=2, capture=(1, 1))
@@ -253,8 +231,9 @@ def test_plans_that_cannot_be_run_are_refused(drive):
         drive(trace, sessions=(0, 7))
     with pytest.raises(UsageError, match="token_budget 3"):
         drive(trace, concurrency=4, token_budget=3)
-    with pytest.raises(UsageError, match="at least 3 sessions"):
-        drive(trace, concurrency=3, scenario="capacity")
+    arriving = [replace(shape, arrival_s=1.0 * at) for at, shape in enumerate(agents(2, (10, 3)))]
+    with pytest.raises(UsageError, match="'trial' has an open loop"):
+        drive(trial_trace(arriving, 50), concurrency=2, scenario="capacity")
     with pytest.raises(UsageError, match="concurrency is 0"):
         drive(trace, concurrency=0)
 

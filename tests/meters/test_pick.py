@@ -17,7 +17,8 @@ ASSUMED = AssumedPower(4.375, "cpu-share", "2 vCPUs", "TDP 280 W / 128 threads x
 
 
 def test_declared_power_goes_before_everything() -> None:
-    meter, remarks = pick.pick_meter(MeterRequest("AMD", "cpu-share", "cpu", 65.0, ASSUMED))
+    request = MeterRequest("AMD", "cpu-share", "cpu", 65.0, ASSUMED, nameplate_w=4.375)
+    meter, remarks = pick.pick_meter(request)
     assert meter is not None
     assert (meter.info.source, meter.info.scope) == ("declared", "cpu-share")
     assert remarks == ()
@@ -25,6 +26,28 @@ def test_declared_power_goes_before_everything() -> None:
     samples = meter.stop()
     assert samples.power_w.tolist() == [65.0, 65.0]
     assert np.isnan(samples.energy_j).all()
+
+
+@pytest.mark.parametrize(
+    ("power_w", "nameplate_w", "source", "word"),
+    [
+        (0.01, 700.0, "assumed", "below the unit's nameplate of 700 W"),
+        (690.0, 700.0, "assumed", "below"),
+        (700.0, 700.0, "declared", "at least"),
+        (4.37, 4.375, "assumed", "below"),
+        (4.3725, 4.375, "declared", "at least"),
+        (700.0, None, "assumed", "no nameplate"),
+    ],
+)
+def test_only_a_power_of_at_least_the_nameplate_is_a_bound(
+    power_w: float, nameplate_w: float | None, source: str, word: str
+) -> None:
+    request = MeterRequest("NVIDIA", "card", "cuda", power_w, nameplate_w=nameplate_w)
+    meter, remarks = pick.pick_meter(request)
+    assert meter is not None
+    assert meter.info.source == source
+    assert word in meter.info.method
+    assert bool(remarks) == (source == "assumed")
 
 
 def test_nameplate_is_assumed_where_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from types import ModuleType
@@ -10,127 +11,212 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chipmark.engine.contract import PHASES
 from chipmark.meters.contract import MeterInfo
-from chipmark.metrics.derive import METRICS, Derived, derive
-from chipmark.metrics.rawcell import CellFacts, RawCell, RepeatData, Roofs, SloLimits
-from chipmark.table.columns import NULL_REASONS
-from chipmark_models.config import ModelConfig
+from chipmark.metrics import phases
+from chipmark.metrics.derive import METRICS, Derived, derive, nothing
+from chipmark.metrics.events import view
+from chipmark.metrics.rawcell import (
+    RawCell,
+    Roofs,
+    SloLimits,
+)
+from chipmark.metrics.samples import samples_of
+from chipmark.table.columns import COLUMNS, NOTE_CODES, NULL_REASONS
 
 METER = MeterInfo("hand", "counter", "board", "hand", update_period_s=0.001, error_rel=0.02)
 
-
-def cell(rawcells: ModuleType, slows: tuple[float, ...] = (1.0,), **changes: Any) -> RawCell:
-    roofs = changes.pop("roofs", Roofs(10**6, 1e6, 1e6, 1e6, 1e6, 1000))
-    power = changes.pop("power", lambda a, b: rawcells.counter(20.0, a, b))
-    facts = CellFacts(
-        scenario="equal_n",
-        concurrency=1,
-        slo=SloLimits(),
-        scale=(Fraction(1, 16), Fraction(1, 16), Fraction(0)),
-        loop="closed",
-        meter=METER,
-        unit="card",
-        used=1,
-        of=1,
-        config=ModelConfig.from_dict(rawcells.TINY),
-        weights_precision="fp32",
-        kv_precision="fp32",
-    )
-    repeats = []
-    for index, slow in enumerate(slows):
-        events = rawcells.tables(slow, 100.0 + 10 * index)
-        bounds = (float(events["window"][c][0]) for c in ("start_s", "end_s"))
-        repeats.append(RepeatData(events, power(*bounds) if power else None, roofs))
-    return RawCell(replace(facts, **changes), rawcells.trace(), tuple(repeats))
+MakeCell = Callable[..., RawCell]
+DeriveCell = Callable[..., Derived]
 
 
-def values(rawcells: ModuleType, **changes: Any) -> Derived:
-    return derive(cell(rawcells, **changes))
-
-
-def test_rates_are_work_tokens_over_their_seconds(rawcells: ModuleType) -> None:
-    m = values(rawcells).metrics
+def test_rates_are_work_tokens_over_their_seconds(values: DeriveCell) -> None:
+    m = values().metrics
     # 24 prefill rows take 0.240 s, but only 22 of them are new work.
     assert m["prefill_tok_s"] == pytest.approx(22 / 0.240)
-    assert m["decode_tok_s"] == pytest.approx(10 / 0.030)
+    # Of 10 output tokens 4 are the first of their turn, which a prefill launch sampled.
+    assert m["decode_tok_s"] == pytest.approx(6 / 0.030)
+    assert m["decode_rows"] == 1.0
     assert m["total_tok_s"] == pytest.approx(32 / 0.280)
 
 
-def test_repeats_combine_as_ratios_of_sums(rawcells: ModuleType) -> None:
-    m = values(rawcells, slows=(1.0, 1.2)).metrics
-    assert m["total_tok_s"] == pytest.approx(64 / (0.280 * 2.2))
-    assert m["sessions"] == 4
+def test_one_session_decodes_no_slower_than_its_tpot_and_idle_is_the_difference(
+    values: DeriveCell,
+) -> None:
+    m = values().metrics
+    rate, tpot, idle = m["decode_tok_s"], m["tpot_p50_s"], m["idle_s_per_step"]
+    assert rate is not None
+    assert tpot is not None
+    assert 1 / rate <= tpot
+    # Every step of the cell has 1 ms of host before its launch, so the mean is the difference.
+    assert idle == pytest.approx(0.001)
+    assert tpot - 1 / rate == pytest.approx(idle)
 
 
-def test_latencies_are_pooled_from_the_intended_send(rawcells: ModuleType) -> None:
-    m = values(rawcells, slows=(1.0, 1.2, 0.9)).metrics
-    # Append turns: 1 ms of host and 4 or 6 tokens of prefill; the third smallest of six is
-    # 0.041 x 1.2 (0.0369, 0.041, 0.0492, 0.0549, 0.061, 0.0732).
-    assert m["ttft_p50_s"] == pytest.approx(0.041 * 1.2)
-    assert m["ttft_cold_p50_s"] == pytest.approx(0.041 * 1.2)
+def test_latencies_are_medians_of_a_turns_repeats_from_the_intended_send(
+    values: DeriveCell,
+) -> None:
+    m = values(slows=(1.0, 1.2, 0.9)).metrics
+    # Append turns: 1 ms of host and 4 or 6 tokens of prefill, at the middle speed of three; the
+    # first of two is the median.
+    assert m["ttft_p50_s"] == pytest.approx(0.041)
+    # Cold turns: 10 and 4 tokens.
+    assert m["ttft_cold_p50_s"] == pytest.approx(0.041)
     # Three turns have a second token: one decode launch and 1 ms of host a token.
     assert m["tpot_p50_s"] == pytest.approx(0.006)
+    # Two repeats: the mean of both, not the better one.
+    assert values(slows=(1.0, 1.2)).metrics["ttft_p50_s"] == pytest.approx(0.041 * 1.1)
 
 
-def test_p95_needs_59_samples(rawcells: ModuleType) -> None:
-    short = values(rawcells, slows=(1.0,) * 29)
-    assert short.metrics["ttft_p95_s"] is None
-    assert short.null_reasons["ttft_p95_s"] == "n_too_small"
-    enough = values(rawcells, slows=(1.0,) * 30)
-    assert enough.metrics["ttft_p95_s"] == pytest.approx(0.061)
+def test_gaps_between_tokens_are_pooled_and_show_a_stall(
+    cell: MakeCell, values: DeriveCell
+) -> None:
+    m = values().metrics
+    assert m["itl_p50_s"] == pytest.approx(0.006)
+    assert m["itl_p95_s"] is None
+    raw = cell()
+    gaps = samples_of(view(raw.repeats[0].events), raw.trace)["itl"]
+    assert list(zip(gaps.session, gaps.turn, gaps.position, strict=True)) == [
+        (0, 0, 10), (0, 0, 11), (0, 0, 12), (0, 1, 17), (1, 0, 12), (1, 0, 13),
+    ]  # fmt: skip
+    assert gaps.value_s == pytest.approx([0.006] * 6)
+    # The second gap of the first turn lasts 40 ms more; everything after it is later.
+    events = raw.repeats[0].events
+    events["steps"]["visible_s"][2:] += 0.040
+    events["turns"]["last_token_s"] += 0.040
+    events["turns"]["first_token_s"][1:] += 0.040
+    events["turns"]["intended_s"][1:] += 0.040
+    events["window"]["end_s"] += 0.040
+    stalled = samples_of(view(events), raw.trace)["itl"].value_s
+    assert stalled == pytest.approx([0.006, 0.046, 0.006, 0.006, 0.006, 0.006])
 
 
-def test_prefix_hits_and_waste(rawcells: ModuleType) -> None:
-    m = values(rawcells).metrics
+def test_sessions_last_from_their_first_send_to_their_last_token(
+    rawcells: ModuleType, values: DeriveCell
+) -> None:
+    m = values().metrics
+    # Session 0: 14 prefill rows, 4 decode launches, 6 steps of 1 ms; session 1: 10, 2 and 4.
+    both = (0.140 + 0.020 + 0.006, 0.100 + 0.010 + 0.004)
+    assert m["session_p50_s"] == pytest.approx(min(both))
+    found = samples_of(view(rawcells.tables()), rawcells.trace())["session"]
+    assert found.value_s == pytest.approx(both)
+
+
+def test_copies_of_a_turn_never_make_a_percentile(values: DeriveCell) -> None:
+    d = values(slows=(1.0,) * 40)
+    for name in ("ttft_p95_s", "tpot_p95_s", "itl_p95_s", "itl_p99_s", "session_p95_s"):
+        assert d.metrics[name] is None
+        assert d.null_reasons[name] == "n_too_small"
+    assert d.details["distinct_samples"] == {
+        "ttft_append": 2, "ttft_cold": 2, "tpot": 3, "itl": 6, "session": 2,
+    }  # fmt: skip
+
+
+def test_goodput_counts_what_met_the_objective(values: DeriveCell) -> None:
+    m = values().metrics
+    assert m["goodput_turns_s"] == pytest.approx(4 / 0.280)
+    assert m["goodput_tok_s"] == pytest.approx(32 / 0.280)
+    # Only the append turn of session 1 (6 tokens, 61 ms) is late: it has 5 new and 1 output token.
+    tight = values(slo=SloLimits(0.05, 10.0, 0.050)).metrics
+    assert tight["goodput_turns_s"] == pytest.approx(3 / 0.280)
+    assert tight["goodput_tok_s"] == pytest.approx(26 / 0.280)
+
+
+def test_prefix_hits_and_waste(values: DeriveCell) -> None:
+    m = values().metrics
     assert m["prefix_hit_ideal"] == pytest.approx(37 / 59)
     assert m["prefix_hit"] == pytest.approx(35 / 59)
     assert m["recomputed_tokens"] == 0
     assert m["pad_ratio"] == 1.0
 
 
-def test_recomputation_and_padding_only_make_a_row_worse(rawcells: ModuleType) -> None:
-    raw = cell(rawcells)
+def test_recomputation_and_padding_only_make_a_row_worse(cell: MakeCell) -> None:
+    raw = cell()
     events = raw.repeats[0].events
     # Session 1 finds nothing of its prefix: 8 positions more, in a bucket of 16.
     row = int(np.flatnonzero(events["rows"]["session"] == 1)[0])
     events["rows"]["start"][row], events["rows"]["n_tokens"][row] = 0, 12
-    events["launches"]["n_tokens"][row], events["launches"]["chunk_bucket"][row] = 12, 16
+    events["launches"]["n_tokens"][row], events["launches"]["n_positions"][row] = 12, 16
     again = derive(raw)
     assert again.metrics["recomputed_tokens"] == 8
     assert again.metrics["pad_ratio"] == pytest.approx((30 - 4 + 16) / (30 - 4 + 12))
     assert again.metrics["prefill_tok_s"] == pytest.approx(22 / 0.240)
 
 
-def test_mbu_counts_weights_once_a_launch_and_the_live_rows(rawcells: ModuleType) -> None:
-    m = values(rawcells).metrics
+def test_nothing_is_padded_where_every_position_is_useful(cell: MakeCell) -> None:
+    raw = cell()
+    launches = raw.repeats[0].events["launches"]
+    # A ragged launch: two rows of 10 and 2 tokens in a step without buckets, 12 positions.
+    launches["n_tokens"][0], launches["n_positions"][0] = 12, 12
+    launches["batch_bucket"][0], launches["chunk_bucket"][0] = 2, 10
+    assert phases.pad_ratio(view(raw.repeats[0].events)).value == 1.0
+    # A log of before events/2 has the buckets only: 20 places for 12 of 32 tokens.
+    launches["n_positions"][:] = -1
+    assert phases.pad_ratio(view(raw.repeats[0].events)).value == pytest.approx((30 - 10 + 20) / 32)
+
+
+def test_mbu_counts_weights_once_a_launch_and_the_live_rows(values: DeriveCell) -> None:
+    m = values().metrics
     # Layer: q 64, o 64, k and v 32 each, gate, up, down 128 each, two norms of 8: 592; two layers
     # and the final norm 1192, the tied head 800. Decode rows at 10 11 12, 17, 12 13, one new each.
     weights = 4 * (2 * 592 + 8 + 800)
     kv = 2 * 2 * 4 * 4
     moved = 6 * weights + kv * (10 + 11 + 12 + 17 + 12 + 13 + 6)
-    assert m["mbu"] == pytest.approx(moved / (0.030 * 1e6))
+    assert m["mbu"] == pytest.approx(moved / (0.030 * 2e6))
+    plate = values(nameplate_bytes_s=4e6).metrics
+    assert plate["mbu_nameplate"] == pytest.approx(moved / (0.030 * 4e6))
+    assert values().null_reasons["mbu_nameplate"] == "no_nameplate"
+
+
+def test_a_share_above_its_roof_is_no_number_and_is_said(values: DeriveCell) -> None:
+    low = values(roofs=Roofs(10**6, 1e6, 1e6, 1e5, 1e5, 1000), nameplate_bytes_s=1e6)
+    for name in ("mbu", "mbu_nameplate", "mfu"):
+        assert low.metrics[name] is None
+        assert low.null_reasons[name] == "over_roof"
+        assert name not in low.intervals
+        assert (low.per_repeat[0][name] or 0.0) > 1
+    assert [t.split()[0] for c, t in low.notes if c == "over_roof"] == [
+        "mbu", "mbu_nameplate", "mfu",
+    ]  # fmt: skip
+
+
+def test_a_working_set_under_four_caches_has_no_share(values: DeriveCell) -> None:
+    # A decode launch of the cell moves 8,832 bytes in the mean: 6 launches, 52,992 bytes.
+    for llc, reason in ((2207, ""), (2209, "in_cache")):
+        d = values(roofs=Roofs(10**6, 2e6, 2e6, 1e6, 1e6, llc), nameplate_bytes_s=4e6)
+        assert d.null_reasons.get("mbu", "") == reason
+        assert d.null_reasons.get("mbu_nameplate", "") == reason
+    small_probe = Roofs(3999, 2e6, 2e6, 1e6, 1e6, 1000)
+    assert values(roofs=small_probe).null_reasons["mbu"] == "in_cache"
+
+
+def test_a_probe_of_another_size_is_said(values: DeriveCell) -> None:
+    for wanted, said in ((None, False), (10**6, False), (2 * 10**6, True)):
+        roofs = Roofs(10**6, 2e6, 2e6, 1e6, 1e6, 1000, wanted)
+        notes = {code for code, _ in values(roofs=roofs).notes}
+        assert ("probe_size" in notes) == said
 
 
 def test_mfu_counts_new_tokens_with_their_context_and_one_head_row_a_prompt(
-    rawcells: ModuleType,
+    values: DeriveCell,
 ) -> None:
-    m = values(rawcells).metrics
+    m = values().metrics
     new = [*range(10), *range(14, 17), *range(8, 12), *range(15, 20)]
     flops = 2 * 1192 * len(new) + 4 * 2 * 8 * sum(p + 1 for p in new) + 2 * 800 * 4
     assert m["mfu"] == pytest.approx(flops / (0.240 * 1e6))
 
 
-def test_host_time_that_the_device_waited_for(rawcells: ModuleType) -> None:
-    m = values(rawcells).metrics
+def test_host_time_that_the_device_waited_for(cell: MakeCell, values: DeriveCell) -> None:
+    m = values().metrics
     assert m["host_s_per_step"] == pytest.approx(0.001)
-    hidden = cell(rawcells)
+    hidden = cell()
     hidden.repeats[0].events["steps"]["engine_s"][:] = 1e-5
     hidden.repeats[0].events["launches"]["host_s"][:] = 1e-5
     assert derive(hidden).metrics["host_s_per_step"] == pytest.approx(2e-5)
 
 
-def test_energy_of_the_window(rawcells: ModuleType) -> None:
-    d = values(rawcells)
+def test_energy_of_the_window(values: DeriveCell) -> None:
+    d = values()
     assert d.metrics["power_w"] == pytest.approx(20.0)
     assert d.metrics["tok_per_joule"] == pytest.approx(32 / 5.6)
     assert d.metrics["joule_per_session"] == pytest.approx(2.8)
@@ -138,40 +224,13 @@ def test_energy_of_the_window(rawcells: ModuleType) -> None:
     assert d.details["energy"]["error_rel"] == pytest.approx(0.02 + 2 * 0.001 / 0.28)
 
 
-def test_sessions_per_hour_and_slo(rawcells: ModuleType) -> None:
-    m = values(rawcells).metrics
+def test_sessions_per_hour_and_slo(values: DeriveCell) -> None:
+    m = values().metrics
     assert m["sessions_per_hour"] == pytest.approx(2 / 0.280 * 3600)
     assert m["slo_attainment"] == 1.0
-    tight = values(rawcells, slo=SloLimits(0.05, 10.0, 0.050)).metrics
+    tight = values(slo=SloLimits(0.05, 10.0, 0.050)).metrics
     assert tight["slo_attainment"] == pytest.approx(3 / 4)
-    assert values(rawcells, slo=SloLimits(tpot_s=0.001)).metrics["slo_attainment"] == 1 / 4
-
-
-def test_failed_and_dropped_turns_are_misses_and_earn_nothing(rawcells: ModuleType) -> None:
-    raw = cell(rawcells)
-    turns = raw.repeats[0].events["turns"]
-    turns["status"][3] = 1
-    turns["status"][1] = 2
-    for name in ("intended_s", "first_token_s", "last_token_s"):
-        turns[name][1] = np.nan
-    d = derive(raw)
-    assert d.metrics["slo_attainment"] == pytest.approx(2 / 4)
-    assert d.metrics["total_tok_s"] == pytest.approx((10 + 4 + 4 + 3) / 0.280)
-
-
-def test_intervals_by_repeat_hold_the_combined_value(rawcells: ModuleType) -> None:
-    d = values(rawcells, slows=(1.0, 1.02, 0.98))
-    low, high = d.intervals["total_tok_s"]
-    assert low is not None
-    assert high is not None
-    assert low < d.metrics["total_tok_s"] < high  # type: ignore[operator]
-    # t(2) = 4.303, s of the logs of 1, 1.02, 0.98 is 0.0200.
-    assert np.log(high / low) / 2 == pytest.approx(4.303 * 0.0200 / 3**0.5, rel=1e-3)
-
-
-def test_a_cell_that_swings_is_not_steady(rawcells: ModuleType) -> None:
-    assert "not_steady" in {c for c, _ in values(rawcells, slows=(1.0, 1.0, 1.4)).notes}
-    assert "not_steady" not in {c for c, _ in values(rawcells, slows=(1.0, 1.0, 1.1)).notes}
+    assert values(slo=SloLimits(tpot_s=0.001)).metrics["slo_attainment"] == 1 / 4
 
 
 @pytest.mark.parametrize(
@@ -196,37 +255,50 @@ def test_a_cell_that_swings_is_not_steady(rawcells: ModuleType) -> None:
     ],
 )
 def test_nulls_have_their_reason(
-    rawcells: ModuleType, changes: dict[str, Any], reasons: dict[str, str]
+    values: DeriveCell, changes: dict[str, Any], reasons: dict[str, str]
 ) -> None:
-    d = values(rawcells, **changes)
+    d = values(**changes)
     for name, reason in reasons.items():
         assert d.metrics[name] is None
         assert d.null_reasons[name] == reason
 
 
-def test_every_null_has_a_known_reason(rawcells: ModuleType) -> None:
-    for changes in ({}, {"meter": None}, {"roofs": None}, {"config": None}):
-        d = values(rawcells, **changes)
-        assert set(d.metrics) == set(METRICS)
-        for name, value in d.metrics.items():
-            assert (value is None) == (name in d.null_reasons)
-        assert set(d.null_reasons.values()) <= set(NULL_REASONS)
+LOW_ROOF = Roofs(10**6, 1e5, 1e5, 1e5, 1e5, 1000)
 
 
-def test_a_session_that_did_not_end_takes_its_joules_away(rawcells: ModuleType) -> None:
-    raw = cell(rawcells)
-    raw.repeats[0].events["sessions"]["status"][1] = 3
-    d = derive(raw)
-    assert d.metrics["joule_per_session"] is None
-    assert d.null_reasons["joule_per_session"] == "session_unfinished"
-    assert d.metrics["tok_per_joule"] is not None
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"meter": None}, {"roofs": None}, {"config": None}, {"weights_precision": "odd"},
+        {"used": 1, "of": 2}, {"roofs": LOW_ROOF, "nameplate_bytes_s": 1e5},
+        {"roofs": Roofs(1000, 1e6, 1e6, 1e6, 1e6, 2000), "nameplate_bytes_s": 1e9},
+        {"scale": (Fraction(1), Fraction(1), Fraction(1, 10))}, {"scenario": "capacity"},
+    ],
+)  # fmt: skip
+def test_every_null_has_a_reason_that_its_column_knows(
+    values: DeriveCell, changes: dict[str, Any]
+) -> None:
+    check_reasons(values(**changes))
 
 
-def test_a_minority_of_repeats_may_lack_a_roof_and_it_is_said(rawcells: ModuleType) -> None:
-    raw = cell(rawcells, slows=(1.0, 1.0, 1.0))
-    bad = replace(raw.repeats[0], roofs=Roofs(10**6, 1e6, 2e6, 1e6, 1e6, 1000))
-    one = derive(replace(raw, repeats=(bad, *raw.repeats[1:])))
-    assert one.metrics["mbu"] == pytest.approx(derive(raw).metrics["mbu"])
-    assert any(c == "repeats_left_out" and t.startswith("mbu") for c, t in one.notes)
-    two = derive(replace(raw, repeats=(bad, bad, raw.repeats[2])))
-    assert two.null_reasons["mbu"] == "roof_unsteady"
+def test_nulls_of_odd_events_have_reasons_that_their_columns_know(cell: MakeCell) -> None:
+    check_reasons(nothing("cell_failed"))
+    for spoil in (
+        lambda e: e["turns"]["status"].__setitem__(0, 3),
+        lambda e: e["launches"]["phase"].__setitem__(slice(None), PHASES.index("mixed")),
+        lambda e: e["launches"]["phase"].__setitem__(slice(None), PHASES.index("kv")),
+        lambda e: e["turns"]["n_out"].__setitem__(slice(None), 1),
+        lambda e: e["turns"]["cold"].__setitem__(slice(None), 1),
+    ):
+        raw = cell()
+        spoil(raw.repeats[0].events)
+        check_reasons(derive(raw))
+
+
+def check_reasons(d: Derived) -> None:
+    assert set(d.metrics) == set(METRICS)
+    for name, value in d.metrics.items():
+        assert (value is None) == (name in d.null_reasons)
+        assert d.null_reasons.get(name, "cell_failed") in COLUMNS[name].null_reasons, name
+    assert set(d.null_reasons.values()) <= set(NULL_REASONS)
+    assert {code for code, _ in d.notes} <= set(NOTE_CODES)

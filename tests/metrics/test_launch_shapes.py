@@ -37,9 +37,22 @@ def test_rates_come_from_homogeneous_launches_only(rawcells: ModuleType) -> None
     launches["phase"][launches["phase"] == PHASES.index("decode")] = PHASES.index("mixed")
     joined = view(tables)
     rates = phases.rates(joined, phases.work(joined))
-    assert rates["decode_tok_s"].null_reason == "no_decode_launches"
+    assert rates["decode_tok_s"].null_reason == "mixed"
+    assert rates["decode_rows"].null_reason == "no_decode_launches"
     assert rates["total_tok_s"].value == pytest.approx(32 / 0.280)
     assert rates["prefill_tok_s"].value == pytest.approx(22 / 0.240)
+
+
+def test_a_decode_rate_needs_nine_tenths_of_the_tokens(rawcells: ModuleType) -> None:
+    tables = rawcells.tables()
+    launches = tables["launches"]
+    decode = np.flatnonzero(launches["phase"] == PHASES.index("decode"))
+    # 1 of 6 decoded tokens came from a mixed launch.
+    launches["phase"][decode[0]] = PHASES.index("mixed")
+    joined = view(tables)
+    work = phases.work(joined)
+    assert (work.n_decoded, work.n_decoded_pure) == (6, 5)
+    assert phases.rates(joined, work)["decode_tok_s"].null_reason == "mixed"
 
 
 def test_copies_are_charged_to_prefill(rawcells: ModuleType) -> None:
@@ -56,6 +69,8 @@ def test_copies_are_charged_to_prefill(rawcells: ModuleType) -> None:
         22 / 0.3
     )
     assert phases.pad_ratio(joined).value == 1.0
+    # Growth of the cache is inside the launch that caused it; decode pays no copy.
+    assert phases.rates(joined, phases.work(joined))["decode_tok_s"].value == pytest.approx(200)
 
 
 def test_only_work_inside_the_window_counts(rawcells: ModuleType) -> None:

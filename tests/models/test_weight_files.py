@@ -13,7 +13,8 @@ import pytest
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError
 from chipmark_models.presets import preset
-from chipmark_models.weights.safetensors_file import SafetensorsFile, SafetensorsWeights
+from chipmark_models.weights.checkpoint import SafetensorsWeights
+from chipmark_models.weights.safetensors_file import SafetensorsFile
 from chipmark_models.weights.source import WeightRef, open_weights, round_to
 from chipmark_models.weights.synthetic import SyntheticWeights
 
@@ -109,7 +110,7 @@ def test_shards_are_found_by_their_index(tmp_path: Path, tensors: dict[str, np.n
     np.testing.assert_array_equal(source.read(names[-1]), tensors[names[-1]])
     first = source.hash
     (folder / "part-1.safetensors").unlink()
-    with pytest.raises(BadInputError, match=r"part-1\.safetensors: the shard is lacking"):
+    with pytest.raises(BadInputError, match=r"part-1\.safetensors: the shard is missing"):
         SafetensorsWeights(folder)
     index.write_text(json.dumps({"weight_map": {"a": "../part-0.safetensors"}}))
     with pytest.raises(BadInputError, match="leaves the folder"):
@@ -137,7 +138,7 @@ def test_a_cut_file_names_the_tensor(tmp_path: Path, tensors: dict[str, np.ndarr
 def test_a_lacking_tensor_is_named(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
     lacking = "model.layers.1.mlp.up_proj.weight"
     folder = model_folder(tmp_path / "m", {n: a for n, a in tensors.items() if n != lacking})
-    with pytest.raises(BadInputError, match=rf"{lacking}: the tensor is lacking"):
+    with pytest.raises(BadInputError, match=rf"{lacking}: the tensor is missing"):
         SafetensorsWeights(folder)
 
 
@@ -156,8 +157,9 @@ def entry(**changes: Any) -> dict[str, Any]:
         (b"", "header's length"),
         (b"\xff" * 64, "header's length"),
         ((1000).to_bytes(8, "little") + b"{}", "cut short within the header"),
-        (header_bytes(b"{no json"), "no JSON"),
-        (header_bytes([1]), "no JSON object"),
+        (header_bytes(b"{no json"), "invalid JSON"),
+        (header_bytes([1]), "not a JSON object"),
+        (header_bytes(b'{"t": 1, "t": 2}'), "'t' stands twice"),
         (header_bytes({"t": {"dtype": "F32"}}), "t: bad header entry"),
         (header_bytes({"t": entry(dtype="F8_E5M2")}), "t: has type 'F8_E5M2'"),
         (header_bytes({"t": entry(shape=[-4])}), "negative"),
@@ -295,7 +297,7 @@ def test_a_gguf_file_that_lacks_a_tensor_names_it(
 ) -> None:
     lacking = "model.layers.2.self_attn.v_proj.weight"
     path = write_gguf(tmp_path / "m.gguf", weights, skip=lacking)
-    with pytest.raises(BadInputError, match=rf"{lacking}: the tensor is lacking"):
+    with pytest.raises(BadInputError, match=rf"{lacking}: the tensor is missing"):
         GgufWeights(path)
 
 

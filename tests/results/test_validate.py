@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,6 +72,58 @@ def test_metrics_that_do_not_follow_from_the_raw_files_are_found(record: Path) -
     assert "tok_per_joule" in found[0].text
 
 
+def changed(record: Path, change: Callable[[dict[str, Any]], object]) -> list[str]:
+    """Texts of the findings on a record whose stored metrics were edited."""
+    document = json.loads((record / "record.json").read_text())
+    change(document["metrics"])
+    (record / "record.json").write_text(document_text(document))
+    return [f.text for f in validate(record) if f.severity == "error"]
+
+
+def test_an_interval_that_was_made_narrower_is_found(record: Path) -> None:
+    texts = changed(record, lambda m: m["intervals"].update(total_tok_s=[114.0, 114.1]))
+    assert len(texts) == 1
+    assert "the interval of total_tok_s" in texts[0]
+
+
+def test_an_interval_that_was_taken_away_is_found(record: Path) -> None:
+    assert "decode_tok_s" in changed(record, lambda m: m["intervals"].pop("decode_tok_s"))[0]
+
+
+def test_a_note_that_was_taken_away_is_found(rawcells: ModuleType, tmp_path: Path) -> None:
+    raw = rawcells.write_raw(tmp_path / "raw", slows=(1.0, 1.06, 1.1, 1.16, 1.2, 1.26))
+    record = write_record(tmp_path / "out", raw)
+    assert "not_steady" in {n.code for n in load_record(record).metrics.notes}
+    assert changed(record, lambda m: m["notes"].clear()) == [
+        "the notes differ from those computed: not_steady"
+    ]
+
+
+def test_a_reason_that_was_changed_is_found(record: Path) -> None:
+    texts = changed(record, lambda m: m["null_reasons"].update(mbu_nameplate="no_probe"))
+    assert texts == ["mbu_nameplate is null because of no_probe, computed as no_nameplate"]
+
+
+def test_a_share_over_its_roof_is_found(rawcells: ModuleType, tmp_path: Path) -> None:
+    probes = {**rawcells.PROBES, "read_before": 1e6, "read_after": 1e6}
+    record = write_record(tmp_path / "out", rawcells.write_raw(tmp_path / "raw", probes=probes))
+    found = [f for f in validate(record) if f.severity == "error"]
+    assert [f.code for f in found] == ["over_roof"]
+    assert "mbu" in found[0].text
+
+
+def test_a_corrected_catalogue_does_not_make_a_record_wrong(
+    rawcells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chip = {"chip__name": "nvidia-l40s", "chip__vendor": "NVIDIA"}
+    record = write_record(tmp_path / "out", rawcells.write_raw(tmp_path / "raw", **chip))
+    stored = load_record(record).metrics
+    assert stored.details["nameplate_bytes_s"] == 864e9
+    assert stored.values["mbu_nameplate"] is not None
+    monkeypatch.setattr("chipmark.results.raw.nameplate_bytes_s", lambda chip: 900e9)
+    assert validate(record) == []
+
+
 def test_events_that_flatter_are_found(rawcells: ModuleType, tmp_path: Path) -> None:
     raw = rawcells.write_raw(tmp_path / "raw")
     path = raw / "repeat-1" / "events.npz"
@@ -125,12 +179,6 @@ def test_an_unknown_note_code_is_a_warning(rawcells: ModuleType, tmp_path: Path)
     notes = [{"code": "odd_one", "text": "?"}]
     record = write_record(tmp_path / "out", rawcells.write_raw(tmp_path / "raw", notes=notes))
     assert [(f.severity, f.code) for f in validate(record)] == [("warning", "note_code")]
-
-
-def test_only_simulated_cells_have_a_closed_form(record: Path) -> None:
-    found = validate(record, closed_form=True)
-    assert [f.code for f in found] == ["closed_form"]
-    assert "torch:cpu" in found[0].text
 
 
 def test_the_old_record_of_schema_1_still_loads(tmp_path: Path) -> None:

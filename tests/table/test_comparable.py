@@ -41,10 +41,20 @@ def test_equal_work_is_comparable_in_speed_and_energy(make_record: Make) -> None
         ({"cache_policy": {"policy": "other"}}, "cache policy"),
         ({"parity": {"verdict": "fail", "reason": "rms 0.5"}}, "parity fail: rms 0.5"),
         ({"parity": {"verdict": "unchecked"}}, "parity unchecked"),
+        ({"audit": {"verdict": "fail", "reason": "3 of 64 ids"}}, "audit failed: 3 of 64 ids"),
+        ({"audit": {"verdict": "pending", "reason": "too long"}}, "audit_pending: too long"),
+        ({"audit": {"verdict": "none"}}, "not audited"),
+        ({"load__ep_coverage": None}, "ep_coverage is unknown"),
+        ({"notes": [{"code": "repeat_incomplete", "text": "1 of 3"}]}, "repeat_incomplete: 1 of 3"),
+        ({"notes": [{"code": "turns_lost", "text": "2 of 12"}]}, "turns_lost: 2 of 12"),
+        ({"notes": [{"code": "clock", "text": "launch 3"}]}, "clock: launch 3"),
+        ({"notes": [{"code": "not_steady", "text": "9, 8, 7"}]}, "not_steady: 9, 8, 7"),
+        ({"backend": "sim:golden"}, "kind of device: simulated, the baseline's is real"),
+        ({"workload__sessions": 3}, "6 of 9 sessions ended"),
         ({"load__ep_coverage": 0.98}, "ep_coverage 0.98"),
         ({"notes": [{"code": "throttled_thermal", "text": "slowed"}]}, "throttled_thermal"),
         ({"notes": [{"code": "throttled_hardware", "text": "power"}]}, "throttled_hardware"),
-        ({"spread": 0.2}, "not_steady"),
+        ({"notes": [{"code": "not_steady", "text": "drifts"}]}, "not_steady"),
     ],
 )
 def test_what_bars_a_row_from_every_ranking(
@@ -79,7 +89,6 @@ def test_what_never_bars_a_row(make_record: Make, change: dict[str, Any]) -> Non
     ("change", "reason"),
     [
         ({"meter__scope": "wall"}, "power scope wall"),
-        ({"meter__source": "wall"}, "source class wall"),
         ({"meter__source": "declared"}, "declared, not measured"),
         ({"meter__source": "assumed"}, "assumed, not measured"),
         ({"chip__of": 2}, "not known"),
@@ -99,7 +108,7 @@ def test_declared_and_assumed_are_not_even_ranked_alone(make_record: Make) -> No
     assert row.rank is None
 
 
-def test_cost_is_ranked_in_the_capacity_lane_only(make_record: Make) -> None:
+def test_cost_is_ranked_in_the_capacity_scenario_only(make_record: Make) -> None:
     book = load_book(EXAMPLE)
     chip = {"chip__name": "nvidia-h200-sxm"}
     for scenario, kinds in (
@@ -121,6 +130,7 @@ def test_an_unfit_baseline_compares_with_nothing(make_record: Make) -> None:
     rows = build_rows(records, None, baseline="torch:cpu")
     assert [r.values["comparable"] for r in rows] == [[], []]
     assert "baseline: parity fail" in rows[1].details["not_comparable"]["perf"]
+    assert "baseline: parity fail" in rows[1].details["not_ranked"]
 
 
 def test_without_a_name_the_first_fit_row_of_each_kind_of_work_is_the_baseline(
@@ -135,6 +145,7 @@ def test_without_a_name_the_first_fit_row_of_each_kind_of_work_is_the_baseline(
     rows = build_rows(records, None)
     bases = [r.details["baseline"] for r in rows]
     assert bases == [records[1].id, records[1].id, records[2].id, records[2].id]
+    assert [r.details["not_ranked"] for r in rows] == [["parity fail"], [], [], []]
     assert [r.rank for r in rows] == [None, 1, 1, 2]
 
 
@@ -178,3 +189,49 @@ def test_the_ratio_has_an_interval_that_holds_it(make_record: Make) -> None:
     assert low is not None
     assert high is not None
     assert low < row.values["vs_baseline"] < high
+
+
+def test_measured_sources_meet_and_their_stated_errors_widen_the_interval(
+    make_record: Make,
+) -> None:
+    counter = make_record(watts=20.0)
+    wide = make_record(watts=20.5, backend="b:1", meter__source="wall", meter__error_rel=0.1)
+    rows = build_rows([counter, wide], None, rank_by="tok_per_joule")
+    assert rows[1].values["comparable"] == ["perf", "energy"]
+    assert [row.rank for row in rows] == [1, 1]
+    error = rows[1].details["energy"]["error_rel"]
+    assert error >= 0.1
+    stored = wide.metrics.intervals["tok_per_joule"]
+    low, high = rows[1].intervals["tok_per_joule"]
+    assert low == pytest.approx((stored[0] or 0) / (1 + error))
+    assert high == pytest.approx((stored[1] or 0) / (1 - error))
+    joules = rows[1].intervals["joule_per_session"]
+    assert joules[0] == pytest.approx(
+        (wide.metrics.intervals["joule_per_session"][0] or 0) * (1 - error)
+    )
+
+
+def test_a_meter_without_a_stated_error_ranks_nobody(make_record: Make) -> None:
+    records = [make_record(), make_record(backend="b:1", watts=5.0, meter__error_rel=None)]
+    rows = build_rows(records, None, rank_by="tok_per_joule")
+    assert [row.rank for row in rows] == [1, None]
+    assert "the meter states no error" in rows[1].details["not_ranked"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"chip__unit": "package", "meter__scope": "package"}, "unit package"),
+        (
+            {"chip__unit": "cpu-share", "meter__scope": "package"},
+            "the meter covers a package, the unit is a share of it",
+        ),
+        ({"chip__unit": "cpu-share", "meter__scope": "cpu-share"}, "a part of the unit was used"),
+    ],
+)
+def test_a_unit_is_compared_with_its_like_and_a_share_with_nothing(
+    make_record: Make, change: dict[str, Any], reason: str
+) -> None:
+    row = second(make_record, **change)
+    assert row.values["comparable"] == ["perf"]
+    assert reason in " ".join(row.details["not_comparable"]["energy"])

@@ -23,9 +23,9 @@ EVIL = '=cmd|"/C calc"!A1 <script>alert(1)</script> | `x` \x1b[31mred'
 
 @pytest.fixture
 def rows(make_record: Make) -> list[Row]:
-    cpu = {"chip__unit": "cpu-share", "chip__used": 2, "chip__of": 2}
+    cpu = {"chip__unit": "cpu-share", "chip__used": 2, "chip__of": 2, "meter__scope": "cpu-share"}
     records = [
-        make_record(watts=30.0, meter__source="assumed", meter__scope="cpu-share", **cpu),
+        make_record(watts=30.0, meter__source="assumed", **cpu),
         make_record(1.1, backend="ort:openvino", meter__source="declared", **cpu),
         make_record(1.2, backend="ort:cpu", parity={"verdict": "unchecked", "reason": EVIL}),
         make_record(status="failed", load=None, failure={"code": "crash", "text": "signal 11"}),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chipmark.errors import BadInputError, DoesNotFitError
+from chipmark.errors import BadInputError, DoesNotFitError, UsageError
 from chipmark.workload.replay import replay
 from chipmark.workload.replay_files import read_requests
 from chipmark.workload.scale import SCALES, Scale
@@ -155,6 +155,44 @@ def test_a_bad_request_names_file_line_and_field(
     good = request(100, 600, 3, 0, 1)
     with pytest.raises(BadInputError, match=says):
         list(read_requests(mooncake(tmp_path, good, good | changes)))
+
+
+def test_a_file_of_other_blocks_is_replayed_at_the_size_that_is_given(tmp_path: Path) -> None:
+    path = mooncake(
+        tmp_path,
+        request(0, 200, 5, 1, 2, 3, 4),
+        request(5, 130, 5, 1, 2, 9),
+        request(9, 200, 5, 1, 2, 3, 4),
+    )
+    trace = replay(path, FULL, 0, VOCAB, block_tokens=64)
+    assert [s.turns[0].n_cached for s in trace.sessions] == [0, 128, 199]
+    first, second, third = prompts(trace)
+    np.testing.assert_array_equal(first[:128], second[:128])
+    assert first[128] != second[128]
+    np.testing.assert_array_equal(first, third)
+    assert trace.name == "replay:moon@64"
+    scaled = replay(path, Scale("1/4", "1", "0"), 0, VOCAB, block_tokens=64)
+    assert [s.turns[0].n_cached for s in scaled.sessions] == [0, 32, 49]
+
+
+def test_a_wrong_block_size_is_refused_with_those_that_fit(tmp_path: Path) -> None:
+    path = mooncake(tmp_path, request(0, 200, 5, 1, 2, 3, 4))
+    says = r"moon\.jsonl:1: hash_ids: has 4 ids, but 200 tokens are 1 blocks of 512\n.*"
+    with pytest.raises(BadInputError, match=says + r"--block-tokens 64 \(of 50 to 66 that fit\)"):
+        replay(path, FULL, 0, VOCAB)
+    with pytest.raises(BadInputError, match="has 4 ids, but 200 tokens are 2 blocks of 128"):
+        replay(path, FULL, 0, VOCAB, block_tokens=128)
+    none = mooncake(tmp_path, request(0, 3, 5, 1, 2, 3, 4))
+    with pytest.raises(BadInputError, match="no size fits this line"):
+        replay(none, FULL, 0, VOCAB)
+
+
+def test_a_file_without_blocks_has_no_block_size(tmp_path: Path) -> None:
+    path = azure(tmp_path, "2023-11-16 18:17:03,5,5")
+    with pytest.raises(BadInputError, match=r"azure\.csv: is an Azure file: it has no blocks"):
+        replay(path, FULL, 0, VOCAB, block_tokens=64)
+    with pytest.raises(UsageError, match="blocks of 0 tokens"):
+        replay(path, FULL, 0, VOCAB, block_tokens=0)
 
 
 def test_a_missing_field_names_the_nearest(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from chipmark.errors import BadInputError, DoesNotFitError
+from chipmark.workload.message_forms import Form, shaped
 from chipmark.workload.quantiles import describe
+from chipmark.workload.rendered import Render
 from chipmark.workload.trace import Trace, load_trace, save_trace
 from chipmark.workload.transcript import read_transcript
-from chipmark.workload.transcript_trace import Render, transcript_trace
+from chipmark.workload.transcript_trace import transcript_trace
 
 RECORDED = Path(__file__).parents[1] / "data" / "agent_transcript.jsonl"
 END = "\x01"
@@ -61,7 +63,7 @@ def render_with_thinking_removed(
     shown = [
         {
             "role": m["role"],
-            "content": m["content"] if i == last else m["content"].split("</t>")[-1],
+            "content": m["content"] if i == last else m["content"].split("</think>")[-1],
         }
         for i, m in enumerate(messages)
     ]
@@ -106,7 +108,7 @@ def test_the_recorded_transcript_is_read_and_every_answer_is_a_turn() -> None:
 
 def test_prompts_and_outputs_are_what_the_template_renders() -> None:
     trace = trace_of(RECORDED)
-    talk = read_transcript(RECORDED)[1]
+    talk = shaped(read_transcript(RECORDED)[1], Form())
     answers = [i for i, m in enumerate(talk.messages) if m["role"] == "assistant"]
     session = trace.sessions[1]
     for turn, at in zip(session.turns, answers, strict=True):
@@ -146,7 +148,7 @@ def test_tools_that_a_template_ignores_are_written_as_text_and_the_name_says_so(
 
 def test_a_template_that_rewrites_history_keeps_only_the_common_prefix(tmp_path: Path) -> None:
     talk = [m | {"content": m["content"]} for m in TALK]
-    talk[2] = message("assistant", "thinking</t>one")
+    talk[2] = message("assistant", "thinking</think>one")
     trace = trace_of(write(tmp_path, {"messages": talk}), render_with_thinking_removed)
     first, second = trace.sessions[0].turns
     assert second.reset
@@ -154,7 +156,7 @@ def test_a_template_that_rewrites_history_keeps_only_the_common_prefix(tmp_path:
     assert decode(trace.sessions[0].prompt(second)).endswith(
         f"[assistant]one{END}\n[user]second?{END}\n[assistant]"
     )
-    assert decode(trace.sessions[0].output(first)) == f"thinking</t>one{END}"
+    assert decode(trace.sessions[0].output(first)) == f"thinking</think>one{END}"
 
 
 def test_durations_are_the_gap_after_a_turn_and_are_scaled(tmp_path: Path) -> None:

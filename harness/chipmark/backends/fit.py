@@ -63,7 +63,7 @@ def check_fit(need: Need, free: int | None, device: str) -> None:
     fits = [f"a context of {context} tokens at {need.n_seqs} sequences"]
     if sequences > 0:
         fits.append(f"{sequences} sequences at {need.max_context} tokens")
-    raise DoesNotFitError(message, "would fit: " + ", or ".join(fits))
+    raise DoesNotFitError(message, "would fit: " + ", or ".join(fits), sequences=max(0, sequences))
 
 
 def _gb(n_bytes: int) -> str:

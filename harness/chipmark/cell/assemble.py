@@ -10,6 +10,7 @@ from chipmark import __version__
 from chipmark.cell.environment import recorded_environment
 from chipmark.cell.folder import KEY
 from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.provenance import source_commit
 from chipmark.cell.workloads import workload_id
 from chipmark.chips.contract import ChipIdentity
 from chipmark.engine.plan import CACHE_POLICY
@@ -35,6 +36,7 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "schema": "chipmark.cell/2",
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             "chipmark_version": __version__,
+            "chipmark_commit": source_commit(),
             "status": "done" if done else "failed",
             "failure": cell.failure,
             "backend": plan.backend,
@@ -51,6 +53,8 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "parity": cell.parity,
             "meter": None if meter is None else MeterId(**dataclasses.asdict(meter.info)),
             "repeats": cell.repeats_done if done else 0,
+            "limits": dataclasses.asdict(inputs.limits),
+            "capacity": cell.capacity,
             "sweep": tuple(cell.sweep),
             "environment": recorded_environment(loaded),
             "options": {KEY: key, **options},

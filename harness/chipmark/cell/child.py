@@ -4,7 +4,7 @@ Commands come as JSON lines on one pipe and answers go as JSON lines on another,
 providers write to stdout as they like. Standard library, NumPy and the backend's own package.
 An answer is {"ok": {...}}, {"error": {"type", "message", "hint"}}, {"progress": {...}}, or
 {"mark": "started" or "ended"} right before and after the engine runs, which the parent stamps by
-its own clock.
+its own clock. The error of a load that does not fit has "sequences", too.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from typing import Any, TextIO
 import numpy as np
 
 from chipmark.backends.sim.backend import virtual_clock
+from chipmark.cell.provenance import installed_packages
 from chipmark.cell.spec import ChildSpec, RunCommand, parse
 from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import Backend, Caps, Clock, Loaded, LoadSpec
 from chipmark.engine.events import save_events
 from chipmark.engine.plan import CapturedLogits, Progress, RunPlan
-from chipmark.errors import ChipmarkError, UsageError
+from chipmark.errors import ChipmarkError, DoesNotFitError, UsageError
 from chipmark.registry import load_plugin, split_backend
 
 _PR_SET_PDEATHSIG = 1
@@ -108,6 +109,7 @@ class Child:
             "wall_s": time.perf_counter() - started,
             "python": sys.version.split()[0],
             "numpy": np.__version__,
+            "packages": installed_packages(),
             "peak_rss_bytes": self.peak_rss_bytes(),
         }
 
@@ -168,7 +170,6 @@ class Child:
             feedback=self.spec.feedback,
             capture=capture,
             deadline_s=command.deadline_s,
-            sessions_per_lane=command.sessions_per_lane,
             on_progress=progress,
             clock=self._clock,
         )
@@ -294,7 +295,10 @@ def serve(
             traceback.print_exc()
             message = error.message if isinstance(error, ChipmarkError) else str(error)
             hint = error.hint if isinstance(error, ChipmarkError) else ""
-            tell({"error": {"type": type(error).__name__, "message": message, "hint": hint}})
+            told: dict[str, Any] = {"type": type(error).__name__, "message": message, "hint": hint}
+            if isinstance(error, DoesNotFitError):
+                told["sequences"] = error.sequences
+            tell({"error": told})
         if name == "close":
             return
 

@@ -54,6 +54,7 @@ def recorded_environment(loaded: Mapping[str, Any]) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "child_python": loaded.get("python", ""),
         "child_numpy": loaded.get("numpy", ""),
+        "child_packages": loaded.get("packages", {}),
         "backend": loaded.get("describe", {}),
         "cpus": affinity,
         "glibc_tunables": glibc_tunables(os.environ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +21,16 @@ from chipmark.cell.parity import (
     parity_trace,
     reference,
 )
+from chipmark.cell.room import Room
 from chipmark.cell.spec import ChildSpec
 from chipmark.cell.suite import CellPlan
-from chipmark.cell.workloads import ModelInUse
+from chipmark.cell.workloads import ModelInUse, sim_load
 from chipmark.chips.contract import ChipIdentity
-from chipmark.errors import ChipmarkError
+from chipmark.errors import ChipmarkError, DoesNotFitError
 from chipmark.meters.contract import Meter
 from chipmark.meters.replay import save_samples
 from chipmark.results.manifest import (
+    CapacityResult,
     ModelId,
     Note,
     ParityResult,
@@ -38,9 +41,6 @@ from chipmark.results.manifest import (
 )
 from chipmark.workload.trace import Trace, save_trace
 from chipmark_models.precision import precision_class, product_type, rounding_of
-
-MIN_WINDOW_SESSIONS = 4
-"""Sessions that all lanes of the capacity scenario complete together, at least."""
 
 IDLE_S = 31.0
 """Idle with the model loaded, before and after: the definition asks for 30 s."""
@@ -88,12 +88,15 @@ class MeasuredCell:
         self.child: ChildProcess | None = None
         self.loaded: dict[str, Any] = {}
         self.parity = ParityResult(verdict="unchecked", reason="not reached")
+        self.capacity: CapacityResult | None = None
         self.sweep: list[SweepPoint] = []
         self.concurrency = inputs.plan.concurrency
+        self.room = Room(inputs.plan.concurrency, inputs.plan.concurrency)
         self.repeats_done = 0
         self.failure: Note | None = None
         self.notes: list[Note] = list(inputs.notes)
         self.peak_rss_bytes = 0
+        self.check_s = self.repeat_s = 0.0
         self._capture = capture_turn(inputs.trace)
         save_trace(inputs.trace, folder / "trace.npz")
 
@@ -125,12 +128,13 @@ class MeasuredCell:
         context = max(inputs.trace.max_context_tokens, self._parity_trace(()).max_context_tokens)
         spec = ChildSpec(
             backend=plan.backend,
-            # A simulated device is told how many ids there are; it reads nothing else.
-            model=inputs.in_use.spec if inputs.in_use else {"vocab_size": inputs.trace.vocab_size},
+            model=inputs.in_use.spec
+            if inputs.in_use
+            else sim_load(inputs.model, inputs.trace.vocab_size),
             precision=plan.precision,
-            n_seqs=plan.concurrency,
+            n_seqs=self.room.sequences,
             max_context=context,
-            kv_tokens=context * plan.concurrency,
+            kv_tokens=context * self.room.kv_sequences,
             max_chunk=inputs.max_chunk,
             threads=inputs.threads,
             feedback=inputs.feedback,
@@ -140,17 +144,34 @@ class MeasuredCell:
         self.child.send("load")
 
     def finish_load(self) -> None:
-        """Wait until the child has loaded, compiled and warmed; then park it."""
-        child = self._child()
-        self.loaded = child.answer(self.inputs.limits.load_s)
+        """Wait until the child has loaded, compiled and warmed; then park it.
+
+        In the capacity scenario the plan's concurrency is only where the sweep ends, so what does
+        not fit is loaded smaller. Raises DoesNotFitError where not one sequence fits.
+        """
+        while not self.loaded:
+            try:
+                self.loaded = self._child().answer(self.inputs.limits.load_s)
+            except DoesNotFitError as error:
+                less = self.room.less(error.sequences)
+                if less is None or self.inputs.plan.scenario != "capacity":
+                    raise
+                self.room = less
+                self.kill()
+                self.start()
         self._seen(self.loaded)
-        child.park()
+        self._child().park()
 
     def check_parity(self) -> None:
         """Run the parity trace through the timed path and compare with the oracle."""
+        began = time.monotonic()
         if self.inputs.in_use is None:
             self._check_sim_parity()
-            return
+        else:
+            self._check_oracle_parity()
+        self.check_s = time.monotonic() - began
+
+    def _check_oracle_parity(self) -> None:
         child, caps = self._child(), self.loaded["caps"]
         trace = self._parity_trace(tuple(caps["context_buckets"]))
         if trace.max_context_tokens > caps["max_context"]:
@@ -161,7 +182,7 @@ class MeasuredCell:
             return
         path, out = self.folder / "parity.npz", self.folder / "parity-logits.npz"
         save_trace(trace, path)
-        concurrency = min(self.inputs.plan.concurrency, len(trace.sessions))
+        concurrency = min(self.room.sequences, len(trace.sessions))
         answer = child.ask(
             "parity",
             self.inputs.limits.parity_s,
@@ -195,7 +216,7 @@ class MeasuredCell:
         trace = self._parity_trace(())
         path, out = self.folder / "parity.npz", self.folder / "parity-logits.npz"
         save_trace(trace, path)
-        concurrency = min(self.inputs.plan.concurrency, len(trace.sessions))
+        concurrency = min(self.room.sequences, len(trace.sessions))
         limit = self.inputs.limits.parity_s
         child = self._child()
         child.ask("parity", limit, trace=str(path), out=str(out), concurrency=concurrency)
@@ -221,7 +242,7 @@ class MeasuredCell:
 
     def repeat(self, index: int) -> None:
         """One timed repeat between two probes, metered; raw files go to `repeat-INDEX`."""
-        child, inputs = self._child(), self.inputs
+        child, inputs, began = self._child(), self.inputs, time.monotonic()
         target = self.folder / f"repeat-{index}"
         target.mkdir()
         read_bytes = self._read_bytes()
@@ -246,6 +267,7 @@ class MeasuredCell:
         probes: Probes = roofs.bracket(read_bytes, before, after, llc)
         (target / "probes.json").write_text(probes.model_dump_json(indent=1), encoding="utf-8")
         self.repeats_done = index + 1
+        self.repeat_s = max(self.repeat_s, time.monotonic() - began)
 
     def timed_run(self, arguments: dict[str, Any], power: Path) -> Timing:
         """One `run` of the child with the meter beside it, by this process's clock; the meter's
@@ -274,7 +296,6 @@ class MeasuredCell:
             "events": str(events),
             "concurrency": concurrency,
             "scenario": self.inputs.plan.scenario,
-            "sessions_per_lane": max(1, -(-MIN_WINDOW_SESSIONS // concurrency)),
             "deadline_s": self.inputs.limits.run_s,
         }
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 import psutil
 
 from chipmark.cell.environment import child_environment
-from chipmark.errors import CellFailedError
+from chipmark.errors import CellFailedError, DoesNotFitError
 
 LOG_BYTES = 256 * 1024
 FLOOD_BYTES = 64 * 1024 * 1024
@@ -237,7 +237,11 @@ class ChildProcess:
         if "error" in message:
             told = message["error"]
             text = f"{command}: {told.get('type')}: {told.get('message')}"
-            raise CellFailedError(text, str(told.get("hint") or ""))
+            hint = str(told.get("hint") or "")
+            fitting = told.get("sequences")
+            if isinstance(fitting, int):
+                raise DoesNotFitError(text, hint, sequences=fitting)
+            raise CellFailedError(text, hint)
         answer = message.get("ok")
         if not isinstance(answer, dict):
             raise self._failure(f"{command}: answered neither ok nor error")

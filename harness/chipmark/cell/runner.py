@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Literal, Protocol
 from chipmark.cell.assemble import assemble
 from chipmark.cell.folder import Held, cell_key, check_output, held, scratch
 from chipmark.cell.measure import CellInputs, Limits, MeasuredCell
+from chipmark.cell.more_repeats import add_repeats
 from chipmark.cell.suite import CellPlan, Suite, groups, order_of
 from chipmark.cell.sweep import sweep
 from chipmark.cell.workloads import (
@@ -25,11 +27,12 @@ from chipmark.chips.catalogue import catalogue
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.cpu import read_cpu
 from chipmark.chips.detect import chip_of
-from chipmark.chips.nameplate import nameplate
+from chipmark.chips.nameplate import nameplate, unit_nameplate_w
+from chipmark.engine.lanes import check_closed_loop
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter, Scope
 from chipmark.meters.pick import pick_meter
-from chipmark.meters.replay import SIM_INFO, ReplayMeter
+from chipmark.meters.replay import ReplayMeter, sim_info
 from chipmark.meters.request import AssumedPower, MeterRequest
 from chipmark.registry import split_backend
 from chipmark.results.manifest import Note, Slo
@@ -109,8 +112,12 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
     fails leaves a record that says why; the others go on. Raises ChipmarkError for bad input.
     """
     check_output(out)
+    until_s = time.monotonic() + suite.budget_s
     before = held(out)
     prepared = _Preparation(options, reporter)
+    for plan in suite.cells:
+        if plan.scenario == "capacity":
+            check_closed_loop(prepared.trace(plan))
     batches = [[prepared.cell(plan, suite.repeats) for plan in group] for group in groups(suite)]
     written: list[Path] = []
     skipped: list[str] = []
@@ -127,7 +134,7 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
                 for index, item in enumerate(todo)
             ]
             try:
-                _measure(cells, suite.repeats, options, reporter)
+                _measure(cells, suite.repeats, until_s, options, reporter)
                 for cell, item in zip(cells, todo, strict=True):
                     title = item.inputs.plan.title
                     failure = cell.failure.text if cell.failure else ""
@@ -161,9 +168,14 @@ def _write(
 
 
 def _measure(
-    cells: Sequence[MeasuredCell], repeats: int, options: RunOptions, reporter: Reporter
+    cells: Sequence[MeasuredCell],
+    repeats: int,
+    until_s: float,
+    options: RunOptions,
+    reporter: Reporter,
 ) -> None:
-    """Load, check, repeat in rotating order, check the captured turn, end."""
+    """Load, check, repeat in rotating order, add repeats until `until_s` (of the monotonic clock)
+    where intervals are wide, check the captured turn, end."""
     reporter.steps(len(cells) * (repeats + 2))
 
     def each(text: str, step: Callable[[MeasuredCell], None], order: Sequence[int]) -> None:
@@ -181,13 +193,19 @@ def _measure(
     if cells and cells[0].inputs.plan.scenario == "capacity":
         each("sweep over the number of sessions", sweep, forward)
     each("idle power before", lambda cell: cell.idle("before"), forward)
-    for repeat in range(repeats):
+
+    def once(repeat: int, which: Sequence[int], text: str) -> None:
         for index in order_of(repeat, len(cells)):
+            if index not in which:
+                continue
             if options.fresh and repeat > 0:
                 each("a fresh process", _restart, [index])
-            text = f"repeat {repeat + 1} of {repeats}"
-            each(text, lambda cell, repeat=repeat: cell.repeat(repeat), [index])  # type: ignore[misc]
+            each(text, lambda cell: cell.repeat(cell.repeats_done), [index])
             reporter.step()
+
+    for repeat in range(repeats):
+        once(repeat, forward, f"repeat {repeat + 1} of {repeats}")
+    add_repeats(cells, until_s, once)
     each("idle power after", lambda cell: cell.idle("after"), forward)
     each("captured turn against the oracle", MeasuredCell.compare_captured, forward)
     for cell in cells:
@@ -209,6 +227,7 @@ def _load(cells: Sequence[MeasuredCell], reporter: Reporter) -> None:
 def _restart(cell: MeasuredCell) -> None:
     if cell.child is not None:
         cell.child.close()
+    cell.loaded = {}
     cell.start()
     cell.finish_load()
 
@@ -228,18 +247,13 @@ class _Preparation:
         options = self._options
         kind, device = split_backend(plan.backend)
         simulated = kind == "sim"
-        needs_model = not simulated or plan.kind == "transcript"
-        ref = self._ref(plan.model) if needs_model else None
-        config = check_source(ref) if ref else sim_config(plan.model)
-        trace_key = (plan.kind, plan.workload, plan.scale, plan.sessions, plan.model)
-        if trace_key not in self._traces:
-            self._traces[trace_key] = trace_of(plan, ref, config, options.seed)
-        trace = self._traces[trace_key]
+        ref = self._ref_of(plan)
+        trace = self.trace(plan)
         in_use = None if simulated or ref is None else self._model(ref, plan)
-        identity = sim_model(plan) if in_use is None else in_use.identity
+        identity = sim_model(plan.model) if in_use is None else in_use.identity
         chip = chip_of(plan.backend)
         notes: list[Note] = []
-        meter: Meter | None = ReplayMeter(SIM_INFO)
+        meter: Meter | None = ReplayMeter(sim_info(device))
         if not simulated:
             meter, remarks = pick_meter(meter_request(chip, device, options.power_w))
             notes += [Note(code="meter", text=text) for text in remarks]
@@ -280,6 +294,19 @@ class _Preparation:
         )
         return _Prepared(inputs, chip, key)
 
+    def trace(self, plan: CellPlan) -> Trace:
+        """The trace of a cell, for which weights are looked at but not prepared."""
+        key = (plan.kind, plan.workload, plan.scale, plan.sessions, plan.model)
+        if key not in self._traces:
+            ref = self._ref_of(plan)
+            config = check_source(ref) if ref else sim_config(plan.model)
+            self._traces[key] = trace_of(plan, ref, config, self._options.seed)
+        return self._traces[key]
+
+    def _ref_of(self, plan: CellPlan) -> WeightRef | None:
+        simulated = split_backend(plan.backend)[0] == "sim"
+        return None if simulated and plan.kind != "transcript" else self._ref(plan.model)
+
     def _ref(self, name: str) -> WeightRef:
         if name not in self._refs:
             self._refs[name] = find_model(name, self._options.seed, self._reporter.stage)
@@ -302,4 +329,6 @@ def meter_request(chip: ChipIdentity, device: str, power_w: float | None) -> Met
         scope: Scope = "cpu-share" if chip.unit == "cpu-share" else "package"
         covers = f"{chip.used} vCPUs" if chip.unit == "cpu-share" else f"{chip.used} packages"
         assumed = AssumedPower(plate.power_w, scope, covers, plate.method)
-    return MeterRequest(chip.vendor, chip.unit, device, power_w, assumed)
+    return MeterRequest(
+        chip.vendor, chip.unit, device, power_w, assumed, nameplate_w=unit_nameplate_w(chip)
+    )

@@ -55,8 +55,7 @@ class ChildSpec:
 class RunCommand:
     """One timed repeat. capture: (session, turn) whose logits go to `captured`; -1 for none.
     power: where a simulated device writes its power samples. deadline_s: turns that have not
-    ended by then are left unfinished. sessions: of the trace from its start, 0 for all.
-    sessions_per_lane: what each lane of the capacity scenario completes at least."""
+    ended by then are left unfinished. sessions: of the trace from its start, 0 for all."""
 
     trace: str
     events: str
@@ -68,7 +67,6 @@ class RunCommand:
     captured: str = ""
     power: str = ""
     sessions: int = 0
-    sessions_per_lane: int = 1
 
     @staticmethod
     def from_json(text: str) -> RunCommand:

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from chipmark.cell.computes import computed_pairs
 from chipmark.errors import BadInputError, UnknownNameError, UsageError
 from chipmark.registry import split_backend
+from chipmark.workload.replay_files import MOONCAKE_BLOCK
 from chipmark_models.precision import precision_named
 
 OLD_SCENARIO = "lane"
@@ -19,6 +20,8 @@ OLD_SCENARIO = "lane"
 
 SUITES_FILE = Path(__file__).with_name("suites.toml")
 MIN_REPEATS = 3
+DEFAULT_BUDGET_S = 3600.0
+"""Seconds of a run within which repeats may be added, where a suite names none."""
 
 Scenario = Literal["equal_n", "capacity"]
 SCENARIOS: tuple[Scenario, ...] = ("equal_n", "capacity")
@@ -33,6 +36,7 @@ class CellPlan:
 
     workload: a profile, or the path of a transcript or a recorded trace, as `kind` says.
     concurrency: lanes; in the capacity scenario, the most that the sweep tries.
+    block_tokens: prompt tokens of one hash id of a recorded trace.
     """
 
     backend: str
@@ -44,6 +48,7 @@ class CellPlan:
     sessions: int
     concurrency: int
     scenario: Scenario
+    block_tokens: int = MOONCAKE_BLOCK
 
     @property
     def group(self) -> tuple[object, ...]:
@@ -75,6 +80,8 @@ class Suite:
     repeats: int
     cells: tuple[CellPlan, ...]
     left_out: tuple[str, ...] = ()
+    budget_s: float = DEFAULT_BUDGET_S
+    """Seconds of the whole run; repeats are added only within it."""
     renamed: tuple[str, ...] = ()
     """Old names of fields that were read, each as a sentence for the user."""
 
@@ -92,8 +99,10 @@ class Overrides:
     sessions: int | None = None
     scenario: str = ""
     repeats: int | None = None
+    budget_s: float | None = None
     transcript: str = ""
     trace: str = ""
+    block_tokens: int | None = None
 
 
 def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
@@ -111,10 +120,15 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
     if chosen not in tables:
         raise UnknownNameError("suite", name, names, "or give the path of a TOML file")
     table = tables[chosen]
-    _known_fields(path, chosen, table, ("title", "repeats", "cells"))
+    _known_fields(path, chosen, table, ("title", "repeats", "budget_s", "cells"))
     repeats = overrides.repeats if overrides.repeats is not None else table.get("repeats", 3)
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise BadInputError(path, f"{repeats!r} is not a count", field=f"{chosen}.repeats")
+    budget_s = overrides.budget_s
+    if budget_s is None:
+        budget_s = table.get("budget_s", DEFAULT_BUDGET_S)
+    if isinstance(budget_s, bool) or not isinstance(budget_s, int | float) or budget_s < 0:
+        raise BadInputError(path, f"{budget_s!r} is not seconds", field=f"{chosen}.budget_s")
     blocks = table.get("cells")
     if not isinstance(blocks, list) or not blocks:
         raise BadInputError(path, "a suite needs at least one [[cells]]", field=f"{chosen}.cells")
@@ -128,7 +142,7 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
         if OLD_SCENARIO in block:
             field = f"{chosen}.cells[{number}].{OLD_SCENARIO}"
             renamed.append(f"{path}: {field} is now called scenario")
-    return Suite(chosen, repeats, tuple(cells), tuple(left_out), tuple(renamed))
+    return Suite(chosen, repeats, tuple(cells), tuple(left_out), float(budget_s), tuple(renamed))
 
 
 def suite_names() -> list[str]:
@@ -204,6 +218,9 @@ def _unfold(
         kind = "transcript" if overrides.transcript else "trace"
         axes["workload"] = [overrides.transcript or overrides.trace]
         sessions = overrides.sessions or 0
+    block_tokens = overrides.block_tokens
+    if block_tokens is not None and kind != "trace":
+        raise UsageError("--block-tokens is the size of a recorded trace's blocks", "add --trace")
     backends = axes["backend"] or list(here)
     if not backends:
         raise UsageError(
@@ -211,6 +228,8 @@ def _unfold(
         )
     computed = computed_pairs(backends, axes["precision"], named=bool(axes["backend"]))
     base = CellPlan("", "", "", "", kind, "", sessions, 0, cast("Scenario", scenario))
+    if block_tokens is not None:
+        base = replace(base, block_tokens=block_tokens)
     cells = [
         replace(
             base,

@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from chipmark.cell.measure import MeasuredCell
 from chipmark.engine.events import load_events
 from chipmark.meters.contract import Meter
 from chipmark.meters.replay import load_samples
+from chipmark.metrics.attainment import attainment
 from chipmark.metrics.energy import window_energy
 from chipmark.metrics.events import view
-from chipmark.metrics.latency import completed_sessions, slo_attainment
-from chipmark.metrics.rawcell import SloLimits
-from chipmark.results.manifest import Note, Slo, SweepPoint
+from chipmark.metrics.latency import capacity_rate, completed_sessions
+from chipmark.results.manifest import CapacityResult, Note, Slo, SweepPoint
+from chipmark.results.raw import slo_limits
+from chipmark.workload.trace import Trace
 
 
-def find_capacity(
-    measure: Callable[[int], SweepPoint], largest: int, share: float
-) -> tuple[int, tuple[SweepPoint, ...]]:
-    """Double N until a point misses or `largest` is reached, then halve the interval between.
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A point of the sweep, and whether it meets the objective."""
 
-    Returns the largest N that met the share (0: not even one session) and every point measured,
-    by N. A point without turns counts as missed.
-    """
+    point: SweepPoint
+    met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """best: the largest N that met the objective, 0 where not even one session did. cut: the sweep
+    ended at its own limit, which still met it. points: all that were measured, by N."""
+
+    best: int
+    cut: bool
+    points: tuple[SweepPoint, ...]
+
+
+def find_capacity(measure: Callable[[int], Tried], largest: int) -> Capacity:
+    """Double N until a point misses or `largest` is reached, then halve the interval between."""
     points: dict[int, SweepPoint] = {}
 
     def meets(n: int) -> bool:
-        points[n] = measure(n)
-        attained = points[n].slo_attainment
-        return attained is not None and attained >= share
+        tried = measure(n)
+        points[n] = tried.point
+        return tried.met
 
     good, bad, n = 0, largest + 1, 1
     while n <= largest:
@@ -44,7 +59,7 @@ def find_capacity(
             good = middle
         else:
             bad = middle
-    return good, tuple(points[n] for n in sorted(points))
+    return Capacity(good, good == largest, tuple(points[n] for n in sorted(points)))
 
 
 def sweep(cell: MeasuredCell) -> None:
@@ -54,39 +69,51 @@ def sweep(cell: MeasuredCell) -> None:
     """
     inputs = cell.inputs
 
-    def measure(n: int) -> SweepPoint:
+    def measure(n: int) -> Tried:
         events = cell.folder / f"sweep-{n}.npz"
         power = cell.folder / f"sweep-{n}-power.npz"
         cell.timed_run(cell.run_arguments(events, n), power)
-        return sweep_point(events, power, n, inputs.slo, inputs.meter)
+        return sweep_point(events, power, n, inputs.slo, inputs.meter, inputs.trace)
 
-    largest = min(inputs.plan.concurrency, len(inputs.trace.sessions))
-    best, points = find_capacity(measure, largest, inputs.slo.share)
+    found = find_capacity(measure, cell.room.sequences)
     assert cell.child is not None
     cell.child.park()
-    cell.sweep = list(points)
-    cell.concurrency = max(1, best)
-    if best == 0:
-        text = f"not one session meets {inputs.slo.name} on {inputs.slo.share:.0%} of its turns"
-        cell.notes.append(Note(code="cell", text=f"{text}; measured at one"))
-    elif best == largest:
-        text = f"the sweep ended at {best} sessions, which still meet {inputs.slo.name}"
-        more = "--concurrency" if largest == inputs.plan.concurrency else "--sessions"
-        cell.notes.append(Note(code="cell", text=f"{text}; {more} sets its end"))
+    cell.sweep = list(found.points)
+    cell.concurrency = max(1, found.best)
+    cell.capacity = CapacityResult(concurrency=found.best or None, cut=found.cut)
+    cell.notes += capacity_notes(found, inputs.slo)
 
 
-def sweep_point(events: Path, power: Path, n: int, slo: Slo, meter: Meter | None) -> SweepPoint:
-    """SLO attainment, sessions per hour and mean power of one N, from its raw files."""
+def capacity_notes(found: Capacity, slo: Slo) -> list[Note]:
+    """What a row must say of how its sweep ended."""
+    if not found.best:
+        text = f"not one session meets {slo.name} on {slo.share:.0%} of its turns; measured at one"
+        return [Note(code="slo_not_met", text=text)]
+    if found.cut:
+        text = f"the sweep ended at {found.best} sessions, which still meet {slo.name}"
+        return [Note(code="capacity_cut", text=f"{text}; --concurrency sets its end")]
+    return []
+
+
+def sweep_point(
+    events: Path, power: Path, n: int, slo: Slo, meter: Meter | None, trace: Trace
+) -> Tried:
+    """SLO attainment, sessions per hour and mean power of one N, from its raw files.
+
+    A point at which no session was completed (it was cut by the time limit) is a miss; a rate is
+    null where the window is not whole passes.
+    """
     seen = view(load_events(events))
-    limits = SloLimits(slo.ttft_append_s, slo.ttft_cold_s, slo.tpot_s)
+    found = attainment([seen], slo_limits(slo), "capacity", trace)
     window = seen.window_s
     samples = load_samples(power) if power.is_file() else None
     info = None if meter is None else meter.info
     energy = window_energy(samples, info, seen.start_s, seen.end_s).energy_j
-    return SweepPoint(
+    point = SweepPoint(
         concurrency=n,
-        slo_attainment=slo_attainment(seen, limits, "capacity").value,
+        slo_attainment=found.value,
         turns=len(seen.tables["turns"]["status"]),
-        sessions_per_hour=3600.0 * completed_sessions(seen) / window if window > 0 else None,
+        sessions_per_hour=capacity_rate(seen, trace).value,
         power_w=energy / window if energy is not None and window > 0 else None,
     )
+    return Tried(point, completed_sessions(seen) > 0 and found.seems_to_meet(slo.share))

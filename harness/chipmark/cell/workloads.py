@@ -16,6 +16,7 @@ from chipmark.workload.profile import load_profiles
 from chipmark.workload.replay import replay
 from chipmark.workload.scale import scale_named
 from chipmark.workload.trace import Trace
+from chipmark_models import costs
 from chipmark_models.config import ModelConfig
 from chipmark_models.precision import kept_matrices, label, precision_named
 from chipmark_models.presets import PRESETS
@@ -24,6 +25,9 @@ from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_
 from chipmark_models.weights.source import WeightRef, open_weights
 
 Say = Callable[[str], None]
+
+SIM_PRECISION = "fp32"
+"""What every simulated device computes."""
 
 SIM_VOCABULARY = 49_152
 """Ids of a trace for `sim:` where the model named has no preset."""
@@ -94,15 +98,28 @@ def _quantised(weights: PrecisionWeights) -> dict[str, Any]:
     }
 
 
-def sim_model(plan: CellPlan) -> ModelId:
-    """The identity of a simulated device's model: it has no weights, only times."""
+def sim_model(model: str) -> ModelId:
+    """The identity of a simulated device's model: the shape of a preset, whose bytes it reports,
+    and no weights. Where `model` is not a preset there is no shape either."""
+    config = sim_config(model)
+    name = model.removesuffix(SYNTHETIC_SUFFIX) if config else "sim"
     return ModelId(
-        name="sim",
+        name=name,
         source_kind="sim",
-        source_hash=f"sim:{plan.backend}",
-        weights_hash=f"sim:{plan.backend}",
-        config={},
+        source_hash=f"sim:{name}",
+        weights_hash=f"sim:{name}",
+        config=config.to_dict() if config else {},
     )
+
+
+def sim_load(model: ModelId, vocab_size: int) -> dict[str, Any]:
+    """What a simulated device is told of its model: how many ids there are, and bytes."""
+    told: dict[str, Any] = {"vocab_size": vocab_size}
+    if model.config:
+        config = ModelConfig.from_dict(model.config)
+        told["weight_bytes"] = int(costs.weight_bytes_stored(config, SIM_PRECISION))
+        told["kv_bytes_per_token"] = costs.kv_bytes_per_token(config, SIM_PRECISION)
+    return told
 
 
 def trace_of(plan: CellPlan, ref: WeightRef | None, config: ModelConfig | None, seed: int) -> Trace:
@@ -121,6 +138,7 @@ def trace_of(plan: CellPlan, ref: WeightRef | None, config: ModelConfig | None, 
             vocabulary,
             n_requests=plan.sessions or None,
             max_context=max_context,
+            block_tokens=plan.block_tokens,
         )
     if plan.kind == "transcript":
         return _transcript(plan, ref, vocabulary, max_context, scale.tool_time)

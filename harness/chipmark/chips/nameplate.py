@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from chipmark.chips.catalogue import catalogue
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.cpu import read_cpu
 from chipmark.chips.identify import cpu_entry
@@ -37,3 +38,18 @@ def nameplate(chip: ChipIdentity, root: Path = Path("/")) -> Nameplate | None:
         tdp / threads * chip.used,
         f"TDP {tdp:g} W / {threads:g} threads x {chip.used} vCPUs ({source})",
     )
+
+
+def unit_nameplate_w(chip: ChipIdentity, root: Path = Path("/")) -> float | None:
+    """The catalogue's watts of the whole unit, which a declared power must reach to be a bound.
+
+    For a CPU that of `nameplate`; for a card its TDP, or the ceiling that the vendor's tool shows
+    where that is higher or all that is known. None where the catalogue has no figure.
+    """
+    if (plate := nameplate(chip, root)) is not None:
+        return plate.power_w
+    entry = catalogue().chips.get(chip.name.partition(" (")[0])
+    if entry is None or entry.unit != chip.unit:
+        return None
+    figures = [q.value for q in (entry.tdp, entry.cap) if q.value is not None]
+    return max(figures, default=None)

@@ -46,12 +46,18 @@ def run(
     sessions: int | None = typer.Option(None, min=1, help="Sessions of the workload."),
     scale: str = typer.Option("", help="quick, standard, full, or context,output,tool time."),
     repeats: int | None = typer.Option(None, min=1, help="Timed repeats of each cell."),
+    budget_s: float | None = typer.Option(
+        None, min=0.0, help="Seconds of the run within which repeats are added; 0 adds none."
+    ),
     scenario: str = typer.Option("", "--scenario", "--lane", help="equal_n or capacity."),
     transcript: Path | None = typer.Option(
         None, help="Instead of -w: recorded conversations, JSONL of OpenAI messages."
     ),
     trace: Path | None = typer.Option(
         None, help="Instead of -w: a Mooncake .jsonl or an Azure .csv file of requests."
+    ),
+    block_tokens: int | None = typer.Option(
+        None, min=1, help="Prompt tokens of one hash id in --trace; 512 as Mooncake publishes."
     ),
     power_w: float | None = typer.Option(
         None, "--power-w", help="Declare the unit's power in watts, where nothing measures it."
@@ -67,6 +73,9 @@ def run(
     format_: str = typer.Option("rich", "--format", help="rich, md, csv, json or html."),
 ) -> None:
     """Measure a suite: every cell in a process of its own, repeats in turns, one table at the end.
+
+    Repeats are added while the interval of the ranked metric is wider than ±10 % and the suite's
+    time budget lasts (quick: 4 minutes).
 
     Examples:
 
@@ -95,8 +104,10 @@ def run(
         sessions=sessions,
         scenario=scenario,
         repeats=repeats,
+        budget_s=budget_s,
         transcript=str(transcript or ""),
         trace=str(trace or ""),
+        block_tokens=block_tokens,
     )
     options = _options(seed, feedback, threads, power_w, python, fresh, chunk, limit_s)
     chosen = _suite(suite, overrides, named=bool(backend), python=python)

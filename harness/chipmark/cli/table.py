@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,14 @@ app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_c
 def table(
     runs: list[Path] = typer.Argument(..., help="Records, or folders that hold records."),
     baseline: str = typer.Option("", help="The row to compare with: a record's id or a backend."),
-    rank_by: str = typer.Option("total_tok_s", help="The column to rank and compare by."),
+    rank_by: str = typer.Option(
+        "",
+        help="The column to rank and compare by; default, for each kind of work: total_tok_s, "
+        "ttft_p95_s where the load sets that, sessions_per_hour in the capacity scenario.",
+    ),
+    across_precision: bool = typer.Option(
+        False, "--across-precision", help="Show ratios between precision classes, unranked."
+    ),
     prices: Path | None = typer.Option(None, help="Price book; default: the example of 2026."),
     format_: str = typer.Option("rich", "--format", help="rich, md, csv, json or html."),
     all_columns: bool = typer.Option(
@@ -32,7 +40,15 @@ def table(
 
       chipmark table runs/quick --format json | jq '.[].decode_tok_s'
     """
-    print_table(runs, prices, format_, baseline=baseline, rank_by=rank_by, all_columns=all_columns)
+    print_table(
+        runs,
+        prices,
+        format_,
+        baseline=baseline,
+        rank_by=rank_by,
+        all_columns=all_columns,
+        across_precision=across_precision,
+    )
 
 
 def print_table(
@@ -41,8 +57,9 @@ def print_table(
     format_: str,
     *,
     baseline: str = "",
-    rank_by: str = "total_tok_s",
+    rank_by: str = "",
     all_columns: bool = False,
+    across_precision: bool = False,
 ) -> None:
     """Load, build and render on stdout. What was left out is said on stderr, and then exit 2."""
     from rich.console import Console
@@ -67,8 +84,16 @@ def print_table(
             f"there is no record under {', '.join(str(r) for r in runs)}",
             "chipmark run quick -o DIR makes some",
         )
-    rows = build_rows(loaded.records, book, baseline or None, rank_by)
-    console = Console() if format_ == "rich" and sys.stdout.isatty() else None
+    rows = build_rows(
+        loaded.records,
+        book,
+        baseline or None,
+        rank_by or None,
+        across_precision=across_precision,
+    )
+    # Where stdout is no terminal, a width that the user exports counts; without one it is 120.
+    known_width = sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
+    console = Console() if format_ == "rich" and known_width else None
     text = render(rows, format_, console, all_columns=all_columns)
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
     sys.stdout.flush()

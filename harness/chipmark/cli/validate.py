@@ -15,6 +15,9 @@ def validate(
     closed_form: bool = typer.Option(
         False, "--closed-form", help="Compare records of sim: with their device's closed form."
     ),
+    prices: Path | None = typer.Option(
+        None, help="Price book of the closed form's cost; default: the example of 2026."
+    ),
     format_: str = typer.Option("rich", "--format", help="rich or json."),
 ) -> None:
     """Check checksums, schema, events against the work, and the metrics computed again.
@@ -36,7 +39,9 @@ def validate(
     from chipmark.benchmark_json.store import find_runs
     from chipmark.benchmark_json.validate import validate_run
     from chipmark.cli.console import check_format, emit_json, stdout
+    from chipmark.closed_form.check import check_record
     from chipmark.errors import NothingToJudgeError
+    from chipmark.prices.book import EXAMPLE
     from chipmark.results.store import find_records
     from chipmark.results.validate import validate_record
 
@@ -48,7 +53,9 @@ def validate(
             f"there is no record under {', '.join(str(r) for r in runs)}",
             "chipmark run quick -o DIR makes some, chipmark import FILE -o DIR stores a run",
         )
-    findings = [f for folder in folders for f in validate_record(folder, closed_form=closed_form)]
+    findings = [f for folder in folders for f in validate_record(folder)]
+    if closed_form:
+        findings += [f for folder in folders for f in check_record(folder, prices or EXAMPLE)]
     findings += [finding for folder in imported for finding in validate_run(folder)]
     errors = sum(finding.severity == "error" for finding in findings)
     if format_ == "json":

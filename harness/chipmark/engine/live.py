@@ -6,6 +6,8 @@ only when something happens to it (a block is full, a turn begins or ends).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,13 +52,21 @@ class LiveRows:
         self.order = [0] * n_rows
         self.sessions: list[Session | None] = [None] * n_rows
 
-    def place(self, row: int, session: Session, order: int) -> None:
-        """A new session with nothing in KV; `order` breaks ties of age."""
+    def place(self, row: int, session: Session, order: int, turn: Turn) -> None:
+        """A new session with nothing in KV; `order` breaks ties of age.
+
+        One that does not begin with its first turn has lost all that it had computed before:
+        what `turn` keeps of that context is written here, and computing it is refilling.
+        """
         self.sessions[row] = session
         self.session[row] = session.id
         self.order[row] = order
         self.turn[row] = -1
-        self.kv_len[row] = self.computed[row] = 0
+        kept = turn.kept_tokens
+        if kept:
+            self.ids[row, :kept] = session.prompt(turn)[:kept]
+        self.kv_len[row] = 0
+        self.computed[row] = kept
 
     def clear(self, row: int) -> None:
         """The lane is empty."""
@@ -89,6 +99,16 @@ class LiveRows:
     def turn_of(self, row: int) -> Turn:
         """The running turn of a row."""
         return self.live(row).turns[int(self.turn[row])]
+
+    def work_done(self, rows: Iterable[int]) -> tuple[int, int]:
+        """(n_new, n_out): work tokens that planned steps did of the turns running in `rows`."""
+        new = out = 0
+        for row in rows:
+            turn = self.turn_of(row)
+            computed = max(int(self.kv_len[row]), int(self.computed[row]))
+            new += min(max(computed - turn.n_cached, 0), turn.n_new)
+            out += turn.n_out - int(self.remaining[row])
+        return new, out
 
     def age(self, row: int) -> tuple[float, int]:
         """Sort key: the turn that was to be sent first is the oldest."""

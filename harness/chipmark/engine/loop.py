@@ -20,11 +20,20 @@ from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import I32, Backend, Clock, Done
 from chipmark.engine.eventlog import DONE, DROPPED, FAILED, UNFINISHED, EventLog, StepTimes
 from chipmark.engine.kvstore import context_limit, make_store
-from chipmark.engine.lanes import Lanes, Send, chosen_sessions
+from chipmark.engine.lanes import (
+    Entrant,
+    Lanes,
+    Send,
+    check_closed_loop,
+    chosen_sessions,
+    endless_passes,
+)
 from chipmark.engine.live import LiveRows
 from chipmark.engine.plan import CapturedLogits, Progress, RunPlan, RunResult
 from chipmark.engine.scheduler import PlannedStep, Scheduler
+from chipmark.engine.window import CapacityWindow, Found, WorkDone
 from chipmark.errors import UsageError
+from chipmark.workload.passes import stride
 from chipmark.workload.trace import Trace
 
 PROGRESS_S = 0.25
@@ -49,6 +58,9 @@ class _Run:
         self._sessions = chosen_sessions(trace, plan.sessions)
         if not self._sessions:
             raise UsageError(f"trace {trace.name!r} has no session to run")
+        self._capacity = plan.scenario == "capacity"
+        if self._capacity:
+            check_closed_loop(trace)
         self._limit = context_limit(caps)
         longest = max(t.context_tokens for s in self._sessions for t in s.turns)
         self._live = LiveRows(plan.concurrency, min(longest, self._limit + 1))
@@ -70,15 +82,23 @@ class _Run:
         self._produced: dict[tuple[int, int], I32] = {}
         self._running: set[int] = set()
         self._session_start = [0.0] * plan.concurrency
+        self._session_first = [0] * plan.concurrency
         self._sessions_done = self._turns_done = 0
         self._last_token_s = self._start_s = self._clock.now()
         self._first_send_s: float | None = None
         self._lanes = Lanes(
-            self._sessions,
+            endless_passes(trace, self._sessions, plan.concurrency)
+            if self._capacity
+            else map(Entrant, self._sessions),
             plan.concurrency,
             start_s=self._start_s,
-            recycle=plan.scenario == "capacity",
         )
+        self._window = CapacityWindow(self._sessions, plan.concurrency)
+        self._found: Found | None = None
+        self._entering = set(range(plan.concurrency))
+        self._second_pass = stride(trace)
+        self._first_pass_left = len(self._sessions)
+        self._ended = WorkDone(0, 0, 0.0)
         self._stopped_s: float | None = None
         self._left_s = self._start_s
         self._engine_s = 0.0
@@ -95,7 +115,10 @@ class _Run:
             out_of_time = now >= ends
             if out_of_time:
                 break
-            for send in self._lanes.due(now):
+            sends = self._lanes.due(now)
+            if self._capacity and self._is_enough(sends):
+                break
+            for send in sends:
                 self._begin(send)
             if len(self._submitted) < self._in_flight and self._scheduler.busy:
                 planned = self._scheduler.plan(now)
@@ -119,6 +142,24 @@ class _Run:
         self._left_s = clock.now()
         return self._result()
 
+    def _is_enough(self, sends: list[Send]) -> bool:
+        """Whether the window of the capacity scenario ends where one of the sends starts a
+        session. Nothing is started there any more."""
+        starts = [send.intended_s for send in sends if send.starts]
+        if not starts or self._entering:
+            return False
+        new, out = self._live.work_done(self._running)
+        before = self._ended
+        for time_s in starts:
+            tool_s = before.tool_s - self._lanes.tool_left_s(time_s)
+            done = WorkDone(before.n_new + new, before.n_out + out, tool_s)
+            found = self._window.started(time_s, done, alone=starts.count(time_s) == 1)
+            longer = min(self._lanes.completed) < self._plan.sessions_per_lane
+            if found is not None and not longer and not self._first_pass_left:
+                self._found, self._stopped_s = found, found.end_s
+                return True
+        return False
+
     def _wanted(self, session: int, turn: int) -> bool:
         return self._plan.logits_of_all or self._plan.capture == (session, turn)
 
@@ -126,8 +167,9 @@ class _Run:
         lane, session, turn = send.lane, send.session, send.turn
         if self._first_send_s is None:
             self._first_send_s = send.intended_s
-        if turn.index == 0:
-            self._live.place(lane, session, send.order)
+        if send.starts:
+            self._live.place(lane, session, send.order, turn)
+            self._session_first[lane] = turn.index
             self._session_start[lane] = send.intended_s
         if turn.prompt_tokens + turn.n_out - 1 > self._limit:
             self._log.turn_not_run(session, turn, lane, FAILED, send.intended_s)
@@ -135,7 +177,10 @@ class _Run:
                 self._log.turn_not_run(session, later, lane, DROPPED)
             now = max(send.intended_s, self._clock.now())
             self._end_session(lane, FAILED, now, turn.index)
-            self._lanes.session_over(lane, session, now, failed=True)
+            self._lanes.session_over(lane, now)
+            if self._capacity:
+                # No pass can be whole, and the same session would fail in each.
+                self._stopped_s = now
             return
         self._scheduler.begin_turn(lane, turn, send.intended_s)
         self._running.add(lane)
@@ -185,22 +230,33 @@ class _Run:
         live.last_token_s[row] = visible_s
         self._log.turn(live, row, DONE)
         self._turns_done += 1
+        before = self._ended
+        last = turn.index + 1 == len(session.turns)
+        self._ended = WorkDone(
+            before.n_new + turn.n_new,
+            before.n_out + turn.n_out,
+            before.tool_s + (0.0 if last else turn.tool_time_s),
+        )
         self._running.discard(row)
+        self._entering.discard(row)
         self._scheduler.end_turn(row)
         if not self._forced:
             end = turn.prompt_tokens + turn.n_out
             self._produced[session.id, turn.index] = live.ids[row, turn.prompt_tokens : end].copy()
         if self._lanes.turn_done(row, session, turn, visible_s):
             self._sessions_done += 1
+            self._first_pass_left -= session.id < self._second_pass
             self._end_session(row, DONE, visible_s, len(session.turns))
-            plan = self._plan
-            if plan.scenario == "capacity" and min(self._lanes.completed) >= plan.sessions_per_lane:
-                self._stopped_s = visible_s if self._stopped_s is None else self._stopped_s
 
     def _end_session(self, row: int, status: int, time_s: float, n_turns: int) -> None:
         self._scheduler.end_session(row)
         self._log.session(
-            self._live.live(row), row, status, self._session_start[row], time_s, n_turns
+            self._live.live(row),
+            row,
+            status,
+            self._session_start[row],
+            time_s,
+            n_turns - self._session_first[row],
         )
         self._live.clear(row)
 
@@ -248,6 +304,10 @@ class _Run:
         if self._plan.on_progress is not None:
             self._report()
         first_s = self._start_s if self._first_send_s is None else self._first_send_s
+        if self._found is not None:
+            first_s = self._found.start_s
+        elif self._window.begins_s is not None:
+            first_s = self._window.begins_s
         end_s = self._last_token_s if self._stopped_s is None else self._stopped_s
         simulated = int(self._plan.clock is not None)
         window = (first_s, end_s, self._plan.concurrency, self._start_s, self._left_s, simulated)
@@ -260,10 +320,9 @@ class _Run:
 
     def _close(self) -> bool:
         """Write down what was not finished. True where nothing was left, or where the capacity
-        lane stopped because it had what it wanted."""
+        scenario has found its window."""
         live, log = self._live, self._log
         waiting = {send.lane: send for send in self._lanes.waiting_turns()}
-        capacity = self._plan.scenario == "capacity"
         for row in range(live.n_rows):
             session = live.sessions[row]
             if session is None:
@@ -274,20 +333,21 @@ class _Run:
                 done = current
             else:
                 done = current + 1
-                if not capacity:
+                if not self._capacity:
                     current = current + 1
                     log.turn_not_run(
                         session, session.turns[current], row, UNFINISHED, waiting[row].intended_s
                     )
-            if not capacity:
+            if not self._capacity:
                 for turn in session.turns[current + 1 :]:
                     log.turn_not_run(session, turn, row, UNFINISHED)
             start = self._session_start[row]
-            log.session(session, row, UNFINISHED, start, np.nan, done)
-        left = list(self._lanes.not_started())
+            log.session(session, row, UNFINISHED, start, np.nan, done - self._session_first[row])
+        if self._capacity:
+            return self._found is not None
+        left = self._lanes.not_started()
         for session in left:
             for turn in session.turns:
                 log.turn_not_run(session, turn, -1, UNFINISHED)
             log.session(session, -1, UNFINISHED, np.nan, np.nan, 0)
-        alive = any(session is not None for session in live.sessions)
-        return self._stopped_s is not None if capacity else not (alive or left)
+        return not (left or any(session is not None for session in live.sessions))

@@ -44,9 +44,12 @@ class RunPlan:
     prompts beside one token a lane. feedback `forced` feeds the trace's tokens, `sampled` the
     backend's own. capture: (session, turn) whose sampled rows' logits are returned;
     logits_of_all: those of every sampled row (for small traces). deadline_s: seconds after which
-    no more steps are submitted. sessions_per_lane: in the capacity scenario, every lane completes
-    at least so many; sessions are used again from the first. clock: the virtual clock of a built-in
-    simulated device; None for every other backend, which the engine times by the host's clock.
+    no more steps are submitted. clock: the virtual clock of a built-in simulated device; None for
+    every other backend, which the engine times by the host's clock.
+
+    The capacity scenario runs passes over the sessions (`workload.passes`; a captured turn is that
+    of pass 0) and ends with its window W (`engine.window`). sessions_per_lane: it does not end
+    before every lane has completed so many, for a run that is longer than W asks for.
     """
 
     caps: Caps
@@ -58,7 +61,7 @@ class RunPlan:
     capture: tuple[int, int] | None = None
     logits_of_all: bool = False
     deadline_s: float | None = None
-    sessions_per_lane: int = 1
+    sessions_per_lane: int = 0
     on_progress: Callable[[Progress], None] | None = None
     clock: Clock | None = None
 
@@ -70,8 +73,8 @@ class RunPlan:
                 f"token_budget {self.token_budget} is below the concurrency {self.concurrency}",
                 "a step must be able to take one token of every session; raise the token budget",
             )
-        if self.sessions_per_lane < 1:
-            raise UsageError(f"sessions_per_lane is {self.sessions_per_lane}; at least 1")
+        if self.sessions_per_lane < 0:
+            raise UsageError(f"sessions_per_lane is {self.sessions_per_lane}; at least 0")
 
     @property
     def budget(self) -> int:
@@ -102,7 +105,8 @@ class RunResult:
     """What a run leaves: tables as in `chipmark.engine.events`, and what was asked for beside.
 
     produced: the ids that the backend sampled, by (session, turn), for feedback `sampled`.
-    complete: every session of the plan ended (done or failed) before the deadline.
+    complete: every session of the plan ended (done or failed) before the deadline; in the
+    capacity scenario, W was found before it.
     """
 
     tables: dict[str, Table]

@@ -8,8 +8,11 @@ import time
 import numpy as np
 
 from chipmark.errors import UsageError
-from chipmark.meters.contract import MeterInfo, PowerSamples
+from chipmark.meters.contract import MeterInfo, PowerSamples, SourceClass
 from chipmark.meters.request import AssumedPower, MeterRequest
+
+NAMEPLATE_ROUNDING = 1e-3
+"""A declared power may be below the nameplate by this share: what rounding its digits does."""
 
 
 class ConstantMeter:
@@ -31,17 +34,23 @@ class ConstantMeter:
 
 
 class DeclaredMeter(ConstantMeter):
-    """`--power-w`: the user's nameplate figure, a lower bound of tokens per joule."""
+    """`--power-w`: the user's figure of the unit.
 
-    def __init__(self, power_w: float, unit: str) -> None:
+    It is `declared`, an upper bound of power and so a lower bound of tokens per joule, only where
+    it is at least the catalogue's nameplate of the unit; any other figure is `assumed`.
+    """
+
+    def __init__(self, power_w: float, unit: str, nameplate_w: float | None = None) -> None:
+        """Raises UsageError for a power that is none."""
         if not 0 < power_w < math.inf:
             raise UsageError(f"--power-w is {power_w:g}: not a power", "give watts above 0")
+        source, remark = _class_of(power_w, nameplate_w)
         super().__init__(
             MeterInfo(
                 name="declared",
-                source="declared",
+                source=source,
                 scope="cpu-share" if unit == "cpu-share" else "board",
-                method=f"declared by the user: {power_w:g} W, constant",
+                method=f"given by the user: {power_w:g} W, constant; {remark}",
                 update_period_s=0.0,
                 covers=unit,
             ),
@@ -53,7 +62,16 @@ class DeclaredMeter(ConstantMeter):
         """The meter where the user declared a power."""
         if request.declared_w is None:
             return None
-        return cls(request.declared_w, request.unit)
+        return cls(request.declared_w, request.unit, request.nameplate_w)
+
+
+def _class_of(power_w: float, nameplate_w: float | None) -> tuple[SourceClass, str]:
+    if nameplate_w is None:
+        return "assumed", "the catalogue has no nameplate of this unit, so it proves no bound"
+    # The catalogue's figure is divided among vCPUs: a user who writes it down rounds it.
+    if power_w < nameplate_w * (1 - NAMEPLATE_ROUNDING):
+        return "assumed", f"below the unit's nameplate of {nameplate_w:.4g} W, so it is no bound"
+    return "declared", f"at least the unit's nameplate of {nameplate_w:.4g} W"
 
 
 class AssumedMeter(ConstantMeter):

@@ -12,13 +12,15 @@ from chipmark.registry import load_plugin, plugins
 def pick_meter(request: MeterRequest) -> tuple[Meter | None, tuple[str, ...]]:
     """The meter of a unit and remarks for its row.
 
-    A declared power goes first: the user knows that the sensor here is wrong or lacks a part.
+    A power of the user's goes first: the user knows that the sensor here is wrong or does not see
+    a part. Below the catalogue's nameplate it is assumed, and the remarks say so.
     Each plug-in of `chipmark.meters` is a class with `for_request(request) -> Meter | None`.
     """
     remarks: list[str] = []
     declared = DeclaredMeter.for_request(request)
     if declared is not None:
-        return declared, ()
+        refused = declared.info.source != "declared"
+        return declared, (f"--power-w: {declared.info.method}",) if refused else ()
     for name in plugins("chipmark.meters"):
         if name == "declared":
             continue

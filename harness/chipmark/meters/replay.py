@@ -4,22 +4,42 @@ from __future__ import annotations
 
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from chipmark.backends.sim.spec import SPECS
 from chipmark.errors import BadInputError
 from chipmark.meters.contract import MeterInfo, PowerSamples
 
 SIM_INFO = MeterInfo(
     name="sim",
     source="counter",
-    scope="sim",
+    scope="board",
     method="closed-form power of a simulated device, on its virtual clock",
     update_period_s=0.0,
     error_rel=0.0,
     covers="one simulated card",
 )
+"""An exact counter."""
+
+POLLED_ERROR = 0.05
+"""Stated error of a simulated device's meter that is polled: what pulses may hide from it."""
+
+
+def sim_info(device: str) -> MeterInfo:
+    """The meter of `sim:DEVICE`: an exact counter, or watts that are polled."""
+    spec = SPECS.get(device)
+    if spec is None or not spec.poll_s:
+        return SIM_INFO
+    return replace(
+        SIM_INFO,
+        source="polled",
+        method="watts of the moment of a simulated device, on its virtual clock",
+        update_period_s=spec.poll_s,
+        error_rel=POLLED_ERROR,
+    )
 
 
 class ReplayMeter:

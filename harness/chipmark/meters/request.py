@@ -22,7 +22,9 @@ class MeterRequest:
     """The unit to be metered.
 
     vendor, unit: of the chip. device: after the colon of the backend's name (`cuda:0`).
-    declared_w: the user's figure. assumed: what the catalogue allows, None where it knows nothing.
+    declared_w: the user's figure. nameplate_w: the catalogue's figure of the whole unit, None
+    where it has none. assumed: what may be charged where nothing is measured or declared, None
+    where the catalogue does not say.
     """
 
     vendor: str
@@ -30,3 +32,4 @@ class MeterRequest:
     device: str
     declared_w: float | None = None
     assumed: AssumedPower | None = None
+    nameplate_w: float | None = None

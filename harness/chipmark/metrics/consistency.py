@@ -13,6 +13,7 @@ from chipmark.metrics.phases import new_positions, prefix_hits
 from chipmark.metrics.rawcell import CellFacts, RepeatData
 from chipmark.metrics.steps import uncovered
 from chipmark.metrics.times import contradictions
+from chipmark.workload.passes import trace_ids
 from chipmark.workload.trace import Trace
 
 CONSTANT_IDS = 32
@@ -27,15 +28,20 @@ class Inconsistency:
     text: str
 
 
-def inconsistencies(tables: Mapping[str, Table], trace: Trace) -> list[Inconsistency]:
-    """Every contradiction found; an empty list for events that can be believed."""
+def inconsistencies(
+    tables: Mapping[str, Table], trace: Trace, scenario: str = "equal_n"
+) -> list[Inconsistency]:
+    """Every contradiction found; an empty list for events that can be believed.
+
+    Only the scenario `capacity` runs the trace's sessions more than once (`workload.passes`).
+    """
     try:
         joined = view(tables)
     except ValueError as error:
         return [Inconsistency("events_keys", str(error))]
     found = _window(joined)
     found += _launches(joined)
-    found += _turns(joined, trace)
+    found += _turns(joined, trace, passes=scenario == "capacity")
     found += _work(joined)
     return found
 
@@ -131,12 +137,13 @@ def _launches(joined: RepeatView) -> list[Inconsistency]:
     return found
 
 
-def _turns(joined: RepeatView, trace: Trace) -> list[Inconsistency]:
+def _turns(joined: RepeatView, trace: Trace, *, passes: bool) -> list[Inconsistency]:
     """Counts equal the trace's; reuse within the ideal; times in order."""
     turns = joined.tables["turns"]
     found = []
     expected = {(s.id, t.index): t for s, t in trace.walk()}
-    for i, key in enumerate(zip(turns["session"].tolist(), turns["turn"].tolist(), strict=True)):
+    sessions = trace_ids(trace, turns["session"]) if passes else turns["session"]
+    for i, key in enumerate(zip(sessions.tolist(), turns["turn"].tolist(), strict=True)):
         turn = expected.get(key)
         where = f"session {key[0]}, turn {key[1]}"
         if turn is None:

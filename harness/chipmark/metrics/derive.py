@@ -1,7 +1,8 @@
 """All numbers of a cell that need no price: `derive(raw)`.
 
-Repeats combine as ratios of sums (`ratios.combine`), counts as sums, latencies by pooling their
-samples. Everything here is computed again whenever a definition changes; nothing is measured.
+Complete repeats combine as ratios of sums (`ratios.combine`), counts as sums, latencies over
+their distinct work (`quantiles`). Everything here is computed again whenever a definition
+changes; nothing is measured.
 """
 
 from __future__ import annotations
@@ -15,30 +16,40 @@ import numpy as np
 from chipmark.meters.contract import PowerSamples
 from chipmark.metrics import energy as energy_of
 from chipmark.metrics import latency, phases, roofline
+from chipmark.metrics.attainment import slo_notes
 from chipmark.metrics.attribution import attribute
 from chipmark.metrics.events import DONE, RepeatView, view
 from chipmark.metrics.intervals import Interval, by_repeat, percentile
+from chipmark.metrics.quantiles import QUANTILES, quantiles, work_intervals
 from chipmark.metrics.ratios import Ratio, combine, null
 from chipmark.metrics.rawcell import CellFacts, RawCell, RepeatData
+from chipmark.metrics.remarks import Seen, remarks
+from chipmark.metrics.repeats import is_complete, lost_turns
+from chipmark.metrics.samples import KINDS, Kind, Samples, by_kind, n_distinct, samples_of
+from chipmark.metrics.steps import idle_seconds
 from chipmark.metrics.times import clock_notes
+from chipmark.metrics.waiting import nobody_waits_s
+from chipmark.workload.passes import trace_ids
 from chipmark.workload.trace import Trace
 
 SCHEMA = "chipmark.metrics/2"
 """Version of the definitions; rows of different versions are never ranked together."""
 
-STEADY_SPREAD = 1.25
-"""Largest ratio of two repeats' total_tok_s at which a cell counts as steady."""
-
 RATIOS: tuple[str, ...] = (
-    "prefill_tok_s", "decode_tok_s", "total_tok_s", "slo_attainment", "sessions_per_hour",
-    "prefix_hit_ideal", "prefix_hit", "pad_ratio", "mbu", "mfu", "host_s_per_step", "power_w",
+    "decode_rows", "prefill_tok_s", "decode_tok_s", "total_tok_s", "goodput_turns_s",
+    "goodput_tok_s", "slo_attainment", "sessions_per_hour", "prefix_hit_ideal", "prefix_hit",
+    "pad_ratio", "mbu", "mbu_nameplate", "mfu", "host_s_per_step", "idle_s_per_step", "power_w",
     "tok_per_joule", "joule_per_session",
 )  # fmt: skip
-LATENCIES: tuple[str, ...] = (
-    "ttft_p50_s", "ttft_p95_s", "ttft_cold_p50_s", "tpot_p50_s", "tpot_p95_s",
-)  # fmt: skip
+LATENCIES: tuple[str, ...] = tuple(QUANTILES)
 COUNTS: tuple[str, ...] = ("sessions", "recomputed_tokens")
 METRICS: tuple[str, ...] = (*RATIOS, *LATENCIES, *COUNTS)
+
+OF_ROOFS: tuple[str, ...] = ("mbu", "mbu_nameplate", "mfu")
+"""Shares of a roof: above 1 the measurement is wrong."""
+
+_OF_ALL_REPEATS = ("slo_attainment",)
+"""Ratios that repeats which did not complete are in: their turns are the misses that it counts."""
 
 _SHARES = ("slo_attainment", "prefix_hit", "prefix_hit_ideal")
 _EXACT = ("prefix_hit_ideal",)
@@ -48,10 +59,11 @@ _EXACT = ("prefix_hit_ideal",)
 class Derived:
     """Metrics of a cell, by name of the table's column.
 
-    per_repeat: the same of each repeat (latencies by that repeat's own samples). intervals: 95 %,
-    an end None where it is unbounded. null_reasons: a code for every None in `metrics`. notes:
-    (code, text). details: what stands in JSON beside the columns (net energy, phase seconds,
-    error bounds, joules by session).
+    per_repeat: the same of each repeat, with its `window_s` and `complete` (1 or 0); all None but
+    these two where it did not complete. intervals: 95 %, an end None where it is unbounded.
+    null_reasons: a code for every None in `metrics`. notes: (code, text). details: what stands in
+    JSON beside the columns (net energy, phase seconds, error bounds, joules by session, intervals
+    over other work).
     """
 
     metrics: dict[str, float | int | None]
@@ -66,9 +78,10 @@ class Derived:
 @dataclass(frozen=True, slots=True)
 class _Repeat:
     view: RepeatView
+    complete: bool
     work: phases.Work
     ratios: dict[str, Ratio]
-    samples: latency.TurnLatencies
+    samples: Mapping[Kind, Samples]
     counts: dict[str, int]
     energy: energy_of.WindowEnergy
     power: PowerSamples | None
@@ -78,41 +91,49 @@ def derive(raw: RawCell) -> Derived:
     """Compute every metric of a cell. ValueError where the event tables contradict themselves."""
     if not raw.repeats:
         return nothing("cell_failed")
-    done = [_repeat(raw, data) for data in raw.repeats]
+    every = [_repeat(raw, data) for data in raw.repeats]
+    done = [repeat for repeat in every if repeat.complete]
     metrics: dict[str, float | int | None] = {}
     reasons: dict[str, str] = {}
     intervals: dict[str, Interval] = {}
     notes: list[tuple[str, str]] = []
     for name in RATIOS:
-        ratios = [r.ratios[name] for r in done]
-        ratio = combine(ratios, every=name == "joule_per_session")
+        ratio, interval, left_out = _combined(name, every, done)
+        if name == "sessions_per_hour" and raw.facts.scenario == "capacity":
+            used = [r.view for r in done if r.ratios[name].value is not None]
+            interval = latency.with_spread(interval, used, raw.trace)
         metrics[name] = ratio.value
         if ratio.value is None:
             reasons[name] = ratio.null_reason
-            continue
-        valid = [r.value for r in ratios if r.value is not None]
-        if len(valid) < len(ratios):
-            lost = next(r.null_reason for r in ratios if r.value is None)
-            text = f"{name}: {len(ratios) - len(valid)} of {len(ratios)} repeats left out ({lost})"
-            notes.append(("repeats_left_out", text))
-        interval = by_repeat(ratio.value, valid, positive=name not in _SHARES)
-        if interval is not None and name not in _EXACT:
-            intervals[name] = _clipped(interval) if name in _SHARES else interval
-    for name, value in _latency_quantiles([r.samples for r in done]).items():
-        metrics[name] = value.value
-        if value.value is None:
-            reasons[name] = value.reason
-        elif value.interval is not None:
-            intervals[name] = value.interval
+        if interval is not None:
+            intervals[name] = interval
+        if left_out:
+            notes.append(("repeats_left_out", left_out))
+    for name, found in quantiles([r.samples for r in done]).items():
+        metrics[name] = found.value if done else None
+        if metrics[name] is None:
+            reasons[name] = found.reason if done else "repeat_incomplete"
+        elif found.interval is not None:
+            intervals[name] = found.interval
     for name in COUNTS:
-        metrics[name] = sum(r.counts[name] for r in done)
-    notes += _notes(raw, done)
+        metrics[name] = sum(r.counts[name] for r in done) if done else None
+        if not done:
+            reasons[name] = "repeat_incomplete"
     for name, number in metrics.items():
         if number is not None and not np.isfinite(number):
-            raise ValueError(f"{name} comes out as {number}: a done turn or launch lacks its time")
+            raise ValueError(f"{name} comes out as {number}: a done turn or launch has no time")
+    per_repeat = tuple(_values(repeat) for repeat in every)
+    seen = [
+        _seen(raw, r, data, v) for r, data, v in zip(every, raw.repeats, per_repeat, strict=True)
+    ]
+    over = [(name, _shares(name, done)) for name in OF_ROOFS if reasons.get(name) == "over_roof"]
+    notes += clock_notes(raw, [r.view for r in every])
+    notes += remarks(raw.facts, seen, over)
+    if raw.facts.scenario == "capacity":
+        notes += slo_notes([r.view for r in every], raw.facts, raw.trace)
     return Derived(
         metrics=metrics,
-        per_repeat=tuple(_values(r) for r in done),
+        per_repeat=per_repeat,
         intervals=intervals,
         null_reasons=reasons,
         notes=tuple(notes),
@@ -131,6 +152,33 @@ def nothing(reason: str) -> Derived:
     )
 
 
+def _combined(
+    name: str, every: Sequence[_Repeat], done: Sequence[_Repeat]
+) -> tuple[Ratio, Interval | None, str]:
+    """A ratio over repeats, its interval, and what must be said of repeats without a value.
+
+    A share of a roof is judged over the repeats together, because a probe scatters by some
+    percent: above 1 it is no number.
+    """
+    ratios = [r.ratios[name] for r in (every if name in _OF_ALL_REPEATS else done)]
+    if not ratios:
+        return null("repeat_incomplete"), None, ""
+    ratio = combine(ratios, every=name == "joule_per_session")
+    if ratio.value is None:
+        return ratio, None, ""
+    if name in OF_ROOFS and ratio.value > 1:
+        return null("over_roof"), None, ""
+    valid = [r.value for r in ratios if r.value is not None]
+    left_out = ""
+    if len(valid) < len(ratios):
+        lost = next(r.null_reason for r in ratios if r.value is None)
+        left_out = f"{name}: {len(ratios) - len(valid)} of {len(ratios)} repeats left out ({lost})"
+    interval = by_repeat(ratio.value, valid, positive=name not in _SHARES)
+    if interval is None or name in _EXACT:
+        return ratio, None, left_out
+    return ratio, _clipped(interval) if name in _SHARES else interval, left_out
+
+
 def _repeat(raw: RawCell, data: RepeatData) -> _Repeat:
     facts = raw.facts
     joined = view(data.events)
@@ -138,20 +186,38 @@ def _repeat(raw: RawCell, data: RepeatData) -> _Repeat:
     hit, ideal = phases.prefix_hits(joined)
     measured = energy_of.window_energy(data.power, facts.meter, joined.start_s, joined.end_s)
     sessions = latency.completed_sessions(joined)
+    reads = roofline.decode_reads(joined, raw.trace, facts)
     ratios = {
         **phases.rates(joined, work),
+        "goodput_turns_s": latency.goodput_turns(joined, facts.slo, facts.scenario),
+        "goodput_tok_s": latency.goodput_tokens(joined, facts.slo, facts.scenario),
         "slo_attainment": latency.slo_attainment(joined, facts.slo, facts.scenario),
-        "sessions_per_hour": latency.sessions_per_hour(joined, facts),
+        "sessions_per_hour": latency.sessions_per_hour(joined, facts, raw.trace),
         "prefix_hit": hit,
         "prefix_hit_ideal": ideal,
         "pad_ratio": phases.pad_ratio(joined),
-        "mbu": roofline.mbu(joined, raw.trace, facts, data.roofs),
+        "mbu": roofline.mbu(reads, data.roofs),
+        "mbu_nameplate": roofline.mbu_nameplate(reads, facts, data.roofs),
         "mfu": roofline.mfu(joined, facts, data.roofs),
         "host_s_per_step": phases.host_seconds(joined),
+        "idle_s_per_step": idle_seconds(joined),
         **_energy_ratios(facts, joined, work, measured, sessions),
     }
-    counts = {"sessions": sessions, "recomputed_tokens": phases.recomputed_tokens(joined)}
-    return _Repeat(joined, work, ratios, latency.latencies(joined), counts, measured, data.power)
+    whole = (
+        facts.scenario == "equal_n" or latency.capacity_rate(joined, raw.trace).value is not None
+    )
+    if not whole and ratios["joule_per_session"].value is not None:
+        ratios["joule_per_session"] = null("w_too_short")
+    return _Repeat(
+        view=joined,
+        complete=is_complete(joined, data, raw.trace, facts),
+        work=work,
+        ratios=ratios,
+        samples=samples_of(joined, raw.trace),
+        counts={"sessions": sessions, "recomputed_tokens": phases.recomputed_tokens(joined)},
+        energy=measured,
+        power=data.power,
+    )
 
 
 def _energy_ratios(
@@ -182,53 +248,33 @@ def _energy_ratios(
     }
 
 
-def _latency_quantiles(samples: Sequence[latency.TurnLatencies]) -> dict[str, latency.Quantile]:
-    append = latency.pooled([s.ttft_append_s for s in samples])
-    cold = latency.pooled([s.ttft_cold_s for s in samples])
-    tpot = latency.pooled([s.tpot_s for s in samples])
-    found = {
-        "ttft_p50_s": latency.quantile(append, 0.50),
-        "ttft_p95_s": latency.quantile(append, 0.95),
-        "ttft_cold_p50_s": latency.quantile(cold, 0.50),
-        "tpot_p50_s": latency.quantile(tpot, 0.50),
-        "tpot_p95_s": latency.quantile(tpot, 0.95),
-    }
-    if not len(tpot) and len(append) + len(cold):
-        one_token = latency.Quantile(None, None, "one_token_turns")
-        found["tpot_p50_s"] = found["tpot_p95_s"] = one_token
-    return found
-
-
 def _values(repeat: _Repeat) -> dict[str, float | int | None]:
+    if not repeat.complete:
+        head: dict[str, float | int | None] = dict.fromkeys(METRICS)
+        return head | {"window_s": repeat.view.window_s, "complete": 0}
     values: dict[str, float | int | None] = {n: r.value for n, r in repeat.ratios.items()}
-    values |= {n: q.value for n, q in _latency_quantiles([repeat.samples]).items()}
-    values |= repeat.counts
-    values["window_s"] = repeat.view.window_s
-    return values
+    values |= {n: q.value for n, q in quantiles([repeat.samples]).items()}
+    return values | repeat.counts | {"window_s": repeat.view.window_s, "complete": 1}
 
 
-def _notes(raw: RawCell, done: Sequence[_Repeat]) -> list[tuple[str, str]]:
-    notes = clock_notes(raw, [r.view for r in done])
-    rates = [v for r in done if (v := r.ratios["total_tok_s"].value)]
-    if len(rates) > 1 and max(rates) / min(rates) > STEADY_SPREAD:
-        listed = ", ".join(f"{v:.4g}" for v in rates)
-        notes.append(("not_steady", f"total_tok_s of the repeats: {listed}"))
-    if len(done) < 3:
-        notes.append(("few_repeats", f"{len(done)} of at least 3 repeats"))
-    lost = sum(latency.unfinished_sessions(r.view) for r in done)
-    if lost and raw.facts.scenario == "equal_n":
-        notes.append(("sessions_lost", f"{lost} sessions did not end as they should"))
-    meter = raw.facts.meter
-    refused = next((r.energy.reason for r in done if r.energy.energy_j is None), "")
-    if meter is not None and refused and refused != "not_measured":
-        notes.append(("energy_refused", f"{meter.name}: {refused}"))
-    if meter is not None and meter.source in ("assumed", "declared"):
-        notes.append((f"energy_{meter.source}", meter.method))
-    roofs = [d.roofs for d in raw.repeats if d.roofs is not None]
-    has_mbu = any(r.ratios["mbu"].value is not None for r in done)
-    if has_mbu and any(r.llc_bytes is None for r in roofs):
-        notes.append(("llc_unknown", "the size of the last-level cache is not known"))
-    return notes
+def _shares(name: str, done: Sequence[_Repeat]) -> list[float]:
+    return [v for r in done if (v := r.ratios[name].value) is not None]
+
+
+def _seen(
+    raw: RawCell, repeat: _Repeat, data: RepeatData, values: Mapping[str, float | int | None]
+) -> Seen:
+    return Seen(
+        complete=repeat.complete,
+        lost_turns=lost_turns(repeat.view, raw.facts.scenario),
+        lost_sessions=latency.unfinished_sessions(repeat.view),
+        window_s=repeat.view.window_s,
+        nobody_waits_s=nobody_waits_s(repeat.view),
+        energy_refused="" if repeat.energy.energy_j is not None else repeat.energy.reason,
+        has_mbu=repeat.ratios["mbu"].value is not None,
+        roofs=data.roofs,
+        values=values,
+    )
 
 
 def _details(raw: RawCell, done: Sequence[_Repeat]) -> dict[str, Any]:
@@ -236,24 +282,37 @@ def _details(raw: RawCell, done: Sequence[_Repeat]) -> dict[str, Any]:
     for repeat in done:
         for name, value in phases.seconds_by_phase(repeat.view).items():
             seconds[name] = seconds.get(name, 0.0) + value
-    per_session = [t for r in done for t in _session_tokens(r.view, raw.trace)]
+    if raw.facts.scenario == "capacity":
+        # Whole passes: what a session of the trace has on average.
+        totals = raw.trace.totals
+        per_session = [(totals.n_new + totals.n_out) / totals.sessions]
+    else:
+        per_session = [t for r in done for t in _session_tokens(r.view, raw.trace)]
+    window_s = sum(r.view.window_s for r in done)
+    waiting = sum(nobody_waits_s(r.view) for r in done)
+    samples = [r.samples for r in done]
     return {
         "metrics_schema": SCHEMA,
-        "window_s": sum(r.view.window_s for r in done),
+        "window_s": window_s,
+        "tool_time_share": waiting / window_s if window_s > 0 else None,
         "n_new": sum(r.work.n_new for r in done),
         "n_out": sum(r.work.n_out for r in done),
+        "n_decoded": sum(r.work.n_decoded for r in done),
         "work_tokens_per_session": float(np.mean(per_session)) if per_session else None,
         "seconds_by_phase": seconds,
+        "distinct_samples": {kind: n_distinct(by_kind(samples, kind)) for kind in KINDS},
+        "work_intervals": {name: list(ends) for name, ends in work_intervals(samples).items()},
+        "nameplate_bytes_s": raw.facts.nameplate_bytes_s,
         "energy": _energy_details(raw, done),
     }
 
 
-def _session_tokens(joined: RepeatView, trace: Trace) -> list[int]:
+def _session_tokens(joined: RepeatView, trace: Trace) -> list[float]:
     """Work tokens of each session that was completed, from the trace."""
-    tokens = {s.id: sum(t.n_new + t.n_out for t in s.turns) for s in trace.sessions}
+    tokens = {s.id: float(sum(t.n_new + t.n_out for t in s.turns)) for s in trace.sessions}
     sessions = joined.tables["sessions"]
-    done = sessions["session"][sessions["status"] == DONE].tolist()
-    return [tokens[s] for s in done if s in tokens]
+    done = trace_ids(trace, sessions["session"][sessions["status"] == DONE].astype(np.int64))
+    return [tokens[s] for s in done.tolist() if s in tokens]
 
 
 def _energy_details(raw: RawCell, done: Sequence[_Repeat]) -> dict[str, Any]:

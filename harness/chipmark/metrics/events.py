@@ -35,7 +35,9 @@ EDGE_S = 1e-9
 class RepeatView:
     """Joined columns of one repeat.
 
-    launch_in: launches that ended inside the window W. Per row of `rows`: `row_launch` and
+    launch_in: launches that ended inside the window W, those that ended the very moment it began
+    not included. turn_in: turns that were sent inside W and, where they ended, ended inside it (in
+    the capacity scenario a run is longer than W). Per row of `rows`: `row_launch` and
     `row_turn` are indices into those tables (-1: no such turn, as in KV copies), `row_phase` the
     launch's phase, `row_prompt` whether it computed prompt positions, `row_in` whether its launch
     is in W.
@@ -45,6 +47,7 @@ class RepeatView:
     start_s: float
     end_s: float
     launch_in: Bools
+    turn_in: Bools
     launch_seconds: Floats
     row_launch: Ints
     row_turn: Ints
@@ -69,7 +72,11 @@ def view(tables: Mapping[str, Table]) -> RepeatView:
         raise ValueError(f"the table 'window' has {len(window['start_s'])} rows, not 1")
     start_s, end_s = float(window["start_s"][0]), float(window["end_s"][0])
     end = launches["end_s"]
-    launch_in = (end > start_s - EDGE_S) & (end <= end_s + EDGE_S)
+    began = (end > start_s + EDGE_S) | (launches["start_s"] >= start_s - EDGE_S)
+    launch_in = began & (end <= end_s + EDGE_S)
+    # A turn that was dropped was never sent and has no times.
+    sent = (turns["intended_s"] >= start_s - EDGE_S) | np.isnan(turns["intended_s"])
+    ended = turns["last_token_s"] <= end_s + EDGE_S
     row_launch = _lookup(launches["launch"], rows["launch"], "launch")
     if (row_launch < 0).any():
         raise ValueError("a row names a launch that is not in the table 'launches'")
@@ -86,6 +93,7 @@ def view(tables: Mapping[str, Table]) -> RepeatView:
         start_s=start_s,
         end_s=end_s,
         launch_in=launch_in,
+        turn_in=np.asarray(sent & (ended | (turns["status"] != DONE)), dtype=np.bool_),
         launch_seconds=np.asarray(end - launches["start_s"], dtype=np.float64),
         row_launch=row_launch,
         row_turn=row_turn,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chipmark.engine.window import spread
 from chipmark.metrics.events import (
     DONE,
     DROPPED,
@@ -18,8 +19,14 @@ from chipmark.metrics.events import (
     RepeatView,
 )
 from chipmark.metrics.intervals import P95_MIN_SAMPLES, Interval, percentile, rank_interval
+from chipmark.metrics.phases import work
 from chipmark.metrics.ratios import Ratio, null
 from chipmark.metrics.rawcell import CellFacts, SloLimits
+from chipmark.workload.trace import Trace
+
+MAX_SPREAD = 0.02
+"""Largest difference of the three estimates of a capacity, over their mean (DEFINITIONS,
+sessions_per_hour)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class Quantile:
 def latencies(view: RepeatView) -> TurnLatencies:
     """Latencies of the turns that were done inside W."""
     turns = view.tables["turns"]
-    use = _in_window(view) & (turns["status"] == DONE)
+    use = view.turn_in & (turns["status"] == DONE)
     ttft = turns["first_token_s"] - turns["intended_s"]
     cold = turns["cold"] != 0
     more = use & (turns["n_out"] > 1)
@@ -66,38 +73,66 @@ def quantile(samples: Floats, q: float) -> Quantile:
     return Quantile(percentile(samples, q), rank_interval(samples, q))
 
 
-def slo_attainment(view: RepeatView, slo: SloLimits, scenario: str) -> Ratio:
-    """Turns inside the SLO over turns; failed and dropped turns are misses.
+@dataclass(frozen=True, slots=True)
+class JudgedTurns:
+    """Per row of the table `turns`: whether it counts for the SLO, and whether it met it."""
 
-    A turn that had not finished when the run ended is a miss in the `equal_n` scenario (the run
-    owed it); in the `capacity` scenario, which is cut while all lanes run, it counts only when it
-    was late already.
+    counted: Bools
+    met: Bools
+
+
+def judged_turns(view: RepeatView, slo: SloLimits, scenario: str) -> JudgedTurns:
+    """Which turns of a repeat met the SLO.
+
+    Failed and dropped turns are misses, and so are turns that were not finished when the run was
+    cut but already late by then: no first token within the limit of TTFT, or decoding for longer
+    than all their gaps may take together. Other unfinished turns do not count. The cut is the end
+    of W in the `capacity` scenario, and in `equal_n` the moment when the engine stopped.
     """
     turns = view.tables["turns"]
     status = turns["status"]
-    limit = np.where(turns["cold"] != 0, slo.ttft_cold_s, slo.ttft_append_s)
-    gaps = np.maximum(turns["n_out"] - 1, 1)
-    tpot = np.where(
-        turns["n_out"] > 1, (turns["last_token_s"] - turns["first_token_s"]) / gaps, 0.0
-    )
-    ttft = turns["first_token_s"] - turns["intended_s"]
-    met = (status == DONE) & (ttft <= limit) & (tpot <= slo.tpot_s)
-    counted = np.isin(status, (DONE, FAILED, DROPPED)) & _in_window(view)
-    open_ = status == UNFINISHED
+    cut_s = view.end_s
     if scenario == "equal_n":
-        counted |= open_
-    else:
-        seen = turns["first_token_s"] > turns["intended_s"]
-        waited = np.where(seen, ttft, view.end_s - turns["intended_s"])
-        counted |= open_ & (waited > limit)
-    return Ratio(float((met & counted).sum()), float(counted.sum()))
+        cut_s = float(np.fmax(cut_s, view.tables["window"]["left_s"][0]))
+    limit = np.where(turns["cold"] != 0, slo.ttft_cold_s, slo.ttft_append_s)
+    ttft = turns["first_token_s"] - turns["intended_s"]
+    decoding = turns["last_token_s"] - turns["first_token_s"]
+    gaps = turns["n_out"] - 1
+    tpot = np.where(gaps > 0, decoding / np.maximum(gaps, 1), 0.0)
+    met = (status == DONE) & (ttft <= limit) & (tpot <= slo.tpot_s)
+    # Comparisons with NaN, the time of what has not happened, are false.
+    waits = cut_s - turns["intended_s"] > limit
+    seen = turns["first_token_s"] <= cut_s
+    late = np.where(seen, ttft > limit, waits)
+    late |= seen & (gaps > 0) & (cut_s - turns["first_token_s"] > gaps * slo.tpot_s)
+    counted = view.turn_in & np.isin(status, (DONE, FAILED, DROPPED))
+    counted |= (status == UNFINISHED) & late
+    return JudgedTurns(counted, met & counted)
+
+
+def slo_attainment(view: RepeatView, slo: SloLimits, scenario: str) -> Ratio:
+    """Turns inside the SLO over turns, as `judged_turns` counts them."""
+    judged = judged_turns(view, slo, scenario)
+    return Ratio(float(judged.met.sum()), float(judged.counted.sum()))
+
+
+def goodput_turns(view: RepeatView, slo: SloLimits, scenario: str) -> Ratio:
+    """Turns that met the SLO, per second of W."""
+    return Ratio(float(judged_turns(view, slo, scenario).met.sum()), view.window_s)
+
+
+def goodput_tokens(view: RepeatView, slo: SloLimits, scenario: str) -> Ratio:
+    """Work tokens (n_new + n_out) of turns that met the SLO, per second of W."""
+    turns = view.tables["turns"]
+    tokens = turns["n_new"].astype(np.int64) + turns["n_out"]
+    return Ratio(float(tokens[judged_turns(view, slo, scenario).met].sum()), view.window_s)
 
 
 def completed_sessions(view: RepeatView) -> int:
-    """Sessions that ended, with all their turns, inside W."""
+    """Sessions that ended, with all their turns, inside W; not those whose end began it."""
     sessions = view.tables["sessions"]
     end = sessions["end_s"]
-    inside = (end > view.start_s - EDGE_S) & (end <= view.end_s + EDGE_S)
+    inside = (end > view.start_s + EDGE_S) & (end <= view.end_s + EDGE_S)
     return int(((sessions["status"] == DONE) & inside).sum())
 
 
@@ -106,17 +141,50 @@ def unfinished_sessions(view: RepeatView) -> int:
     return int((view.tables["sessions"]["status"] != DONE).sum())
 
 
-def sessions_per_hour(view: RepeatView, facts: CellFacts) -> Ratio:
-    """Completed sessions per hour of W; null where the tool-time scale is neither 0 nor 1."""
+def capacity_estimates(view: RepeatView, trace: Trace) -> tuple[float, float, float]:
+    """Sessions done in W of the capacity scenario, estimated in three ways: sessions that ended,
+    n_new and n_out each over its mean a session of the trace."""
+    totals = trace.totals
+    done = work(view)
+    return (
+        float(completed_sessions(view)),
+        done.n_new * totals.sessions / totals.n_new,
+        done.n_out * totals.sessions / totals.n_out,
+    )
+
+
+def sessions_per_hour(view: RepeatView, facts: CellFacts, trace: Trace) -> Ratio:
+    """Sessions per hour of W; null where the tool-time scale is neither 0 nor 1.
+
+    equal_n: completed sessions. capacity: X, the mean of the three `capacity_estimates`; null where
+    W is not whole passes over the trace's sessions, or the three differ by over 2 %.
+    """
     if facts.scale[2] not in (0, 1):
         return null("tool_time_scaled")
-    return Ratio(3600.0 * completed_sessions(view), view.window_s)
+    if facts.scenario == "equal_n":
+        return Ratio(3600.0 * completed_sessions(view), view.window_s)
+    return capacity_rate(view, trace)
 
 
-def _in_window(view: RepeatView) -> Bools:
-    """Turns that were sent and, where they ended, ended inside W."""
-    turns = view.tables["turns"]
-    # A turn that was dropped was never sent and has no times.
-    sent = (turns["intended_s"] >= view.start_s - EDGE_S) | np.isnan(turns["intended_s"])
-    ended = turns["last_token_s"] <= view.end_s + EDGE_S
-    return np.asarray(sent & (ended | (turns["status"] != DONE)), dtype=np.bool_)
+def capacity_rate(view: RepeatView, trace: Trace) -> Ratio:
+    """X in sessions an hour of one run in the capacity scenario; null as `sessions_per_hour`."""
+    estimates = capacity_estimates(view, trace)
+    passes, rest = divmod(int(estimates[0]), len(trace.sessions))
+    if not passes or rest or spread(estimates) > MAX_SPREAD:
+        return null("w_too_short")
+    return Ratio(3600.0 * sum(estimates) / len(estimates), view.window_s)
+
+
+def with_spread(
+    interval: Interval | None, views: Sequence[RepeatView], trace: Trace
+) -> Interval | None:
+    """The interval of the capacity scenario's sessions_per_hour, widened by how far the three
+    estimates of a repeat lie from their mean, at most over the repeats."""
+    if interval is None or interval[0] is None or interval[1] is None:
+        return interval
+    low = high = 1.0
+    for view in views:
+        estimates = capacity_estimates(view, trace)
+        mean = sum(estimates) / len(estimates)
+        low, high = min(low, min(estimates) / mean), max(high, max(estimates) / mean)
+    return interval[0] * low, interval[1] * high

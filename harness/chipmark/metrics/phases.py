@@ -1,4 +1,4 @@
-"""Work done in the window, seconds by phase, the three rates, and what work was wasted.
+"""Work done in the window, seconds by phase, the rates, and what work was wasted.
 
 Work tokens come from the trace alone. A prompt position earns when it lies in
 [n_cached, prompt_tokens) of its turn, once; an output token earns when it was emitted. So
@@ -24,18 +24,26 @@ from chipmark.metrics.events import (
     Ints,
     RepeatView,
 )
-from chipmark.metrics.ratios import Ratio
+from chipmark.metrics.ratios import Ratio, null
+
+PURE_SHARE = 0.9
+"""Least share of the decoded tokens that must come from decode-only launches for a decode rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Work tokens in W: new prompt tokens and output tokens; `*_pure`: the part of them that
-    homogeneous launches computed (all of it unless the backend mixes phases)."""
+    """Work tokens in W: new prompt tokens and output tokens.
+
+    n_new_pure: the part of n_new that prefill-only launches computed. n_decoded: output tokens
+    that a launch with decode rows sampled (all but the first of a turn, which is prefill's);
+    n_decoded_pure: those that decode-only launches sampled.
+    """
 
     n_new: int
     n_out: int
     n_new_pure: float
-    n_out_pure: float
+    n_decoded: float
+    n_decoded_pure: float
 
     @property
     def tokens(self) -> int:
@@ -62,19 +70,23 @@ def work(view: RepeatView) -> Work:
     n = len(turns["turn"])
     earns = np.isin(turns["status"], (DONE, UNFINISHED))
     low, high = new_positions(view)
-    computed = _per_turn(view, (high - low).astype(np.float64), view.row_in, n)
+    positions = (high - low).astype(np.float64)
+    computed = _per_turn(view, positions, view.row_in, n)
+    pure = _per_turn(view, positions, view.row_in & np.isin(view.row_phase, PREFILL), n)
     new = np.minimum(computed, turns["n_new"]) * earns
-    decode_row = (view.row_turn >= 0) & ~view.row_prompt & (view.row_phase != KV)
-    decoded = _per_turn(view, np.ones(len(low)), view.row_in & decode_row, n)
+    one = np.ones(len(low))
+    samples = view.row_in & ~view.row_prompt
+    alone = _per_turn(view, one, samples & (view.row_phase == DECODE), n)
+    all_rows = alone + _per_turn(view, one, samples & (view.row_phase == MIXED), n)
+    decoded = np.minimum(all_rows, np.maximum(turns["n_out"] - 1, 0)) * earns
     first = turns["first_token_s"]
     seen_first = (first > view.start_s) & (first <= view.end_s + EDGE_S) & (turns["n_out"] > 0)
-    out = np.minimum(decoded + seen_first, turns["n_out"]) * earns
-    mixed = view.row_phase == MIXED
     return Work(
         n_new=int(new.sum()),
-        n_out=int(out.sum()),
-        n_new_pure=float(new.sum()) * _pure_share(view, mixed, (high - low).astype(np.float64)),
-        n_out_pure=float(out.sum()) * _pure_share(view, mixed, decode_row.astype(np.float64)),
+        n_out=int((decoded + seen_first * earns).sum()),
+        n_new_pure=float((new * _share(pure, computed)).sum()),
+        n_decoded=float(decoded.sum()),
+        n_decoded_pure=float((decoded * _share(alone, all_rows)).sum()),
     )
 
 
@@ -88,24 +100,41 @@ def seconds_by_phase(view: RepeatView) -> dict[str, float]:
 
 
 def rates(view: RepeatView, done: Work) -> dict[str, Ratio]:
-    """prefill_tok_s, decode_tok_s and total_tok_s of one repeat."""
-    phase = view.tables["launches"]["phase"]
-    prefill = view.launch_in & np.isin(phase, (*PREFILL, KV))
+    """decode_rows, prefill_tok_s, decode_tok_s and total_tok_s of one repeat.
+
+    Copies and moves of KV are paid by prefill: they bring a prompt its prefix, or keep one for
+    others. What a launch adds to the cache is in the launch itself.
+    """
+    launches = view.tables["launches"]
+    phase = launches["phase"]
+    prefill = view.launch_in & np.isin(phase, PREFILL)
     decode = view.launch_in & (phase == DECODE)
-    return {
-        "prefill_tok_s": _rate(view, done.n_new_pure, np.isin(phase, PREFILL), prefill,
-                               "no_prefill_launches"),
-        "decode_tok_s": _rate(view, done.n_out_pure, decode, decode, "no_decode_launches"),
+    paid = prefill | (view.launch_in & (phase == KV))
+    found = {
+        "decode_rows": Ratio(float(launches["n_rows"][decode].sum()), float(decode.sum())),
+        "prefill_tok_s": Ratio(done.n_new_pure, _seconds(view, paid)),
+        "decode_tok_s": _decode_rate(done, _seconds(view, decode)),
         "total_tok_s": Ratio(done.tokens, view.window_s),
-    }  # fmt: skip
+    }
+    if not decode.any():
+        found["decode_rows"] = null("no_decode_launches")
+    if not prefill.any():
+        found["prefill_tok_s"] = null("no_prefill_launches")
+    return found
 
 
 def pad_ratio(view: RepeatView) -> Ratio:
-    """Positions of the padded launches (batch bucket x chunk bucket) over the useful ones."""
+    """Positions that were computed over the useful ones; 1 where nothing is padded.
+
+    Positions are counted by the launch; a log of chipmark.events/1 does not have them, and batch
+    bucket x chunk bucket is taken, which counts ragged launches as padded.
+    """
     launches = view.tables["launches"]
     real = view.launch_in & (launches["phase"] != KV)
     area = launches["batch_bucket"].astype(np.int64) * launches["chunk_bucket"]
-    return Ratio(float(area[real].sum()), float(launches["n_tokens"][real].sum()))
+    counted = launches["n_positions"]
+    positions = np.where(counted >= 0, counted, area)
+    return Ratio(float(positions[real].sum()), float(launches["n_tokens"][real].sum()))
 
 
 def necessary_tokens(view: RepeatView) -> Ints:
@@ -121,20 +150,20 @@ def necessary_tokens(view: RepeatView) -> Ints:
 
 
 def recomputed_tokens(view: RepeatView) -> int:
-    """Tokens computed beyond what an endless cache computes, over the turns that were done."""
+    """Tokens computed beyond what an endless cache computes, over the turns done inside W."""
     turns = view.tables["turns"]
     rows = view.tables["rows"]
     computed = _per_turn(
         view, rows["n_tokens"].astype(np.float64), view.row_phase != KV, len(turns["turn"])
     )
     beyond = np.maximum(computed - necessary_tokens(view), 0)
-    return int(beyond[turns["status"] == DONE].sum())
+    return int(beyond[view.turn_in & (turns["status"] == DONE)].sum())
 
 
 def prefix_hits(view: RepeatView) -> tuple[Ratio, Ratio]:
-    """(prefix_hit, prefix_hit_ideal) over the turns that were done."""
+    """(prefix_hit, prefix_hit_ideal) over the turns done inside W."""
     turns = view.tables["turns"]
-    done = turns["status"] == DONE
+    done = view.turn_in & (turns["status"] == DONE)
     prompt = float(turns["prompt_tokens"][done].sum())
     return (
         Ratio(float(turns["reused_tokens"][done].sum()), prompt),
@@ -181,12 +210,16 @@ def _continues(view: RepeatView) -> Ints:
     return result
 
 
-def _rate(
-    view: RepeatView, tokens: float, working: np.ndarray, paid: np.ndarray, reason: str
-) -> Ratio:
-    if not (working & view.launch_in).any():
-        return Ratio(None, None, reason)
-    return Ratio(tokens, float(view.launch_seconds[paid].sum()))
+def _decode_rate(done: Work, seconds: float) -> Ratio:
+    if not done.n_decoded:
+        return null("no_decode_launches")
+    if done.n_decoded_pure < PURE_SHARE * done.n_decoded:
+        return null("mixed")
+    return Ratio(done.n_decoded_pure, seconds)
+
+
+def _seconds(view: RepeatView, launches: np.ndarray) -> float:
+    return float(view.launch_seconds[launches].sum())
 
 
 def _per_turn(view: RepeatView, values: Floats, mask: np.ndarray, n: int) -> Floats:
@@ -195,6 +228,5 @@ def _per_turn(view: RepeatView, values: Floats, mask: np.ndarray, n: int) -> Flo
     return np.asarray(summed, dtype=np.float64)
 
 
-def _pure_share(view: RepeatView, mixed: np.ndarray, weight: Floats) -> float:
-    total = float(weight[view.row_in].sum())
-    return float(weight[view.row_in & ~mixed].sum()) / total if total > 0 else 1.0
+def _share(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)

@@ -15,17 +15,20 @@ from chipmark_models.config import ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class SloLimits:
-    """A turn meets the objective when its TTFT (append or cold) and TPOT are within these."""
+    """A turn meets the objective when its TTFT (append or cold) and TPOT are within these seconds;
+    `share` of the turns must."""
 
     ttft_append_s: float = 2.0
     ttft_cold_s: float = 10.0
     tpot_s: float = 0.050
+    share: float = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Roofs:
     """Roofs probed before and after a repeat: read bandwidth in bytes/s at a working set of
-    `read_bytes`, matrix rate in FLOP/s; None where not probed. `llc_bytes`: last-level cache."""
+    `read_bytes`, matrix rate in FLOP/s; None where not probed. `llc_bytes`: last-level cache.
+    `wanted_bytes`: working set that the probe should have had, None where that was not kept."""
 
     read_bytes: int
     read_before: float | None
@@ -33,6 +36,7 @@ class Roofs:
     matmul_before: float | None
     matmul_after: float | None
     llc_bytes: int | None = None
+    wanted_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,9 @@ class CellFacts:
 
     scale: (context, output, tool time). unit, used, of: what meter and price cover.
     weights_precision, kv_precision: names that `chipmark_models.costs` knows. config is None
-    where the model has no shape (`sim:`). clock: whose the launches' times are (`Caps.clock`).
-    simulated: of a built-in simulated device, whose clock is virtual.
+    where the model has no shape (`sim:`). nameplate_bytes_s: memory bandwidth of the devices
+    used by the catalogue, in bytes/s; None where it has none. clock: whose the launches' times are
+    (`Caps.clock`). simulated: of a built-in simulated device, whose clock is virtual.
     """
 
     scenario: Literal["equal_n", "capacity"]
@@ -88,6 +93,7 @@ class CellFacts:
     config: ModelConfig | None
     weights_precision: str
     kv_precision: str
+    nameplate_bytes_s: float | None = None
     clock: Literal["device", "host"] = "host"
     simulated: bool = False
 

@@ -1,4 +1,4 @@
-"""Shares of the machine's roofs: `mbu` of decode-only launches, `mfu` of prefill-only ones.
+"""Shares of roofs: `mbu` and `mbu_nameplate` of decode-only launches, `mfu` of prefill-only ones.
 
 Numerators are what the model and the trace make necessary (`chipmark_models.costs`): padding,
 over-read, copies and recomputation are not in them, so a backend cannot flatter itself.
@@ -6,9 +6,12 @@ over-read, copies and recomputation are not in them, so a backend cannot flatter
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from chipmark.metrics.events import DECODE, PREFILL, Ints, RepeatView
+from chipmark.metrics.events import DECODE, PREFILL, RepeatView
+from chipmark.metrics.kv_rows import live_rows
 from chipmark.metrics.phases import new_positions
 from chipmark.metrics.ratios import Ratio, null
 from chipmark.metrics.rawcell import CellFacts, Roofs
@@ -20,35 +23,38 @@ from chipmark_models.errors import UnknownNameError
 ROOF_DRIFT = 0.15
 """Largest relative difference of the probes before and after a repeat (DEFINITIONS, `mbu`)."""
 
+CACHES = 4
+"""A working set of fewer last-level caches than this may be read from cache."""
 
-def live_rows(view: RepeatView, trace: Trace) -> tuple[Ints, Ints, Ints]:
-    """Per decode-only launch in W: (unique live KV rows, rows written, launches' row counts).
 
-    A decode row attends to `start` cached tokens and writes one. Of sessions in one launch that
-    share a group's prefix, the shared tokens count once: the longest that one of them holds.
-    """
-    launches, rows = view.tables["launches"], view.tables["rows"]
-    n = len(launches["launch"])
-    use = view.row_in & (view.row_phase == DECODE)
-    at = view.row_launch[use]
-    start = rows["start"][use].astype(np.int64)
-    live = np.bincount(at, weights=start, minlength=n)
-    written = np.bincount(at, weights=rows["n_tokens"][use], minlength=n)
-    counts = np.bincount(at, minlength=n)
-    group, shared = _groups(trace, rows["session"][use])
-    shared = np.minimum(shared, start)
-    order = np.lexsort((shared, group, at))
-    a, g, s = at[order], group[order], shared[order]
-    if len(a):
-        # The last of each (launch, group) run holds the longest prefix; the others repeat it.
-        last = np.append((a[1:] != a[:-1]) | (g[1:] != g[:-1]), True)
-        live -= np.bincount(a[~last], weights=s[~last], minlength=n)
-    decode = view.launch_in & (launches["phase"] == DECODE)
-    return (
-        live[decode].astype(np.int64),
-        written[decode].astype(np.int64),
-        counts[decode].astype(np.int64),
-    )
+@dataclass(frozen=True, slots=True)
+class DecodeReads:
+    """What the decode-only launches of a repeat had to move. bytes: over all launches, `reason`
+    where that is not known. seconds: of the device."""
+
+    bytes: float
+    launches: int
+    seconds: float
+    reason: str = ""
+
+    @property
+    def working_set_bytes(self) -> float:
+        """Mean bytes of a launch."""
+        return self.bytes / self.launches if self.launches else 0.0
+
+
+def decode_reads(view: RepeatView, trace: Trace, facts: CellFacts) -> DecodeReads:
+    """Necessary bytes and device seconds of the decode-only launches in W."""
+    decode = view.launch_in & (view.tables["launches"]["phase"] == DECODE)
+    n, seconds = int(decode.sum()), float(view.launch_seconds[decode].sum())
+    if not n:
+        return DecodeReads(0.0, 0, 0.0, "no_decode_launches")
+    if facts.config is None:
+        return DecodeReads(0.0, n, seconds, "no_model_config")
+    try:
+        return DecodeReads(necessary_decode_bytes(view, trace, facts), n, seconds)
+    except UnknownNameError:
+        return DecodeReads(0.0, n, seconds, "precision_unknown")
 
 
 def necessary_decode_bytes(view: RepeatView, trace: Trace, facts: CellFacts) -> float:
@@ -66,25 +72,41 @@ def necessary_decode_bytes(view: RepeatView, trace: Trace, facts: CellFacts) -> 
     )
 
 
-def mbu(view: RepeatView, trace: Trace, facts: CellFacts, roofs: Roofs | None) -> Ratio:
-    """Necessary bytes over (device seconds x read bandwidth) of the decode-only launches."""
-    decode = view.launch_in & (view.tables["launches"]["phase"] == DECODE)
-    if not decode.any():
-        return null("no_decode_launches")
-    if facts.config is None:
-        return null("no_model_config")
+def mbu(reads: DecodeReads, roofs: Roofs | None) -> Ratio:
+    """Necessary bytes over (device seconds x probed read bandwidth) of the decode-only launches.
+
+    A share above 1 is left as it is here: `derive` judges the repeats together.
+    """
+    if reads.reason:
+        return null(reads.reason)
     if roofs is None or roofs.read_before is None or roofs.read_after is None:
         return null("no_probe")
-    if roofs.llc_bytes is not None and roofs.read_bytes <= roofs.llc_bytes:
+    if in_cache(reads, roofs):
         return null("in_cache")
     if _drifted(roofs.read_before, roofs.read_after):
         return null("roof_unsteady")
-    try:
-        moved = necessary_decode_bytes(view, trace, facts)
-    except UnknownNameError:
-        return null("precision_unknown")
-    bandwidth = (roofs.read_before + roofs.read_after) / 2
-    return Ratio(moved, float(view.launch_seconds[decode].sum()) * bandwidth)
+    return Ratio(reads.bytes, reads.seconds * (roofs.read_before + roofs.read_after) / 2)
+
+
+def mbu_nameplate(reads: DecodeReads, facts: CellFacts, roofs: Roofs | None) -> Ratio:
+    """The same bytes over the catalogue's bandwidth; null, too, where they may come from cache."""
+    if reads.reason:
+        return null(reads.reason)
+    if facts.nameplate_bytes_s is None:
+        return null("no_nameplate")
+    if roofs is not None and _below_caches(reads.working_set_bytes, roofs):
+        return null("in_cache")
+    return Ratio(reads.bytes, reads.seconds * facts.nameplate_bytes_s)
+
+
+def in_cache(reads: DecodeReads, roofs: Roofs) -> bool:
+    """Whether the launches' or the probe's working set is under 4 x the last-level cache.
+
+    The launches' is what they had to move on average, computed here, and what the probe was
+    asked for where that is smaller. False where the size of the cache is not known.
+    """
+    wanted = reads.working_set_bytes if roofs.wanted_bytes is None else roofs.wanted_bytes
+    return _below_caches(min(reads.working_set_bytes, wanted, roofs.read_bytes), roofs)
 
 
 def necessary_prefill_flops(view: RepeatView, facts: CellFacts) -> float:
@@ -121,13 +143,8 @@ def mfu(view: RepeatView, facts: CellFacts, roofs: Roofs | None) -> Ratio:
     return Ratio(necessary_prefill_flops(view, facts), seconds * rate)
 
 
-def _groups(trace: Trace, sessions: Ints) -> tuple[Ints, Ints]:
-    """Group and shared prefix of each session id; ids unknown to the trace are their own group."""
-    known = {s.id: (s.group, s.shared_prefix_tokens) for s in trace.sessions}
-    unique, inverse = np.unique(sessions, return_inverse=True)
-    pairs = [known.get(int(s), (-1 - int(s), 0)) for s in unique]
-    table = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return table[inverse, 0], table[inverse, 1]
+def _below_caches(n_bytes: float, roofs: Roofs) -> bool:
+    return roofs.llc_bytes is not None and n_bytes < CACHES * roofs.llc_bytes
 
 
 def _drifted(before: float, after: float) -> bool:

@@ -82,10 +82,16 @@ class SiteBook(Part):
 
 
 class Demand(Part):
-    """What is asked of a unit: utilisation is offered over capacity sessions; the rest is what
-    daily active agents are made from. A missing one makes its columns null."""
+    """What is asked of the units: their load, and what daily active agents are made from. A
+    missing one makes its columns null.
+
+    The load is given in one of two ways. utilisation: offered over capacity sessions, so that each
+    chip has as many units (not whole ones) as one load needs at this utilisation.
+    offered_sessions_per_hour: the load itself, served by whole units of each chip.
+    """
 
     utilisation: Quantity | None = None
+    offered_sessions_per_hour: Quantity | None = None
     sessions_per_agent_day: Quantity | None = None
     headroom: Quantity | None = None
     peak_share: Quantity | None = None
@@ -96,6 +102,11 @@ class Demand(Part):
             quantity: Quantity | None = getattr(self, name)
             if quantity is not None and not 0 < quantity.value <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1")
+        load = self.offered_sessions_per_hour
+        if load is not None and load.value <= 0:
+            raise ValueError("offered_sessions_per_hour must be above 0")
+        if load is not None and self.utilisation is not None:
+            raise ValueError("give utilisation or offered_sessions_per_hour, not both")
         return self
 
 
@@ -145,14 +156,6 @@ class UnitEntry(Part):
             return None
         return self.host_w.value * (devices if self.per == "device" else 1)
 
-    def assumptions(self) -> list[str]:
-        """Fields that are assumed or general knowledge, not sourced."""
-        return [
-            name
-            for name in type(self).model_fields
-            if isinstance(q := getattr(self, name), Quantity) and q.confidence in ("A", "K")
-        ]
-
 
 class PriceBook(Part):
     """A whole book. `vat`: whether prices hold VAT."""
@@ -168,9 +171,13 @@ class PriceBook(Part):
     units: tuple[UnitEntry, ...] = Field(default=(), alias="unit")
 
     def match(self, chip: str, unit: str) -> UnitEntry | None:
-        """The entry of a chip in a unit; one for `*` only where none names the chip."""
+        """The entry of a chip in a unit; one for `*` only where none names the chip.
+
+        What stands in brackets behind a chip's name (a power limit) does not change its price.
+        """
+        plain = chip.partition(" (")[0]
         same = [entry for entry in self.units if entry.unit == unit]
-        named = [entry for entry in same if chip in entry.chips]
+        named = [entry for entry in same if plain in entry.chips]
         return next(iter(named or [entry for entry in same if "*" in entry.chips]), None)
 
     def site_factors(self) -> Site:

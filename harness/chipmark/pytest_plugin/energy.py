@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from chipmark.chips.detect import chip_of
+from chipmark.chips.nameplate import unit_nameplate_w
 from chipmark.meters.contract import Meter, MeterInfo, PowerSamples
 from chipmark.meters.pick import pick_meter
 from chipmark.meters.request import MeterRequest
@@ -29,7 +30,10 @@ class Joules:
         if not backend.startswith("sim:"):
             chip = chip_of(backend)
             device = backend.partition(":")[2]
-            self._meter, _ = pick_meter(MeterRequest(chip.vendor, chip.unit, device, power_w))
+            nameplate_w = unit_nameplate_w(chip)
+            self._meter, _ = pick_meter(
+                MeterRequest(chip.vendor, chip.unit, device, power_w, nameplate_w=nameplate_w)
+            )
 
     @property
     def info(self) -> MeterInfo | None:

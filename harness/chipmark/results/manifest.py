@@ -270,6 +270,16 @@ class SweepPoint(Part):
     power_w: float | None = None
 
 
+class RecomputedFrom(Part):
+    """The record whose raw files these are: its metrics were derived anew from them."""
+
+    id: str
+    self_sha256: str
+    measured_as: str
+    """Schema of the `record.json` that was first made from the raw files: what they can hold."""
+    metrics_schema: str
+
+
 class Manifest(Part):
     """A measured (or failed) cell. `cache_policy`: the engine's declared one."""
 
@@ -304,6 +314,7 @@ class Manifest(Part):
     environment: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    recomputed_from: RecomputedFrom | None = None
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 

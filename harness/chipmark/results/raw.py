@@ -13,16 +13,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chipmark.chips.catalogue import catalogue
 from chipmark.engine.events import COLUMNS, SINCE_2, Table, check_tables, load_events
 from chipmark.errors import BrokenRecordError
 from chipmark.meters.contract import MeterInfo, PowerSamples
-from chipmark.metrics.rawcell import CellFacts, RawCell, RepeatData, Roofs, RunTiming, SloLimits
-from chipmark.results.manifest import Manifest, Probes, Timing
+from chipmark.metrics.rawcell import (
+    CellFacts,
+    RawCell,
+    RepeatData,
+    Roofs,
+    RunTiming,
+    SloLimits,
+)
+from chipmark.results.manifest import ChipId, Manifest, Probes, Slo, Timing
 from chipmark.workload.trace import load_trace
 from chipmark_models.config import ModelConfig
 
 POWER_COLUMNS = ("time_s", "energy_j", "power_w")
 _REPEAT = re.compile(r"repeat-(\d+)")
+
+
+def slo_limits(slo: Slo) -> SloLimits:
+    """The numbers of an objective, as metrics take them."""
+    return SloLimits(slo.ttft_append_s, slo.ttft_cold_s, slo.tpot_s, slo.share)
 
 
 def facts_of(manifest: Manifest) -> CellFacts:
@@ -32,7 +45,7 @@ def facts_of(manifest: Manifest) -> CellFacts:
     return CellFacts(
         scenario=manifest.scenario,
         concurrency=manifest.concurrency,
-        slo=SloLimits(manifest.slo.ttft_append_s, manifest.slo.ttft_cold_s, manifest.slo.tpot_s),
+        slo=slo_limits(manifest.slo),
         scale=(Fraction(scale[0]), Fraction(scale[1]), Fraction(scale[2])),
         loop=manifest.workload.loop,
         meter=MeterInfo(**meter.model_dump()) if meter is not None else None,
@@ -42,9 +55,25 @@ def facts_of(manifest: Manifest) -> CellFacts:
         config=ModelConfig.from_dict(manifest.model.config) if manifest.model.config else None,
         weights_precision=manifest.precision.weights,
         kv_precision=manifest.precision.kv,
+        nameplate_bytes_s=nameplate_bytes_s(manifest.chip),
         clock="device" if _caps(manifest).get("clock") == "device" else "host",
         simulated=manifest.backend.startswith("sim:"),
     )
+
+
+def nameplate_bytes_s(chip: ChipId) -> float | None:
+    """Memory bandwidth of the devices used by the catalogue, bytes/s; None where it has no entry,
+    no figure, or no way to divide it (a slice that is not a whole die). A chip's name may say its
+    power limit in brackets."""
+    chips = catalogue()
+    entry = chips.chips.get(chip.name.partition(" (")[0]) or chips.chip_named(
+        chip.vendor, chip.device_name
+    )
+    if entry is None or entry.bandwidth.value is None or chip.unit != entry.unit:
+        return None
+    if chip.identity.get("mig") or (chip.used != chip.of and chip.of != entry.dies):
+        return None
+    return entry.bandwidth.value * 1e9 * chip.used / chip.of
 
 
 def load_raw(folder: Path, manifest: Manifest) -> RawCell:
@@ -84,16 +113,23 @@ def load_tables(folder: Path) -> dict[str, Table]:
     try:
         if stored.is_file():
             return load_events(stored)
-        tables: dict[str, Table] = {}
-        for name, columns in COLUMNS.items():
-            table = _read_columns(folder, name, columns, SINCE_2.get(name, {}))
-            if table is None:
-                raise BrokenRecordError(folder / f"{name}.parquet", "is missing")
-            tables[name] = table
+        tables = {name: _stored_table(folder, name) for name in COLUMNS}
         check_tables(tables)
         return tables
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise BrokenRecordError(folder, f"events are not whole ({error})") from error
+
+
+def load_turns(folder: Path) -> tuple[Table, float, float]:
+    """The table of turns of one repeat in either form, with start and end of its window."""
+    if (folder / "events.npz").is_file():
+        tables = load_tables(folder)
+        turns, window = tables["turns"], tables["window"]
+    else:
+        turns, window = (_stored_table(folder, name) for name in ("turns", "window"))
+    if len(window["start_s"]) != 1:
+        raise BrokenRecordError(folder, f"has {len(window['start_s'])} windows, not 1")
+    return turns, float(window["start_s"][0]), float(window["end_s"][0])
 
 
 def write_parquet(path: Path, table: Table) -> None:
@@ -106,6 +142,13 @@ def write_parquet(path: Path, table: Table) -> None:
         path,
         compression="zstd",
     )
+
+
+def _stored_table(folder: Path, name: str) -> Table:
+    table = _read_columns(folder, name, COLUMNS[name], SINCE_2.get(name, {}))
+    if table is None:
+        raise BrokenRecordError(folder / f"{name}.parquet", "is missing")
+    return table
 
 
 def _repeat(folder: Path) -> RepeatData:
@@ -152,6 +195,7 @@ def _roofs(folder: Path) -> Roofs | None:
         probes.matmul_before,
         probes.matmul_after,
         probes.llc_bytes,
+        probes.wanted_bytes,
     )
 
 

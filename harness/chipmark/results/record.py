@@ -21,7 +21,9 @@ Schema history
                         classes name weights and activations, and audit, plug-ins, limits, the
                         sweep's end and chipmark's commit are new. Metrics are chipmark.metrics/2;
                         those of an upgraded record stay chipmark.metrics/1, which is never
-                        ranked with newer ones (`chipmark recompute` derives them anew).
+                        ranked with newer ones (`chipmark recompute` derives them anew into a
+                        record whose manifest names the old one in `recomputed_from`; its raw
+                        files are the old one's, byte for byte).
 
 An older schema is brought up to date by one function a step in `UPGRADES`; a newer one is
 refused by name.
@@ -99,6 +101,13 @@ class Record(Part):
     self_sha256: str
     path: Path = Field(default=Path(), exclude=True)
     written_as: str = Field(default=SCHEMA, exclude=True)
+
+    @property
+    def measured_as(self) -> str:
+        """The schema under which the raw files were first written, so what they can hold: that of
+        the original where the metrics were recomputed."""
+        source = self.manifest.recomputed_from
+        return self.written_as if source is None else source.measured_as
 
 
 def metrics_of(derived: Derived) -> Metrics:

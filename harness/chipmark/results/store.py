@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chipmark.errors import BadInputError, BrokenRecordError, UsageError
-from chipmark.results.manifest import Manifest, load_manifest
+from chipmark.results.manifest import Manifest, RecomputedFrom, load_manifest
 from chipmark.results.record import (
     RECORD_FILE,
     SCHEMA,
@@ -65,12 +65,55 @@ def write_record(out_dir: Path, raw_dir: Path) -> Path:
     in every case no half record is left.
     """
     manifest = load_manifest(raw_dir / "cell.json")
-    raw, derived = _derived(raw_dir, manifest)
+    raw, derived = derived_from(raw_dir, manifest)
     name = record_name(manifest)
     with whole_folder(out_dir, name, "a record is never written twice") as partial:
         _write_files(partial, raw_dir, raw)
         _write_document(partial, name, manifest, derived)
     return out_dir / name
+
+
+def write_recomputed(out_dir: Path, record: Record) -> Path:
+    """Derive a record's metrics anew from its raw files, write the result under `out_dir` as a
+    record of its own with the same files, and return its folder.
+
+    Its manifest names the record that it comes from. Raises BrokenRecordError where a file is
+    missing or was changed, UsageError where the result is there already or would lie inside the
+    old record; in every case no half record is left, and the old one is not touched.
+    """
+    old = record.path.resolve()
+    if out_dir.resolve().is_relative_to(old):
+        raise UsageError(f"{out_dir} lies inside the record {record.id}", "give another folder")
+    for name, entry in record.files.items():
+        if fault := file_fault(record.path, name, entry):
+            raise BrokenRecordError(record.path / name, fault)
+    source = RecomputedFrom(
+        id=record.id,
+        self_sha256=record.self_sha256,
+        measured_as=record.measured_as,
+        metrics_schema=record.metrics.schema_,
+    )
+    manifest = record.manifest.model_copy(update={"recomputed_from": source})
+    _, derived = derived_from(record.path, manifest)
+    name = record_name(manifest)
+    with whole_folder(out_dir, name, "its metrics were derived anew before") as partial:
+        for stored in record.files:
+            (partial / stored).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(record.path / stored, partial / stored)
+        _write_document(partial, name, manifest, derived)
+    return out_dir / name
+
+
+def file_fault(folder: Path, name: str, entry: FileEntry) -> str:
+    """What is wrong with a file of a record, "" where it is as it was written."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return "lies outside the record"
+    if not path.is_file():
+        return "is missing"
+    if path.stat().st_size != entry.bytes:
+        return f"has {path.stat().st_size} bytes, not {entry.bytes}"
+    return "" if file_hash(path) == entry.sha256 else "was changed after it was written"
 
 
 @contextmanager
@@ -171,7 +214,9 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _derived(raw_dir: Path, manifest: Manifest) -> tuple[RawCell | None, Derived]:
+def derived_from(raw_dir: Path, manifest: Manifest) -> tuple[RawCell | None, Derived]:
+    """The raw data of a folder of either form and the metrics that follow from it; a failed cell
+    has no raw data. BrokenRecordError where the folder is not whole or contradicts itself."""
     from chipmark.metrics import derive as metrics
     from chipmark.results.raw import load_raw
 
@@ -192,7 +237,7 @@ def _write_files(partial: Path, raw_dir: Path, raw: RawCell | None) -> None:
     from chipmark.engine.events import COLUMNS
     from chipmark.results.raw import POWER_COLUMNS, write_parquet
 
-    for name in ("trace.npz", "child.log"):
+    for name in ("trace.npz", "audit.npz", "child.log"):
         if (raw_dir / name).is_file():
             shutil.copyfile(raw_dir / name, partial / name)
     if raw is None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from chipmark.table.rows import Row
+from chipmark.table.sheet import Mark
 
 MISSING = "-"
-_ENERGY = ("tok_per_joule", "joule_per_session", "power_w")
-_MONEY = ("cost_per_session", "cost_per_mtok")
+_GLYPHS: Mapping[Mark, str] = {"at_least": "≥", "at_most": "≤", "assumed": "~", "this_load": "~"}
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def people_text(row: Row, name: str) -> str:
-    """A value for people: three or four digits, `-` for null, `~` before what is assumed, `≥`
-    (`≤` where less is better) before what follows from a nameplate."""
+    """A value for people: three or four digits, `-` for null, `~` before what rests on an
+    assumption or is true of this load alone, `≥` and `≤` before a bound."""
     value = row.values[name]
     if value is None:
         return MISSING
@@ -71,14 +72,5 @@ def plain_text(text: str) -> str:
 
 
 def _mark(row: Row, name: str) -> str:
-    source = row.values["energy_source"]
-    if name in _ENERGY and source == "assumed":
-        return "~"
-    if name in _ENERGY and source == "declared":
-        # A nameplate is an upper bound of power, so of joules; tokens per joule are at least this.
-        return "≥" if name == "tok_per_joule" else "≤"
-    if name in _MONEY and (
-        row.values["scenario"] == "equal_n" or source in ("assumed", "declared")
-    ):
-        return "~"
-    return ""
+    marks = row.details.get("marks", {}).get(name, ())
+    return "".join(dict.fromkeys(_GLYPHS[mark] for mark in marks))

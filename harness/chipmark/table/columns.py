@@ -33,17 +33,18 @@ class Column:
     null_reasons: tuple[str, ...] = ()
 
 
-_RATE = ("cell_failed", "no_samples", "zero_denominator")
-_LATENCY = ("cell_failed", "no_samples")
+_NOTHING = ("cell_failed", "repeat_incomplete")
+_RATE = (*_NOTHING, "no_samples", "zero_denominator")
+_LATENCY = (*_NOTHING, "no_samples")
 _POWER = (
-    "cell_failed", "not_measured", "power_too_few_updates", "power_gaps", "counter_too_coarse",
+    *_NOTHING, "not_measured", "power_too_few_updates", "power_gaps", "counter_too_coarse",
     "counter_backwards", "unit_partly_used", "zero_denominator",
 )  # fmt: skip
 _COST = (
-    "cell_failed", "no_price_book", "no_price", "unit_partly_used", "tool_time_scaled",
+    *_NOTHING, "no_price_book", "no_price", "unit_partly_used", "tool_time_scaled",
     "no_sessions", "zero_denominator", "not_measured", "power_too_few_updates", "power_gaps",
     "counter_too_coarse", "counter_backwards", "host_power_missing", "scope_without_facility",
-    "no_demand",
+    "no_demand", "slo_not_met", "no_hosting_price",
 )  # fmt: skip
 
 
@@ -82,25 +83,35 @@ _LIST: tuple[Column, ...] = (
     Column("concurrency", "integer", "", "none", None, "N", "sessions that run at once"),
     Column(
         "sessions", "integer", "", "none", None, "sessions",
-        "sessions completed in W, over all repeats", ("cell_failed",),
+        "sessions completed in W, over the complete repeats", _NOTHING,
+    ),
+    _rate(
+        "decode_rows", "1", "decode\nrows", "mean rows of a decode launch",
+        *_RATE, "no_decode_launches", direction="none",
     ),
     _rate(
         "prefill_tok_s", "1/s", "prefill\ntok/s",
-        "n_new / seconds of prefill launches (cold, append, refill, kv)",
+        "n_new / seconds of prefill launches (cold, append, refill) and of copies of KV",
         *_RATE, "no_prefill_launches",
     ),
     _rate(
-        "decode_tok_s", "1/s", "decode\ntok/s", "n_out / seconds of decode launches",
-        *_RATE, "no_decode_launches",
+        "decode_tok_s", "1/s", "decode\ntok/s",
+        "output tokens that decode launches sampled / seconds of decode launches; a turn's first "
+        "token is prefill's; null where under 90 % came from decode-only launches",
+        *_RATE, "no_decode_launches", "mixed",
     ),
-    _rate("total_tok_s", "1/s", "total\ntok/s", "(n_new + n_out) / W", *_RATE),
+    _rate(
+        "total_tok_s", "1/s", "total\ntok/s",
+        "(n_new + n_out) / W; not ranked where the load sets it (note load_bound)", *_RATE,
+    ),
     _rate(
         "ttft_p50_s", "s", "TTFT\np50 s",
-        "append turns: first token visible to the host, from the intended send; median",
+        "append turns: first token visible to the host, from the intended send; median of "
+        "distinct turns, each the median of its repeats",
         *_LATENCY, direction="lower",
     ),
     _rate(
-        "ttft_p95_s", "s", "TTFT\np95 s", "the same, 95th percentile; null under 59 samples",
+        "ttft_p95_s", "s", "TTFT\np95 s", "the same, 95th percentile; null under 59 distinct turns",
         *_LATENCY, "n_too_small", direction="lower",
     ),
     _rate(
@@ -113,17 +124,48 @@ _LIST: tuple[Column, ...] = (
         *_LATENCY, "one_token_turns", direction="lower",
     ),
     _rate(
-        "tpot_p95_s", "s", "TPOT\np95 s", "the same, 95th percentile; null under 59 samples",
+        "tpot_p95_s", "s", "TPOT\np95 s", "the same, 95th percentile; null under 59 distinct turns",
         *_LATENCY, "n_too_small", "one_token_turns", direction="lower",
     ),
     _rate(
+        "itl_p50_s", "s", "ITL\np50 s",
+        "gaps between the tokens of a turn as the host sees them, all turns pooled; median",
+        *_LATENCY, "one_token_turns", direction="lower",
+    ),
+    _rate(
+        "itl_p95_s", "s", "ITL\np95 s", "the same, 95th percentile; null under 59 distinct gaps",
+        *_LATENCY, "n_too_small", "one_token_turns", direction="lower",
+    ),
+    _rate(
+        "itl_p99_s", "s", "ITL\np99 s", "the same, 99th percentile; null under 299 distinct gaps",
+        *_LATENCY, "n_too_small", "one_token_turns", direction="lower",
+    ),
+    _rate(
+        "session_p50_s", "s", "sess.\np50 s",
+        "a whole session, from its first intended send to its last token, tool time included",
+        *_LATENCY, direction="lower",
+    ),
+    _rate(
+        "session_p95_s", "s", "sess.\np95 s",
+        "the same, 95th percentile; null under 59 distinct sessions",
+        *_LATENCY, "n_too_small", direction="lower",
+    ),
+    _rate(
+        "goodput_turns_s", "1/s", "good\nturns/s", "turns that met the SLO / W", *_RATE,
+    ),
+    _rate(
+        "goodput_tok_s", "1/s", "good\ntok/s",
+        "work tokens (n_new + n_out) of turns that met the SLO / W", *_RATE,
+    ),
+    _rate(
         "slo_attainment", "1", "SLO",
-        "share of turns inside the SLO; failed and dropped turns are misses", *_RATE,
+        "share of turns inside the SLO; failed and dropped turns are misses, and so are "
+        "unfinished ones; incomplete repeats are in it", *_RATE,
     ),
     _rate(
         "sessions_per_hour", "1/h", "sessions\n/h",
         "completed sessions / W; null where the tool-time scale is neither 0 nor 1",
-        *_RATE, "tool_time_scaled",
+        *_RATE, "tool_time_scaled", "slo_not_met", "w_too_short",
     ),
     _rate(
         "prefix_hit_ideal", "1", "hit\nideal",
@@ -136,26 +178,40 @@ _LIST: tuple[Column, ...] = (
     ),
     Column(
         "recomputed_tokens", "integer", "", "lower", "perf", "recomp.",
-        "tokens computed beyond n_new + n_out, over all repeats", ("cell_failed",),
+        "tokens computed beyond n_new + n_out, over the complete repeats", _NOTHING,
     ),
     _rate(
-        "pad_ratio", "1", "pad", "padded rows x positions / useful ones",
+        "pad_ratio", "1", "pad", "positions computed, padding included / useful ones",
         *_RATE, direction="lower",
     ),
     _rate(
         "mbu", "1", "MBU",
-        "decode-only launches: necessary bytes / (device seconds x probed read bandwidth)",
+        "decode-only launches: necessary bytes / (device seconds x probed read bandwidth); null "
+        "under 4 x the last-level cache, and over 1",
         *_RATE, "no_decode_launches", "no_model_config", "precision_unknown", "no_probe",
-        "roof_unsteady", "in_cache",
+        "roof_unsteady", "in_cache", "over_roof",
+    ),
+    _rate(
+        "mbu_nameplate", "1", "MBU\nplate",
+        "the same bytes / (device seconds x the catalogue's bandwidth)",
+        *_RATE, "no_decode_launches", "no_model_config", "precision_unknown", "no_nameplate",
+        "in_cache", "over_roof",
     ),
     _rate(
         "mfu", "1", "MFU",
-        "prefill-only launches: necessary FLOPs / (device seconds x probed dense rate)",
+        "prefill-only launches: necessary FLOPs / (device seconds x probed dense rate); null over "
+        "1",
         *_RATE, "no_prefill_launches", "no_model_config", "no_probe", "roof_unsteady",
+        "over_roof",
     ),
     _rate(
         "host_s_per_step", "s", "host\ns/step",
         "host time of engine and backend per step that the device did not hide",
+        *_RATE, direction="lower",
+    ),
+    _rate(
+        "idle_s_per_step", "s", "idle\ns/step",
+        "what W holds beyond launches while a turn was outstanding, per step",
         *_RATE, direction="lower",
     ),
     _rate(
@@ -191,9 +247,9 @@ _LIST: tuple[Column, ...] = (
         "daily_active_agents", "1/unit", "agents\n/unit",
         "sessions per hour x headroom / (sessions per agent-day x share of the peak hour)",
         "cell_failed", "no_price_book", "not_capacity_scenario", "scale_not_1", "no_demand",
-        "unit_partly_used", "no_sessions", "zero_denominator", kind="cost",
+        "unit_partly_used", "no_sessions", "zero_denominator", "slo_not_met", kind="cost",
     ),
-    _text("parity", "parity", "pass, fail or unchecked"),
+    _text("parity", "parity", "pass, fail, unchecked or audit_pending"),
     _rate(
         "ep_coverage", "1", "cover",
         "the smaller of the shares of FLOPs and bytes that ran on the provider's own device",
@@ -218,7 +274,9 @@ EXTRA_KEYS: tuple[str, ...] = ("intervals", "rank", "null_reasons", "details")
 """What JSON has beside the columns. intervals: 95 %, [low, high] by column. rank: by --rank-by
 among the comparable rows of its group, shared where intervals overlap. null_reasons: a code for
 each null column. details: net and output tokens per joule, error bounds, cost by class,
-break-even price, why rows are not comparable, and where the record lies."""
+break-even price, price inputs with their provenance, marks of doubt by column, intervals over
+other work of this kind (never used for ranks), why rows are not comparable (`not_comparable`, by
+kind) or have no rank (`not_ranked`), and where the record lies."""
 
 RANKABLE: tuple[str, ...] = tuple(
     c.name for c in _LIST if c.kind is not None and c.direction != "none"

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chipmark.results.record import Record
+from chipmark.results.manifest import WorkloadId
+from chipmark.results.record import SCHEMA, Record
+from chipmark.table.capacity import not_found, slo_missed
 from chipmark.table.columns import Kind
+from chipmark.table.units import all_devices_used, is_share, meters_more_than_unit
 
 MIN_COVERAGE = 0.99
+MIN_REPEATS = 3
 MEASURED = ("counter", "polled", "wall")
-_BARRING_NOTES = ("clock", "not_steady", "throttled_thermal", "throttled_hardware")
+_LOST_NOTES = ("repeat_incomplete", "turns_lost", "sessions_lost")
+_BARRING_NOTES = (*_LOST_NOTES, "not_steady", "throttled_thermal", "throttled_hardware", "clock")
+_PRECISION = "precision class"
+_JSON_FIELDS = ("cache policy", "SLO")
+_SCENARIO_FIELDS = ("number of sessions", "SLO")
+_HASH = re.compile(r"[0-9a-f]{32,}")
 
 KINDS: tuple[Kind, ...] = ("perf", "energy", "cost")
 
@@ -29,32 +39,54 @@ class Comparability:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What comparing needs of a record, computed once: `identity` by `perf_identity`, `own` by
-    `own_refusals`, `group` a key that is equal for rows that do the same work."""
+    `rank_refusals`, `group` a key that is equal for rows that do the same work."""
 
     record: Record
     identity: dict[str, Any]
     own: tuple[str, ...]
     group: tuple[str, ...]
 
+    @property
+    def work(self) -> tuple[str, ...]:
+        """The group without its precision class."""
+        return tuple(part for part in self.group if not part.startswith(f"{_PRECISION}="))
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """What comparing needs of a row's price. priced: there is a cost. power_enters: the row's own
+    power is in it (False where the unit is rented or hosting includes electricity)."""
+
+    priced: bool
+    power_enters: bool
+
 
 def standing(record: Record) -> Standing:
     """The standing of a record."""
     identity = perf_identity(record)
     group = tuple(f"{name}={value}" for name, value in identity.items())
-    return Standing(record, identity, own_refusals(record), group)
+    return Standing(record, identity, rank_refusals(record), group)
+
+
+def is_simulated(record: Record) -> bool:
+    """Whether the row's clock is virtual: backends of the kind `sim`."""
+    return record.manifest.backend.partition(":")[0] == "sim"
 
 
 def perf_identity(record: Record) -> dict[str, Any]:
     """What must be equal for two rows to be compared in speed, by the words of a refusal.
 
-    Achieved prefix hits, padding and copies are results and are not in it.
+    Achieved prefix hits, padding and copies are results and are not in it. A simulated device has
+    no weights; such rows are compared among themselves only.
     """
     m = record.manifest
+    simulated = is_simulated(record)
     load: dict[str, Any] = {
+        "kind of device": "simulated" if simulated else "real",
         "workload hash": m.workload.hash,
         "scenario": m.scenario,
-        "source weights": m.model.source_hash,
-        "precision class": m.precision.class_name,
+        "source weights": "none" if simulated else m.model.source_hash,
+        _PRECISION: m.precision.class_name,
         "feedback": m.feedback,
         "cache policy": json.dumps(m.cache_policy, sort_keys=True),
         "metrics schema": record.metrics.schema_,
@@ -66,15 +98,29 @@ def perf_identity(record: Record) -> dict[str, Any]:
     return load
 
 
+def rank_refusals(record: Record) -> tuple[str, ...]:
+    """Why a row may not be ranked for speed with anything, by itself: `own_refusals`, and what
+    nobody proved about the run."""
+    m = record.manifest
+    own = own_refusals(record)
+    if m.status != "done" or m.load is None:
+        return own
+    if record.written_as != SCHEMA:
+        return (f"written as {record.written_as}, before runs were audited: measure it again",)
+    return (*own, *_unproven(record))
+
+
 def own_refusals(record: Record) -> tuple[str, ...]:
-    """Why a row may not be ranked for speed with anything, by itself."""
+    """Why the numbers of a record are no fair measurement of its work."""
     m = record.manifest
     if m.status != "done" or m.load is None:
         return ("the cell failed",)
     reasons = []
     if m.parity.verdict != "pass":
-        because = f": {m.parity.reason}" if m.parity.reason else ""
-        reasons.append(f"parity {m.parity.verdict}{because}")
+        reasons.append(f"parity {m.parity.verdict}" + _because(m.parity.reason))
+    if m.audit.verdict == "fail":
+        reasons.append("audit failed" + _because(m.audit.reason))
+    reasons += _incomplete(record)
     if m.load.ep_coverage is None:
         reasons.append("ep_coverage is unknown: nothing can tell what ran on the device")
     elif m.load.ep_coverage < MIN_COVERAGE:
@@ -82,22 +128,63 @@ def own_refusals(record: Record) -> tuple[str, ...]:
     for note in (*m.notes, *record.metrics.notes):
         if note.code in _BARRING_NOTES:
             reasons.append(f"{note.code}: {note.text}")
+    if missed := slo_missed(record):
+        reasons.append(f"slo_not_met: {missed}")
     return tuple(reasons)
 
 
+def _unproven(record: Record) -> Iterator[str]:
+    """What a rank needs beyond a fair measurement: an audit, repeats, a clock that is held."""
+    m = record.manifest
+    if m.audit.verdict == "pending":
+        yield "audit_pending" + _because(m.audit.reason or "`chipmark audit RUN` finishes it")
+    elif m.audit.verdict == "none":
+        yield "not audited" + _because(m.audit.reason)
+    if (done := len(_complete(record))) < MIN_REPEATS:
+        yield f"few_repeats: {done} complete, at least {MIN_REPEATS} are needed"
+    code = m.plugins.get("backend")
+    if is_simulated(record) and (code is None or not code.built_in):
+        where = "unknown code" if code is None else code.module
+        yield f"a virtual clock is allowed to the built-in sim only; this one is of {where}"
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _complete(record: Record) -> list[dict[str, Any]]:
+    return [repeat for repeat in record.metrics.per_repeat if repeat.get("complete", 1)]
+
+
+def _incomplete(record: Record) -> Iterator[str]:
+    """Repeats or sessions that are missing, with their numbers."""
+    m = record.manifest
+    done = _complete(record)
+    if len(done) < m.repeats:
+        yield f"{len(done)} of {m.repeats} repeats are complete"
+    noted = any(note.code in _LOST_NOTES for note in (*m.notes, *record.metrics.notes))
+    ended = [n for repeat in done if (n := repeat.get("sessions")) is not None]
+    owed = m.workload.sessions * len(ended)
+    if m.scenario == "equal_n" and sum(ended) < owed and not noted:
+        yield f"{sum(ended)} of {owed} sessions ended"
+
+
 def whole_unit(record: Record) -> bool:
-    """Whether every device that price and meter cover was used."""
-    return record.manifest.chip.used >= record.manifest.chip.of
+    """Whether the meter covers just what was used: every device of a unit that is no share."""
+    return all_devices_used(record) and not is_share(record)
 
 
-def compare(row: Standing, base: Standing, priced: Sequence[bool]) -> Comparability:
-    """A row against its baseline. `priced`: whether (row, baseline) have a cost out of the one
-    price book, currency, VAT basis and demand that the table was given."""
-    perf = _perf(row, base)
+def compare(
+    row: Standing, base: Standing, money: Sequence[Money], *, across_precision: bool = False
+) -> Comparability:
+    """A row against its baseline. money: of (row, baseline), out of the one price book, currency,
+    VAT basis and demand that the table was given. across_precision: as if their precision classes
+    were equal, for a ratio that is shown and never ranked."""
+    perf = _perf(row, base, across_precision)
     refusals: dict[str, tuple[str, ...]] = {
         "perf": perf,
         "energy": (*perf, *_energy(row.record, base.record)),
-        "cost": (*perf, *_cost(row.record, base.record, priced)),
+        "cost": (*perf, *_cost(row, base, money)),
     }
     return Comparability(
         kinds=tuple(kind for kind in KINDS if not refusals[kind]),
@@ -105,47 +192,108 @@ def compare(row: Standing, base: Standing, priced: Sequence[bool]) -> Comparabil
     )
 
 
-def _perf(row: Standing, base: Standing) -> tuple[str, ...]:
+def break_even_refusals(row: Standing, base: Standing, money: Sequence[Money]) -> tuple[str, ...]:
+    """Why the row has no break-even price against the baseline: what bars `cost`, except that the
+    row itself needs no price."""
+    own = Money(True, money[0].power_enters)
+    return (*_perf(row, base), *_cost(row, base, (own, money[1])))
+
+
+def _perf(row: Standing, base: Standing, across_precision: bool = False) -> tuple[str, ...]:
     if row.record is base.record:
         return row.own
     reasons = [*row.own, *(f"baseline: {reason}" for reason in base.own)]
     if row.group != base.group:
-        mine, its = row.identity, base.identity
-        names = {**mine, **its}
-        reasons += [f"another {name}" for name in names if mine.get(name) != its.get(name)]
+        reasons += _differences(row, base, across_precision)
     return tuple(reasons)
+
+
+def _differences(row: Standing, base: Standing, across_precision: bool) -> Iterator[str]:
+    """Which fields of the work differ, with both values."""
+    mine, its = row.identity, base.identity
+    for name in {**mine, **its}:
+        same = mine.get(name) == its.get(name)
+        other_scenario = name in _SCENARIO_FIELDS and mine["scenario"] != its["scenario"]
+        if same or other_scenario or (across_precision and name == _PRECISION):
+            continue
+        if name == "workload hash":
+            words = _workload_words(row.record.manifest.workload, base.record.manifest.workload)
+        elif name in _JSON_FIELDS:
+            words = _json_words(mine[name], its[name])
+        else:
+            words = f"{_short(mine.get(name))}, the baseline's is {_short(its.get(name))}"
+        yield f"another {name}: {words}"
+
+
+def _workload_words(mine: WorkloadId, its: WorkloadId) -> str:
+    facts = [
+        (name, _short(a), _short(b))
+        for name, a, b in (
+            ("workload", mine.name, its.name),
+            ("scale", f"({', '.join(mine.scale)})", f"({', '.join(its.scale)})"),
+            ("seed", mine.seed, its.seed),
+            ("sessions", mine.sessions, its.sessions),
+            ("turns", mine.turns, its.turns),
+        )
+        if a != b
+    ]
+    listed = ", ".join(f"{name} {a} against {b}" for name, a, b in facts)
+    return listed or f"other tokens, {_short(mine.hash)} against {_short(its.hash)}"
+
+
+def _json_words(mine: str, its: str) -> str:
+    a, b = json.loads(mine), json.loads(its)
+    names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    return ", ".join(f"{name} {a.get(name)} against {b.get(name)}" for name in names)
+
+
+def _short(value: Any) -> str:
+    """A hash by its first digits; anything else whole."""
+    text = str(value)
+    return text[:12] if _HASH.fullmatch(text) else text
 
 
 def _energy(record: Record, base: Record) -> tuple[str, ...]:
-    meter, its = record.manifest.meter, base.manifest.meter
-    if meter is None or record.metrics.values.get("tok_per_joule") is None:
-        return ("energy is not known",)
-    reasons = []
-    if meter.source not in MEASURED:
-        reasons.append(f"energy is {meter.source}, not measured")
-    if not whole_unit(record):
-        reasons.append("a part of the unit was used")
+    reasons = list(_own_energy(record))
     if record is base:
         return tuple(reasons)
-    if its is None or base.metrics.values.get("tok_per_joule") is None:
-        return (*reasons, "baseline: energy is not known")
-    if its.source not in MEASURED:
-        reasons.append(f"baseline: energy is {its.source}, not measured")
-    if not whole_unit(base):
-        reasons.append("baseline: a part of the unit was used")
-    if meter.scope != its.scope:
+    reasons += [f"baseline: {reason}" for reason in _own_energy(base)]
+    meter, its = record.manifest.meter, base.manifest.meter
+    if meter is not None and its is not None and meter.scope != its.scope:
         reasons.append(f"power scope {meter.scope}, the baseline's is {its.scope}")
-    if meter.source != its.source:
-        reasons.append(f"source class {meter.source}, the baseline's is {its.source}")
+    unit, its_unit = record.manifest.chip.unit, base.manifest.chip.unit
+    if unit != its_unit:
+        reasons.append(f"unit {unit}, the baseline's is {its_unit}")
     return tuple(reasons)
 
 
-def _cost(record: Record, base: Record, priced: Sequence[bool]) -> tuple[str, ...]:
-    reasons = []
-    if record.manifest.scenario != "capacity":
-        reasons.append("cost is ranked in the capacity scenario only")
-    if not priced[0]:
-        reasons.append("the row has no cost")
-    if not priced[1] and record is not base:
-        reasons.append("the baseline has no cost")
+def _own_energy(record: Record) -> Iterator[str]:
+    meter = record.manifest.meter
+    if meter is None or record.metrics.values.get("tok_per_joule") is None:
+        yield "energy is not known"
+        return
+    if meter.source not in MEASURED:
+        yield f"energy is {meter.source}, not measured"
+    if meters_more_than_unit(record):
+        yield f"the meter covers a {meter.scope}, the unit is a share of it"
+    elif not whole_unit(record):
+        yield "a part of the unit was used"
+
+
+def _cost(row: Standing, base: Standing, money: Sequence[Money]) -> tuple[str, ...]:
+    reasons = list(_own_cost(row.record, money[0]))
+    if row.record is not base.record:
+        reasons += [f"baseline: {reason}" for reason in _own_cost(base.record, money[1])]
     return tuple(reasons)
+
+
+def _own_cost(record: Record, money: Money) -> Iterator[str]:
+    m = record.manifest
+    if m.scenario != "capacity":
+        yield "cost is ranked in the capacity scenario only"
+    elif unknown := not_found(record):
+        yield unknown
+    if money.power_enters and (m.meter is None or m.meter.source not in MEASURED):
+        yield f"the energy in the cost is {'unknown' if m.meter is None else m.meter.source}"
+    if not money.priced:
+        yield "there is no cost"

@@ -1,26 +1,52 @@
 """A record and a price book to money: cost of a session and of tokens, agents a unit serves.
 
 In the `equal_n` scenario the cost is that of this very load, all day (on all year, utilisation 1);
-it is printed with `~` and never ranked. In the `capacity` scenario utilisation is the book's
-demand, and power is taken at the offered load out of the sweep over N.
+it is printed with `~` and never ranked. In the `capacity` scenario the load is the book's demand,
+and power is taken at the offered load out of the sweep over N; where the measured repeats miss the
+objective there is no capacity, and so no price.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from chipmark.metrics import cost
 from chipmark.prices.book import PriceBook, UnitEntry
+from chipmark.prices.inputs import Input, agent_inputs, cost_inputs
 from chipmark.results.manifest import SweepPoint
 from chipmark.results.record import Record
-from chipmark.table.comparable import whole_unit
+from chipmark.table.capacity import slo_missed
+from chipmark.table.comparable import Money, is_simulated
+from chipmark.table.units import all_devices_used, meters_more_than_unit
+
+MoneyColumn = Literal["cost_per_session", "cost_per_mtok", "daily_active_agents"]
+COSTS: tuple[MoneyColumn, ...] = ("cost_per_session", "cost_per_mtok")
+AGENTS: MoneyColumn = "daily_active_agents"
+MONEY: tuple[MoneyColumn, ...] = (*COSTS, AGENTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a break-even needs of a bought unit: sessions a year, and what they cost apart from
+    the chip. `price.chip` may be unknown."""
+
+    sessions_a_year: float
+    site: cost.Site
+    price: cost.UnitPrice
+    energy: float
 
 
 @dataclass(frozen=True, slots=True)
 class Costing:
     """Numbers in the book's currency; `reasons` has a code for each of the three that is None.
-    `basis` is what a break-even against another row needs: (Y, site, price, energy)."""
+
+    basis: None where the unit is rented or its yearly cost is not known. power_enters: the
+    row's own power is in the cost. energy_share: energy's part of it. assumed: for each number,
+    the inputs that nobody sourced.
+    """
 
     cost_per_session: float | None = None
     cost_per_mtok: float | None = None
@@ -28,63 +54,120 @@ class Costing:
     reasons: dict[str, str] = field(default_factory=dict)
     notes: tuple[tuple[str, str], ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
-    basis: tuple[float, cost.Site, cost.UnitPrice, float] | None = None
+    basis: Basis | None = None
+    power_enters: bool = True
+    energy_share: float = 0.0
+    assumed: dict[MoneyColumn, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def money(self) -> Money:
+        """What comparing needs of it."""
+        return Money(self.cost_per_session is not None, self.power_enters)
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """A chip price, or the reason code why there is none; `refusals` in words."""
+
+    price: float | None
+    reason: str
+    refusals: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Agents:
+    value: float | None
+    reason: str
+    inputs: tuple[Input, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """Units that serve the offered load, and how much of a unit's capacity it takes."""
+
+    units: int | None
+    utilisation: float
 
 
 def price(record: Record, book: PriceBook | None) -> Costing:
     """Cost of a record's cell by a book."""
-    agents, agents_reason = _agents(record, book)
+    agents = _agents(record, book)
     if book is None:
-        return _without("no_price_book", agents, agents_reason)
+        return _without("no_price_book", agents)
     if record.manifest.status != "done":
-        return _without("cell_failed", agents, agents_reason)
-    if not whole_unit(record):
-        return _without("unit_partly_used", agents, agents_reason)
+        return _without("cell_failed", agents)
+    if slo_missed(record):
+        return _without("slo_not_met", agents)
+    if not all_devices_used(record):
+        return _without("unit_partly_used", agents)
     entry = book.match(record.manifest.chip.name, record.manifest.chip.unit)
-    if entry is None or (entry.purchase is None and entry.rent_per_hour is None):
-        return _without("no_price", agents, agents_reason)
+    if entry is None:
+        return _without("no_price", agents)
     rate = record.metrics.values.get("sessions_per_hour")
     if not rate:
         reason = record.metrics.null_reasons.get("sessions_per_hour", "no_sessions")
-        return _without(reason, agents, agents_reason)
+        return _without(reason, agents)
     capacity = record.manifest.scenario == "capacity"
-    if capacity and book.demand.utilisation is None:
-        return _without("no_demand", agents, agents_reason)
+    load = _load(book, rate) if capacity else _Load(None, 1.0)
+    if load is None:
+        return _without("no_demand", agents)
+    if entry.rent_per_hour is None and book.site.power_in_hosting and not _hosted(book, entry):
+        # Power would be paid by nobody.
+        return _without("no_hosting_price", agents)
+    return _priced(record, book, entry, rate, load, agents)
+
+
+def _priced(
+    record: Record,
+    book: PriceBook,
+    entry: UnitEntry,
+    rate: float,
+    load: _Load,
+    agents: _Agents,
+) -> Costing:
+    capacity = record.manifest.scenario == "capacity"
     site = book.site_factors()
-    utilisation = 1.0
-    if capacity and book.demand.utilisation is not None:
-        utilisation = book.demand.utilisation.value
     if not capacity:
         site = replace(site, on_share=1.0)
     notes: list[tuple[str, str]] = []
-    energy, reason = _energy(record, entry, site, utilisation * rate, notes)
-    if energy is None:
-        return _without(reason, agents, agents_reason)
+    power_enters = entry.rent_per_hour is None and not site.power_in_hosting
+    energy, reason = 0.0, ""
+    if power_enters:
+        found, reason = _energy(record, entry, site, load.utilisation * rate, notes)
+        if found is None:
+            return replace(_without(reason, agents), power_enters=True)
+        energy = found
     unit = entry.price(record.manifest.chip.used)
+    sessions = cost.yearly_sessions(site, rate, load.utilisation)
+    basis = None if unit.rent_per_hour is not None else Basis(sessions, site, unit, energy)
+    if unit.chip is None and unit.rent_per_hour is None:
+        return replace(_without("no_price", agents), basis=basis, power_enters=power_enters)
     yearly = cost.yearly_cost(site, unit, energy)
-    sessions = cost.yearly_sessions(site, rate, utilisation)
     tokens = record.metrics.details.get("work_tokens_per_session") or 0.0
+    scope = _scope(record) if power_enters else None
+    inputs = cost_inputs(book, entry, capacity=capacity, scope=scope)
     if not capacity:
         notes.append(("cost_at_this_load", "cost at this very load, all day; not ranked"))
-    if assumed := entry.assumptions():
-        notes.append(("price_assumed", f"{book.name}, {entry.name}: {', '.join(assumed)}"))
-    per_session = cost.cost_per_session(yearly, sessions)
+    entered = tuple({i.field: i for i in (*inputs, *agents.inputs)}.values())
+    if assumed := _assumed(entered):
+        notes.append(("price_assumed", f"{book.name}: {', '.join(assumed)}"))
     per_mtok = cost.cost_per_mtok(yearly, sessions, tokens)
-    reasons = {} if agents is not None else {"daily_active_agents": agents_reason}
+    reasons: dict[str, str] = {} if agents.value is not None else {AGENTS: agents.reason}
     if per_mtok is None:
         reasons["cost_per_mtok"] = "zero_denominator"
     return Costing(
-        cost_per_session=per_session,
+        cost_per_session=cost.cost_per_session(yearly, sessions),
         cost_per_mtok=per_mtok,
-        daily_active_agents=agents,
+        daily_active_agents=agents.value,
         reasons=reasons,
         notes=tuple(notes),
         details={
             "prices": {
                 "book": book.name, "date": book.date, "vat": book.vat, "entry": entry.name,
-                "currency": book.currency,
+                "currency": book.currency, "inputs": [i.to_dict() for i in entered],
             },
-            "utilisation": utilisation,
+            "units": load.units,
+            "utilisation": load.utilisation,
             "sessions_per_year": sessions,
             "cost_per_year": yearly.total,
             "cost_per_year_parts": {
@@ -93,23 +176,77 @@ def price(record: Record, book: PriceBook | None) -> Costing:
             },
             "cost_by_class": _by_class(record, yearly, sessions),
         },
-        basis=None if unit.chip is None else (sessions, site, unit, energy),
+        basis=basis,
+        power_enters=power_enters,
+        energy_share=energy / yearly.total if yearly.total > 0 else 0.0,
+        assumed={name: _assumed(inputs) for name in COSTS} | {AGENTS: _assumed(agents.inputs)},
     )  # fmt: skip
 
 
-def break_even(costing: Costing, reference: Costing) -> float | None:
-    """The chip price at which this row's session costs what the reference's does; None: no price,
-    or no basis. Linear, so that "wins below this price" is true of every lower one."""
-    if costing.basis is None or reference.cost_per_session is None:
+def break_even(costing: Costing, reference: Costing, refusals: Sequence[str]) -> BreakEven:
+    """The chip price at which this row's session costs what the reference's does.
+
+    refusals: of `comparable.break_even_refusals`; with any there is no such price, whatever the
+    numbers are. Linear, so that "wins below this price" is true of every lower one.
+    """
+    if refusals:
+        return BreakEven(None, "not_comparable", tuple(refusals))
+    if costing.basis is None:
+        return BreakEven(None, costing.reasons.get("cost_per_session", "rented"))
+    if reference.cost_per_session is None:
+        return BreakEven(None, reference.reasons.get("cost_per_session", "unknown"))
+    basis = costing.basis
+    found = cost.break_even_chip_price(
+        reference.cost_per_session, basis.sessions_a_year, basis.site, basis.price, basis.energy
+    )
+    return BreakEven(found, "" if found is not None else "never_breaks_even")
+
+
+def _without(reason: str, agents: _Agents) -> Costing:
+    reasons: dict[str, str] = dict.fromkeys(COSTS, reason)
+    if agents.value is None:
+        reasons[AGENTS] = agents.reason
+    assumed = _assumed(agents.inputs)
+    note = (("price_assumed", f"for {AGENTS}: {', '.join(assumed)}"),) if assumed else ()
+    return Costing(
+        daily_active_agents=agents.value,
+        reasons=reasons,
+        notes=note,
+        assumed={AGENTS: assumed},
+    )
+
+
+def _assumed(inputs: Sequence[Input]) -> tuple[str, ...]:
+    return tuple(i.field for i in inputs if i.assumed)
+
+
+def _hosted(book: PriceBook, entry: UnitEntry) -> bool:
+    return book.site.hosting_per_kw_month is not None and entry.provisioned_kw is not None
+
+
+def _load(book: PriceBook, rate: float) -> _Load | None:
+    """The book's load on units of `rate` sessions an hour; None where it names none.
+
+    n = whole units for the offered load L, u = L / (n X); of a book that gives u itself the
+    number of units is whatever one load needs.
+    """
+    demand = book.demand
+    if demand.offered_sessions_per_hour is not None:
+        offered = demand.offered_sessions_per_hour.value
+        # A billionth: a load of just n units needs no further one.
+        units = max(1, math.ceil(offered / rate - 1e-9))
+        return _Load(units, offered / (units * rate))
+    if demand.utilisation is not None:
+        return _Load(None, demand.utilisation.value)
+    return None
+
+
+def _scope(record: Record) -> str | None:
+    """The meter's scope as facility power takes it: a simulated card is a board."""
+    meter = record.manifest.meter
+    if meter is None:
         return None
-    return cost.break_even_chip_price(reference.cost_per_session, *costing.basis)
-
-
-def _without(reason: str, agents: float | None, agents_reason: str) -> Costing:
-    reasons = dict.fromkeys(("cost_per_session", "cost_per_mtok"), reason)
-    if agents is None:
-        reasons["daily_active_agents"] = agents_reason
-    return Costing(daily_active_agents=agents, reasons=reasons)
+    return "board" if meter.scope == "sim" and is_simulated(record) else meter.scope
 
 
 def _energy(
@@ -119,13 +256,13 @@ def _energy(
     offered_per_hour: float,
     notes: list[tuple[str, str]],
 ) -> tuple[float | None, str]:
-    """Energy cost of a year, or the reason why it is not known. Rent holds its own."""
-    if entry.rent_per_hour is not None or site.power_in_hosting:
-        return 0.0, ""
-    meter = record.manifest.meter
+    """Energy cost of a year, or the reason why it is not known."""
+    scope = _scope(record)
     power_w = record.metrics.values.get("power_w")
-    if meter is None or power_w is None:
+    if scope is None or power_w is None:
         return None, record.metrics.null_reasons.get("power_w", "not_measured")
+    if meters_more_than_unit(record):
+        return None, "unit_partly_used"
     if record.manifest.scenario == "capacity":
         at_load = power_at(record.manifest.sweep, offered_per_hour)
         if at_load is None:
@@ -133,13 +270,13 @@ def _energy(
         else:
             power_w = at_load
     host_w = entry.host_power_w(record.manifest.chip.used)
-    load_w, reason = cost.facility_power(power_w, meter.scope, site, host_w)
+    load_w, reason = cost.facility_power(power_w, scope, site, host_w)
     if load_w is None:
         return None, reason
     idle = (record.metrics.details.get("energy") or {}).get("idle_w")
     idle_w: float | None = load_w
     if idle:
-        idle_w, reason = cost.facility_power((idle[0] + idle[1]) / 2, meter.scope, site, host_w)
+        idle_w, reason = cost.facility_power((idle[0] + idle[1]) / 2, scope, site, host_w)
     elif site.availability < 1:
         notes.append(("idle_as_load", "power at idle is not known"))
     return cost.yearly_energy_cost(site, load_w, load_w if idle_w is None else idle_w), ""
@@ -190,26 +327,32 @@ def _by_class(record: Record, yearly: cost.YearlyCost, sessions: float) -> dict[
     return result
 
 
-def _agents(record: Record, book: PriceBook | None) -> tuple[float | None, str]:
+def _agents(record: Record, book: PriceBook | None) -> _Agents:
     """daily_active_agents, or its reason code: capacity scenario at scale (1, 1, 1) only."""
     m = record.manifest
     if m.status != "done":
-        return None, "cell_failed"
+        return _Agents(None, "cell_failed")
     if m.scenario != "capacity":
-        return None, "not_capacity_scenario"
+        return _Agents(None, "not_capacity_scenario")
     if m.workload.scale != ("1", "1", "1"):
-        return None, "scale_not_1"
+        return _Agents(None, "scale_not_1")
     if book is None:
-        return None, "no_price_book"
-    if not whole_unit(record):
-        return None, "unit_partly_used"
-    demand = book.demand
-    if demand.sessions_per_agent_day is None:
-        return None, "no_demand"
+        return _Agents(None, "no_price_book")
+    if slo_missed(record):
+        return _Agents(None, "slo_not_met")
+    if not all_devices_used(record):
+        return _Agents(None, "unit_partly_used")
+    inputs = agent_inputs(book)
+    given = {i.field: i.quantity.value for i in inputs}
+    if "demand.sessions_per_agent_day" not in given:
+        return _Agents(None, "no_demand")
     rate = record.metrics.values.get("sessions_per_hour")
     if not rate:
-        return None, record.metrics.null_reasons.get("sessions_per_hour", "no_sessions")
-    headroom = demand.headroom.value if demand.headroom is not None else 0.7
-    peak = demand.peak_share.value if demand.peak_share is not None else 0.15
-    agents = cost.daily_active_agents(rate, headroom, demand.sessions_per_agent_day.value, peak)
-    return agents, "" if agents is not None else "zero_denominator"
+        return _Agents(None, record.metrics.null_reasons.get("sessions_per_hour", "no_sessions"))
+    agents = cost.daily_active_agents(
+        rate,
+        given["demand.headroom"],
+        given["demand.sessions_per_agent_day"],
+        given["demand.peak_share"],
+    )
+    return _Agents(agents, "" if agents is not None else "zero_denominator", inputs)

@@ -13,7 +13,7 @@ from itertools import zip_longest
 from typing import Literal
 
 LEAST = 8
-"""A column of words is not made narrower than this."""
+"""A column of words is not made narrower than this, where its texts are longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +24,66 @@ class TextColumn:
     align: Literal["left", "right"]
 
 
+def text_tables(
+    columns: Sequence[TextColumn],
+    rows: Sequence[Sequence[str]],
+    width: int,
+    gap: int = 2,
+    lead: int = 1,
+) -> list[str]:
+    """`text_table`, in as many tables below each other as the width asks for: no number and no
+    word is cut or broken. Each table begins with the first `lead` columns."""
+    floors = _floors(columns, rows)
+    used, parts = _room(floors[:lead], gap), [list(range(lead))]
+    for index in range(lead, len(columns)):
+        if used + gap + floors[index] > width and len(parts[-1]) > lead:
+            parts.append(list(range(lead)))
+            used = _room(floors[:lead], gap)
+        parts[-1].append(index)
+        used += gap + floors[index]
+    lines: list[str] = []
+    for part in parts:
+        lines += [""] if lines else []
+        some = [[row[i] for i in part] for row in rows]
+        lines += text_table([columns[i] for i in part], some, width, gap)
+    return lines
+
+
+def _room(widths: Sequence[int], gap: int) -> int:
+    return sum(widths) + gap * max(0, len(widths) - 1)
+
+
+def _floors(columns: Sequence[TextColumn], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Least width of each column: numbers whole, and of words the longest."""
+    floors = []
+    for index, column in enumerate(columns):
+        texts = [row[index] for row in rows]
+        if column.align == "left":
+            texts = [word for text in texts for word in text.split()]
+        heads = map(len, column.head.split("\n"))
+        least = 0 if column.align == "right" else min(LEAST, _widest(rows, index))
+        floors.append(max(least, *heads, *map(len, texts)))
+    return floors
+
+
+def _widest(rows: Sequence[Sequence[str]], index: int) -> int:
+    return max((len(row[index]) for row in rows), default=0)
+
+
 def text_table(
     columns: Sequence[TextColumn], rows: Sequence[Sequence[str]], width: int, gap: int = 2
 ) -> list[str]:
-    """Lines of a table no wider than `width`, where columns of words leave that room.
+    """Lines of a table no wider than `width`, where its numbers and longest words leave that room.
 
-    Numbers (columns aligned right) are never wrapped or cut: a wrong number is worse than a wide
-    table.
+    Numbers (columns aligned right) and words are never wrapped or cut: a wrong number is worse
+    than a wide table.
     """
     heads = [column.head.split("\n") for column in columns]
     widths = [max(map(len, head)) for head in heads]
     for row in rows:
         widths = [max(w, len(text)) for w, text in zip(widths, row, strict=True)]
-    floors = [
-        w if column.align == "right" else max(LEAST, *map(len, head))
-        for w, column, head in zip(widths, columns, heads, strict=True)
-    ]
-    while sum(widths) + gap * (len(widths) - 1) > width:
+    floors = _floors(columns, rows)
+    while _room(widths, gap) > width:
         spare = [w - floor for w, floor in zip(widths, floors, strict=True)]
         widest = max(range(len(widths)), key=lambda i: (spare[i] > 0, widths[i]))
         if spare[widest] <= 0:
@@ -58,7 +101,7 @@ def text_table(
     height = max(len(head) for head in heads)
     padded = [[""] * (height - len(head)) + head for head in heads]
     lines = [line([head[i] for head in padded]) for i in range(height)]
-    lines.append("─" * (sum(widths) + gap * (len(widths) - 1)))
+    lines.append("─" * _room(widths, gap))
     for row in rows:
         if all(len(text) <= w for text, w in zip(row, widths, strict=True)):
             lines.append(line(row))
@@ -69,7 +112,9 @@ def text_table(
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """The text in lines of at most `width`; a long word is broken, an empty text is one line."""
+    """The text in lines of at most `width`, except that a longer word stays whole; an empty text
+    is one line."""
     if len(text) <= width:
         return [text]
-    return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
+    return lines or [""]

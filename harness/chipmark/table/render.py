@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from chipmark.errors import UnknownNameError
 from chipmark.table.cells import MISSING, file_text, markdown_text, people_text, plain_text
 from chipmark.table.columns import COLUMNS, NULL_REASONS
-from chipmark.table.layout import TextColumn, text_table, wrapped
+from chipmark.table.layout import TextColumn, text_tables, wrapped
 from chipmark.table.rows import Row
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 FORMATS: tuple[str, ...] = ("rich", "md", "csv", "json", "html")
 
 MAIN: tuple[str, ...] = (
-    "backend", "concurrency", "total_tok_s", "prefill_tok_s", "decode_tok_s", "ttft_p50_s",
-    "tpot_p50_s", "slo_attainment", "prefix_hit", "mbu", "tok_per_joule", "cost_per_session",
-    "parity", "vs_baseline", "comparable",
+    "backend", "concurrency", "decode_rows", "total_tok_s", "prefill_tok_s", "decode_tok_s",
+    "ttft_p50_s", "tpot_p50_s", "slo_attainment", "prefix_hit", "mbu", "tok_per_joule",
+    "cost_per_session", "parity", "vs_baseline", "comparable",
 )  # fmt: skip
 IDENTITY: tuple[str, ...] = (
     "chip", "unit", "model", "workload", "scale", "precision", "execution", "graph", "scenario",
@@ -37,11 +37,12 @@ BLOCKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("identity", ("backend", "chip", "unit", "model", "workload", "scale")),
     ("what ran", ("precision", "execution", "graph", "scenario", "concurrency", "sessions",
                   "parity", "ep_coverage")),
-    ("speed", ("prefill_tok_s", "decode_tok_s", "total_tok_s", "ttft_p50_s", "ttft_p95_s",
-               "ttft_cold_p50_s", "tpot_p50_s", "tpot_p95_s", "slo_attainment",
-               "sessions_per_hour")),
+    ("rates", ("decode_rows", "prefill_tok_s", "decode_tok_s", "total_tok_s", "goodput_turns_s",
+               "goodput_tok_s", "slo_attainment", "sessions_per_hour")),
+    ("latency", ("ttft_p50_s", "ttft_p95_s", "ttft_cold_p50_s", "tpot_p50_s", "tpot_p95_s",
+                 "itl_p50_s", "itl_p95_s", "itl_p99_s", "session_p50_s", "session_p95_s")),
     ("work and roofs", ("prefix_hit_ideal", "prefix_hit", "recomputed_tokens", "pad_ratio", "mbu",
-                        "mfu", "host_s_per_step")),
+                        "mbu_nameplate", "mfu", "host_s_per_step", "idle_s_per_step")),
     ("energy and cost", ("power_w", "energy_source", "power_scope", "tok_per_joule",
                          "joule_per_session", "currency", "cost_per_session", "cost_per_mtok",
                          "daily_active_agents")),
@@ -78,9 +79,14 @@ def render(
 def remarks(rows: Sequence[Row]) -> list[str]:
     """What must be said about rows, each thing once, with the numbers of the rows it is true of:
     their notes, their nulls, why they are not comparable."""
+    return numbered([_remarks_on(row) for row in rows])
+
+
+def numbered(texts_by_row: Sequence[Sequence[str]]) -> list[str]:
+    """Each text once, behind the numbers (from 1) of all rows that it belongs to."""
     said: dict[str, list[int]] = {}
-    for index, row in enumerate(rows, 1):
-        for text in _remarks_on(row):
+    for index, texts in enumerate(texts_by_row, 1):
+        for text in texts:
             numbers = said.setdefault(text, [])
             if index not in numbers:
                 numbers.append(index)
@@ -97,9 +103,8 @@ def _remarks_on(row: Row) -> list[str]:
         # A failed cell lacks everything; listing every column would say nothing more.
         shown = "numbers" if len(names) > 12 else ", ".join(names)
         texts.append(f"no {shown}: {NULL_REASONS.get(reason, reason)} ({reason})")
-    perf = row.details["not_comparable"].get("perf")
-    if perf:
-        texts.append(f"not comparable: {'; '.join(perf)}")
+    if barred := row.details["not_ranked"]:
+        texts.append(f"not ranked by {row.details['rank_by']}: {'; '.join(barred)}")
     return texts
 
 
@@ -138,7 +143,7 @@ def _head(rows: Sequence[Row]) -> list[str]:
     """Lines above the table: what all rows share, the baseline and what ranks."""
     _, common = _varying(rows)
     lines = ["; ".join(common)] if common else []
-    ranked = rows[0].details["rank_by"]
+    ranked = ", ".join(dict.fromkeys(row.details["rank_by"] for row in rows))
     bases = dict.fromkeys(row.details["baseline"] or "none" for row in rows)
     lines.append(f"ranked by {ranked}; baseline {', '.join(bases)}")
     return lines
@@ -146,8 +151,9 @@ def _head(rows: Sequence[Row]) -> list[str]:
 
 def _legend() -> str:
     return (
-        "comparable: p perf, e energy, c cost. ~ assumed or at this very load, ≥ ≤ from a "
-        "nameplate; neither is ranked. - null, with its reason below."
+        "comparable: p perf, e energy, c cost. ~ rests on an assumption or is true of this very "
+        "load; ≥ ≤ a bound. Assumed or declared power, a cost at this very load and bounds are "
+        "never ranked. - null, with its reason below."
     )
 
 
@@ -165,9 +171,11 @@ def _rich(rows: Sequence[Row], console: Console | None, all_columns: bool) -> st
             head = "comp." if name == "comparable" and not title else COLUMNS[name].title
             columns.append(TextColumn(head, "right" if right else "left"))
         body = [_texts(index, row, title, names) for index, row in enumerate(rows, 1)]
+        # Number, rank and backend lead every part of a block that the width splits.
+        lead_columns = 1 + len(lead) + ("backend" in names)
         lines += ["", title] if title else [""]
         # The main block has 17 columns: one space between them is what 120 columns leave.
-        lines += text_table(columns, body, width, gap=2 if title else 1)
+        lines += text_tables(columns, body, width, gap=2 if title else 1, lead=lead_columns)
     lines.append("")
     for text in (_legend(), *remarks(rows)):
         lines += wrapped(plain_text(text), width)

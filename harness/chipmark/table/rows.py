@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,26 +11,27 @@ from chipmark.errors import UnknownNameError
 from chipmark.prices.book import PriceBook
 from chipmark.results.record import Record
 from chipmark.table.columns import COLUMNS, RANKABLE
-from chipmark.table.comparable import (
-    Comparability,
-    Standing,
-    compare,
-    standing,
+from chipmark.table.comparable import Comparability, break_even_refusals, compare
+from chipmark.table.costing import break_even
+from chipmark.table.ranking import (
+    Span,
+    bars,
+    default_metric,
+    known_interval,
+    ranks,
+    span,
+    turned,
 )
-from chipmark.table.costing import Costing, break_even, price
-from chipmark_models.config import ModelConfig
-from chipmark_models.precision import QUANTISED, label
+from chipmark.table.sheet import Bounds, Sheet, sheet
 
-Bounds = tuple[float | None, float | None]
-
-_DEVICE_WORD = {"cpu-share": "vCPUs", "package": "sockets", "card": "dies", "server": "cards"}
-_COST_COLUMNS = ("cost_per_session", "cost_per_mtok", "daily_active_agents")
+_ACROSS = "across_precision"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One record in the table. values: a value or None for every column of `COLUMNS`.
-    rank: place by the ranked metric within `group`, None where the row may not be ranked."""
+    rank: place by the ranked metric within `group`, None where the row may not be ranked, for
+    the reasons in `details["not_ranked"]`."""
 
     values: dict[str, Any]
     intervals: dict[str, Bounds]
@@ -51,247 +51,222 @@ class Row:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A row's sheet, its baseline's (None: nothing can serve), and what both are ranked by."""
+
+    own: Sheet
+    base: Sheet | None
+    metric: str
+    group: int
+    across: bool
+
+
 def build_rows(
     records: Sequence[Record],
     book: PriceBook | None,
     baseline: str | None = None,
-    rank_by: str = "total_tok_s",
+    rank_by: str | None = None,
+    *,
+    across_precision: bool = False,
 ) -> list[Row]:
     """Rows in the order of the records.
 
     baseline: a record's id or a backend's name; of each group of rows that do the same work the
     first match is its baseline, and without a match the first match of all. None: the first row
-    of each group that may be ranked. Raises UnknownNameError for a baseline that no record has
-    and for a metric that cannot be ranked by.
+    of each group that may be ranked. rank_by: a column; None chooses one for each group by
+    `ranking.default_metric`. across_precision: rows of other precision classes have ratios to one
+    baseline too, which never rank. Raises UnknownNameError for a baseline that no record has and
+    for a metric that cannot be ranked by.
     """
-    if rank_by not in RANKABLE:
+    if rank_by is not None and rank_by not in RANKABLE:
         raise UnknownNameError("metric to rank by", rank_by, RANKABLE)
-    costings = [price(record, book) for record in records]
-    standings = [standing(record) for record in records]
-    bases = _baselines(standings, baseline)
+    sheets = [sheet(record, book) for record in records]
+    works = [s.standing.work if across_precision else s.standing.group for s in sheets]
+    metrics = _metrics(sheets, works, rank_by)
+    bases = _baselines(sheets, works, metrics, baseline)
     groups: dict[tuple[str, ...], int] = {}
-    built = []
-    for index, own in enumerate(standings):
-        number = groups.setdefault(own.group, len(groups))
-        built.append(_row(standings, costings, index, bases[index], book, rank_by, number))
-    return _ranked(built, rank_by)
+    rows, spans = [], {}
+    for index, own in enumerate(sheets):
+        number = groups.setdefault(own.standing.group, len(groups))
+        base = bases[index]
+        pair = _Pair(
+            own,
+            None if base is None else sheets[base],
+            metrics[works[index]],
+            number,
+            across_precision,
+        )
+        row, found = _row(pair)
+        rows.append(row)
+        if found is not None:
+            spans[index] = found
+    return _ranked(rows, spans)
 
 
-def _baselines(standings: Sequence[Standing], name: str | None) -> list[int | None]:
+def _metrics(
+    sheets: Sequence[Sheet], works: Sequence[tuple[str, ...]], rank_by: str | None
+) -> dict[tuple[str, ...], str]:
+    members: dict[tuple[str, ...], list[Sheet]] = {}
+    for own, work in zip(sheets, works, strict=True):
+        members.setdefault(work, []).append(own)
+    return {work: rank_by or default_metric(found) for work, found in members.items()}
+
+
+def _baselines(
+    sheets: Sequence[Sheet],
+    works: Sequence[tuple[str, ...]],
+    metrics: Mapping[tuple[str, ...], str],
+    name: str | None,
+) -> list[int | None]:
     """Index of each record's baseline."""
     if name is not None:
-        records = [own.record for own in standings]
-        chosen = [i for i, r in enumerate(records) if name in (r.id, r.manifest.backend)]
-        if not chosen and records:
-            valid = {r.id for r in records} | {r.manifest.backend for r in records}
+        chosen = [i for i, s in enumerate(sheets) if name in (s.record.id, s.values["backend"])]
+        if not chosen and sheets:
+            valid = {s.record.id for s in sheets} | {s.values["backend"] for s in sheets}
             raise UnknownNameError("baseline", name, valid)
     else:
-        chosen = [i for i, own in enumerate(standings) if not own.own]
+        # A row that can be ranked goes before one that is merely fit.
+        fit = [i for i, s in enumerate(sheets) if not s.standing.own]
+        chosen = [i for i in fit if _rankable(sheets[i], metrics[works[i]])] + fit
     first: dict[tuple[str, ...], int] = {}
     for index in chosen:
-        first.setdefault(standings[index].group, index)
+        first.setdefault(works[index], index)
     default = chosen[0] if name is not None and chosen else None
-    return [first.get(own.group, default) for own in standings]
+    return [first.get(work, default) for work in works]
 
 
-def _row(
-    standings: Sequence[Standing],
-    costings: Sequence[Costing],
-    index: int,
-    base: int | None,
-    book: PriceBook | None,
-    rank_by: str,
-    group: int,
-) -> Row:
-    record, costing = standings[index].record, costings[index]
-    reasons: dict[str, str] = {}
-    values = _identity(record, book)
-    for name in COLUMNS:
-        if name in record.metrics.values:
-            values[name] = record.metrics.values[name]
-    values |= {name: getattr(costing, name) for name in _COST_COLUMNS}
-    reasons |= record.metrics.null_reasons | costing.reasons
-    intervals = {n: b for n, b in record.metrics.intervals.items() if values.get(n) is not None}
-    intervals |= _cost_intervals(values, intervals)
-    if base is None:
-        comparability = Comparability((), {"perf": ("no row can serve as the baseline",)})
-        if standings[index].own:
-            comparability = Comparability((), {"perf": standings[index].own})
-    else:
-        priced = [costings[i].cost_per_session is not None for i in (index, base)]
-        comparability = compare(standings[index], standings[base], priced)
+def _rankable(own: Sheet, metric: str) -> bool:
+    alone = compare(own.standing, own.standing, (own.costing.money, own.costing.money))
+    return COLUMNS[metric].kind in alone.kinds and not any(bars(own, metric))
+
+
+def _row(pair: _Pair) -> tuple[Row, Span | None]:
+    """The row without its rank, and the span that ranks it where it may be ranked."""
+    own = pair.own
+    values, reasons, intervals = dict(own.values), dict(own.reasons), dict(own.intervals)
+    comparability = _compared(pair)
     values["comparable"] = list(comparability.kinds)
-    values["notes"] = _notes(record, costing)
-    details: dict[str, Any] = {
-        "record": record.id,
-        "path": str(record.path),
-        "group": group,
-        "baseline": None if base is None else standings[base].record.id,
-        "not_comparable": {k: list(v) for k, v in comparability.refusals.items()},
-        "rank_by": rank_by,
-        "identity": standings[index].identity,
-        **{k: v for k, v in record.metrics.details.items() if k != "metrics_schema"},
-        **costing.details,
-    }
-    energy = details.get("energy") or {}
-    for name in ("tok_per_joule_net", "out_tok_per_joule"):
-        details[name] = energy.get(name)
-    if base is not None and base != index and "cost" in comparability.kinds:
-        details["break_even_chip_price"] = break_even(costing, costings[base])
-    kind = COLUMNS[rank_by].kind
-    if base is None:
-        values["vs_baseline"], reasons["vs_baseline"] = None, "no_baseline"
-    elif kind not in comparability.kinds:
-        values["vs_baseline"], reasons["vs_baseline"] = None, "not_comparable"
+    notes = list(own.notes)
+    ratio = _ratio(pair, comparability)
+    if isinstance(ratio, str):
+        reasons["vs_baseline"] = ratio
     else:
-        reference = _number(standings[base].record, costings[base], rank_by)
-        ratio = _turned(values[rank_by], reference, rank_by)
-        values["vs_baseline"] = ratio
-        if ratio is None:
-            reasons["vs_baseline"] = "zero_denominator"
-        elif base != index and rank_by in intervals:
-            its = _base_interval(standings[base].record, costings[base], rank_by)
-            bounds = _ratio_interval(ratio, values[rank_by], intervals[rank_by], reference, its)
-            if bounds is not None:
-                intervals["vs_baseline"] = bounds
+        values["vs_baseline"], bounds, is_across = ratio
+        if bounds is not None:
+            intervals["vs_baseline"] = bounds
+        if is_across:
+            notes.append({"code": _ACROSS, "text": "vs_baseline is across precision classes"})
+    values["notes"] = notes
+    kind = str(COLUMNS[pair.metric].kind)
+    refusals = comparability.refusals.get(kind, ())
+    barred = list(dict.fromkeys((*refusals, *bars(own, pair.metric))))
+    found = span(own, pair.metric)
+    if not barred and isinstance(found, str):
+        barred.append(found)
     for name in COLUMNS:
         if values.get(name) is None:
             values[name] = None
             reasons.setdefault(name, "unknown")
-    return Row(
+    row = Row(
         values={name: values[name] for name in COLUMNS},
         intervals=intervals,
         rank=None,
         null_reasons={n: reasons[n] for n in COLUMNS if values[n] is None},
-        details=details,
-        group=f"{group}:{'eager' if values['execution'] == 'eager' else 'other'}",
+        details=_details(pair, comparability, barred),
+        group=f"{pair.group}:{'eager' if values['execution'] == 'eager' else 'other'}",
     )
+    return row, None if barred or isinstance(found, str) else found
 
 
-def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
-    m = record.manifest
-    p, chip = m.precision, m.chip
-    word = _DEVICE_WORD.get(chip.unit, "devices")
-    weights = p.weights
-    if weights in QUANTISED and m.model.config:
-        weights = label(ModelConfig.from_dict(m.model.config), weights)
-    parts = f"w {weights}, a {p.activation}, kv {p.kv}, acc {p.accumulate}"
-    return {
-        "backend": m.backend,
-        "chip": chip.name,
-        "model": m.model.name,
-        "workload": m.workload.name,
-        "currency": None if book is None else book.currency,
-        "unit": f"{chip.unit} {chip.used}/{chip.of} {word}",
-        "precision": f"{p.class_name} ({parts})",
-        "execution": None if m.load is None else m.load.execution,
-        "graph": None if m.load is None else m.load.graph,
-        "scale": f"({', '.join(m.workload.scale)})",
-        "scenario": m.scenario,
-        "concurrency": m.concurrency,
-        "energy_source": None if m.meter is None else m.meter.source,
-        "power_scope": None if m.meter is None else m.meter.scope,
-        "parity": m.parity.verdict,
-        "ep_coverage": None if m.load is None else m.load.ep_coverage,
-    }
+def _compared(pair: _Pair, *, across: bool = False) -> Comparability:
+    own, base = pair.own, pair.base
+    if base is None:
+        refusals = own.standing.own or ("no row can serve as the baseline",)
+        return Comparability((), {"perf": refusals, "energy": refusals, "cost": refusals})
+    money = (own.costing.money, base.costing.money)
+    return compare(own.standing, base.standing, money, across_precision=across)
 
 
-def _notes(record: Record, costing: Costing) -> list[dict[str, str]]:
-    m = record.manifest
-    notes = [{"code": n.code, "text": n.text} for n in (*m.notes, *record.metrics.notes)]
-    have = {n["code"] for n in notes}
-
-    def add(code: str, text: str) -> None:
-        if code not in have:
-            notes.append({"code": code, "text": text})
-
-    if m.failure is not None:
-        add("cell_failed", f"{m.failure.code}: {m.failure.text}")
-    if m.parity.verdict == "fail":
-        add("parity_failed", m.parity.reason or "logits differ from the oracle's")
-    if m.parity.verdict == "unchecked":
-        add("parity_unchecked", m.parity.reason or "logits were not compared")
-    if m.load is not None and m.load.execution == "eager":
-        add("execution_eager", "ranked in a group of its own")
-    if m.model.source_kind == "synthetic":
-        add("weights_synthetic", "seeded synthetic weights")
-    for code, text in costing.notes:
-        add(code, text)
-    return notes
-
-
-def _cost_intervals(values: dict[str, Any], intervals: dict[str, Bounds]) -> dict[str, Bounds]:
-    """Money moves with sessions per hour: their interval, mirrored. Prices are not in it."""
-    rate, bounds = values.get("sessions_per_hour"), intervals.get("sessions_per_hour")
-    if not rate or bounds is None or bounds[0] is None or bounds[1] is None:
-        return {}
-    found: dict[str, Bounds] = {}
-    for name in ("cost_per_session", "cost_per_mtok"):
-        if (value := values.get(name)) is not None and bounds[0] > 0:
-            found[name] = (value * rate / bounds[1], value * rate / bounds[0])
-    if (agents := values.get("daily_active_agents")) is not None:
-        found["daily_active_agents"] = (agents * bounds[0] / rate, agents * bounds[1] / rate)
-    return found
+def _ratio(pair: _Pair, comparability: Comparability) -> tuple[float, Bounds | None, bool] | str:
+    """(vs_baseline, its interval, whether it is across precisions), or a reason code."""
+    own, base, metric = pair.own, pair.base, pair.metric
+    if base is None:
+        return "no_baseline"
+    kind = COLUMNS[metric].kind
+    is_across = False
+    if kind not in comparability.kinds:
+        if not pair.across or kind not in _compared(pair, across=True).kinds:
+            return "not_comparable"
+        is_across = True
+    mine, its = own.values.get(metric), base.values.get(metric)
+    if mine is None or its is None:
+        return str((own if mine is None else base).reasons.get(metric, "unknown"))
+    if any(bars(own, metric)) or any(bars(base, metric)):
+        return "not_comparable"
+    ratio = turned(mine, its, metric)
+    if ratio is None:
+        return "zero_denominator"
+    bounds = None if own is base else _ratio_interval(ratio, pair)
+    return ratio, bounds, is_across
 
 
-def _number(record: Record, costing: Costing, name: str) -> float | None:
-    if name in _COST_COLUMNS:
-        value: float | None = getattr(costing, name)
-        return value
-    if name == "ep_coverage":
-        return None if record.manifest.load is None else record.manifest.load.ep_coverage
-    return record.metrics.values.get(name)
-
-
-def _base_interval(record: Record, costing: Costing, name: str) -> Bounds | None:
-    numbers = {n: _number(record, costing, n) for n in (*_COST_COLUMNS, "sessions_per_hour", name)}
-    known = dict(record.metrics.intervals)
-    return {**known, **_cost_intervals(numbers, known)}.get(name)
-
-
-def _turned(value: float | None, reference: float | None, name: str) -> float | None:
-    if value is None or reference is None or value <= 0 or reference <= 0:
-        return None
-    return value / reference if COLUMNS[name].direction == "higher" else reference / value
-
-
-def _ratio_interval(
-    ratio: float, value: float | None, mine: Bounds, reference: float | None, its: Bounds | None
-) -> Bounds | None:
+def _ratio_interval(ratio: float, pair: _Pair) -> Bounds | None:
     """Interval of a ratio of two independent quantities: log half-widths added in squares."""
-    if value is None or reference is None or its is None:
-        return None
     widths = []
-    for center, (low, high) in ((value, mine), (reference, its)):
-        if low is None or high is None or low <= 0 or high <= 0 or center <= 0:
+    for side in (pair.own, pair.base):
+        if side is None or (ends := known_interval(side.intervals.get(pair.metric))) is None:
             return None
-        widths.append(max(math.log(high / center), math.log(center / low)))
+        center = side.values[pair.metric]
+        widths.append(max(math.log(ends[1] / center), math.log(center / ends[0])))
     half = math.hypot(*widths)
     return ratio * math.exp(-half), ratio * math.exp(half)
 
 
-def _ranked(rows: list[Row], rank_by: str) -> list[Row]:
-    """Give each rankable row 1 + the number of rows of its group that are surely better: whose
-    whole interval lies beyond its own on the better side."""
-    column = COLUMNS[rank_by]
-    # Turned so that more is better, a rival is surely better when its low end is above this high.
-    spans: dict[int, tuple[float, float]] = {}
-    for index, row in enumerate(rows):
-        value = row.values[rank_by]
-        if value is not None and column.kind in row.values["comparable"]:
-            low, high = row.intervals.get(rank_by, (value, value))
-            low, high = -math.inf if low is None else low, math.inf if high is None else high
-            spans[index] = (low, high) if column.direction == "higher" else (-high, -low)
-    lows: dict[str, list[float]] = {}
-    for index, (low, _) in spans.items():
-        lows.setdefault(rows[index].group, []).append(low)
-    for ends in lows.values():
-        ends.sort()
-    result = []
-    for index, row in enumerate(rows):
-        rank = None
-        if index in spans:
-            ends = lows[row.group]
-            rank = 1 + len(ends) - bisect_right(ends, spans[index][1])
-        result.append(replace(row, rank=rank))
-    return result
+def _details(pair: _Pair, comparability: Comparability, barred: Sequence[str]) -> dict[str, Any]:
+    own, base = pair.own, pair.base
+    record = own.record
+    details: dict[str, Any] = {
+        "record": record.id,
+        "path": str(record.path),
+        "group": pair.group,
+        "baseline": None if base is None else base.record.id,
+        "not_comparable": {k: list(v) for k, v in comparability.refusals.items()},
+        "not_ranked": list(barred),
+        "rank_by": pair.metric,
+        "marks": {name: list(marks) for name, marks in own.marks.items()},
+        "assumed": {name: list(fields) for name, fields in own.costing.assumed.items()},
+        "identity": own.standing.identity,
+        **{k: v for k, v in record.metrics.details.items() if k != "metrics_schema"},
+        **own.costing.details,
+        **_break_even(pair),
+    }
+    energy = details.get("energy") or {}
+    for name in ("tok_per_joule_net", "out_tok_per_joule"):
+        details[name] = energy.get(name)
+    return details
+
+
+def _break_even(pair: _Pair) -> dict[str, Any]:
+    """The break-even price with the reason where there is none; comparability is asked first."""
+    own, base = pair.own, pair.base
+    if base is None:
+        refusals = own.standing.own or ("no row can serve as the baseline",)
+        money = break_even(own.costing, own.costing, refusals)
+    else:
+        both = (own.costing.money, base.costing.money)
+        refusals = break_even_refusals(own.standing, base.standing, both)
+        money = break_even(own.costing, base.costing, refusals)
+    return {
+        "break_even_chip_price": money.price,
+        "break_even_null_reason": money.reason or None,
+        "break_even_refusals": list(money.refusals),
+    }
+
+
+def _ranked(rows: Sequence[Row], spans: Mapping[int, Span]) -> list[Row]:
+    by_group: dict[str, dict[int, Span]] = {}
+    for index, found in spans.items():
+        by_group.setdefault(rows[index].group, {})[index] = found
+    found_ranks = {i: rank for members in by_group.values() for i, rank in ranks(members).items()}
+    return [replace(row, rank=found_ranks.get(index)) for index, row in enumerate(rows)]

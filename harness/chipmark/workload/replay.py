@@ -32,21 +32,26 @@ def replay(
     n_requests: int | None = None,
     max_context: int | None = None,
     reserved_ids: int = RESERVED_IDS,
+    block_tokens: int = MOONCAKE_BLOCK,
 ) -> Trace:
     """The trace of a Mooncake `.jsonl` or an Azure `.csv` file, either also with `.gz`.
 
     Ids are seeded, in `reserved_ids..vocab_size-1`; equal `hash_ids` give equal ids. The context
     scale shrinks prompts and blocks alike. `n_requests` takes the first requests of the file.
+    `block_tokens` are the prompt tokens of one hash id in the file; a size other than Mooncake's
+    stands in the trace's name.
 
     Raises `BadInputError` with file, line and field for bad input (`replay_files`),
     `DoesNotFitError` for a request longer than `max_context`, with a scale that fits.
     """
     if vocab_size - reserved_ids < 2:
         raise UsageError(f"a vocabulary of {vocab_size} ids leaves none to draw from")
-    maker = _Maker(scale, seed, reserved_ids, vocab_size)
+    if block_tokens < 1:
+        raise UsageError(f"blocks of {block_tokens} tokens hold nothing", "give 1 or more")
+    maker = _Maker(scale, seed, reserved_ids, vocab_size, block_tokens)
     sessions = []
     longest: tuple[int, Request] | None = None
-    for request in read_requests(path, n_requests):
+    for request in read_requests(path, n_requests, block_tokens=block_tokens):
         session = maker.session(request)
         context = session.turns[0].context_tokens
         if longest is None or context > longest[0]:
@@ -64,7 +69,7 @@ def replay(
     return Trace(
         sessions=tuple(sessions),
         vocab_size=vocab_size,
-        name=f"replay:{stem}",
+        name=f"replay:{stem}" + (f"@{block_tokens}" if block_tokens != MOONCAKE_BLOCK else ""),
         scale=scale,
         seed=seed,
         loop="open",
@@ -85,6 +90,7 @@ class _Maker:
     seed: int
     low: int
     high: int
+    block_tokens: int
     _root: _Node = field(default_factory=_Node)
     _groups: dict[int, int] = field(default_factory=dict)
     _made: int = 0
@@ -97,7 +103,7 @@ class _Maker:
         factor = self.scale.context_factor
         length = scaled_tokens(request.input_tokens, factor)
         out = scaled_tokens(request.output_tokens, self.scale.output_factor)
-        block = _block_tokens(factor)
+        block = _block_tokens(factor, self.block_tokens)
         held = self._known(request.hash_ids, length, block)
         cached = min(held, length - 1)
         number, self._made = self._made, self._made + 1
@@ -135,9 +141,9 @@ class _Maker:
         return ids
 
 
-def _block_tokens(factor: Fraction) -> int:
+def _block_tokens(factor: Fraction, block_tokens: int) -> int:
     """Tokens of a scaled block, rounded up, so that a prompt's blocks always cover it."""
-    return max(1, -(-MOONCAKE_BLOCK * factor.numerator // factor.denominator))
+    return max(1, -(-block_tokens * factor.numerator // factor.denominator))
 
 
 def _fitting(request: Request, max_context: int) -> str:

@@ -1,7 +1,7 @@
 """Request traces on disk, read line by line; every mistake names file, line and field.
 
 Mooncake (FAST'25 release, Apache-2.0): JSON Lines of `timestamp` in ms, `input_length`,
-`output_length` and `hash_ids`, one id for each started block of 512 prompt tokens.
+`output_length` and `hash_ids`, one id for each started block of prompt tokens, 512 as published.
 Azure (AzurePublicDataset, CC-BY-4.0): CSV of `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`.
 """
 
@@ -13,9 +13,10 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -42,16 +43,25 @@ class Request:
     line: int
 
 
-def read_requests(path: str | os.PathLike[str], limit: int | None = None) -> Iterator[Request]:
+def read_requests(
+    path: str | os.PathLike[str],
+    limit: int | None = None,
+    *,
+    block_tokens: int = MOONCAKE_BLOCK,
+) -> Iterator[Request]:
     """Requests of a `.jsonl` (Mooncake) or `.csv` (Azure) file, plain or `.gz`, in file order.
 
-    Stops after `limit` requests. Raises `BadInputError` for another kind of file, a file that
-    cannot be read or is cut short, missing fields or columns, lengths under 1, timestamps that
-    decrease, and `hash_ids` whose count does not fit the length.
+    Stops after `limit` requests. `block_tokens` are those that one hash id covers. Raises
+    `BadInputError` for another kind of file, a file that cannot be read or is cut short, missing
+    fields or columns, lengths under 1, timestamps that decrease, and `hash_ids` whose count does
+    not fit the length.
     """
+    read: Callable[[object, TextIO], Iterator[Request]]
     name = Path(path).name.lower().removesuffix(".gz")
     if name.endswith(".jsonl"):
-        read, stamp = _mooncake, "timestamp"
+        read, stamp = partial(_mooncake, block_tokens=block_tokens), "timestamp"
+    elif name.endswith(".csv") and block_tokens != MOONCAKE_BLOCK:
+        raise BadInputError(path, "is an Azure file: it has no blocks", hint="leave the size out")
     elif name.endswith(".csv"):
         read, stamp = _azure, "TIMESTAMP"
     else:
@@ -94,7 +104,7 @@ def _in_order(path: object, field: str, requests: Iterator[Request]) -> Iterator
         )
 
 
-def _mooncake(path: object, file: TextIO) -> Iterator[Request]:
+def _mooncake(path: object, file: TextIO, *, block_tokens: int) -> Iterator[Request]:
     for line, text in enumerate(file, start=1):
         if not text.strip():
             continue
@@ -114,24 +124,40 @@ def _mooncake(path: object, file: TextIO) -> Iterator[Request]:
             )
         length = _length(path, line, "input_length", entry["input_length"])
         out = _length(path, line, "output_length", entry["output_length"])
-        hash_ids = _hash_ids(path, line, entry["hash_ids"], length)
+        hash_ids = _hash_ids(path, line, entry["hash_ids"], length, block_tokens)
         yield Request(round(stamp * 1000), length, out, hash_ids, line)
 
 
-def _hash_ids(path: object, line: int, value: object, length: int) -> tuple[int, ...]:
+def _hash_ids(
+    path: object, line: int, value: object, length: int, block_tokens: int
+) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(v) is int and 0 <= v < 1 << 63 for v in value):
         raise BadInputError(
             path, "must be a list of whole numbers in 0..2^63-1", line=line, field="hash_ids"
         )
-    blocks = -(-length // MOONCAKE_BLOCK)
+    blocks = -(-length // block_tokens)
     if len(value) != blocks:
         raise BadInputError(
             path,
-            f"has {len(value)} ids, but {length} tokens are {blocks} blocks of {MOONCAKE_BLOCK}",
+            f"has {len(value)} ids, but {length} tokens are {blocks} blocks of {block_tokens}",
             line=line,
             field="hash_ids",
+            hint="say the size of the file's blocks: --block-tokens "
+            + _fitting_sizes(length, len(value)),
         )
     return tuple(value)
+
+
+def _fitting_sizes(length: int, ids: int) -> str:
+    """Block sizes at which a prompt of `length` tokens has `ids` blocks, powers of two first."""
+    if not 1 <= ids <= length:
+        return "N; no size fits this line"
+    least = -(-length // ids)
+    most = length if ids == 1 else (length - 1) // (ids - 1)
+    powers = [1 << n for n in range(25) if least <= 1 << n <= most]
+    if powers:
+        return str(powers[0]) + (f" (of {least} to {most} that fit)" if most > least else "")
+    return f"N, of {least} to {most}" if least <= most else "N; no size fits this line"
 
 
 def _azure(path: object, file: TextIO) -> Iterator[Request]:

@@ -2,7 +2,7 @@
 
 A transcript is JSON Lines, one session a line: `{"messages": [...], "tools": [...]}` with
 `tool_calls` in assistant messages and answers with the role `tool`. Besides that format a message
-that is no answer of the model may carry `duration_s`, how long the tool or the person took.
+of another role than assistant may carry `duration_s`, how long the tool or the person took.
 """
 
 from __future__ import annotations
@@ -19,24 +19,36 @@ from chipmark.errors import BadInputError, nearest_names
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _SESSION_FIELDS = ("messages", "tools", "id", "metadata")
+# Fields of a message that hold an answer and reach no template; what takes their place.
+_OTHER_ANSWERS = {
+    "function_call": "tool_calls, and its result in the role tool",
+    "audio": "text, in content",
+    "reasoning_details": "text, in reasoning_content",
+    "thinking_blocks": "text, in reasoning_content",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One session of a transcript: messages and tools as they stand in the file, and its line."""
+    """One session of a transcript: messages and tools as they stand in the file, and its line.
+
+    `places` names the field that each message comes from where they were written anew.
+    """
 
     messages: tuple[Mapping[str, Any], ...]
     tools: tuple[Mapping[str, Any], ...]
     path: str
     line: int
+    places: tuple[str, ...] = ()
 
 
 def read_transcript(path: str | os.PathLike[str]) -> list[Conversation]:
     """Read a transcript; empty lines are passed over.
 
-    Raises `BadInputError` naming file, line and field for what is no JSON, unknown fields or
-    roles, contents that are no text, tool answers to no call, calls without a name or with
-    arguments that are no JSON, and sessions in which the model never answers.
+    Raises `BadInputError` naming file, line and field for invalid JSON, unknown fields or roles,
+    contents that are not text or refusals, answers that are not in the content or in `tool_calls`,
+    results of no call, calls without a name or with arguments that are not a JSON object, and
+    sessions in which the model never answers.
     """
     try:
         text = Path(path).read_bytes().decode()
@@ -106,7 +118,8 @@ class _Line:
                 f"{where}.role", f"is {role!r}; it must be {' or '.join(near or ROLES)}"
             )
         calls = message.get("tool_calls")
-        self._check_content(where, message.get("content"), may_be_empty=bool(calls))
+        self._check_content(where, message, may_be_empty=bool(calls))
+        self._check_no_other_answer(where, message)
         if calls is not None:
             if role != "assistant" or not isinstance(calls, list):
                 raise self.wrong(f"{where}.tool_calls", "must be a list, in an assistant message")
@@ -129,14 +142,32 @@ class _Line:
                 f"{where}.duration_s", "must be seconds at or above 0, not in an answer"
             )
 
-    def _check_content(self, where: str, content: object, *, may_be_empty: bool) -> None:
+    def _check_content(self, where: str, message: dict[str, Any], *, may_be_empty: bool) -> None:
+        content, refusal = message.get("content"), message.get("refusal")
+        answers = message["role"] == "assistant"
+        if refusal is not None:
+            if not answers or not isinstance(refusal, str) or content:
+                raise self.wrong(
+                    f"{where}.refusal", "must be text, in an assistant message without content"
+                )
+            return
         if isinstance(content, str) or (content is None and may_be_empty):
             return
-        if isinstance(content, list) and all(
-            isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
-        ):
-            return
-        raise self.wrong(f"{where}.content", "must be text or a list of text parts")
+        if not isinstance(content, list):
+            raise self.wrong(f"{where}.content", "must be text or a list of text parts")
+        for index, part in enumerate(content):
+            kind = part.get("type", "text") if isinstance(part, dict) else None
+            text = part.get(kind) if kind in ("text", "refusal") else None
+            if not isinstance(text, str) or (kind == "refusal" and not answers):
+                raise self.wrong(
+                    f"{where}.content[{index}]", "must be a text part (or a refusal, in an answer)"
+                )
+
+    def _check_no_other_answer(self, where: str, message: dict[str, Any]) -> None:
+        """Refuse answers in fields that no chat template is given."""
+        for name, instead in _OTHER_ANSWERS.items():
+            if message.get(name):
+                raise self.wrong(f"{where}.{name}", "is not read", f"write it as {instead}")
 
     def _call_id(self, where: str, call: object) -> str:
         function = call.get("function") if isinstance(call, dict) else None
@@ -145,10 +176,15 @@ class _Line:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise self.wrong(f"{where}.function.name", "must be a string")
         arguments = function.get("arguments")
+        if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+            return str(call["id"])  # a tool without parameters
+        where = f"{where}.function.arguments"
         if not isinstance(arguments, str):
-            raise self.wrong(f"{where}.function.arguments", "must be JSON in a string")
+            raise self.wrong(where, "must be JSON in a string")
         try:
-            json.loads(arguments)
+            found = json.loads(arguments)
         except (ValueError, RecursionError) as error:
-            raise self.wrong(f"{where}.function.arguments", f"is not JSON ({error})") from error
+            raise self.wrong(where, f"is not JSON ({error})") from error
+        if found is not None and not isinstance(found, dict):
+            raise self.wrong(where, f"must be a JSON object, not {arguments}")
         return str(call["id"])

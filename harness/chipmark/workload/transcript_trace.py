@@ -11,36 +11,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
-from chipmark.errors import BadInputError, DoesNotFitError
+from chipmark.errors import DoesNotFitError
+from chipmark.workload.message_forms import text_of
+from chipmark.workload.rendered import Render, Rendered, rendered
 from chipmark.workload.scale import Scale
 from chipmark.workload.session import Ids, Session, Turn
 from chipmark.workload.trace import Trace
 from chipmark.workload.transcript import Conversation, read_transcript
 
 Encode = Callable[[str], Sequence[int]]
-Message = Mapping[str, Any]
-
-
-class Render(Protocol):
-    """A chat template: messages (OpenAI format) to the text of a prompt."""
-
-    def __call__(
-        self,
-        messages: Sequence[Message],
-        /,
-        *,
-        tools: Sequence[Message] | None,
-        add_generation_prompt: bool,
-    ) -> str:
-        """Render; `add_generation_prompt` ends the text where the model's answer begins."""
 
 
 def transcript_trace(
@@ -56,24 +42,26 @@ def transcript_trace(
     """The trace of a transcript file, a closed loop at scale (1, 1, `tool_time`).
 
     `encode` turns text into ids without adding any; `render` is the chat template. Where the
-    template ignores tools, their schemas are written in front of the system message and calls
-    into the text of the answers, and the trace's name ends in `+tools-as-text`. `n_sessions`
-    takes the first sessions of the file only.
+    template does not show tools or calls, schemas are written in front of the system message and
+    calls into the text of the answers, and the trace's name ends in `+tools-as-text`; results that
+    it does not show become messages of the user (`+results-as-text` where only these are written
+    so). `n_sessions` takes the first sessions of the file only.
 
-    Raises `BadInputError` for a bad transcript or an answer the template does not show,
-    `DoesNotFitError` when a context is longer than `max_context`.
+    Raises `BadInputError` for a bad transcript, messages that the template refuses and text that
+    it does not show, `DoesNotFitError` when a context is longer than `max_context`.
     """
-    conversations = read_transcript(path)[:n_sessions]
+    recorded = read_transcript(path)[:n_sessions]
+    talks = [rendered(each, render) for each in recorded]
+    if any(talk.form.tools == "text" for talk in talks):  # one workload, one way
+        talks = [rendered(each, render, tools_as_text=True) for each in recorded]
+    suffixes = sorted({talk.form.suffix for talk in talks})
     scale = Scale("1", "1", tool_time)
-    as_text = any(_ignores_tools(render, conversation) for conversation in conversations)
-    if as_text:
-        conversations = [tools_as_text(conversation) for conversation in conversations]
     groups: dict[str, int] = {}
     streams: list[_Stream] = []
-    for conversation in conversations:
+    for conversation, talk in zip(recorded, talks, strict=True):
         group = groups.setdefault(_head(conversation), len(groups))
-        stream = _Stream(conversation, group, scale.tool_time_factor)
-        stream.fill(encode, render)
+        stream = _Stream(talk, group, scale.tool_time_factor)
+        stream.fill(encode)
         if max_context is not None and stream.longest > max_context:
             raise DoesNotFitError(
                 f"{path}:{conversation.line}: the session grows to {stream.longest} tokens; the "
@@ -84,62 +72,32 @@ def transcript_trace(
     return Trace(
         sessions=tuple(_sessions(streams)),
         vocab_size=vocab_size,
-        name=f"transcript:{Path(path).stem}" + ("+tools-as-text" if as_text else ""),
+        name=f"transcript:{Path(path).stem}" + "".join(suffixes),
         scale=scale,
         seed=0,
         loop="closed",
     )
 
 
-def tools_as_text(conversation: Conversation) -> Conversation:
-    """The same conversation for a template that knows no tools.
-
-    Schemas stand as JSON lines in `<tools>` in front of the system message; each call stands in
-    `<tool_call>` after the text of its answer.
-    """
-    messages = [dict(message) for message in conversation.messages]
-    for message in messages:
-        calls = message.pop("tool_calls", None) or []
-        shown = [_call_text(call["function"]) for call in calls]
-        message["content"] = "\n".join([_text(message)] * bool(_text(message)) + shown)
-    if conversation.tools:
-        lines = "\n".join(_json(tool) for tool in conversation.tools)
-        if messages[0]["role"] != "system":
-            messages.insert(0, {"role": "system", "content": ""})
-        text = f"<tools>\n{lines}\n</tools>\n{messages[0]['content']}"
-        messages[0] = messages[0] | {"content": text.rstrip("\n")}
-    return Conversation(tuple(messages), (), conversation.path, conversation.line)
-
-
 class _Stream:
     """One conversation as it becomes turns."""
 
-    def __init__(self, conversation: Conversation, group: int, time_factor: Fraction) -> None:
-        self.conversation, self.group, self._time_factor = conversation, group, time_factor
+    def __init__(self, talk: Rendered, group: int, time_factor: Fraction) -> None:
+        self.talk, self.group, self._time_factor = talk, group, time_factor
         self.pieces: list[Ids] = []
         self.turns: list[Turn] = []
         self.longest = 0
         self.first_prompt: Ids = np.zeros(0, dtype=np.int32)
 
-    def fill(self, encode: Encode, render: Render) -> None:
-        """Render and encode turn by turn."""
-        messages, tools = self.conversation.messages, self.conversation.tools or None
+    def fill(self, encode: Encode) -> None:
+        """Encode turn by turn."""
         context: Ids = np.zeros(0, dtype=np.int32)
-        position, waited = 0, 0.0
-        for at, message in enumerate(messages):
-            if message["role"] != "assistant":
-                waited += float(message.get("duration_s") or 0.0)
-                continue
-            asked = render(messages[:at], tools=tools, add_generation_prompt=True)
-            told = render(messages[: at + 1], tools=tools, add_generation_prompt=False)
-            answer = _added(asked, told)
-            if not answer:
-                raise BadInputError(
-                    self.conversation.path,
-                    "the chat template shows nothing of this answer",
-                    line=self.conversation.line,
-                    field=f"messages[{at}]",
-                )
+        position, after = 0, 0
+        for exchange in self.talk.exchanges:
+            asked, answer = exchange.asked, exchange.answer
+            between = self.talk.conversation.messages[after : exchange.at]
+            waited = sum(float(message.get("duration_s") or 0.0) for message in between)
+            after = exchange.at + 1
             prompt = _ids(encode(asked))
             output = self._output_ids(encode, asked, answer, prompt)
             # At least one token must be run to answer, so one is always new.
@@ -165,7 +123,6 @@ class _Stream:
             self.longest = max(self.longest, int(context.size))
             if len(self.turns) == 1:
                 self.first_prompt = prompt
-            waited = 0.0
 
     @staticmethod
     def _output_ids(encode: Encode, asked: str, answer: str, prompt: Ids) -> Ids:
@@ -226,43 +183,10 @@ def _with_hits(session: Session, seen: list[Ids]) -> Session:
     return replace(session, turns=tuple(turns))
 
 
-def _ignores_tools(render: Render, conversation: Conversation) -> bool:
-    if not conversation.tools:
-        return False
-    question = [m for m in conversation.messages if m["role"] in ("system", "user")][:2]
-    with_tools = render(question, tools=conversation.tools, add_generation_prompt=True)
-    return with_tools == render(question, tools=None, add_generation_prompt=True)
-
-
 def _head(conversation: Conversation) -> str:
     """What sessions of one group have in common: tools and system messages before the task."""
     system = [m for m in conversation.messages if m["role"] in ("system", "developer")][:1]
-    return _json({"tools": list(conversation.tools), "system": [_text(m) for m in system]})
-
-
-def _added(asked: str, told: str) -> str:
-    """What a template adds to a question for its answer.
-
-    Without the white space after the end-of-turn token, which belongs to the template.
-    """
-    same = (at for at, (a, b) in enumerate(zip(asked, told, strict=False)) if a != b)
-    return told[next(same, min(len(asked), len(told))) :].rstrip()
-
-
-def _call_text(function: Mapping[str, Any]) -> str:
-    call = {"name": function["name"], "arguments": json.loads(function["arguments"])}
-    return f"<tool_call>\n{_json(call)}\n</tool_call>"
-
-
-def _text(message: Message) -> str:
-    content = message.get("content")
-    if isinstance(content, list):
-        return "".join(part["text"] for part in content)
-    return content or ""
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps({"tools": list(conversation.tools), "system": [text_of(m) for m in system]})
 
 
 def _ids(ids: Sequence[int]) -> Ids:

@@ -63,14 +63,14 @@ def check_shapes(
     *,
     ignorable: Iterable[str] = (),
 ) -> None:
-    """Raise BadInputError naming the first tensor that lacks, has a wrong shape or is too many.
+    """Raise BadInputError naming the first tensor that is missing, misshapen or of no use.
 
     `ignorable` tensors may be there without being used (a tied head that was stored anyway).
     """
     expected = expected_shapes(config)
     for name, shape in expected.items():
         if name not in found:
-            raise BadInputError(path, "the tensor is lacking", field=name)
+            raise BadInputError(path, "the tensor is missing", field=name)
         if tuple(found[name]) != shape:
             raise BadInputError(
                 path, f"has shape {tuple(found[name])}, expected {shape}", field=name

@@ -11,20 +11,16 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError
-from chipmark_models.weights.naming import HEAD, check_shapes, expected_shapes
-from chipmark_models.weights.source import FloatArray, StoredArray, widen
+from chipmark_models.weights.source import StoredArray
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
-_READ_PRECISION = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 _DTYPES: Mapping[str, npt.DTypeLike] = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
     "I16": "<i2", "I8": "i1", "U8": "u1", "F8_E4M3": "u1", "BOOL": "?",
@@ -45,7 +41,7 @@ class SafetensorsFile:
     """One mapped file. `raw(name)` is a zero-copy view, BF16 as uint16, F8_E4M3 as uint8.
 
     Raises BadInputError, before any data is read, for a file that is cut short, overlaps itself
-    or has a header that is no valid one.
+    or has an invalid header.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -65,16 +61,18 @@ class SafetensorsFile:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > _MAX_HEADER_BYTES or length < 2:
-            raise BadInputError(self.path, "is no safetensors file: the header's length is wrong")
+            raise BadInputError(
+                self.path, "is not a safetensors file: the header's length is wrong"
+            )
         self.data_start = 8 + length
         if self.data_start > self.size:
             raise BadInputError(self.path, f"is cut short within the header ({self.size} bytes)")
         try:
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length), object_pairs_hook=_no_name_twice)
         except ValueError as exc:
-            raise BadInputError(self.path, f"the header is no JSON: {exc}") from exc
+            raise BadInputError(self.path, f"the header is invalid JSON: {exc}") from exc
         if not isinstance(header, dict):
-            raise BadInputError(self.path, "the header is no JSON object")
+            raise BadInputError(self.path, "the header is not a JSON object")
         return header
 
     def _entry(self, name: str, value: Any) -> TensorEntry:
@@ -124,68 +122,12 @@ class SafetensorsFile:
         return flat.view(dtype).reshape(entry.shape)
 
 
-class SafetensorsWeights:
-    """A WeightSource over a folder with config.json and safetensors, or over one such file.
-
-    Shards are found through model.safetensors.index.json. F32, F16 and BF16 are read.
-    """
-
-    kind = "safetensors"
-
-    def __init__(self, path: str | os.PathLike[str], name: str = "") -> None:
-        given = Path(path)
-        folder = given if given.is_dir() else given.parent
-        self.config = read_config(folder, name or folder.name)
-        files = [given] if given.is_file() else _shards(folder)
-        self._files: dict[str, SafetensorsFile] = {}
-        for file in (SafetensorsFile(f) for f in files):
-            for tensor, entry in file.entries.items():
-                if tensor.endswith(".rotary_emb.inv_freq"):
-                    continue
-                if entry.dtype not in _READ_PRECISION:
-                    raise BadInputError(
-                        file.path, f"has type {entry.dtype}; F32, F16, BF16 are read", field=tensor
-                    )
-                if tensor in self._files:
-                    raise BadInputError(file.path, "is in two files", field=tensor)
-                self._files[tensor] = file
-        shapes = {t: f.entries[t].shape for t, f in self._files.items()}
-        check_shapes(
-            self.config, shapes, given, ignorable=(HEAD,) if self.config.tied_embeddings else ()
-        )
-        self._paths = files
-
-    @cached_property
-    def hash(self) -> str:
-        """sha256 over the sha256 of config.json and of each file, in order of their names."""
-        paths = sorted([*self._paths, self._paths[0].parent / "config.json"], key=lambda p: p.name)
-        lines = [f"{p.name} {sha256_of_file(p)}\n" for p in paths]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-    def names(self) -> tuple[str, ...]:
-        """Tensor names in the order of computation."""
-        return tuple(expected_shapes(self.config))
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
-        return self._files[name].entries[name].shape
-
-    def read(self, name: str) -> FloatArray:
-        """The tensor in float32, C-contiguous (a read-only view of the file where it is F32)."""
-        file = self._files[name]
-        precision = _READ_PRECISION[file.entries[name].dtype]
-        return np.ascontiguousarray(widen(file.raw(name), precision))
-
-
-def read_config(folder: Path, name: str) -> ModelConfig:
-    """The ModelConfig of a folder's config.json (and generation_config.json's end tokens)."""
-    path = folder / "config.json"
-    data = read_json_object(path, hint="a model folder holds config.json and safetensors")
-    generation = folder / "generation_config.json"
-    if generation.is_file():
-        eos = read_json_object(generation).get("eos_token_id")
-        data = data | ({"eos_token_id": eos} if eos is not None else {})
-    return ModelConfig.from_hf(data, name, path)
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands twice")
+    return found
 
 
 def read_json_object(path: Path, hint: str = "") -> dict[str, Any]:
@@ -195,29 +137,10 @@ def read_json_object(path: Path, hint: str = "") -> dict[str, Any]:
     except OSError as exc:
         raise BadInputError(path, f"cannot be read: {exc.strerror or exc}", hint=hint) from exc
     except ValueError as exc:
-        raise BadInputError(path, f"is no JSON: {exc}") from exc
+        raise BadInputError(path, f"is invalid JSON: {exc}") from exc
     if not isinstance(data, dict):
-        raise BadInputError(path, "is no JSON object")
+        raise BadInputError(path, "is not a JSON object")
     return data
-
-
-def _shards(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = read_json_object(index).get("weight_map")
-        if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
-            raise BadInputError(index, "must map tensors to files", field="weight_map")
-        files = sorted(set(names.values()))
-        for file in files:
-            if Path(file).name != file:
-                raise BadInputError(index, f"{file!r} leaves the folder", field="weight_map")
-            if not (folder / file).is_file():
-                raise BadInputError(folder / file, "the shard is lacking", hint=f"named by {index}")
-        return [folder / file for file in files]
-    single = folder / "model.safetensors"
-    if not single.is_file():
-        raise BadInputError(folder, "holds no model.safetensors and no index of shards")
-    return [single]
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -103,7 +104,7 @@ def open_weights(ref: WeightRef) -> WeightSource:
         return SyntheticWeights(preset(ref.model), ref.seed)
     assert ref.path is not None
     if ref.kind == "safetensors":
-        from chipmark_models.weights.safetensors_file import SafetensorsWeights
+        from chipmark_models.weights.checkpoint import SafetensorsWeights
 
         return SafetensorsWeights(ref.path, name=ref.model)
     from chipmark_models.weights.gguf_file import GgufWeights
@@ -114,10 +115,10 @@ def open_weights(ref: WeightRef) -> WeightSource:
 def source_hash(ref: WeightRef) -> str:
     """The source's `hash` without parsing or checking it: quick, to look for what was prepared."""
     if ref.kind == "gguf":
-        from chipmark_models.weights.safetensors_file import sha256_of_file
+        from chipmark_models.weights.gguf_file import hash_of_model
 
         assert ref.path is not None
-        return sha256_of_file(ref.path)
+        return hash_of_model(Path(ref.path))
     return open_weights(ref).hash
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chipmark.backends.sim.cells import Cells, ContractViolation, sampled_ids, two_largest
+from chipmark.backends.sim.polling import polled_power
 from chipmark.backends.sim.spec import SPECS, SimSpec
 from chipmark.engine.clock import VirtualClock
 from chipmark.engine.contract import (
@@ -60,7 +61,12 @@ class SimBackend:
 
     def load(self, spec: LoadSpec) -> Loaded:
         """Simulated weights and KV. DoesNotFitError beyond `SimSpec.memory_bytes`."""
-        sim = self.spec
+        told = spec.model
+        self.spec = sim = replace(
+            self.spec,
+            weight_bytes=int(told.get("weight_bytes", self.spec.weight_bytes)),
+            kv_bytes_per_token=int(told.get("kv_bytes_per_token", self.spec.kv_bytes_per_token)),
+        )
         caps = sim.caps(spec)
         self._caps, self._cells = caps, Cells(caps, sim.verify)
         self._vocab = int(spec.model.get("vocab_size", sim.vocab_size))
@@ -152,8 +158,11 @@ class SimBackend:
         """(time_s, energy_j, power_w) from second 0 to now, a sample at every change of power.
 
         `energy_j` is cumulative and linear between samples, so interpolation is exact; `power_w`
-        is the power from that sample to the next.
+        is the power from that sample to the next. Where the spec has a polling period: watts at
+        these moments, and no counter.
         """
+        if self.spec.poll_s:
+            return polled_power(self.spec, self._segments, self.clock.now())
         times, powers = [0.0], [self.spec.idle_w]
         for start_s, end_s, power_w in self._segments:
             if start_s == times[-1]:

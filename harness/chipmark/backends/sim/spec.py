@@ -45,6 +45,13 @@ class SimSpec:
     mixed_w: float = 250.0
     kv_w: float = 150.0
     idle_w: float = 80.0
+    pulse_s: float = 0.0
+    """Period in which the power of a launch goes up and down; 0 is steady power."""
+    pulse_depth: float = 0.0
+    """Power is (1 + depth) times the phase's in the first half of a period, (1 - depth) times in
+    the second, on the device's clock."""
+    poll_s: float = 0.0
+    """The meter is read so often, and says watts at that moment; 0 is an exact counter."""
     load_s: float = 2.0
     compile_s: float = 0.5
     weight_bytes: int = 500_000_000
@@ -54,6 +61,10 @@ class SimSpec:
     matmul_flop_s: float = 1e14
     vocab_size: int = 512
     verify: bool = True
+
+    def __post_init__(self) -> None:
+        if self.pulse_s and not self.poll_s:
+            raise ValueError("power in pulses is for a meter that is polled")
 
     def token_s(self, phase: Phase) -> float:
         """a(phase): seconds a position."""
@@ -91,6 +102,7 @@ class SimSpec:
                 f"sim:{self.name}: {tokens} tokens of KV do not fit beside the weights",
                 f"{fits} tokens would fit: {fits // load.max_context} sequences of "
                 f"{load.max_context} tokens",
+                sequences=max(0, fits // load.max_context - (slots - load.n_seqs)),
             )
         step = self.context_step
         longest = -(-load.max_context // step) * step if step else load.max_context
@@ -136,6 +148,18 @@ SPECS: Mapping[str, SimSpec] = {
             context_step=128,
         ),
         SimSpec("golden-mixed", overhead_s=2e-4, prefill_rows=4, in_flight=2, mixed=True),
+        SimSpec(
+            "slow",
+            prefill_s=4e-5,
+            decode_s=4e-3,
+            context_s=4e-8,
+            prefill_w=120.0,
+            decode_w=90.0,
+            idle_w=30.0,
+            read_bytes_s=2.5e11,
+            matmul_flop_s=2.5e13,
+        ),
+        SimSpec("pulsed", pulse_s=0.05, pulse_depth=0.6, poll_s=0.007),
         SimSpec("null", prefill_s=0.0, decode_s=1e-6, context_s=0.0, verify=False),
         SimSpec(
             "null-slots",
@@ -149,5 +173,7 @@ SPECS: Mapping[str, SimSpec] = {
     )
 }
 """`golden`: overhead 0, so that a trace's totals are known in closed form at any concurrency. The
-other golden ones cover what capabilities can be. `null`: costs next to nothing; what a run over it
+other golden ones cover what capabilities can be. `slow`: a quarter of golden's speed at less than
+half of its power. `pulsed`: golden with power in pulses, which a polled meter samples; its joules
+are right within the meter's stated error. `null`: costs next to nothing; what a run over it
 takes is the engine's own time."""

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from chipmark.backends.sim.backend import SimBackend
+from chipmark.closed_form.check import check_record
 from chipmark.engine.contract import LoadSpec
 from chipmark.engine.events import save_events
 from chipmark.engine.loop import run
 from chipmark.engine.plan import RunPlan
 from chipmark.metrics.derive import derive
+from chipmark.prices.book import EXAMPLE
 from chipmark.results.raw import load_raw
 from chipmark.results.store import load_record, write_record
 from chipmark.results.validate import validate
@@ -68,7 +70,7 @@ def simulated(
         scenario=plan.scenario,
         load__caps=dataclasses.asdict(loaded.caps),
         meter={
-            "name": "sim", "source": "counter", "scope": "sim", "method": "closed form",
+            "name": "sim", "source": "counter", "scope": "board", "method": "closed form",
             "update_period_s": 0.0, "error_rel": 0.0,
         },
         model={
@@ -92,18 +94,26 @@ def small(sessions: int = 3, scale: Scale = SCALES["quick"]) -> Trace:
 
 @pytest.mark.parametrize(
     ("device", "concurrency"),
-    [("golden", 1), ("golden", 3), ("golden-slots", 1), ("golden-slots-none", 3)],
+    [("golden", 1), ("golden", 3), ("golden-slots", 1), ("golden-slots-none", 3), ("slow", 2)],
 )
 def test_the_way_through_the_house_agrees_with_the_closed_form(
     rawcells: ModuleType, tmp_path: Path, device: str, concurrency: int
 ) -> None:
     raw = simulated(rawcells, tmp_path, device, small(), concurrency)
     record = write_record(tmp_path / "out", raw)
-    findings = validate(record, closed_form=True)
-    assert [f for f in findings if f.severity == "error"] == []
+    assert [f for f in validate(record) if f.severity == "error"] == []
+    assert [f.text for f in check_record(record, EXAMPLE)] == []
     metrics = load_record(record).metrics
     assert metrics.values["decode_tok_s"] is not None
     assert metrics.values["recomputed_tokens"] is not None
+    if concurrency == 1:
+        # A launch of one session gives one token, and its turn waits for at least that long.
+        turns = load_raw(record, load_record(record).manifest).repeats[0].events["turns"]
+        waited = float((turns["last_token_s"] - turns["first_token_s"]).sum())
+        assert 1 / metrics.values["decode_tok_s"] <= waited / (turns["n_out"] - 1).sum() * (
+            1 + 1e-9
+        )
+        assert metrics.values["decode_rows"] == 1.0
     energy = metrics.details["energy"]["by_session"]
     assert energy["allocated_j"] + energy["unallocated_j"] == pytest.approx(energy["energy_j"])
 
@@ -126,7 +136,7 @@ def test_a_wrong_clock_shows_against_the_closed_form(rawcells: ModuleType, tmp_p
         np.savez(file, **columns)
     record = write_record(tmp_path / "out", raw)
     assert not [f for f in validate(record) if f.severity == "error"]
-    texts = " ".join(f.text for f in validate(record, closed_form=True))
+    texts = " ".join(f.text for f in check_record(record, EXAMPLE))
     assert "power_w" in texts
     assert "tok_per_joule" in texts
 
@@ -139,3 +149,12 @@ def test_the_capacity_lane_uses_sessions_again(rawcells: ModuleType, tmp_path: P
     values = derive(cell).metrics
     assert (values["sessions"] or 0) >= 3
     assert values["sessions_per_hour"] is not None
+
+
+def test_only_simulated_cells_have_a_closed_form(rawcells: ModuleType, tmp_path: Path) -> None:
+    raw = simulated(rawcells, tmp_path, "golden", small(), 1)
+    document = json.loads((raw / "cell.json").read_text())
+    (raw / "cell.json").write_text(json.dumps(document | {"backend": "torch:cpu"}))
+    found = check_record(write_record(tmp_path / "out", raw), EXAMPLE)
+    assert [f.code for f in found] == ["closed_form"]
+    assert "torch:cpu has no closed form" in found[0].text

@@ -1,0 +1,59 @@
+"""Repeats beyond those that were asked for, while intervals are wide and the time lasts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.steadiness import Steadiness, steadiness
+from chipmark.errors import ChipmarkError
+from chipmark.results.manifest import Note
+
+
+def add_repeats(
+    cells: Sequence[MeasuredCell],
+    until_s: float,
+    once: Callable[[int, Sequence[int], str], None],
+    now_s: Callable[[], float] = time.monotonic,
+) -> None:
+    """Repeat the cells whose ranked metric is uncertain until it is certain enough or another
+    round would not end before `until_s`, and leave a note in each such cell.
+
+    once(repeat, which, text): one repeat of the cells at these indices, in rotating order. What
+    follows the repeats (audit, idle power) is taken to need as long as parity did.
+    """
+    added: dict[int, Steadiness] = {}
+    spent = False
+    while True:
+        wide = {
+            index: found
+            for index, cell in enumerate(cells)
+            if cell.alive and not (found := _look(cell)).enough
+        }
+        if not wide:
+            break
+        needed = sum(cells[index].repeat_s for index in wide)
+        needed += sum(cell.check_s for cell in cells if cell.alive)
+        if now_s() + needed > until_s:
+            spent = True
+            break
+        repeat = max(cells[index].repeats_done for index in wide)
+        once(repeat, sorted(wide), f"repeat {repeat + 1}, as {next(iter(wide.values()))}")
+        added |= wide
+    for index, cell in enumerate(cells):
+        if not cell.alive or (index not in added and not (spent and index in wide)):
+            continue
+        found = wide.get(index) or _look(cell)
+        text = str(found)
+        if spent and not found.enough:
+            text += "; the time budget of the run does not allow more"
+        cell.notes.append(Note(code="repeats_added", text=text))
+
+
+def _look(cell: MeasuredCell) -> Steadiness:
+    try:
+        return steadiness(cell)
+    except (ChipmarkError, OSError) as error:
+        # Events that cannot be read are told when the record is written; more would not help.
+        return Steadiness(f"no metric ({error})", cell.repeats_done, 0.0)

@@ -1,0 +1,1 @@
+"""What a simulated device must measure, computed apart from everything that measures it."""

@@ -1,0 +1,35 @@
+"""Latencies of a record turn by turn, for a paired comparison of two records.
+
+They are read from the tables of turns and windows of the record's repeats (a few kilobytes
+each), which it holds anyway, and only when two records are compared turn by turn: a table over
+many records does not open them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from chipmark.metrics.samples import Kind, Samples, joined, medians, of_trace, turn_samples
+from chipmark.results.record import Record
+
+PAIRED: tuple[Kind, ...] = ("ttft_append", "ttft_cold", "tpot")
+"""What is compared turn by turn."""
+
+
+def turn_medians(record: Record) -> Mapping[Kind, Samples]:
+    """Seconds by (session, turn), medians over the complete repeats; BrokenRecordError where a
+    table is not whole. Empty samples for a failed cell."""
+    from chipmark.results.raw import load_turns
+    from chipmark.workload.trace import load_trace
+
+    complete = [values.get("complete", 1) for values in record.metrics.per_repeat]
+    parts = [
+        turn_samples(*load_turns(record.path / f"repeat-{index}"))
+        for index, whole in enumerate(complete)
+        if whole
+    ]
+    pooled = {kind: joined([part[kind] for part in parts]) for kind in PAIRED}
+    if record.manifest.scenario == "capacity":
+        trace = load_trace(record.path / "trace.npz")
+        pooled = {kind: of_trace(samples, trace) for kind, samples in pooled.items()}
+    return {kind: medians(samples) for kind, samples in pooled.items()}

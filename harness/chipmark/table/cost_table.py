@@ -1,0 +1,104 @@
+"""The rows of a table as a table of money: costs, agents served, and break-even prices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from chipmark.metrics.codes import NULL_REASONS
+from chipmark.table.cells import MISSING, number_text, people_text, plain_text
+from chipmark.table.costing import MONEY
+from chipmark.table.layout import TextColumn, text_tables, wrapped
+from chipmark.table.render import numbered
+from chipmark.table.rows import Row
+
+BREAK_EVEN = "break_even_chip_price"
+
+_COLUMNS: tuple[TextColumn, ...] = (
+    TextColumn("#", "right"),
+    TextColumn("backend", "left"),
+    TextColumn("cost/\nsession", "right"),
+    TextColumn("cost/\nMtok", "right"),
+    TextColumn("agents\na day", "right"),
+    TextColumn("break-even\nchip price", "right"),
+    TextColumn("chip", "left"),
+    TextColumn("unit", "left"),
+    TextColumn("scenario", "left"),
+)
+
+
+def cost_object(row: Row) -> dict[str, Any]:
+    """The JSON object of a row: its money, why some is null, and what bars it from a ranking."""
+    details = row.details
+    nulls: dict[str, str] = {n: row.null_reasons[n] for n in MONEY if n in row.null_reasons}
+    if details["break_even_null_reason"]:
+        nulls[BREAK_EVEN] = details["break_even_null_reason"]
+    names = ("backend", "chip", "unit", "scenario", "currency", *MONEY)
+    return {
+        "id": details["record"],
+        **{name: row.values[name] for name in names},
+        BREAK_EVEN: details[BREAK_EVEN],
+        "baseline": details["baseline"],
+        "rank": row.rank,
+        "comparable": row.values["comparable"],
+        "refusals": details["break_even_refusals"],
+        "null_reasons": nulls,
+        "marks": {name: details["marks"].get(name, []) for name in MONEY},
+        "notes": row.values["notes"],
+        "details": details,
+    }
+
+
+def cost_text(rows: Sequence[Row], width: int) -> str:
+    """The table for people, and below it what must be said about it. Nothing is cut."""
+    body = [_texts(index, row) for index, row in enumerate(rows, 1)]
+    lines = [f"cost in {rows[0].values['currency']}; break-even with {_baseline(rows)}", ""]
+    lines += text_tables(_COLUMNS, body, width, lead=2)
+    lines.append("")
+    legend = (
+        "~ rests on an assumption or is true of this very load; ≥ ≤ a bound. "
+        "- null, with its reason below."
+    )
+    for text in (legend, *numbered([_remarks(row) for row in rows])):
+        lines += wrapped(plain_text(text), width)
+    return "\n".join(lines) + "\n"
+
+
+def price_text(value: float | None) -> str:
+    """A chip price: whole units of currency from 100 on."""
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if value >= 100 else number_text(value)
+
+
+def _baseline(rows: Sequence[Row]) -> str:
+    bases = dict.fromkeys(str(row.details["baseline"] or "none") for row in rows)
+    return ", ".join(bases)
+
+
+def _texts(index: int, row: Row) -> list[str]:
+    texts = [
+        str(index),
+        people_text(row, "backend"),
+        *(people_text(row, name) for name in MONEY),
+        price_text(row.details[BREAK_EVEN]),
+        *(people_text(row, name) for name in ("chip", "unit", "scenario")),
+    ]
+    return [plain_text(text) for text in texts]
+
+
+def _remarks(row: Row) -> list[str]:
+    texts = [f"{note['code']}: {note['text']}" for note in row.values["notes"]]
+    by_reason: dict[str, list[str]] = {}
+    for name in MONEY:
+        if reason := row.null_reasons.get(name):
+            by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        texts.append(f"no {', '.join(names)}: {NULL_REASONS.get(reason, reason)} ({reason})")
+    refusals = row.details["break_even_refusals"]
+    reason = row.details["break_even_null_reason"]
+    if refusals:
+        texts.append(f"no break-even price: {'; '.join(refusals)}")
+    elif reason and reason not in by_reason:
+        texts.append(f"no break-even price: {NULL_REASONS.get(reason, reason)} ({reason})")
+    return texts

@@ -1,0 +1,92 @@
+"""What a paired comparison needs of two records, read from their tables of turns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from chipmark.engine.events import load_events, save_events
+from chipmark.metrics.paired import paired_latencies
+from chipmark.results.manifest import ChipId
+from chipmark.results.raw import nameplate_bytes_s
+from chipmark.results.store import load_record, write_record
+from chipmark.results.turns import PAIRED, turn_medians
+
+
+def test_turns_of_two_records_are_paired(rawcells: ModuleType, tmp_path: Path) -> None:
+    slow, fast = (
+        load_record(
+            write_record(tmp_path / f"{name}-out", rawcells.write_raw(tmp_path / name, slows=slows))
+        )
+        for name, slows in (("a", (1.0, 1.1, 0.9)), ("b", (0.5, 0.5, 0.7)))
+    )
+    mine, base = turn_medians(fast), turn_medians(slow)
+    assert set(mine) == set(PAIRED)
+    assert mine["ttft_append"].value_s == pytest.approx([0.0205, 0.0305])
+    assert base["tpot"].value_s == pytest.approx([0.006] * 3)
+    for kind in PAIRED:
+        found = paired_latencies(mine[kind], base[kind])
+        assert found is not None
+        assert found.ratio == pytest.approx(2.0)
+
+
+def test_repeats_that_did_not_complete_are_left_out(rawcells: ModuleType, tmp_path: Path) -> None:
+    raw = rawcells.write_raw(tmp_path / "raw", slows=(9.0, 1.0))
+    path = raw / "repeat-0" / "events.npz"
+    events = load_events(path)
+    events["turns"]["status"][3] = 3
+    save_events(path, events)
+    record = load_record(write_record(tmp_path / "out", raw))
+    assert turn_medians(record)["ttft_append"].value_s == pytest.approx([0.041, 0.061])
+
+
+def test_passes_of_the_capacity_scenario_are_the_same_turns(
+    rawcells: ModuleType, tmp_path: Path
+) -> None:
+    raw = rawcells.write_raw(tmp_path / "raw", slows=(1.0,), scenario="capacity")
+    path = raw / "repeat-0" / "events.npz"
+    first, second = load_events(path), rawcells.tables(1.2, 200.0)
+    n = len(first["launches"]["launch"])
+    for table, column in (("launches", "launch"), ("launches", "step"), ("steps", "step"),
+                          ("rows", "launch")):  # fmt: skip
+        second[table][column] += n
+    for table in ("rows", "turns", "sessions"):
+        second[table]["session"] += 2  # the second pass over sessions 0 and 1
+    both = {
+        name: {c: np.concatenate([first[name][c], second[name][c]]) for c in first[name]}
+        for name in first
+    }
+    both["window"] = first["window"] | {"end_s": second["window"]["end_s"]}
+    save_events(path, both)
+    record = load_record(write_record(tmp_path / "out", raw))
+    found = turn_medians(record)["ttft_append"]
+    assert found.session.tolist() == [0, 1]
+    assert found.value_s == pytest.approx([0.041 * 1.1, 0.061 * 1.1])
+    assert record.metrics.details["distinct_samples"]["session"] == 2
+    assert record.metrics.values["ttft_p50_s"] == pytest.approx(0.041 * 1.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "bandwidth"),
+    [
+        ({}, 3200e9),
+        ({"name": "ascend-910c (300 W of 400 W)"}, 3200e9),
+        ({"used": 1}, 1600e9),
+        ({"used": 1, "of": 7}, None),
+        ({"identity": {"mig": True}}, None),
+        ({"name": "hand-chip", "vendor": "Hand"}, None),
+        ({"name": "amd-epyc-7763", "unit": "package"}, None),
+        ({"unit": "server"}, None),
+    ],
+)
+def test_the_nameplate_is_that_of_the_devices_used(
+    changes: dict[str, object], bandwidth: float | None
+) -> None:
+    fields = {
+        "name": "ascend-910c", "vendor": "Huawei", "device_name": "x", "unit": "card",
+        "used": 2, "of": 2,
+    } | changes  # fmt: skip
+    assert nameplate_bytes_s(ChipId.model_validate(fields)) == bandwidth
