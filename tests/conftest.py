@@ -19,9 +19,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def rawcells() -> ModuleType:
     """`tests/rawcells.py`: a cell made by hand, whose numbers can be worked out on paper."""
-    name = "chipmark_test_rawcells"
+    return _beside("rawcells")
+
+
+@pytest.fixture(scope="session")
+def paper_nvml() -> ModuleType:
+    """`tests/fake_nvml.py`: NVML's bindings over cards that are not there."""
+    return _beside("fake_nvml")
+
+
+def _beside(file: str) -> ModuleType:
+    name = f"chipmark_test_{file}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("rawcells.py"))
+        path = Path(__file__).with_name(f"{file}.py")
+        spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

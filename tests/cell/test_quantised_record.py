@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from chipmark.cell import assemble
 from chipmark.cell.workloads import ModelInUse, prepare_model
+from chipmark.chips.contract import ChipIdentity
 from chipmark.results.manifest import PrecisionId
 from chipmark_models.weights.source import WeightRef, open_weights
 from chipmark_models.weights.stored import precision_hash
@@ -26,6 +27,7 @@ def in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelInUse:
 def cell_of(in_use: ModelInUse | None) -> Any:
     inputs = SimpleNamespace(
         in_use=in_use,
+        meter=None,
         feedback="forced",
         model=in_use.identity if in_use else SimpleNamespace(source_kind="sim"),
     )
@@ -44,7 +46,7 @@ def test_both_hashes_and_the_error_are_kept(in_use: ModelInUse) -> None:
 
 
 def test_matrices_without_a_group_are_told_of(in_use: ModelInUse) -> None:
-    chip = cast("Any", SimpleNamespace(verified=True))
+    chip = ChipIdentity("chip", "vendor", "device", "card", 1, 1)
     notes = [n for n in assemble._notes(cell_of(in_use), chip) if n.code == "precision_note"]
     assert [n.text for n in notes] == [
         "3 matrices stay bf16, as no group divides their rows: "

@@ -89,7 +89,9 @@ def test_unlisted_device_finds_none() -> None:
 def test_cpu_is_found_by_name_else_by_family(
     vendor_id: str, family: int, model: int, model_name: str, name: str
 ) -> None:
-    entry = catalogue().cpu_for(vendor_id, family, model, model_name)
+    entry = catalogue().cpu_for(
+        "AMD" if "AMD" in vendor_id else "Intel", vendor_id, family, model, model_name
+    )
     assert entry is not None
     assert entry.name == name
     assert entry.assumed == (entry.cpuid is not None)

@@ -2,17 +2,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
+from chipmark.backends.cgroup import cpu_quota
 from chipmark.chips.catalogue import catalogue
-from chipmark.chips.cpu import cgroup_quota, read_cpu
-from chipmark.chips.detect import chip_of, vendor_trace
+from chipmark.chips.cpu import read_cpu
+from chipmark.chips.detect import chip_of, chips_here, vendor_trace
 from chipmark.chips.identify import identify_cpu, identify_nvidia
 from chipmark.chips.nameplate import nameplate
-from chipmark.errors import MissingBackendError, UnknownNameError, UsageError
+from chipmark.errors import MissingBackendError, UnknownNameError
 
 CPU = """processor	: {n}
 vendor_id	: AuthenticAMD
@@ -36,9 +35,11 @@ def _machine(
     ]
     (root / "proc/cpuinfo").write_text("\n".join(blocks))
     cache = root / "sys/devices/system/cpu/cpu0/cache"
-    for index, size in enumerate(("32K", "512K", "32768K")):
+    for index, (level, size) in enumerate(((1, "32K"), (2, "512K"), (3, "32768K"))):
         (cache / f"index{index}").mkdir(parents=True)
         (cache / f"index{index}/size").write_text(size + "\n")
+        (cache / f"index{index}/level").write_text(f"{level}\n")
+        (cache / f"index{index}/shared_cpu_list").write_text(f"0-{threads - 1}\n")
     return root
 
 
@@ -69,22 +70,12 @@ def test_cgroup_quota_cuts_the_share(tmp_path: Path, text: str, cpus: float | No
     root = _machine(tmp_path)
     (root / "sys/fs/cgroup").mkdir(parents=True)
     (root / "sys/fs/cgroup/cpu.max").write_text(text)
-    assert cgroup_quota(root) == cpus
+    assert cpu_quota(root) == cpus
     facts = read_cpu(root)
     assert facts.vcpus == (4 if cpus is None else 2)
     chip = identify_cpu("cpu", root)
     assert chip is not None
     assert chip.unit == ("package" if cpus is None else "cpu-share")
-
-
-def test_quota_of_the_own_group_in_version_1_is_read(tmp_path: Path) -> None:
-    root = _machine(tmp_path)
-    own = root / "sys/fs/cgroup/cpu/box"
-    own.mkdir(parents=True)
-    (own / "cpu.cfs_quota_us").write_text("200000")
-    (own / "cpu.cfs_period_us").write_text("100000")
-    (root / "proc/self/cgroup").write_text("4:memory:/box\n1:cpu,cpuacct:/box\n0::/\n")
-    assert cgroup_quota(root) == 2.0
 
 
 def test_last_level_cache_is_the_largest(tmp_path: Path) -> None:
@@ -143,76 +134,25 @@ def test_vendor_is_found_by_pci_class_and_not_by_its_bridges(tmp_path: Path) -> 
     assert vendor_trace(catalogue().vendors["Cambricon"], tmp_path).pci_devices == 0
 
 
-class FakeNvml:
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self) -> None:
-        self.shut = False
-
-    def nvmlInit(self) -> None:
-        pass
-
-    def nvmlShutdown(self) -> None:
-        self.shut = True
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
-        if index > 1:
-            raise self.NVMLError("invalid argument")
-        return f"card{index}"
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
-        return uuid
-
-    def nvmlDeviceGetName(self, handle: str) -> bytes:
-        return b"NVIDIA H200" if handle == "card1" else b"NVIDIA H20"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:
-        return SimpleNamespace(total=141 << 30)
-
-    def nvmlDeviceGetEnforcedPowerLimit(self, handle: str) -> int:
-        return 600_000
-
-    def nvmlDeviceGetPowerManagementDefaultLimit(self, handle: str) -> int:
-        return 700_000
-
-    def nvmlSystemGetDriverVersion(self) -> str:
-        return "580.1"
-
-    def __getattr__(self, name: str) -> Any:
-        def missing(*_: Any) -> None:
-            raise self.NVMLError(f"{name} is not supported")
-
-        return missing
+def test_display_of_a_servers_management_controller_is_no_accelerator(tmp_path: Path) -> None:
+    for name, kind in (("0", "0x030000"), ("1", "0x120000")):
+        device = tmp_path / f"sys/bus/pci/devices/{name}"
+        device.mkdir(parents=True)
+        (device / "vendor").write_text("0x19e5\n")
+        (device / "class").write_text(kind + "\n")
+        (device / "device").write_text("0x1711\n")
+    assert vendor_trace(catalogue().vendors["Huawei"], tmp_path).pci_devices == 0
 
 
-@pytest.fixture
-def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
-    fake = FakeNvml()
-    monkeypatch.setitem(sys.modules, "pynvml", fake)  # type: ignore[arg-type]
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    return fake
-
-
-def test_nvidia_card_is_named_by_nvml_with_its_power_limit(nvml: FakeNvml) -> None:
-    chip = identify_nvidia("cuda:1")
-    assert chip is not None
-    assert (chip.name, chip.device_name, chip.unit) == ("nvidia-h200-sxm", "NVIDIA H200", "card")
-    assert chip.identity["power_limit_w"] == 600.0
-    assert chip.identity["power_limit_default_w"] == 700.0
-    assert chip.context["driver"] == "580.1"
-    assert nvml.shut
-
-
-def test_visible_devices_renumber_the_cards(
-    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    chip = identify_nvidia("cuda")
-    assert chip is not None
-    assert chip.name == "nvidia-h200-sxm"
-    with pytest.raises(UsageError, match="cuda:1"):
-        identify_nvidia("cuda:1")
+def test_tool_on_the_path_is_no_chip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("xpu-smi", "npu-smi"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    found, missing = chips_here()
+    assert not {"Kunlunxin", "Huawei"} & {chip.vendor for chip in found}
+    assert any("xpu-smi is on the PATH" in text for text in missing)
 
 
 def test_missing_bindings_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

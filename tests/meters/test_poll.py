@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 
 from chipmark.errors import ChipmarkError
-from chipmark.meters.contract import PowerSamples
-from chipmark.meters.poll import Sampler, infer_period, quality
-
-
-def _samples(times: list[float], power: list[float]) -> PowerSamples:
-    return PowerSamples(np.array(times), np.full(len(times), np.nan), np.array(power))
+from chipmark.meters.poll import Sampler, infer_period
 
 
 def test_sampler_reads_first_and_last_and_in_between() -> None:
@@ -60,19 +55,6 @@ def test_a_failing_read_in_the_middle_is_a_gap_and_is_kept() -> None:
     assert sampler.failure == "gone"
 
 
-def test_quality_counts_distinct_updates_and_the_largest_gap() -> None:
-    samples = _samples([0.0, 0.1, 0.2, 0.3, 0.9], [1.0, 1.0, 2.0, 2.0, 3.0])
-    seen = quality(samples, 0.0, 1.0)
-    assert (seen.n_samples, seen.n_updates) == (5, 3)
-    assert seen.largest_gap_s == pytest.approx(0.6)
-    assert seen.period_s == pytest.approx(0.7)
-
-
-def test_quality_counts_the_windows_edges_as_gaps() -> None:
-    assert quality(_samples([5.0], [1.0]), 0.0, 6.0).largest_gap_s == pytest.approx(5.0)
-    assert quality(_samples([], []), 0.0, 6.0).largest_gap_s == pytest.approx(6.0)
-
-
 def test_period_of_a_counter_is_inferred_from_its_changes() -> None:
     now = 0.0
 
@@ -83,7 +65,7 @@ def test_period_of_a_counter_is_inferred_from_its_changes() -> None:
         nonlocal now
         now += seconds
 
-    found = infer_period(lambda: (math.floor(now / 0.05), math.nan), clock=clock, sleep=sleep)
+    found = infer_period(lambda: math.floor(now / 0.05), clock=clock, sleep=sleep)
     assert found == pytest.approx(0.05, abs=0.004)
 
 
@@ -94,4 +76,4 @@ def test_period_of_a_sensor_that_never_moves_is_unknown() -> None:
         nonlocal now
         now += seconds
 
-    assert infer_period(lambda: (math.nan, 7.0), clock=lambda: now, sleep=sleep) is None
+    assert infer_period(lambda: 7.0, clock=lambda: now, sleep=sleep) is None

@@ -55,6 +55,26 @@ def test_an_accelerator_is_not_metered_by_rapl(tmp_path: Path) -> None:
     assert RaplMeter.for_request(MeterRequest("NVIDIA", "card", "cuda"), tmp_path) is None
 
 
+def test_share_of_a_package_has_no_meter_and_says_why(tmp_path: Path) -> None:
+    _domain(tmp_path, "intel-rapl:0", "package-0", 1)
+    share = MeterRequest("Intel", "cpu-share", "cpu")
+    with pytest.raises(ChipmarkError, match="whole packages"):
+        RaplMeter.for_request(share, tmp_path)
+    assert RaplMeter.for_request(share, tmp_path / "none") is None
+
+
+def test_package_without_a_counter_says_so(tmp_path: Path) -> None:
+    folder = _domain(tmp_path, "intel-rapl:0", "package-0", 1)
+    (folder / "max_energy_range_uj").unlink()
+    with pytest.raises(ChipmarkError, match="without a counter"):
+        RaplMeter.for_request(REQUEST, tmp_path)
+
+
+def test_links_that_lead_nowhere_are_no_packages(tmp_path: Path) -> None:
+    (tmp_path / "intel-rapl:0").symlink_to("../../gone")
+    assert RaplMeter.for_request(REQUEST, tmp_path) is None
+
+
 def test_unreadable_counter_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,9 @@ def test_counter_difference_is_interpolated_at_the_edges() -> None:
     found = window_energy(samples, COUNTER, 2.5, 7.25)
     assert found.method == "counter"
     assert found.energy_j == pytest.approx(475.0)
-    assert found.error_rel == pytest.approx(0.05 + 2 * 0.1 / 4.75)
+    # Between the readings around each edge the counter rose 100 J; the half and three quarters of
+    # it may be on either side.
+    assert found.error_rel == pytest.approx(0.05 + (50 + 75) / 475 + 2 * 0.1 / 4.75)
 
 
 def test_trapezoid_is_exact_for_a_ramp_and_its_edges() -> None:
@@ -61,7 +63,11 @@ def test_declared_and_assumed_power_are_constants_times_the_window() -> None:
     ("samples", "meter", "reason"),
     [
         (ramp(0.0, 10.0, 12), POLLED, "power_too_few_updates"),
-        (power(np.linspace(0, 10, 101), np.full(101, 50.0)), POLLED, "power_too_few_updates"),
+        (
+            power(np.linspace(0, 10, 101), np.full(101, 50.0)),
+            replace(POLLED, period_known=False),
+            "power_too_few_updates",
+        ),
         (
             power(np.r_[np.linspace(0, 5, 60), 9.5, 10.0], np.arange(62.0)),
             POLLED,
@@ -101,6 +107,95 @@ def test_a_bound_is_unknown_where_the_sensor_class_is() -> None:
     assert found.error_rel is None
 
 
+def test_steady_device_repeats_its_watts_and_is_accepted() -> None:
+    steady = power(np.linspace(0, 10, 101), np.full(101, 50.0))
+    found = window_energy(steady, POLLED, 0.5, 9.5)
+    assert (found.energy_j, found.updates) == (pytest.approx(450.0), 90)
+
+
+def test_readings_that_are_fewer_than_updates_count_themselves() -> None:
+    thin = power(np.linspace(0, 10, 12), np.full(12, 50.0))
+    assert window_energy(thin, POLLED, 0.0, 10.0).reason == "power_too_few_updates"
+
+
+def bursts(gap_s: float) -> PowerSamples:
+    """Five bursts of readings of 100 W, one every 20 ms, over 10 s with gaps between them."""
+    starts = np.arange(5) * 2.0
+    burst = np.arange(0.0, 2.0 - gap_s, 0.02)
+    time = np.append((starts[:, None] + burst).ravel(), 10.0)
+    return power(time, np.full(len(time), 100.0))
+
+
+def test_gaps_sum_over_the_window() -> None:
+    # The largest of them is 18 % of the window, all of them 90 %.
+    found = window_energy(bursts(1.8), replace(POLLED, update_period_s=0.02), 0.0, 10.0)
+    assert (found.energy_j, found.reason) == (None, "power_gaps")
+    assert found.gap_s == pytest.approx(9.0, abs=0.2)
+    assert found.largest_gap_s < 0.2 * 10.0
+
+
+def test_bound_holds_what_a_gap_may_hide() -> None:
+    meter = replace(POLLED, update_period_s=0.02, averaging_s=None, cap_w=300.0)
+    found = window_energy(bursts(0.3), meter, 0.0, 10.0)
+    assert found.energy_j == pytest.approx(1000.0)
+    assert found.gap_s == pytest.approx(1.6, abs=0.2)
+    assert found.error_rel == pytest.approx(0.05 + found.gap_s * (300 - 100) / 1000)
+    unlimited = window_energy(bursts(0.3), replace(meter, cap_w=None), 0.0, 10.0)
+    assert unlimited.energy_j == pytest.approx(1000.0)
+    assert unlimited.error_rel is None
+
+
+def test_gap_is_three_of_the_slower_of_sensor_and_reader() -> None:
+    time = np.arange(0.0, 10.01, 0.25)
+    slow = power(time, np.full(len(time), 100.0))
+    assert window_energy(slow, POLLED, 0.0, 10.0).gap_s == 0.0
+    asked = replace(POLLED, reading_period_s=0.05)
+    assert window_energy(slow, asked, 0.0, 10.0).gap_s == 0.0
+    starved = replace(POLLED, update_period_s=0.02, reading_period_s=0.05)
+    assert window_energy(slow, starved, 0.0, 10.0).reason == "power_gaps"
+
+
+@pytest.mark.parametrize(
+    ("moves_until_s", "reason"), [(0.0, "counter_stuck"), (6.0, "counter_stuck"), (9.0, "")]
+)
+def test_counter_that_stands_still_is_no_energy(moves_until_s: float, reason: str) -> None:
+    time = np.arange(0.0, 10.01, 0.05)
+    joules = 100.0 * np.minimum(np.floor(time * 10) / 10, moves_until_s)
+    samples = PowerSamples(time, joules, np.full(len(time), 300.0))
+    assert window_energy(samples, COUNTER, 0.0, 10.0).reason == reason
+
+
+def test_counter_of_unknown_period_counts_its_own_changes() -> None:
+    time = np.arange(0.0, 10.01, 0.05)
+    seldom = PowerSamples(time, np.floor(time), np.full(len(time), np.nan))
+    unknown = replace(COUNTER, update_period_s=0.6, period_known=False)
+    assert window_energy(seldom, unknown, 0.0, 10.0).reason == "counter_too_coarse"
+    constant = replace(COUNTER, update_period_s=0.0)
+    flat = PowerSamples(time, np.full(len(time), 7.0), np.full(len(time), np.nan))
+    assert window_energy(flat, constant, 0.0, 10.0).reason == "counter_stuck"
+    assert window_energy(seldom, constant, 0.0, 10.0).reason == "counter_too_coarse"
+
+
+def test_bound_holds_the_gap_between_the_readings_at_an_edge() -> None:
+    # 50 W before the window, 500 W inside; the reading before it is 6 s old, the next 1 s late.
+    time = np.concatenate(([-6.0], np.arange(1.0, 36.0, 0.1)))
+    joules = np.concatenate(([0.0], 300.0 + 500.0 * time[1:]))
+    samples = PowerSamples(time, joules, np.full(len(time), np.nan))
+    true_j = 500.0 * 30.0
+    found = window_energy(samples, COUNTER, 0.0, 30.0)
+    assert found.energy_j is not None
+    assert found.error_rel is not None
+    assert abs(found.energy_j - true_j) / found.energy_j < found.error_rel - 0.05
+    assert found.energy_j != pytest.approx(true_j, rel=0.01)
+
+
+def test_edges_that_were_not_read_for_a_fifth_of_the_window_are_refused() -> None:
+    time = np.concatenate(([-60.0], np.arange(6.0, 36.0, 0.1)))
+    samples = PowerSamples(time, 100.0 * (time + 60), np.full(len(time), np.nan))
+    assert window_energy(samples, COUNTER, 0.0, 25.0).reason == "power_gaps"
+    assert window_energy(samples, COUNTER, 0.0, 35.0).gap_s == pytest.approx(6.0)
+
+
 def idle(watts: float, seconds: float = 31.0) -> PowerSamples:
     time = np.linspace(0, seconds, 400)
     return PowerSamples(time, watts * time, np.full(400, np.nan))
@@ -114,6 +209,21 @@ def test_idle_needs_30_s_on_both_sides_and_a_drift_is_a_range() -> None:
     assert (drifted.low_w, drifted.high_w) == (pytest.approx(50), pytest.approx(60))
     assert idle_power(idle(50, 29.0), idle(50), COUNTER).reason == "idle_too_short"
     assert idle_power(None, idle(50), COUNTER).reason == "idle_missing"
+
+
+def test_idle_by_a_counter_needs_its_updates() -> None:
+    time = np.linspace(0, 31, 400)
+    once = PowerSamples(time, np.where(time < 15, 0.0, 40.0), np.full(400, np.nan))
+    never = PowerSamples(time, np.full(400, 9.0), np.full(400, np.nan))
+    assert idle_power(once, once, COUNTER).reason == "counter_stuck"
+    assert idle_power(never, never, COUNTER).reason == "counter_stuck"
+    slow = replace(COUNTER, update_period_s=2.0)
+    assert idle_power(idle(50), idle(50), slow).reason == "idle_too_short"
+
+
+def test_note_of_a_range_is_there_where_the_ends_differ() -> None:
+    assert idle_power(idle(50), idle(51), COUNTER).note == ""
+    assert "50 W to 60 W" in idle_power(idle(50), idle(60), COUNTER).note
 
 
 def test_net_is_a_range_and_never_negative() -> None:

@@ -308,3 +308,46 @@ def test_smollm2_answers_paris_token_by_token(precision):
         backend.submit(Step(len(answer), (), (decode,)))
         answer += backend.wait().sampled.tolist()
     assert tokenizer.decode(answer, skip_special=True) == "The capital of France is Paris."
+
+
+def test_probe_without_memory_is_none_and_the_cell_goes_on(monkeypatch):
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def full(*_, **__):
+        raise OutOfMemoryError("tried to allocate 44 GiB")
+
+    backend, _ = load()
+    monkeypatch.setattr(torch, "ones", full)
+    monkeypatch.setattr(torch, "full", full)
+    assert backend.probe_read(1 << 20) is None
+    assert backend.probe_matmul("fp32") is None
+
+
+def test_probes_buffer_is_a_safe_part_of_what_is_free(monkeypatch):
+    backend, _ = load()
+    monkeypatch.setattr("chipmark.backends.torch_device.roofs.free_bytes", lambda _: 1 << 30)
+    assert backend.probe_bytes(1 << 20) == 1 << 20
+    assert backend.probe_bytes(8 << 30) == 1 << 29
+
+
+def test_a_device_is_known_by_uuid_address_and_cache(monkeypatch):
+    found = types.SimpleNamespace(
+        name="NVIDIA H200",
+        uuid="aaaa-bbbb",
+        pci_domain_id=0,
+        pci_bus_id=0x17,
+        pci_device_id=0,
+        L2_cache_size=60 << 20,
+    )
+    module = types.SimpleNamespace(get_device_properties=lambda _: found)
+    monkeypatch.setattr(devices, "_module", lambda _: module)
+    assert devices.hardware(types.SimpleNamespace(type="cuda")) == {
+        "name": "NVIDIA H200",
+        "uuid": "aaaa-bbbb",
+        "pci": "00000000:17:00.0",
+        "l2_cache_bytes": 60 << 20,
+    }
+    found.__dict__.clear()
+    assert devices.hardware(types.SimpleNamespace(type="cuda")) == {}
+    assert devices.hardware(torch.device("cpu")) == {}

@@ -10,13 +10,14 @@ from typing import Any
 
 import psutil
 
-_HARMLESS = 0x1 | 0x2 | 0x100
-"""NVML clock event reasons that are no throttling: idle, application clocks, display clocks."""
+from chipmark.chips.nvml import SLOWDOWN, Card, cards, open_nvml
+from chipmark.errors import MissingBackendError
 
 
 @dataclass(frozen=True, slots=True)
 class CardState:
-    """A card by NVML. others: processes on it. throttle: reasons other than idle, as a mask."""
+    """A card by NVML. others: processes on it. throttle: NVML's bits of thermal and
+    hardware slowdown; a power limit is a setting and not one."""
 
     index: int
     sm_clock_mhz: int | None
@@ -83,35 +84,25 @@ def _cards() -> tuple[CardState, ...]:
     if not Path("/dev/nvidiactl").exists():
         return ()
     try:
-        import pynvml
-    except ModuleNotFoundError:
+        return card_states(open_nvml())
+    except MissingBackendError:
         return ()
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return ()
-    try:
-        return tuple(_card(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount()))
-    finally:
-        pynvml.nvmlShutdown()
 
 
-def _card(nvml: Any, index: int) -> CardState:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+def card_states(nvml: Any) -> tuple[CardState, ...]:
+    """Every card of an open NVML."""
+    return tuple(_card(card, index) for index, card in enumerate(cards(nvml)))
 
-    def ask(function: str, *arguments: Any) -> Any:
-        try:
-            return getattr(nvml, function)(handle, *arguments)
-        except nvml.NVMLError:
-            return None
 
-    running = ask("nvmlDeviceGetComputeRunningProcesses") or ()
-    reasons = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+def _card(card: Card, index: int) -> CardState:
+    running = card.ask("nvmlDeviceGetComputeRunningProcesses") or ()
+    reasons = card.reason_mask()
+    sensor = getattr(card.nvml, "NVML_TEMPERATURE_GPU", 0)
     own = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
     return CardState(
         index=index,
-        sm_clock_mhz=ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
-        temperature_c=ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-        throttle=None if reasons is None else int(reasons) & ~_HARMLESS,
+        sm_clock_mhz=card.clock_mhz(),
+        temperature_c=card.ask("nvmlDeviceGetTemperature", sensor),
+        throttle=None if reasons is None else reasons & SLOWDOWN,
         others=tuple(sorted(int(p.pid) for p in running if int(p.pid) not in own)),
     )

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from pathlib import Path
 
+from chipmark.backends.cgroup import ROOT, cpu_quota, memory_left
 
-def physical_cores() -> int:
-    """Cores that this process may run on, hardware threads of one core counted once."""
+
+def physical_cores(root: Path = ROOT) -> int:
+    """Threads that can compute all the time: cores of the affinity mask, hardware threads of one
+    core counted once, and no more than the control group's quota pays for.
+
+    The quota is rounded down (at least 1): with 2 threads under 1.5 CPUs the kernel stops both for
+    a quarter of every period, and each product waits for the one that was stopped.
+    """
+    cores = _cores_in_mask(root)
+    quota = cpu_quota(root)
+    return cores if quota is None else max(1, min(cores, math.floor(quota)))
+
+
+def _cores_in_mask(root: Path) -> int:
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     if cpus is None:
         return os.cpu_count() or 1
     cores = set()
     for cpu in cpus:
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
         try:
             cores.add(topology.read_text(encoding="ascii").strip())
         except OSError:
@@ -23,7 +37,7 @@ def physical_cores() -> int:
 
 
 def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
-    """The kernel's MemAvailable in bytes, within the control group's limit; None elsewhere."""
+    """The kernel's MemAvailable in bytes, within the control groups' limits; None elsewhere."""
     try:
         lines = Path(meminfo).read_text(encoding="ascii").splitlines()
     except OSError:
@@ -32,18 +46,8 @@ def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
     if "MemAvailable" not in fields:
         return None
     available = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = _cgroup("memory.max"), _cgroup("memory.current")
-    if limit is not None and used is not None:
-        available = min(available, max(0, limit - used))
-    return available
-
-
-def _cgroup(field: str) -> int | None:
-    try:
-        text = (Path("/sys/fs/cgroup") / field).read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+    left = memory_left()
+    return available if left is None else min(available, left)
 
 
 def return_free_memory() -> bool:

@@ -11,6 +11,7 @@ from chipmark.cell.environment import recorded_environment
 from chipmark.cell.folder import KEY
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.provenance import source_commit
+from chipmark.cell.unit_notes import meter_notes, unit_notes
 from chipmark.cell.workloads import workload_id
 from chipmark.chips.contract import ChipIdentity
 from chipmark.engine.plan import CACHE_POLICY
@@ -110,6 +111,9 @@ def _notes(cell: MeasuredCell, chip: ChipIdentity) -> list[Note]:
     notes += cell.notes
     if not chip.verified:
         notes.append(Note(code="unverified_chip", text=f"{chip.name}: {'; '.join(chip.evidence)}"))
+    notes += unit_notes(chip)
+    if cell.inputs.meter is not None:
+        notes += meter_notes(cell.inputs.meter.info)
     if cell.inputs.model.source_kind == "synthetic":
         notes.append(Note(code="weights_synthetic", text="seeded weights of the model's shape"))
     if kept := _quantised(cell).get("quantised", {}).get("kept_matrices"):

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from glob import glob
-from importlib import import_module
 from typing import Any
 
 from chipmark.backends.triton_cuda.devices import LEAST_CAPABILITY
 from chipmark.cell.provider_scan import scan
 from chipmark.chips.catalogue import catalogue
 from chipmark.chips.detect import vendor_trace
-from chipmark.chips.identify import nvml_handle
-from chipmark.errors import UsageError
+from chipmark.chips.nvml import candidates as candidates_of
+from chipmark.chips.nvml import initialised, open_nvml
+from chipmark.errors import ChipmarkError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +61,22 @@ def candidates(has_module: Callable[[str], bool] | None = None) -> list[Candidat
 
 
 def too_old(nvml: Any = None) -> tuple[str, str]:
-    """Why NVIDIA's first card is too old for our kernels, and what measures it instead; ("", "")
-    where it is not, or where nothing tells its capability."""
+    """Why NVIDIA's cards are too old for our kernels, and what measures them instead; ("", "")
+    where the first card that CUDA may take is not, or where nothing tells its capability."""
     if nvml is None and not _has_module("pynvml"):
         return "", ""
-    nvml = nvml or import_module("pynvml")
     try:
-        nvml.nvmlInit()
-        handle = nvml_handle(nvml, 0, os.environ)
-        major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    except (nvml.NVMLError, UsageError):
+        bindings = open_nvml() if nvml is None else initialised(nvml)
+        cards = candidates_of(bindings, "cuda")
+    except ChipmarkError:
         return "", ""
-    if (major, minor) >= LEAST_CAPABILITY:
+    # Where CUDA's order is open, its first card is the fastest.
+    known = [card.ask("nvmlDeviceGetCudaComputeCapability") for card in cards]
+    found = max((tuple(pair) for pair in known if pair), default=LEAST_CAPABILITY)
+    if found >= LEAST_CAPABILITY:
         return "", ""
     least = ".".join(map(str, LEAST_CAPABILITY))
-    text = f"compute capability {major}.{minor}; the kernels need {least} or newer"
+    text = f"compute capability {found[0]}.{found[1]}; the kernels need {least} or newer"
     return text, "torch:cuda measures this card without them"
 
 

@@ -26,6 +26,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from chipmark.backends.probe_size import is_out_of_memory
 from chipmark.backends.sim.backend import virtual_clock
 from chipmark.cell.provenance import installed_packages
 from chipmark.cell.spec import ChildSpec, RunCommand, parse
@@ -51,7 +52,8 @@ class ParityCommand:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProbeCommand:
-    """Measure the roofs: a read of `read_bytes`, a matrix product in `precision`."""
+    """Measure the roofs: a read of `read_bytes` (0: not asked for), a matrix product in
+    `precision`."""
 
     read_bytes: int
     precision: str
@@ -131,14 +133,19 @@ class Child:
     def _probe(self, arguments: str) -> dict[str, Any]:
         command = parse(ProbeCommand, arguments, "probe command")
         self._peak_rss_bytes = self.peak_rss_bytes()
+        backend = self.backend
         start_s = time.perf_counter()
-        read = self.backend.probe_read(command.read_bytes)
-        matmul = self.backend.probe_matmul(command.precision)
+        size: int | None = command.read_bytes
+        if size and hasattr(backend, "probe_bytes"):
+            size = backend.probe_bytes(size)
+        read = roof_of(lambda: backend.probe_read(size)) if size else None
+        matmul = roof_of(lambda: backend.probe_matmul(command.precision))
         end_s = time.perf_counter()
         forget_peak_rss()  # the probe's own buffer is no part of what the backend needs
         return {
-            "read": None if read is None else float(read),
-            "matmul": None if matmul is None else float(matmul),
+            "read": read,
+            "read_bytes": size or 0,
+            "matmul": matmul,
             "start_s": start_s,
             "end_s": end_s,
         }
@@ -227,6 +234,18 @@ class Child:
         if self._caps is None:
             raise UsageError("the child was asked to work before it had loaded")
         return self._caps
+
+
+def roof_of(probe: Callable[[], float | None]) -> float | None:
+    """A probe's rate; None where the backend has none, or lacks the memory to measure it."""
+    try:
+        rate = probe()
+    except Exception as error:  # every backend has its own class for a lack of memory
+        if not is_out_of_memory(error):
+            raise
+        sys.stderr.write(f"a probe ran out of memory: {error}\n")
+        return None
+    return None if rate is None else float(rate)
 
 
 def loaded_to_dict(loaded: Loaded) -> dict[str, Any]:

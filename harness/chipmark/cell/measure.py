@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +22,12 @@ from chipmark.cell.parity import (
     reference,
 )
 from chipmark.cell.room import Room
+from chipmark.cell.settle import PickMeter, settle
 from chipmark.cell.spec import ChildSpec
 from chipmark.cell.suite import CellPlan
 from chipmark.cell.workloads import ModelInUse, sim_load
 from chipmark.chips.contract import ChipIdentity
+from chipmark.chips.throttle import throttle_notes, watch_for
 from chipmark.errors import ChipmarkError, DoesNotFitError
 from chipmark.meters.contract import Meter
 from chipmark.meters.replay import save_samples
@@ -34,13 +36,12 @@ from chipmark.results.manifest import (
     ModelId,
     Note,
     ParityResult,
-    Probes,
     Slo,
     SweepPoint,
     Timing,
 )
 from chipmark.workload.trace import Trace, save_trace
-from chipmark_models.precision import precision_class, product_type, rounding_of
+from chipmark_models.precision import precision_class, rounding_of
 
 IDLE_S = 31.0
 """Idle with the model loaded, before and after: the definition asks for 30 s."""
@@ -58,7 +59,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class CellInputs:
-    """Everything that is known of a cell before its child starts."""
+    """Everything that is known of a cell before its child starts.
+
+    chip, meter: settled once the child has reported which card it computes on. pick_meter: the
+    meter of a chip, for a card that only then is known.
+    """
 
     plan: CellPlan
     trace: Trace
@@ -74,8 +79,8 @@ class CellInputs:
     python: str = ""
     max_chunk: int = 256
     limits: Limits = field(default_factory=Limits)
-    llc_bytes: int | None = None
     notes: tuple[Note, ...] = ()
+    pick_meter: PickMeter = lambda _: (None, ())
 
 
 class MeasuredCell:
@@ -97,6 +102,7 @@ class MeasuredCell:
         self.notes: list[Note] = list(inputs.notes)
         self.peak_rss_bytes = 0
         self.check_s = self.repeat_s = 0.0
+        self.throttle: tuple[str, ...] | None = None
         self._capture = capture_turn(inputs.trace)
         save_trace(inputs.trace, folder / "trace.npz")
 
@@ -161,6 +167,12 @@ class MeasuredCell:
                 self.start()
         self._seen(self.loaded)
         self._child().park()
+        inputs = self.inputs
+        found = settle(
+            inputs.plan.backend, inputs.chip, inputs.meter, self.loaded, inputs.pick_meter
+        )
+        self.inputs = replace(inputs, chip=found.chip, meter=found.meter)
+        self.notes += found.notes
 
     def check_parity(self) -> None:
         """Run the parity trace through the timed path and compare with the oracle."""
@@ -245,10 +257,15 @@ class MeasuredCell:
         child, inputs, began = self._child(), self.inputs, time.monotonic()
         target = self.folder / f"repeat-{index}"
         target.mkdir()
-        read_bytes = self._read_bytes()
-        told = str(self.loaded["precision"].get("activation", inputs.plan.precision))
-        matmul = product_type(told)
-        before = roofs.probe(child, read_bytes, matmul)
+        plan = roofs.roof_plan(
+            inputs.chip,
+            self.loaded,
+            inputs.trace,
+            inputs.plan.precision,
+            self.concurrency,
+            inputs.threads,
+        )
+        before = roofs.probe(child, plan)
         captured = self.folder / "captured.npz"
         # With sampled feedback the contexts are not the trace's, so there is nothing to compare.
         last = index == inputs.repeats - 1 and inputs.feedback == "forced"
@@ -260,29 +277,37 @@ class MeasuredCell:
                 "captured": str(captured),
             }
         timed = self.timed_run(arguments, target / "power.npz")
+        timed = timed.model_copy(update={"throttle": self.throttle})
         (target / "timing.json").write_text(timed.model_dump_json(indent=1), encoding="utf-8")
-        after = roofs.probe(child, read_bytes, matmul)
+        if not self.simulated:
+            seen = throttle_notes(self.throttle, inputs.chip.name)
+            self.notes += [Note(code=code, text=text) for code, text in seen]
+        after = roofs.probe(child, plan)
         child.park()
-        llc = None if self.simulated else inputs.llc_bytes
-        probes: Probes = roofs.bracket(read_bytes, before, after, llc)
+        probes = roofs.bracket(plan, before, after)
+        self.notes += roofs.size_notes(probes)
         (target / "probes.json").write_text(probes.model_dump_json(indent=1), encoding="utf-8")
         self.repeats_done = index + 1
         self.repeat_s = max(self.repeat_s, time.monotonic() - began)
 
     def timed_run(self, arguments: dict[str, Any], power: Path) -> Timing:
-        """One `run` of the child with the meter beside it, by this process's clock; the meter's
-        samples go to `power`."""
+        """One `run` of the child with meter and throttle watch running, by this process's clock;
+        the meter's samples go to `power`, the throttle reasons seen to `throttle`."""
         limits = self.inputs.limits
         meter = None if self.simulated else self.inputs.meter
         if self.simulated:
             arguments = arguments | {"power": str(power)}
+        watch = watch_for(self.inputs.chip)
         if meter is not None:
             meter.start()
+        if watch is not None:
+            watch.start()
         try:
             answer, timed = timing.timed_run(
                 self._child(), limits.run_s + limits.grace_s, arguments
             )
         finally:
+            self.throttle = watch.stop() if watch is not None else None
             samples = meter.stop() if meter is not None else None
         if samples is not None:
             save_samples(power, samples)
@@ -391,19 +416,6 @@ class MeasuredCell:
             wanted,
             self.folder / f"oracle-{name}",
             rounded=rounded,
-        )
-
-    def _read_bytes(self) -> int:
-        turns = [turn for _, turn in self.inputs.trace.walk()]
-        mean = sum(turn.prompt_tokens for turn in turns) // max(1, len(turns))
-        caps = self.loaded["caps"]
-        slots = caps["n_slots"] * caps["max_context"]
-        kv_tokens = slots if caps["kv"] == "slots" else caps["n_pages"] * caps["page_tokens"]
-        return roofs.working_set_bytes(
-            int(self.loaded["weight_bytes"]),
-            int(self.loaded["kv_bytes"]),
-            kv_tokens,
-            mean * self.concurrency,
         )
 
 

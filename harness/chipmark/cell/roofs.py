@@ -1,14 +1,67 @@
-"""The probes of the machine's roofs that bracket each repeat."""
+"""The probes of the machine's roofs that bracket each repeat.
+
+The read roof of the host's memory is probed by the harness itself, in a process of its own, while
+the backend's child is parked; another device's by the backend on it. The matrix roof is always the
+backend's, since it alone knows the types that are multiplied.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from chipmark.cell.host_probe import host_read_roof
 from chipmark.cell.parent import ChildProcess
-from chipmark.results.manifest import Probes
+from chipmark.chips.contract import ChipIdentity
+from chipmark.results.manifest import Note, Probes
+from chipmark.workload.trace import Trace
+from chipmark_models.precision import product_type
 
 PROBE_LIMIT_S = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class RoofPlan:
+    """How the roofs of a cell are probed.
+
+    wanted_bytes: working set of a decode launch. by: who reads. threads: of the harness's own
+    probe, 0 for all cores. llc_bytes: last-level cache of the device itself, None if unknown.
+    """
+
+    wanted_bytes: int
+    precision: str
+    by: Literal["backend", "harness"]
+    threads: int
+    llc_bytes: int | None
+
+
+def roof_plan(
+    chip: ChipIdentity,
+    loaded: Mapping[str, Any],
+    trace: Trace,
+    precision: str,
+    concurrency: int,
+    threads: int,
+) -> RoofPlan:
+    """The plan of a loaded cell; `loaded` is the child's answer, `precision` what was asked for."""
+    turns = [turn for _, turn in trace.walk()]
+    mean = sum(turn.prompt_tokens for turn in turns) // max(1, len(turns))
+    caps = loaded["caps"]
+    slots = caps["n_slots"] * caps["max_context"]
+    wanted = working_set_bytes(
+        int(loaded["weight_bytes"]),
+        int(loaded["kv_bytes"]),
+        slots if caps["kv"] == "slots" else caps["n_pages"] * caps["page_tokens"],
+        mean * concurrency,
+    )
+    return RoofPlan(
+        wanted_bytes=wanted,
+        precision=product_type(str(loaded["precision"].get("activation", precision))),
+        by="harness" if chip.on_host else "backend",
+        threads=threads,
+        llc_bytes=device_cache(chip, loaded["describe"]),
+    )
 
 
 def working_set_bytes(weight_bytes: int, kv_bytes: int, kv_tokens: int, live_tokens: int) -> int:
@@ -18,22 +71,52 @@ def working_set_bytes(weight_bytes: int, kv_bytes: int, kv_tokens: int, live_tok
     return weight_bytes + kv_bytes * min(live_tokens, kv_tokens) // kv_tokens
 
 
-def probe(child: ChildProcess, read_bytes: int, precision: str) -> dict[str, Any]:
-    """Read bandwidth (`read`, bytes/s) and matrix rate (`matmul`, FLOP/s) now."""
-    return child.ask("probe", PROBE_LIMIT_S, read_bytes=read_bytes, precision=precision)
+def device_cache(chip: ChipIdentity, described: Mapping[str, Any]) -> int | None:
+    """Last-level cache of the device itself: of a CPU over the clusters in the affinity mask, of
+    another device as the loaded process says; None where neither tells."""
+    if chip.on_host:
+        found = chip.context.get("llc_bytes")
+    else:
+        hardware = described.get("hardware")
+        found = hardware.get("l2_cache_bytes") if isinstance(hardware, Mapping) else None
+    return found if isinstance(found, int) and found > 0 else None
 
 
-def bracket(
-    read_bytes: int, before: Mapping[str, Any], after: Mapping[str, Any], llc_bytes: int | None
-) -> Probes:
-    """The two probes around a repeat."""
+def probe(child: ChildProcess, plan: RoofPlan) -> dict[str, Any]:
+    """Read bandwidth (`read`, bytes/s, at `read_bytes`) and matrix rate (`matmul`, FLOP/s) now;
+    None for a roof that could not be measured."""
+    asked = plan.wanted_bytes if plan.by == "backend" else 0
+    answer = child.ask("probe", PROBE_LIMIT_S, read_bytes=asked, precision=plan.precision)
+    if plan.by == "harness":
+        # Its threads may still wait awake; parked, they leave the memory to the probe.
+        child.park()
+        read, size = host_read_roof(plan.wanted_bytes, plan.llc_bytes, plan.threads)
+        answer |= {"read": read, "read_bytes": size}
+    return answer
+
+
+def bracket(plan: RoofPlan, before: Mapping[str, Any], after: Mapping[str, Any]) -> Probes:
+    """The two probes around a repeat. `read_bytes` is the smaller of the two."""
+    sizes = [int(answer.get("read_bytes") or plan.wanted_bytes) for answer in (before, after)]
     return Probes(
-        read_bytes=read_bytes,
+        read_bytes=min(sizes),
         read_before=before["read"],
         read_after=after["read"],
         matmul_before=before["matmul"],
         matmul_after=after["matmul"],
-        llc_bytes=llc_bytes,
+        llc_bytes=plan.llc_bytes,
         start_s=before["start_s"],
         end_s=after["end_s"],
+        wanted_bytes=plan.wanted_bytes,
+        by=plan.by,
     )
+
+
+def size_notes(probes: Probes) -> list[Note]:
+    """The note of a roof that was probed at less than the launches' working set."""
+    wanted = probes.wanted_bytes
+    if wanted is None or probes.read_bytes >= wanted or probes.read_before is None:
+        return []
+    text = f"probed at {probes.read_bytes / 1e9:.3g} GB, the most that was safely free; "
+    text += f"launches read {wanted / 1e9:.3g} GB"
+    return [Note(code="probe_size", text=text)]

@@ -12,6 +12,7 @@ from chipmark.cell.assemble import assemble
 from chipmark.cell.folder import Held, cell_key, check_output, held, scratch
 from chipmark.cell.measure import CellInputs, Limits, MeasuredCell
 from chipmark.cell.more_repeats import add_repeats
+from chipmark.cell.settle import is_open
 from chipmark.cell.suite import CellPlan, Suite, groups, order_of
 from chipmark.cell.sweep import sweep
 from chipmark.cell.workloads import (
@@ -23,9 +24,8 @@ from chipmark.cell.workloads import (
     sim_model,
     trace_of,
 )
-from chipmark.chips.catalogue import catalogue
+from chipmark.chips.catalogue import catalogue, catalogue_name
 from chipmark.chips.contract import ChipIdentity
-from chipmark.chips.cpu import read_cpu
 from chipmark.chips.detect import chip_of
 from chipmark.chips.nameplate import nameplate, unit_nameplate_w
 from chipmark.engine.lanes import check_closed_loop
@@ -101,7 +101,6 @@ class RunReport:
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     inputs: CellInputs
-    chip: ChipIdentity
     key: str
 
 
@@ -155,11 +154,7 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
 def _write(
     cell: MeasuredCell, item: _Prepared, out: Path, options: RunOptions, before: Held
 ) -> Path:
-    chip = item.chip
-    if cell.loaded and not chip.verified and chip.vendor != "NVIDIA":
-        # Such a chip has no name before its backend has said one.
-        chip = chip_of(item.inputs.plan.backend, str(cell.loaded["device"]))
-    manifest = assemble(cell, chip, item.key, options.kept())
+    manifest = assemble(cell, cell.inputs.chip, item.key, options.kept())
     text = manifest.model_dump_json(by_alias=True, indent=1)
     (cell.folder / "cell.json").write_text(text, encoding="utf-8")
     path = write_record(out, cell.folder)
@@ -240,7 +235,6 @@ class _Preparation:
         self._refs: dict[str, WeightRef] = {}
         self._models: dict[tuple[str, str, bool], ModelInUse] = {}
         self._traces: dict[tuple[object, ...], Trace] = {}
-        self._llc = read_cpu().llc_bytes
 
     def cell(self, plan: CellPlan, repeats: int) -> _Prepared:
         """Everything a cell needs before its child starts."""
@@ -254,10 +248,15 @@ class _Preparation:
         chip = chip_of(plan.backend)
         notes: list[Note] = []
         meter: Meter | None = ReplayMeter(sim_info(device))
+
+        def pick(chip: ChipIdentity) -> tuple[Meter | None, tuple[str, ...]]:
+            return pick_meter(meter_request(chip, device, options.power_w))
+
         if not simulated:
-            meter, remarks = pick_meter(meter_request(chip, device, options.power_w))
+            # A card that is not known yet is metered as soon as the loaded process tells it.
+            meter, remarks = (None, ()) if is_open(chip) else pick(chip)
             notes += [Note(code="meter", text=text) for text in remarks]
-        entry = catalogue().cpus.get(chip.name)
+        entry = catalogue().cpus.get(catalogue_name(chip.name))
         if entry is not None and entry.assumed:
             notes.append(Note(code="chip_by_assumption", text="; ".join(chip.evidence)))
         key = cell_key(
@@ -289,10 +288,10 @@ class _Preparation:
             python=options.python,
             max_chunk=options.max_chunk,
             limits=options.limits,
-            llc_bytes=self._llc,
             notes=tuple(notes),
+            pick_meter=pick,
         )
-        return _Prepared(inputs, chip, key)
+        return _Prepared(inputs, key)
 
     def trace(self, plan: CellPlan) -> Trace:
         """The trace of a cell, for which weights are looked at but not prepared."""
@@ -330,5 +329,11 @@ def meter_request(chip: ChipIdentity, device: str, power_w: float | None) -> Met
         covers = f"{chip.used} vCPUs" if chip.unit == "cpu-share" else f"{chip.used} packages"
         assumed = AssumedPower(plate.power_w, scope, covers, plate.method)
     return MeterRequest(
-        chip.vendor, chip.unit, device, power_w, assumed, nameplate_w=unit_nameplate_w(chip)
+        chip.vendor,
+        chip.unit,
+        device,
+        power_w,
+        assumed,
+        nameplate_w=unit_nameplate_w(chip),
+        key=chip.key,
     )

@@ -66,11 +66,17 @@ class CpuEntry:
 
 @dataclass(frozen=True, slots=True)
 class VendorEntry:
-    """How a vendor's devices are found: device part of a backend's name, PCI id, files, tool."""
+    """How a vendor's devices are found: device part of a backend's name, PCI ids, files, tool.
+
+    pci_classes: beginnings of the PCI class of its accelerators. pci_other: its devices of such a
+    class that are none (a server's management controller shows a display adapter).
+    """
 
     name: str
     devices: tuple[str, ...]
     pci_vendor: str
+    pci_classes: tuple[str, ...]
+    pci_other: tuple[str, ...]
     dev: tuple[str, ...]
     proc: tuple[str, ...]
     tool: str
@@ -85,8 +91,10 @@ class Catalogue:
     vendors: Mapping[str, VendorEntry]
 
     def entry(self, name: str) -> ChipEntry | CpuEntry:
-        """A chip or a CPU by name; UnknownNameError with the nearest names."""
-        found = self.chips.get(name) or self.cpus.get(name)
+        """A chip or a CPU by name, a power limit behind it left aside; UnknownNameError with the
+        nearest names."""
+        plain = catalogue_name(name)
+        found = self.chips.get(plain) or self.cpus.get(plain)
         if found is None:
             raise UnknownNameError("chip", name, [*self.chips, *self.cpus])
         return found
@@ -98,10 +106,13 @@ class Catalogue:
                 return entry
         return None
 
-    def cpu_for(self, vendor_id: str, family: int, model: int, model_name: str) -> CpuEntry | None:
-        """The CPU of these lines of /proc/cpuinfo: by product name, else by family and model."""
+    def cpu_for(
+        self, maker: str, vendor_id: str, family: int, model: int, model_name: str
+    ) -> CpuEntry | None:
+        """The CPU of these lines of /proc/cpuinfo: by maker and product name, else by family and
+        model. A product's name alone is not enough: two makers may use one number."""
         for entry in self.cpus.values():
-            if any(re.search(p, model_name) for p in entry.match):
+            if entry.vendor == maker and any(re.search(p, model_name) for p in entry.match):
                 return entry
         for entry in self.cpus.values():
             if entry.cpuid and entry.cpuid[:2] == (vendor_id, family):
@@ -109,6 +120,12 @@ class Catalogue:
                 if first <= model <= last:
                     return entry
         return None
+
+
+def catalogue_name(chip_name: str) -> str:
+    """The catalogue's part of a chip's name: `nvidia-h200-sxm (400 W of 700 W)` without the power
+    limit, by which the catalogue and a price book know it."""
+    return chip_name.partition(" (")[0]
 
 
 @cache
@@ -164,8 +181,9 @@ def _cpu(path: Path, item: dict[str, Any]) -> CpuEntry:
 
 
 def _vendor(path: Path, item: dict[str, Any]) -> VendorEntry:
-    _fields(path, item, {"name", "devices", "pci_vendor", "dev", "proc", "tool"}, set())
-    lists = {key: tuple(item[key]) for key in ("devices", "dev", "proc")}
+    lists_of = ("devices", "pci_classes", "pci_other", "dev", "proc")
+    _fields(path, item, {"name", "pci_vendor", "tool", *lists_of}, set())
+    lists = {key: tuple(item[key]) for key in lists_of}
     return VendorEntry(item["name"], pci_vendor=item["pci_vendor"], tool=item["tool"], **lists)
 
 
@@ -177,7 +195,7 @@ def _fields(path: Path, item: dict[str, Any], required: set[str], optional: set[
             raise BadInputError(path, error.message)
     for key in required:
         if key not in item:
-            raise BadInputError(path, "is lacking", field=f"{label}.{key}")
+            raise BadInputError(path, "is missing", field=f"{label}.{key}")
 
 
 def _quantity(path: Path, item: dict[str, Any], key: str, unit: str) -> Quantity:

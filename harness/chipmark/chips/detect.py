@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chipmark.chips.catalogue import VendorEntry, catalogue
-from chipmark.chips.contract import ChipIdentity
+from chipmark.chips.contract import ChipIdentity, DeviceKey
+from chipmark.chips.identify import nvidia_identity
+from chipmark.chips.nvml import cards, open_nvml
 from chipmark.errors import MissingBackendError, UsageError
 from chipmark.registry import load_plugin, plugins, split_backend
 
@@ -24,11 +26,17 @@ class VendorTrace:
     evidence: tuple[str, ...]
 
 
-def chip_of(backend: str, loaded_device: str = "", root: Path = Path("/")) -> ChipIdentity:
+def chip_of(
+    backend: str,
+    loaded_device: str = "",
+    root: Path = Path("/"),
+    key: DeviceKey | None = None,
+) -> ChipIdentity:
     """The chip that a backend `KIND:DEVICE` runs on.
 
     `loaded_device` is what the backend called it; it is used only where nothing else is known, and
-    the identity then says so. A simulated device is a chip of its own. Raises MissingBackendError
+    the identity then says so. `key` is what the loaded process says of its very card. A simulated
+    device is a chip of its own. Raises MissingBackendError
     where "cuda" is asked for and neither NVML answers nor the PCI bus shows a lookalike.
     """
     kind, device = split_backend(backend)
@@ -47,9 +55,10 @@ def chip_of(backend: str, loaded_device: str = "", root: Path = Path("/")) -> Ch
         for entry in catalogue().vendors.values()
         if entry.name != "NVIDIA" and device.partition(":")[0] in entry.devices
     ]
+    key = key or DeviceKey(name=loaded_device)
     for name in plugins("chipmark.chips"):
         try:
-            found = load_plugin("chipmark.chips", name)(device)
+            found = load_plugin("chipmark.chips", name)(device, key=key)
         except MissingBackendError:
             # No NVIDIA driver behind "cuda": it may be one of the vendors that look like it.
             alike = [entry for entry in vendors if vendor_trace(entry, root).pci_devices]
@@ -94,17 +103,14 @@ def identify_vendor(entry: VendorEntry, loaded_device: str, root: Path = Path("/
 
 
 def vendor_trace(entry: VendorEntry, root: Path = Path("/")) -> VendorTrace:
-    """Look for a vendor's devices: PCI class 03/0b/12 with its id, device nodes, its tool."""
+    """Look for a vendor's devices: PCI devices of its id and of a class that its accelerators have,
+    device nodes, its tool. Only the first proves a chip: nodes and tools have namesakes."""
     pci = 0
-    for device in (root / "sys/bus/pci/devices").glob("*"):
-        try:
-            vendor = (device / "vendor").read_text().strip()
-            kind = (device / "class").read_text().strip()
-        except OSError:
-            continue
-        # 03 display, 0b processor, 12 accelerator: a vendor also makes bridges and NICs.
-        if vendor == f"0x{entry.pci_vendor}" and kind[2:4] in ("03", "0b", "12"):
-            pci += 1
+    for folder in (root / "sys/bus/pci/devices").glob("*"):
+        vendor, kind, device = (_pci_code(folder / name) for name in ("vendor", "class", "device"))
+        # A vendor also makes bridges, network cards and a server's management controller.
+        if vendor == entry.pci_vendor and kind.startswith(entry.pci_classes):
+            pci += device not in entry.pci_other
     nodes = sum(len(glob.glob(str(root / pattern.lstrip("/")))) for pattern in entry.dev)
     files = [p for p in entry.proc if (root / p.lstrip("/")).exists()]
     tool = shutil.which(entry.tool)
@@ -119,20 +125,39 @@ def vendor_trace(entry: VendorEntry, root: Path = Path("/")) -> VendorTrace:
     return VendorTrace(entry.name, pci, nodes, tool, tuple(evidence))
 
 
+def _pci_code(path: Path) -> str:
+    """A code of sysfs without its 0x, "" where the device has just left."""
+    try:
+        return path.read_text().strip().lower().removeprefix("0x")
+    except OSError:
+        return ""
+
+
 def chips_here() -> tuple[list[ChipIdentity], list[str]]:
     """Every chip found on this machine, and why a route found nothing (for `doctor`)."""
     found: list[ChipIdentity] = []
     missing: list[str] = []
-    for backend in ("torch:cpu", "torch:cuda"):
-        try:
-            found.append(chip_of(backend))
-        except (MissingBackendError, UsageError) as error:
-            missing.append(f"{backend.partition(':')[2]}: {error.message}")
+    try:
+        found.append(chip_of("torch:cpu"))
+    except (MissingBackendError, UsageError, OSError) as error:
+        missing.append(f"cpu: {error}")
+    try:
+        shown = [nvidia_identity(card) for card in cards(open_nvml())]
+        found += shown
+        if not shown:
+            missing.append("cuda: the NVIDIA driver answers and shows no card")
+    except MissingBackendError as error:
+        missing.append(f"cuda: {error.message}")
     for entry in catalogue().vendors.values():
         if entry.name in ("NVIDIA", "Intel"):
             continue
         trace = vendor_trace(entry)
-        # AMD's and Hygon's drivers share a device node, so a node alone names nobody.
-        if trace.pci_devices or trace.tool:
+        if trace.pci_devices:
             found.append(identify_vendor(entry, ""))
+        elif trace.tool:
+            # Kunlunxin's and Intel's tools have one name, AMD's and Hygon's one device node.
+            missing.append(
+                f"{entry.name}: {trace.tool} is on the PATH, and no PCI device of vendor "
+                f"{entry.pci_vendor} is here"
+            )
     return found, missing

@@ -257,7 +257,8 @@ class Backend(Protocol):
 
     def probe_read(self, n_bytes: int) -> float | None:
         """Measured read bandwidth of the device at this working-set size, bytes per second; None
-        where the backend has no way to measure it, and then MBU is null (`no_probe`)."""
+        where the backend has no way to measure it, and then MBU is null (`no_probe`). A backend may
+        also have `probe_bytes(wanted) -> int | None`: the size that is safe to ask for now."""
         ...
 
     def probe_matmul(self, precision: str) -> float | None:

@@ -18,7 +18,10 @@ class MeterInfo:
 
     update_period_s: how often the value behind it changes (0 for a constant). averaging_s: the
     window the sensor averages over, None if unknown. error_rel: bound of the sensor class, None
-    if unknown. covers: which units (dies, cards) the reading covers, for people.
+    if unknown. covers: which units (dies, cards) the reading covers, for people. period_known:
+    whether the period was calibrated or is documented; where it is only taken, updates are counted
+    by changes of value. reading_period_s: how often the sensor is asked, None where that is not
+    known. cap_w: the most that the unit can draw for long (its power limit), None if unknown.
     """
 
     name: str
@@ -32,6 +35,9 @@ class MeterInfo:
     verified: bool = True
     """False: written from documents and never run on that hardware ("unverified on hardware")."""
     notes: tuple[str, ...] = field(default=())
+    period_known: bool = True
+    reading_period_s: float | None = None
+    cap_w: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

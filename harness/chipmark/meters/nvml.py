@@ -10,10 +10,9 @@ quarter of the time (arXiv 2312.02741).
 from __future__ import annotations
 
 import math
-import os
-from typing import Any
 
-from chipmark.errors import ChipmarkError
+from chipmark.chips.nvml import Card, find_card, open_nvml
+from chipmark.errors import ChipmarkError, MissingBackendError
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.meters.poll import Reading, Sampler, infer_period
 from chipmark.meters.request import MeterRequest
@@ -24,18 +23,28 @@ _UNVERIFIED = "unverified on hardware: written from NVML's documents and tested 
 
 
 class NvmlMeter:
-    """One card. Sampled four times an update, at most every 10 ms."""
+    """One whole card. Sampled four times an update, at most every 10 ms."""
 
-    def __init__(self, nvml: Any, handle: Any) -> None:
-        self._nvml, self._handle = nvml, handle
-        self._has_counter = self._counter() is not None
-        if not self._has_counter and self._power() is None:
+    def __init__(self, card: Card) -> None:
+        """Raises ChipmarkError for a MIG slice and for a card without any sensor."""
+        part = card.mig_slice()
+        if part is not None:
+            raise ChipmarkError(
+                f"the sensors count the whole card, and a MIG slice is {part.used} of {part.of} "
+                "parts of it",
+                "measure energy on a card that is not split",
+            )
+        self._card = card
+        self._has_counter = card.energy_j() is not None
+        if not self._has_counter and card.power_w() is None:
             raise ChipmarkError(
                 "this card gives neither energy nor power by NVML",
                 "give the board's power with --power-w, or go without energy",
             )
-        found = infer_period(self._read)
+        # Of the value that is integrated: power moves at a rate of its own.
+        found = infer_period(card.energy_j if self._has_counter else card.power_w)
         period = found or _FALLBACK_PERIOD_S
+        reading = max(0.01, period / 4)
         notes = [_UNVERIFIED]
         if found is None:
             notes.append("the update period was not seen at idle and is taken as 0.1 s")
@@ -49,28 +58,28 @@ class NvmlMeter:
             update_period_s=period,
             averaging_s=None,
             error_rel=_ERROR_REL,
-            covers="one card",
+            covers=f"one card, {card.uuid or card.pci or card.name}",
             verified=False,
             notes=tuple(notes),
+            period_known=found is not None,
+            reading_period_s=reading,
+            cap_w=card.power_limits_w()[0],
         )
-        self._sampler = Sampler(self._read, max(0.01, period / 4))
+        self._sampler = Sampler(self._read, reading)
 
     @classmethod
     def for_request(cls, request: MeterRequest) -> NvmlMeter | None:
-        """The meter of an NVIDIA card; None for other chips and where NVML is not installed."""
+        """The meter of an NVIDIA card; None for other chips and where NVML is not here.
+
+        Raises ChipmarkError where the card that computes is not known, is split, or has no sensor.
+        """
         if request.vendor != "NVIDIA":
             return None
         try:
-            import pynvml
-        except ModuleNotFoundError:
+            nvml = open_nvml()
+        except MissingBackendError:
             return None
-        try:
-            pynvml.nvmlInit()
-            return cls(pynvml, _handle(pynvml, request.device))
-        except pynvml.NVMLError as error:
-            raise ChipmarkError(
-                f"NVML does not answer: {error}", "check that nvidia-smi works here"
-            ) from error
+        return cls(find_card(nvml, request.device, request.key))
 
     def start(self) -> None:
         """Begin sampling."""
@@ -81,39 +90,11 @@ class NvmlMeter:
         return self._sampler.stop()
 
     def _read(self) -> Reading | None:
-        energy = self._counter() if self._has_counter else None
-        power = self._power()
+        energy = self._card.energy_j() if self._has_counter else None
+        power = self._card.power_w()
         if energy is None and power is None:
             return None
         return (
             math.nan if energy is None else energy,
             math.nan if power is None else power,
         )
-
-    def _counter(self) -> float | None:
-        try:
-            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000
-        except self._nvml.NVMLError:
-            return None
-
-    def _power(self) -> float | None:
-        field = getattr(self._nvml, "NVML_FI_DEV_POWER_INSTANT", None)
-        try:
-            if field is not None:
-                value = self._nvml.nvmlDeviceGetFieldValues(self._handle, [field])[0]
-                if value.nvmlReturn == 0:
-                    return float(value.value.uiVal) / 1000
-            return float(self._nvml.nvmlDeviceGetPowerUsage(self._handle)) / 1000
-        except self._nvml.NVMLError:
-            return None
-
-
-def _handle(nvml: Any, device: str) -> Any:
-    index = int(device.partition(":")[2] or 0)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
-    if not visible:
-        return nvml.nvmlDeviceGetHandleByIndex(index)
-    name = visible.split(",")[index].strip()
-    if name.isdigit():
-        return nvml.nvmlDeviceGetHandleByIndex(int(name))
-    return nvml.nvmlDeviceGetHandleByUUID(name)

@@ -1,4 +1,4 @@
-"""A sampler thread, and what a series of samples says about the sensor behind it."""
+"""A sampler thread, and how often the value of a sensor changes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -73,61 +72,27 @@ class Sampler:
             self._rows.append((middle, *reading))
 
 
-@dataclass(frozen=True, slots=True)
-class SampleQuality:
-    """n_updates: distinct consecutive values. period_s: median time between updates, None under
-    two. largest_gap_s: between samples, the window's edges included."""
-
-    n_samples: int
-    n_updates: int
-    period_s: float | None
-    largest_gap_s: float
-
-
-def quality(samples: PowerSamples, start_s: float, end_s: float) -> SampleQuality:
-    """What the samples inside a window are worth; of the counter where there is one."""
-    inside = (samples.time_s >= start_s) & (samples.time_s <= end_s)
-    times = samples.time_s[inside]
-    values = samples.energy_j if np.isfinite(samples.energy_j).any() else samples.power_w
-    values = values[inside]
-    edges = np.concatenate(([start_s], times, [end_s]))
-    gap = float(np.diff(edges).max()) if len(edges) > 1 else end_s - start_s
-    changed = np.flatnonzero(np.diff(values) != 0) + 1 if len(values) > 1 else np.zeros(0, int)
-    steps = np.diff(times[changed])
-    return SampleQuality(
-        n_samples=len(times),
-        n_updates=len(changed) + (1 if len(values) else 0),
-        period_s=float(np.median(steps)) if len(steps) else None,
-        largest_gap_s=gap,
-    )
-
-
 def infer_period(
-    read: Callable[[], Reading | None],
+    read: Callable[[], float | None],
     *,
     updates: int = 5,
     limit_s: float = 1.0,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> float | None:
-    """Median seconds between changes of a sensor's value, by reading it every 2 ms.
+    """Median seconds between changes of one value, by reading it every 2 ms.
 
-    None where it changed fewer than two times in `limit_s`: an idle card may hold one value.
+    One value, since a counter and a power of one sensor may move at different rates. None where it
+    changed fewer than two times in `limit_s`: the power of an idle card may hold one value.
     """
     stop_at = clock() + limit_s
-    last: Reading | None = None
+    last: float | None = None
     changes: list[float] = []
     while clock() < stop_at and len(changes) <= updates:
-        reading = read()
-        # A NaN is never equal to itself; compare what the sensor gives.
-        if reading is None:
-            sleep(0.002)
-            continue
-        energy, power = reading
-        comparable = (0.0 if math.isnan(energy) else energy, 0.0 if math.isnan(power) else power)
-        if comparable != last:
+        value = read()
+        if value is not None and value != last:
             if last is not None:
                 changes.append(clock())
-            last = comparable
+            last = value
         sleep(0.002)
     return float(np.median(np.diff(changes))) if len(changes) > 1 else None

@@ -1,4 +1,4 @@
-"""CPU packages by the kernel's powercap counters (RAPL; AMD uses the same files).
+"""Whole CPU packages by the kernel's powercap counters (RAPL; AMD uses the same files).
 
 `energy_uj` counts microjoules, changes about every millisecond and wraps at
 `max_energy_range_uj`. It is readable by root only since CVE-2020-8694.
@@ -50,6 +50,7 @@ class RaplMeter:
             averaging_s=None,
             error_rel=0.05,
             covers=f"{len(domains)} package{'s' if len(domains) > 1 else ''}, memory not included",
+            reading_period_s=_PERIOD_S,
             verified=False,
             notes=(
                 "unverified on hardware: tested by replay",
@@ -62,7 +63,8 @@ class RaplMeter:
     def for_request(cls, request: MeterRequest, folder: Path = _FOLDER) -> RaplMeter | None:
         """The meter of the host's packages; None where the kernel shows none (a virtual machine).
 
-        Raises ChipmarkError, with the command that helps, where the counter may not be read.
+        Raises ChipmarkError, with what helps, for a share of a package, whose energy no counter
+        tells, and where the counter may not be read.
         """
         if request.unit not in ("package", "cpu-share"):
             return None
@@ -76,10 +78,20 @@ class RaplMeter:
                 found.append(entry)
         if not found:
             return None
+        if request.unit != "package":
+            raise ChipmarkError(
+                "RAPL counts whole packages, and this process may use a share of them only",
+                "run on the whole machine without quota, CPU set or affinity, or go without energy",
+            )
         try:
             domains = [Domain(entry) for entry in found]
             for domain in domains:
                 domain.joules()
+        except (FileNotFoundError, ValueError) as error:
+            raise ChipmarkError(
+                f"{folder} shows packages without a counter that can be read ({error})",
+                "declare the power with --power-w, or go without energy",
+            ) from error
         except PermissionError as error:
             raise ChipmarkError(
                 f"{error.filename} is readable by root only",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from chipmark.chips.contract import DeviceKey
 from chipmark.meters.contract import Scope
 
 
@@ -24,7 +25,8 @@ class MeterRequest:
     vendor, unit: of the chip. device: after the colon of the backend's name (`cuda:0`).
     declared_w: the user's figure. nameplate_w: the catalogue's figure of the whole unit, None
     where it has none. assumed: what may be charged where nothing is measured or declared, None
-    where the catalogue does not say.
+    where the catalogue does not say. key: the very card, as the computing process reported it;
+    empty before it has, and then a meter serves only where the device's name leaves one card.
     """
 
     vendor: str
@@ -33,3 +35,4 @@ class MeterRequest:
     declared_w: float | None = None
     assumed: AssumedPower | None = None
     nameplate_w: float | None = None
+    key: DeviceKey = field(default_factory=DeviceKey)

@@ -129,6 +129,8 @@ def derive(raw: RawCell) -> Derived:
     over = [(name, _shares(name, done)) for name in OF_ROOFS if reasons.get(name) == "over_roof"]
     notes += clock_notes(raw, [r.view for r in every])
     notes += remarks(raw.facts, seen, over)
+    if text := energy_of.idle_power(raw.idle_before, raw.idle_after, raw.facts.meter).note:
+        notes.append(("idle_range", text))
     if raw.facts.scenario == "capacity":
         notes += slo_notes([r.view for r in every], raw.facts, raw.trace)
     return Derived(
@@ -334,6 +336,7 @@ def _energy_details(raw: RawCell, done: Sequence[_Repeat]) -> dict[str, Any]:
         "method": known[0].energy.method,
         "error_rel": bound,
         "largest_gap_s": max(r.energy.largest_gap_s for r in known),
+        "gap_s": sum(r.energy.gap_s for r in known),
         "updates": min(r.energy.updates for r in known),
         "idle_w": None if idle.low_w is None else [idle.low_w, idle.high_w],
         "net_energy_j": None if net is None else list(net),

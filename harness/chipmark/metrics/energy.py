@@ -14,10 +14,18 @@ from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.metrics.events import Floats
 
 MIN_UPDATES = 20
+GAP_PERIODS = 3.0
 MAX_GAP = 0.20
+STUCK_PERIODS = 20.0
 IDLE_MIN_S = 30.0
 IDLE_DRIFT = 0.05
-"""Limits of DEFINITIONS, section Energy."""
+"""Limits of DEFINITIONS, section Energy: updates of a window; a gap in units of the larger of
+sensor and reading period; the share of the window that gaps may sum to; periods after which a
+counter that stands still is stuck; seconds of idle; relative difference of idle before and after.
+"""
+
+_UNREAD_EDGE = 0.01
+"""Share of the window that a counter may be extended over beyond its last reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +33,10 @@ class WindowEnergy:
     """Energy of a window in joules, or the reason why it is refused.
 
     method: `counter`, `trapezoid` or `constant`. error_rel bounds sensor class, aliasing, gaps
-    and edges together; None where the sensor class has no known bound. updates: distinct values
-    seen in the window; largest_gap_s: longest time without a sample.
+    and edges together; None where the sensor class has no known bound, or where there are gaps and
+    the most that the unit can draw is not known. updates: of the sensor in the window, by its
+    period where that is known, else changes of value; largest_gap_s: longest time without a
+    sample; gap_s: sum of the gaps.
     """
 
     energy_j: float | None
@@ -35,6 +45,7 @@ class WindowEnergy:
     error_rel: float | None = None
     updates: int = 0
     largest_gap_s: float = 0.0
+    gap_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +56,13 @@ class IdlePower:
     low_w: float | None
     high_w: float | None
     reason: str = ""
+
+    @property
+    def note(self) -> str:
+        """The text of note `idle_range`; "" where both ends agree."""
+        if self.low_w is None or self.high_w is None or self.low_w == self.high_w:
+            return ""
+        return f"idle power {self.low_w:.4g} W to {self.high_w:.4g} W, before and after"
 
 
 def window_energy(
@@ -102,7 +120,8 @@ def idle_power(
             return IdlePower(None, None, "idle_too_short")
         energy = window_energy(samples, meter, start_s, end_s)
         if energy.energy_j is None:
-            return IdlePower(None, None, "idle_too_short")
+            few = energy.reason in ("power_too_few_updates", "counter_too_coarse")
+            return IdlePower(None, None, "idle_too_short" if few else energy.reason)
         values.append(energy.energy_j / (end_s - start_s))
     low, high = min(values), max(values)
     if high - low <= IDLE_DRIFT * low:
@@ -125,23 +144,43 @@ def _by_counter(
     time, energy = samples.time_s[good], samples.energy_j[good]
     window, period = end_s - start_s, meter.update_period_s
     inside = (time >= start_s) & (time <= end_s)
-    updates = int((np.diff(energy[inside]) != 0).sum())
-    gap = _largest_gap(time, start_s, end_s)
+    changes = int((np.diff(energy[inside]) != 0).sum())
+    updates = _updates(meter, window, changes)
+    largest = _largest_gap(time, start_s, end_s)
+    # A counter loses nothing between two readings: only where W begins and ends is it a matter of
+    # when it was read.
+    brackets = [_bracket(time, at) for at in (start_s, end_s)]
+    least = _least_gap(meter, time[inside])
+    inner = [min(b, end_s) - max(a, start_s) for a, b in brackets if b - a > least]
+    gap_s = float(sum(inner))
+
+    def refused(reason: str) -> WindowEnergy:
+        return WindowEnergy(None, reason, "counter", None, updates, largest, gap_s)
+
     if (np.diff(energy) < 0).any():
-        return WindowEnergy(None, "counter_backwards", "counter", None, updates, gap)
-    if period > 0 and window / period < MIN_UPDATES:
-        return WindowEnergy(None, "counter_too_coarse", "counter", None, updates, gap)
-    # A counter loses nothing between two readings, so only unread edges count as gaps.
-    edge = max(time[0] - start_s, end_s - time[-1], 0.0)
-    if edge > max(period, 0.01 * window):
-        return WindowEnergy(None, "power_gaps", "counter", None, updates, gap)
+        return refused("counter_backwards")
+    exact = meter.scope == "sim"  # a closed form: no sensor, no period
+    if not exact and _standstill_s(time, energy, start_s, end_s) > _stuck_after(meter, window):
+        return refused("counter_stuck")
+    if not exact and updates < MIN_UPDATES:
+        return refused("counter_too_coarse")
+    unread = max(time[0] - start_s, end_s - time[-1], 0.0)
+    if unread > max(period, _UNREAD_EDGE * window) or gap_s > MAX_GAP * window:
+        return refused("power_gaps")
     ends = _extended(time, energy, np.array([start_s, end_s]))
     joules = float(ends[1] - ends[0])
     error = None
-    if meter.error_rel is not None:
-        # Each edge may be off by one update of the counter.
-        error = meter.error_rel + 2 * (period + edge) / window
-    return WindowEnergy(joules, "", "counter", error, updates, gap)
+    if meter.error_rel is not None and joules > 0:
+        # Between the two readings around an edge the counter only rises; each reading may be one
+        # update old.
+        lost = sum(
+            max(float(value) - low, high - float(value))
+            for value, (low, high) in zip(
+                ends, (_read_around(time, energy, at) for at in (start_s, end_s)), strict=True
+            )
+        )
+        error = meter.error_rel + lost / joules + 2 * (period + unread) / window
+    return WindowEnergy(joules, "", "counter", error, updates, largest, gap_s)
 
 
 def _by_trapezoid(
@@ -152,23 +191,93 @@ def _by_trapezoid(
     window = end_s - start_s
     inside = (time >= start_s) & (time <= end_s)
     seen = power[inside]
-    updates = int((np.diff(seen) != 0).sum()) + (1 if len(seen) else 0)
-    gap = _largest_gap(time, start_s, end_s) if len(time) else window
+    changes = int((np.diff(seen) != 0).sum()) + (1 if len(seen) else 0)
+    # What was not read was not seen, however often the sensor changed.
+    updates = min(_updates(meter, window, changes), len(seen))
+    largest = _largest_gap(time, start_s, end_s) if len(time) else window
+    least = _least_gap(meter, time[inside])
+    edges = np.concatenate(([start_s], time[inside], [end_s]))
+    spans = np.diff(edges)
+    gap_s = float(spans[spans > least].sum())
+
+    def refused(reason: str) -> WindowEnergy:
+        return WindowEnergy(None, reason, "trapezoid", None, updates, largest, gap_s)
+
     if updates < MIN_UPDATES:
-        return WindowEnergy(None, "power_too_few_updates", "trapezoid", None, updates, gap)
-    if gap > MAX_GAP * window:
-        return WindowEnergy(None, "power_gaps", "trapezoid", None, updates, gap)
-    ends = energy_at(samples, meter, np.array([start_s, end_s]))
-    joules = float(ends[1] - ends[0])
-    error = None
-    if meter.error_rel is not None and joules > 0:
-        # Between two samples the true curve may be anywhere between their values; the edges may
-        # be smeared by one averaging window.
-        step = np.abs(np.diff(power)) * np.diff(time) / 2
-        near = (time[1:] > start_s) & (time[:-1] < end_s)
-        smear = (meter.averaging_s or meter.update_period_s) * float(np.ptp(seen))
-        error = meter.error_rel + (float(step[near].sum()) + smear) / joules
-    return WindowEnergy(joules, "", "trapezoid", error, updates, gap)
+        return refused("power_too_few_updates")
+    if gap_s > MAX_GAP * window:
+        return refused("power_gaps")
+    cumulative = energy_at(samples, meter, edges)
+    joules = float(cumulative[-1] - cumulative[0])
+    if meter.error_rel is None or joules <= 0:
+        return WindowEnergy(joules, "", "trapezoid", None, updates, largest, gap_s)
+    at_edges = np.interp(edges, time, power)
+    # Between two samples the true curve may be anywhere between their values, in a gap anywhere
+    # up to the unit's limit; the edges may be smeared by one averaging window.
+    aliased = np.abs(np.diff(at_edges)) * spans / 2
+    gaps = spans > least
+    if gaps.any():
+        if meter.cap_w is None:
+            return WindowEnergy(joules, "", "trapezoid", None, updates, largest, gap_s)
+        hidden = np.maximum(0.0, meter.cap_w * spans - np.diff(cumulative))
+        aliased = np.where(gaps, np.maximum(aliased, hidden), aliased)
+    smear = (meter.averaging_s or meter.update_period_s) * float(np.ptp(seen))
+    error = meter.error_rel + (float(aliased.sum()) + smear) / joules
+    return WindowEnergy(joules, "", "trapezoid", error, updates, largest, gap_s)
+
+
+def _updates(meter: MeterInfo, window_s: float, changes: int) -> int:
+    """Updates of the sensor in a window: by its period where that is known, since a steady device
+    repeats its watts; else the changes of value that were seen."""
+    if meter.period_known and meter.update_period_s > 0:
+        return int(window_s / meter.update_period_s + 1e-9)
+    return changes
+
+
+def _least_gap(meter: MeterInfo, times: Floats) -> float:
+    """Seconds from which a stretch between readings is a gap. The reading period is the meter's
+    own; where a record does not hold it, the median of what was seen."""
+    reading = meter.reading_period_s
+    if reading is None:
+        reading = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    return GAP_PERIODS * max(meter.update_period_s, reading)
+
+
+def _stuck_after(meter: MeterInfo, window_s: float) -> float:
+    """Seconds of standstill that no working counter shows: 20 of its periods, or the whole window
+    where it has none."""
+    period = meter.update_period_s
+    return STUCK_PERIODS * period * (1 + 1e-9) if period > 0 else 0.999 * window_s
+
+
+def _standstill_s(time: Floats, energy: Floats, start_s: float, end_s: float) -> float:
+    """Longest time in the window over which all readings of the counter were the same."""
+    inside = (time >= start_s) & (time <= end_s)
+    times, values = time[inside], energy[inside]
+    if len(times) < 2:
+        return 0.0
+    first = np.concatenate(([True], np.diff(values) != 0))
+    begins = times[first]
+    ends = times[np.append(np.flatnonzero(first)[1:] - 1, len(times) - 1)]
+    return float((ends - begins).max())
+
+
+def _bracket(time: Floats, at_s: float) -> tuple[float, float]:
+    """Times of the readings around a moment; twice the moment itself where one is missing."""
+    after = int(np.searchsorted(time, at_s, side="left"))
+    if after == len(time) or time[after] == at_s or after == 0:
+        return at_s, at_s
+    return float(time[after - 1]), float(time[after])
+
+
+def _read_around(time: Floats, energy: Floats, at_s: float) -> tuple[float, float]:
+    """The counter's readings around a moment; twice its value there where one is missing."""
+    low, high = _bracket(time, at_s)
+    if low == high:
+        value = float(_extended(time, energy, np.array([at_s]))[0])
+        return value, value
+    values = np.interp([low, high], time, energy)
+    return float(values[0]), float(values[1])
 
 
 def _largest_gap(time: Floats, start_s: float, end_s: float) -> float:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from chipmark.backends.torch_device.devices import hardware
+from chipmark.cell.settle import reported_key
+from chipmark.chips.contract import DeviceKey
 from chipmark.chips.detect import chip_of
 from chipmark.chips.nameplate import unit_nameplate_w
 from chipmark.meters.contract import Meter, MeterInfo, PowerSamples
@@ -28,12 +33,17 @@ class Joules:
         self._meter: Meter | None = None
         self._samples: PowerSamples | None = None
         if not backend.startswith("sim:"):
-            chip = chip_of(backend)
+            chip = chip_of(backend, key=key_here(backend, loaded))
             device = backend.partition(":")[2]
-            nameplate_w = unit_nameplate_w(chip)
-            self._meter, _ = pick_meter(
-                MeterRequest(chip.vendor, chip.unit, device, power_w, nameplate_w=nameplate_w)
+            request = MeterRequest(
+                chip.vendor,
+                chip.unit,
+                device,
+                power_w,
+                nameplate_w=unit_nameplate_w(chip),
+                key=chip.key,
             )
+            self._meter, _ = pick_meter(request)
 
     @property
     def info(self) -> MeterInfo | None:
@@ -68,3 +78,17 @@ class Joules:
             at = energy_at(self._loaded.power_samples(), SIM_METER, np.array([start_s, end_s]))
             return WindowEnergy(float(at[1] - at[0]), "", "counter", 0.0)
         return window_energy(self._samples, self.info, start_s, end_s)
+
+
+def key_here(backend: str, loaded: LoadedBackend | None) -> DeviceKey:
+    """The very card that this process computes on: by the loaded backend's word, else by torch
+    where the test has opened the device already; empty where neither can tell."""
+    described: Mapping[str, Any] = {}
+    kind, _, device = backend.partition(":")
+    if loaded is not None:
+        described = loaded.backend.describe()
+    elif kind == "torch" and device.startswith("cuda"):
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            described = {"hardware": hardware(torch.device(device if ":" in device else "cuda:0"))}
+    return reported_key({"describe": described})

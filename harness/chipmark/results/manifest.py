@@ -116,6 +116,9 @@ class MeterId(Part):
     covers: str = ""
     verified: bool = True
     notes: tuple[str, ...] = ()
+    period_known: bool = True
+    reading_period_s: float | None = None
+    cap_w: float | None = None
 
 
 class ReferenceId(Part):

@@ -11,9 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from chipmark.backends.ort import loading, roofs
+from chipmark.backends.host_read import read_bandwidth
+from chipmark.backends.ort import loading
 from chipmark.backends.ort.loading import Engine
-from chipmark.backends.ort.providers import Located, find_provider, locate, precisions_of
+from chipmark.backends.ort.providers import (
+    Located,
+    find_provider,
+    hardware,
+    locate,
+    precisions_of,
+)
 from chipmark.backends.ort.runner import LaunchRows
 from chipmark.backends.ort.sampling import sample
 from chipmark.engine.clock import MonotonicClock
@@ -153,7 +160,7 @@ class OrtBackend:
         engine = self._loaded()
         if not engine.host_device:
             return None
-        return roofs.host_read_bandwidth(n_bytes, engine.threads)
+        return read_bandwidth(n_bytes, engine.threads)
 
     def probe_matmul(self, precision: str) -> float:
         """Rate of a square MatMul on the provider itself, FLOP per second."""
@@ -172,6 +179,7 @@ class OrtBackend:
             "providers": list(ort.get_available_providers()),
             "ep_devices": listed,
             "verified_on_hardware": self.provider.verified,
+            "hardware": hardware(self._locate()),
         }
         if self._engine is not None:
             described |= dict(self._engine.loaded.details)

@@ -170,6 +170,13 @@ def _locate_plugin(provider: Provider) -> Located:
     return Located(provider, chosen.ep_name, chosen, _device_name(chosen), library)
 
 
+def hardware(located: Located) -> dict[str, str]:
+    """What tells the chosen device from others of its kind: its PCI address, where ONNX Runtime
+    found one; {} elsewhere."""
+    metadata = {} if located.ep_device is None else dict(located.ep_device.device.metadata)
+    return {"pci": str(metadata["pci_bus_id"])} if metadata.get("pci_bus_id") else {}
+
+
 def _library(provider: Provider) -> str:
     if not provider.module:
         if not Path(provider.library).is_file():

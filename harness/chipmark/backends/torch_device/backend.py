@@ -318,13 +318,17 @@ class TorchBackend:
         """Return when the device has nothing left to do."""
         devices.synchronize(self._device)
 
-    def probe_read(self, n_bytes: int) -> float:
-        """Bytes per second of reading `n_bytes`, best of a few."""
+    def probe_bytes(self, wanted: int) -> int | None:
+        """Bytes that a read probe of `wanted` bytes may take now; None where too little is free."""
+        return roofs.largest_probe(self._device, wanted)
+
+    def probe_read(self, n_bytes: int) -> float | None:
+        """Bytes per second of reading `n_bytes`, best of a few; None without the memory."""
         with self._all_threads():
             return roofs.read_bandwidth(self._device, n_bytes)
 
-    def probe_matmul(self, precision: str) -> float:
-        """FLOP per second of a square product in the precision computed."""
+    def probe_matmul(self, precision: str) -> float | None:
+        """FLOP per second of a square product in the precision computed; None without memory."""
         with self._all_threads():
             return roofs.matmul_rate(self._device, precision)
 
@@ -340,6 +344,7 @@ class TorchBackend:
             "torch": torch.__version__,
             "device": devices.device_name(self._device),
             "threads": torch.get_num_threads(),
+            "hardware": devices.hardware(self._device),
         }
         plugin = devices.PLUGINS.get(self._device.type)
         if plugin:

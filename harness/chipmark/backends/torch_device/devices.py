@@ -111,6 +111,30 @@ def device_name(device: Any) -> str:
     return str(module.get_device_name(device)) if hasattr(module, "get_device_name") else ""
 
 
+def hardware(device: Any) -> dict[str, Any]:
+    """What tells this very device from others, and its cache: `uuid`, `pci`, `name`,
+    `l2_cache_bytes`, each only where torch says it; {} for a CPU."""
+    if device.type == "cpu":
+        return {}
+    module = _module(device)
+    if not hasattr(module, "get_device_properties"):
+        return {}
+    found = module.get_device_properties(device)
+    facts: dict[str, Any] = {}
+    if name := getattr(found, "name", ""):
+        facts["name"] = str(name)
+    if uuid := getattr(found, "uuid", ""):
+        facts["uuid"] = str(uuid)
+    parts = [getattr(found, f"pci_{part}_id", None) for part in ("domain", "bus", "device")]
+    numbers = [part for part in parts if isinstance(part, int)]
+    if len(numbers) == len(parts):
+        facts["pci"] = "{:08x}:{:02x}:{:02x}.0".format(*numbers)
+    cache = getattr(found, "L2_cache_size", 0)
+    if isinstance(cache, int) and cache > 0:
+        facts["l2_cache_bytes"] = cache
+    return facts
+
+
 def plugin_version(package: str) -> str:
     """Version of a vendor's plug-in, "" where it does not say."""
     return str(getattr(importlib.import_module(package), "__version__", ""))

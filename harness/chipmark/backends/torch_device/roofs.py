@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from chipmark.backends.torch_device.devices import synchronize
+from chipmark.backends.probe_size import DEVICE_SHARE, HOST_SHARE, is_out_of_memory, probe_bytes
+from chipmark.backends.torch_device.devices import free_bytes, hardware, release, synchronize
 from chipmark.errors import UnknownNameError
 
 _READ_S = 0.4  # seconds of repetitions that a probe may take, at least three
@@ -15,32 +16,48 @@ _DEVICE_SIDE = 8_192
 _RATE_DTYPES = ("fp32", "bf16", "fp16")
 
 
-def read_bandwidth(device: Any, n_bytes: int) -> float:
-    """Bytes per second of summing `n_bytes` of float32, best of a few.
+def largest_probe(device: Any, wanted: int) -> int | None:
+    """Bytes that a read probe of `wanted` bytes may take now: all, or the largest safe part of
+    what is free; None where that part is too small for a roof of the memory."""
+    if device.type == "cpu":
+        return probe_bytes(wanted, free_bytes(device), None, HOST_SHARE)
+    # What torch keeps for itself is free too, and would otherwise be counted as taken.
+    release(device)
+    cache = hardware(device).get("l2_cache_bytes")
+    return probe_bytes(wanted, free_bytes(device), cache, DEVICE_SHARE)
 
-    Small working sets are repeated within one timing, so that the call itself does not count.
-    """
+
+def read_bandwidth(device: Any, n_bytes: int) -> float | None:
+    """Bytes per second of summing `n_bytes` of float32, best of a few; None without the memory."""
     import torch
 
-    with torch.inference_mode():
-        data = torch.ones(max(1, n_bytes // 4), dtype=torch.float32, device=device)
-        seconds = _best(lambda: data.sum(), device)
-    return data.numel() * 4 / seconds
+    def measured() -> float:
+        with torch.inference_mode():
+            data = torch.ones(max(1, n_bytes // 4), dtype=torch.float32, device=device)
+            seconds = _best(lambda: data.sum(), device)
+        return data.numel() * 4 / seconds
+
+    return _unless_out_of_memory(measured, device)
 
 
-def matmul_rate(device: Any, precision: str) -> float:
-    """FLOP per second of square products in the type computed, best of a few.
+def matmul_rate(device: Any, precision: str) -> float | None:
+    """FLOP per second of square products in the type computed, best of a few; None without the
+    memory for them.
 
     `fp8` (e4m3 with a scale a row) on CUDA devices only. On a CPU 16-bit weights are widened and
     multiplied in float32, or multiplied as they are where that is faster; the rate is the faster
     one.
     """
-    import torch
-
     if precision == "fp8" and device.type == "cuda":
-        return _fp8_rate(device)
+        return _unless_out_of_memory(lambda: _fp8_rate(device), device)
     if precision not in _RATE_DTYPES:
         raise UnknownNameError("precision", precision, _RATE_DTYPES)
+    return _unless_out_of_memory(lambda: _plain_rate(device, precision), device)
+
+
+def _plain_rate(device: Any, precision: str) -> float:
+    import torch
+
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     tried = {dtypes[precision]} | ({torch.float32} if device.type == "cpu" else set())
     side = _MATMUL_SIDE.get(device.type, _DEVICE_SIDE)
@@ -66,6 +83,20 @@ def _fp8_rate(device: Any) -> float:
             return torch._scaled_mm(a, b.t(), *scales, out_dtype=torch.bfloat16)
 
         return 2 * side**3 / _best(call, device)
+
+
+def _unless_out_of_memory(probe: Callable[[], float], device: Any) -> float | None:
+    """A probe's result. Lack of memory costs the probe, never the cell that it was taken for; and
+    what it took is given back, so that the next repeat has it."""
+    try:
+        return probe()
+    except Exception as error:  # vendors' plug-ins have classes of their own
+        if not is_out_of_memory(error):
+            raise
+        return None
+    finally:
+        if device.type != "cpu":
+            release(device)
 
 
 def _product(a: Any, b: Any) -> Callable[[], object]:

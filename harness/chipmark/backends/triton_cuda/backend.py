@@ -182,12 +182,17 @@ class TritonBackend:
         """Return when the device has nothing left to do."""
         synchronize(self._device)
 
-    def probe_read(self, n_bytes: int) -> float:
-        """Bytes per second of reading `n_bytes`, best of a few."""
+    def probe_bytes(self, wanted: int) -> int | None:
+        """Bytes that a read probe of `wanted` bytes may take now; None where too little is free."""
+        return roofs.largest_probe(self._device, wanted)
+
+    def probe_read(self, n_bytes: int) -> float | None:
+        """Bytes per second of reading `n_bytes`, best of a few; None without the memory."""
         return roofs.read_bandwidth(self._device, n_bytes)
 
-    def probe_matmul(self, precision: str) -> float:
-        """FLOP per second of a square product in the type that products take."""
+    def probe_matmul(self, precision: str) -> float | None:
+        """FLOP per second of a square product in the type that products take; None without the
+        memory."""
         return roofs.matmul_rate(self._device, precision)
 
     def describe(self) -> Mapping[str, Any]:

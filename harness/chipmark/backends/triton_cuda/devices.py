@@ -118,4 +118,5 @@ def description(device: Any) -> Mapping[str, Any]:
         "hip": torch.version.hip,
         "device": devices.device_name(device),
         "interpreted": device.type == "cpu",
+        "hardware": devices.hardware(device),
     }

@@ -1,0 +1,96 @@
+"""The card that the loaded process reports, and what follows for chip and meter.
+
+Before a backend has loaded, a card is known by its place in CUDA_VISIBLE_DEVICES at best. Then the
+process reports UUID, PCI address and name: either they confirm what was prepared, or they settle
+what was open, or the cell fails, since the wrong card would be named, metered and priced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chipmark.chips.contract import ChipIdentity, DeviceKey
+from chipmark.chips.detect import chip_of
+from chipmark.chips.nvml import same_pci, same_uuid
+from chipmark.errors import CellFailedError
+from chipmark.meters.contract import Meter
+from chipmark.results.manifest import Note
+
+PickMeter = Callable[[ChipIdentity], tuple[Meter | None, tuple[str, ...]]]
+"""The meter of a chip, and remarks for its row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Chip and meter of a loaded cell, with notes on the meter where it was picked only now."""
+
+    chip: ChipIdentity
+    meter: Meter | None
+    notes: tuple[Note, ...] = ()
+
+
+def is_open(chip: ChipIdentity) -> bool:
+    """Whether only the loaded process knows which card it is."""
+    return chip.vendor == "NVIDIA" and not (chip.key.uuid or chip.key.pci)
+
+
+def reported_key(loaded: Mapping[str, Any]) -> DeviceKey:
+    """The card that a child's answer to `load` names."""
+    described = loaded.get("describe")
+    hardware = described.get("hardware") if isinstance(described, Mapping) else None
+    if not isinstance(hardware, Mapping):
+        return DeviceKey()
+    return DeviceKey(*(str(hardware.get(field) or "") for field in ("uuid", "pci", "name")))
+
+
+def settle(
+    backend: str,
+    chip: ChipIdentity,
+    meter: Meter | None,
+    loaded: Mapping[str, Any],
+    pick: PickMeter,
+) -> Settled:
+    """Chip and meter of `backend` after it has loaded.
+
+    Raises CellFailedError where the loaded device is not the one that was named and metered, and
+    UsageError where NVML does not know it.
+    """
+    if chip.vendor != "NVIDIA":
+        if chip.verified:
+            return Settled(chip, meter)
+        # Such a chip has no name before its backend has reported one.
+        return Settled(chip_of(backend, str(loaded["device"])), meter)
+    key = reported_key(loaded)
+    if is_open(chip):
+        chip = chip_of(backend, key.name or str(loaded["device"]), key=key)
+        meter, remarks = pick(chip)
+        notes = tuple(Note(code="meter", text=text) for text in remarks)
+        settled = Settled(chip, meter, notes)
+    else:
+        settled = Settled(chip, meter)
+    if why := _contradiction(settled.chip, key):
+        raise CellFailedError(
+            f"{backend} computes on another card than the one that is named and metered: {why}",
+            "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or CUDA_VISIBLE_DEVICES to the card's UUID",
+        )
+    return settled
+
+
+def _contradiction(chip: ChipIdentity, reported: DeviceKey) -> str:
+    """How the reported card differs from the chip; "" where it does not.
+
+    A slice of a card has an UUID of its own, which CUDA and NVML need not give alike: there the
+    card's PCI address and name decide.
+    """
+    known, sliced = chip.key, bool(chip.identity.get("mig"))
+    if not sliced and reported.uuid and known.uuid and not same_uuid(reported.uuid, known.uuid):
+        return f"UUID {reported.uuid} and {known.uuid}"
+    if reported.pci and known.pci and not same_pci(reported.pci, known.pci):
+        return f"PCI address {reported.pci} and {known.pci}"
+    whole = chip.device_name.partition(" MIG ")[0]
+    same = reported.name.startswith(whole) if sliced else reported.name == chip.device_name
+    if reported.name and chip.device_name and not same:
+        return f"{reported.name} and {chip.device_name}"
+    return ""

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from chipmark.cell import measure
+from chipmark.cell.measure import CellInputs, MeasuredCell
+from chipmark.cell.suite import CellPlan
+from chipmark.chips.contract import ChipIdentity
+from chipmark.results.manifest import ModelId, Probes, Slo
+
+CARD = ChipIdentity("ascend-910b3", "Huawei", "910B3", "card", 1, 1)
+LOADED = {
+    "weight_bytes": 4_000_000,
+    "kv_bytes": 0,
+    "caps": {"kv": "slots", "n_slots": 0, "max_context": 0, "n_pages": 0, "page_tokens": 16},
+    "precision": {"activation": "fp32"},
+    "describe": {"hardware": {"l2_cache_bytes": 192 << 20}},
+}
+
+
+class Watch:
+    """Slows down in the first repeat only."""
+
+    def __init__(self) -> None:
+        self.started = 0
+
+    def start(self) -> None:
+        self.started += 1
+
+    def stop(self) -> tuple[str, ...]:
+        return ("hw_thermal_slowdown",) if self.started == 1 else ()
+
+
+class Child:
+    """Gives half of the wanted working set to its probe."""
+
+    def ask(self, command: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
+        if command == "run":
+            return {}
+        size = arguments["read_bytes"] // 2
+        return {"read": 1e9, "read_bytes": size, "matmul": None, "start_s": 0.0, "end_s": 1.0}
+
+    def park(self) -> None:
+        pass
+
+
+def cell_of(folder: Path, rawcells: ModuleType) -> MeasuredCell:
+    plan = SimpleNamespace(
+        backend="torch:npu", precision="fp32", concurrency=1, scenario="equal_n", title="t"
+    )
+    model = cast("ModelId", SimpleNamespace(source_kind="sim"))
+    inputs = CellInputs(
+        plan=cast("CellPlan", plan),
+        trace=rawcells.trace(),
+        model=model,
+        in_use=None,
+        chip=CARD,
+        meter=None,
+        slo=Slo(),
+        cache=folder,
+        repeats=2,
+    )
+    cell = MeasuredCell(inputs, folder / "cell")
+    cell.child = cast("Any", Child())
+    cell.loaded = dict(LOADED)
+    return cell
+
+
+def test_throttling_of_one_repeat_is_noted_and_its_reasons_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rawcells: ModuleType
+) -> None:
+    watch = Watch()
+    monkeypatch.setattr(measure, "watch_for", lambda chip: watch)
+    cell = cell_of(tmp_path, rawcells)
+    cell.repeat(0)
+    assert cell.throttle == ("hw_thermal_slowdown",)
+    cell.repeat(1)
+    assert cell.throttle == ()
+    codes = [note.code for note in cell.notes]
+    assert codes.count("throttled_thermal") == 1
+    probes = Probes.model_validate(
+        json.loads((cell.folder / "repeat-1/probes.json").read_text(encoding="utf-8"))
+    )
+    assert (probes.read_bytes, probes.wanted_bytes, probes.by) == (2_000_000, 4_000_000, "backend")
+    assert (probes.llc_bytes, probes.matmul_before) == (192 << 20, None)
+    assert "probe_size" in codes
+
+
+def test_device_that_does_not_tell_is_unknown(tmp_path: Path, rawcells: ModuleType) -> None:
+    cell = cell_of(tmp_path, rawcells)
+    cell.repeat(0)
+    assert cell.throttle is None
+    assert "throttle_unknown" in [note.code for note in cell.notes]

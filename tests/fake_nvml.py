@@ -1,0 +1,170 @@
+"""NVML's bindings over cards of paper: each function answers from the card or raises NVMLError."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+
+class NVMLError(Exception):
+    pass
+
+
+@dataclass(eq=False)
+class PaperCard:
+    """`None` is a property that this card does not support. counter_s, power_s: seconds between
+    updates; a counter of 0 never moves."""
+
+    name: str = "NVIDIA H200"
+    uuid: str = "GPU-aaaa0000-1111-2222-3333-444444444444"
+    pci: str = "00000000:17:00.0"
+    memory: int = 141 << 30
+    watts: float = 200.0
+    counter_s: float | None = 0.02
+    power_s: float = 0.02
+    fields: bool = True
+    usage: bool = True
+    limit: int | None = 700_000
+    default: int | None = 700_000
+    mig: tuple[int, int] = (0, 0)
+    parent: PaperCard | None = None
+    slices: int | None = None
+    children: list[PaperCard] = field(default_factory=list)
+    reasons: int | None = 0x1
+    capability: tuple[int, int] = (9, 0)
+
+
+class FakeNvml:
+    """Functions that the code under test does not know of raise, as an old driver does."""
+
+    NVMLError = NVMLError
+    NVML_FI_DEV_POWER_INSTANT = 186
+    NVML_CLOCK_SM = 1
+
+    def __init__(self, *cards: PaperCard) -> None:
+        self.cards = list(cards)
+        self.opened = self.shut = 0
+        self.start = time.perf_counter()
+
+    def nvmlInit(self) -> None:
+        self.opened += 1
+
+    def nvmlShutdown(self) -> None:
+        self.shut += 1
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        return "580.1"
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.cards)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> PaperCard:
+        if not 0 <= index < len(self.cards):
+            raise NVMLError("Invalid Argument")
+        return self.cards[index]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> PaperCard:
+        for card in self.cards:
+            for part in (card, *card.children):
+                if part.uuid == uuid:
+                    return part
+        raise NVMLError("Not Found")
+
+    def nvmlDeviceGetName(self, card: PaperCard) -> bytes:
+        return card.name.encode()
+
+    def nvmlDeviceGetUUID(self, card: PaperCard) -> str:
+        return card.uuid
+
+    def nvmlDeviceGetMemoryInfo(self, card: PaperCard) -> Any:
+        return SimpleNamespace(total=card.memory)
+
+    def nvmlDeviceGetPciInfo(self, card: PaperCard) -> Any:
+        if card.parent is not None:
+            raise NVMLError("Invalid Argument")
+        return SimpleNamespace(busId=card.pci.encode())
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, card: PaperCard) -> Any:
+        return self._or_raise(card.limit)
+
+    def nvmlDeviceGetPowerManagementDefaultLimit(self, card: PaperCard) -> Any:
+        return self._or_raise(card.default)
+
+    def nvmlDeviceGetMigMode(self, card: PaperCard) -> Any:
+        return self._or_raise(None if card.parent else card.mig)
+
+    def nvmlDeviceIsMigDeviceHandle(self, card: PaperCard) -> int:
+        return int(card.parent is not None)
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, card: PaperCard) -> Any:
+        return self._or_raise(card.parent)
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, card: PaperCard) -> int:
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, card: PaperCard, index: int) -> Any:
+        return self._or_raise(card.children[index] if index < len(card.children) else None)
+
+    def nvmlDeviceGetAttributes(self, card: PaperCard) -> Any:
+        return SimpleNamespace(gpuInstanceSliceCount=self._or_raise(card.slices))
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, card: PaperCard) -> int:
+        if card.counter_s is None or card.parent is not None:
+            raise NVMLError("Not Supported")
+        ticks = int(self._seconds() / card.counter_s) if card.counter_s else 5
+        return int(ticks * card.counter_s * card.watts * 1000)
+
+    def nvmlDeviceGetFieldValues(self, card: PaperCard, fields: list[int]) -> list[Any]:
+        assert fields == [186]
+        if not card.fields:
+            raise NVMLError("Not Supported")
+        return [SimpleNamespace(nvmlReturn=0, value=SimpleNamespace(uiVal=self._milliwatts(card)))]
+
+    def nvmlDeviceGetPowerUsage(self, card: PaperCard) -> int:
+        if not card.usage:
+            raise NVMLError("Not Supported")
+        return self._milliwatts(card)
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, card: PaperCard) -> Any:
+        return self._or_raise(card.reasons)
+
+    def nvmlDeviceGetCudaComputeCapability(self, card: PaperCard) -> tuple[int, int]:
+        return card.capability
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("nvml"):
+            raise AttributeError(name)
+
+        def missing(*_: Any) -> None:
+            raise NVMLError(f"{name} is not supported")
+
+        return missing
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def _milliwatts(self, card: PaperCard) -> int:
+        """A little more with each update, so that updates of power can be seen."""
+        tick = int(self._seconds() / card.power_s) if card.power_s else 0
+        return int(card.watts * 1000) + tick % 7
+
+    def _or_raise(self, value: Any) -> Any:
+        if value is None:
+            raise NVMLError("Not Supported")
+        return value
+
+
+def split_card(profile: str = "1g.18gb", slices: int | None = 1) -> tuple[PaperCard, PaperCard]:
+    """An H200 in MIG mode with one slice of it."""
+    card = PaperCard(mig=(1, 1))
+    part = PaperCard(
+        name=f"NVIDIA H200 MIG {profile}",
+        uuid="MIG-99990000-5555-6666-7777-888888888888",
+        memory=18 << 30,
+        parent=card,
+        slices=slices,
+    )
+    card.children.append(part)
+    return card, part

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from chipmark.chips.contract import DeviceKey
+from chipmark.pytest_plugin.energy import Joules, key_here
+from chipmark.pytest_plugin.workloads import LoadedBackend
+
+
+def test_the_card_that_the_test_computes_on_is_metered(
+    monkeypatch: pytest.MonkeyPatch, paper_nvml: ModuleType
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    cards = [paper_nvml.PaperCard(uuid=f"GPU-{n}", pci=f"0:{n}:0.0") for n in (1, 2)]
+    monkeypatch.setitem(sys.modules, "pynvml", paper_nvml.FakeNvml(*cards))
+    found = SimpleNamespace(name="NVIDIA H200", uuid="2")
+    cuda = SimpleNamespace(is_initialized=lambda: True, get_device_properties=lambda _: found)
+    torch = SimpleNamespace(
+        cuda=cuda, device=lambda name: SimpleNamespace(type=name.partition(":")[0])
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    info = Joules("torch:cuda", None, None).info
+    assert info is not None
+    assert info.covers == "one card, GPU-2"
+    cuda.is_initialized = lambda: False
+    assert Joules("torch:cuda", None, None).info is None
+
+
+def test_loaded_backend_tells_its_card() -> None:
+    described: dict[str, Any] = {"hardware": {"uuid": "abc"}}
+    loaded = SimpleNamespace(backend=SimpleNamespace(describe=lambda: described))
+    key = key_here("triton:cuda", cast("LoadedBackend", loaded))
+    assert key == DeviceKey(uuid="abc")
+    assert key_here("ort:cuda", None) == DeviceKey()
