@@ -146,12 +146,13 @@ def test_bad_input_is_named_and_nothing_is_written(project, capsys, words, said)
     assert said in err
 
 
-def test_a_sample_that_is_no_number_is_named(project, capsys):
+def test_a_sample_that_is_no_number_costs_its_benchmark(project, capsys):
     (project / "source" / "lib.py").write_text("COST = float('nan')\n")
-    code, said = refused(project, capsys, "--base", "HEAD~2", "--", "python", "bench.py")
-    assert code == 2
-    assert "step has a sample of nan" in said
-    assert "arm B is the checkout as it stands, with 1 changed or new files" in said
+    code = main(["ab", "--base", "HEAD~2", "--format", "json", "--", "python", "bench.py"])
+    assert code == 3
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["verdict"] == "unfit"
+    assert "arm B, session 1, round 1: has a sample of nan" in row["reasons"][0]
 
 
 def test_source_roots_are_checked(tmp_path):

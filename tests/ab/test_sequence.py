@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 
 from chipmark.ab.machine import look
-from chipmark.ab.readings import Reading
+from chipmark.ab.readings import Lost, Reading
 from chipmark.ab.rounds import Measured
 from chipmark.ab.sequence import run_sequence
-from chipmark.errors import NothingToJudgeError, UsageError
 from chipmark.gate.verdict import Margins, Verdict
 
 STATE = look(())
@@ -111,19 +111,75 @@ def test_an_unfit_machine_gives_no_verdict_and_is_not_asked_again():
     assert not outcome.canary.fit
 
 
-def test_a_benchmark_of_one_arm_is_named_and_not_judged():
-    outcome, found = verdicts(Scripted({"x": (1.0, 1.0), "gone": None}))
-    assert set(found) == {"x"}
-    assert outcome.left_out == ("gone (time_s): only in arm A",)
-    with pytest.raises(NothingToJudgeError, match="no benchmark in common"):
-        verdicts(Scripted({"gone": None}))
+def test_a_benchmark_that_arm_b_lost_is_missing_and_costs_itself_alone():
+    runner = Scripted({"x": (1.0, 1.0), "gone": None})
+    outcome, found = verdicts(runner)
+    assert found == {"x": Verdict.EQUIVALENT, "gone": Verdict.MISSING}
+    assert outcome.judgements["gone", "time_s"].reasons == (
+        "arm B, session 1, round 1: gave no value",
+    )
+    assert len(runner.runs) == 12
+    assert verdicts(Scripted({"gone": None}))[1] == {"gone": Verdict.MISSING}
 
 
-def test_a_round_that_lacks_a_benchmark_in_one_arm_is_named():
-    class Flaky(Scripted):
+class Flaky(Scripted):
+    """Lacks `x` in one arm of round 4."""
+
+    def __init__(self, arm, ratios, failed=True, **more):
+        super().__init__(ratios, **more)
+        self.arm, self.failed = arm, failed
+
+    def run(self, slot, decided):
+        if (slot.round, slot.arm) != (3, self.arm):
+            return super().run(slot, decided)
+        lost = (Lost("x", "", "call: ZeroDivisionError", self.failed),)
+        return replace(super().run(slot, [*decided, "x"]), lost=lost)
+
+
+@pytest.mark.parametrize(
+    ("arm", "failed", "verdict"),
+    [
+        ("B", True, Verdict.MISSING),
+        ("B", False, Verdict.UNFIT),
+        ("A", True, Verdict.UNFIT),
+        ("A", False, Verdict.UNFIT),
+    ],
+)
+def test_a_round_without_a_benchmark_costs_that_benchmark(arm, failed, verdict):
+    outcome, found = verdicts(Flaky(arm, {"x": (1.0, 1.0), "y": (1.0, 1.0)}, failed))
+    assert found == {"x": verdict, "y": Verdict.EQUIVALENT}
+    (reason,) = outcome.judgements["x", "time_s"].reasons
+    assert reason == f"arm {arm}, session 1, round 4: call: ZeroDivisionError"
+    assert outcome.faults == ()
+
+
+def test_what_is_lost_while_it_is_confirmed_is_missing():
+    class Late(Scripted):
         def run(self, slot, decided):
-            gone = ["x"] if (slot.round, slot.arm) == (3, "B") else []
+            gone = ["x"] if (slot.session, slot.round, slot.arm) == (1, 2, "B") else []
             return super().run(slot, [*decided, *gone])
 
-    with pytest.raises(UsageError, match="x gave no time_s in round 4 of arm B"):
-        verdicts(Flaky({"x": (1.0, 1.0), "y": (1.0, 1.0)}))
+    outcome, found = verdicts(Late({"x": (1.1, 1.1)}))
+    assert found == {"x": Verdict.MISSING}
+    assert "session 2, round 3" in outcome.judgements["x", "time_s"].reasons[0]
+
+
+def test_an_unfit_machine_leaves_what_is_missing_missing():
+    runner = Scripted({"x": (1.0, 1.0), "gone": None}, canary=itertools.cycle([0.01, 0.015]))
+    assert verdicts(runner)[1] == {"x": Verdict.UNFIT, "gone": Verdict.MISSING}
+
+
+def test_what_only_arm_b_has_is_a_note():
+    class New(Scripted):
+        def run(self, slot, decided):
+            return super().run(slot, [*decided, *(["new"] if slot.arm == "A" else [])])
+
+    outcome, found = verdicts(New({"x": (1.0, 1.0), "new": (1.0, 1.0)}))
+    assert found == {"x": Verdict.EQUIVALENT}
+    assert outcome.left_out == ("new (time_s): only in arm B",)
+
+
+def test_everything_that_moves_together_is_still_judged_one_by_one():
+    names = [f"x{i}" for i in range(8)]
+    _, found = verdicts(Scripted(dict.fromkeys(names, (1.1, 1.1))))
+    assert found == dict.fromkeys(names, Verdict.REGRESSED)

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from chipmark.benchmark_json.export import export_text
 from chipmark.benchmark_json.read import read_benchmark_json
+from chipmark.benchmark_json.store import import_run
 from chipmark.errors import BadInputError, NothingToJudgeError
 
 DATA = Path(__file__).parent / "data"
@@ -63,6 +65,16 @@ def test_samples_are_optional(tmp_path: Path) -> None:
     assert read_benchmark_json(write(tmp_path, document)).benchmarks[0].data == ()
 
 
+def test_rounds_that_ended_when_they_were_precise_enough(tmp_path: Path) -> None:
+    run = read_benchmark_json(DATA / "v5_precision.json")
+    assert run.faults == ()
+    assert [(b.rounds, len(b.data)) for b in run.benchmarks] == [(50, 50), (19, 19)]
+    assert {b.options["precision"] for b in run.benchmarks} == {0.05}
+    assert {b.options["confidence"] for b in run.benchmarks} == {0.99}
+    folder = import_run(DATA / "v5_precision.json", tmp_path)
+    assert export_text(folder) == (DATA / "v5_precision.json").read_text()
+
+
 def test_unknown_keys_are_kept_everywhere(tmp_path: Path) -> None:
     document = copy.deepcopy(GOOD)
     document["later"] = {"x": [1]}
@@ -89,20 +101,7 @@ def test_unknown_keys_are_kept_everywhere(tmp_path: Path) -> None:
         (changed("version", to=...), "version", "missing"),
         (changed("version", to="2.5.0"), "version", "3.x to 5.x"),
         (changed("version", to="6.0.0"), "version", "3.x to 5.x"),
-        (changed("benchmarks", 1, "fullname", to=...), "benchmarks[1].fullname", "missing"),
-        (changed("benchmarks", 1, "stats", to=...), "benchmarks[1].stats", "missing"),
-        (changed("benchmarks", 0, "stats", "mean", to=...), "benchmarks[0].stats.mean", "missing"),
-        (changed("benchmarks", 0, "stats", "mean", to=float("nan")), "stats.mean", "finite"),
-        (changed("benchmarks", 0, "stats", "q1", to=float("inf")), "stats.q1", "finite"),
-        (changed("benchmarks", 0, "stats", "data", 1, to=float("nan")), "data[1]", "finite"),
-        (changed("benchmarks", 0, "stats", "data", 1, to=-1.0), "data[1]", "negative"),
-        (changed("benchmarks", 0, "stats", "data", 1, to="1"), "data[1]", "no number"),
-        (changed("benchmarks", 0, "stats", "data", to=[1.0]), "stats.data", "samples of"),
-        (changed("benchmarks", 0, "stats", "mean", to=1.0), "stats.mean", "samples give"),
-        (changed("benchmarks", 0, "stats", "rounds", to=0), "stats.rounds", "at least 1"),
-        (changed("benchmarks", 0, "stats", "iterations", to=1.5), "iterations", "whole number"),
         (changed("machine_info", to=[]), "machine_info", "no object"),
-        (changed("benchmarks", 0, to=3), "benchmarks[0]", "no object"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_named_with_field_and_fault(
@@ -116,11 +115,44 @@ def test_a_wrong_file_is_named_with_field_and_fault(
     assert says in caught.value.message
 
 
-def test_twice_the_same_benchmark(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("document", "field", "says"),
+    [
+        (changed("benchmarks", 1, "fullname", to=...), "benchmarks[1].fullname", "missing"),
+        (changed("benchmarks", 1, "stats", to=...), "benchmarks[1].stats", "missing"),
+        (changed("benchmarks", 0, "stats", "mean", to=...), "benchmarks[0].stats.mean", "missing"),
+        (changed("benchmarks", 0, "stats", "mean", to=float("nan")), "stats.mean", "finite"),
+        (changed("benchmarks", 0, "stats", "q1", to=float("inf")), "stats.q1", "finite"),
+        (changed("benchmarks", 0, "stats", "data", 1, to=float("nan")), "data[1]", "finite"),
+        (changed("benchmarks", 0, "stats", "data", 1, to=-1.0), "data[1]", "negative"),
+        (changed("benchmarks", 0, "stats", "data", 1, to="1"), "data[1]", "no number"),
+        (changed("benchmarks", 0, "stats", "data", to=[1.0]), "stats.data", "samples of"),
+        (changed("benchmarks", 0, "stats", "mean", to=1.0), "stats.mean", "samples give"),
+        (changed("benchmarks", 0, "stats", "rounds", to=0), "stats.rounds", "at least 1"),
+        (changed("benchmarks", 0, "stats", "iterations", to=1.5), "iterations", "whole number"),
+        (changed("benchmarks", 0, to=3), "benchmarks[0]", "no object"),
+        (changed("benchmarks", 0, "stats", to=[]), "benchmarks[0].stats", "missing"),
+        (changed("benchmarks", 0, "params", to=[]), "benchmarks[0].params", "no object"),
+    ],
+)  # fmt: skip
+def test_a_broken_benchmark_costs_itself_alone(
+    tmp_path: Path, document: object, field: str, says: str
+) -> None:
+    run = read_benchmark_json(write(tmp_path, document))
+    (fault,) = run.faults
+    assert field in fault.field
+    assert says in fault.problem
+    assert len(run.benchmarks) == len(GOOD["benchmarks"]) - 1
+    assert run.size == len(GOOD["benchmarks"])
+
+
+def test_twice_the_same_benchmark_is_none_of_the_two(tmp_path: Path) -> None:
     document = copy.deepcopy(GOOD)
     document["benchmarks"].append(document["benchmarks"][0])
-    with pytest.raises(BadInputError, match="is there twice, first as"):
-        read_benchmark_json(write(tmp_path, document))
+    run = read_benchmark_json(write(tmp_path, document))
+    assert [fault.index for fault in run.faults] == [0, 3]
+    assert all("is there twice" in fault.problem for fault in run.faults)
+    assert len(run.benchmarks) == 2
 
 
 def test_no_benchmark_is_nothing_to_judge(tmp_path: Path) -> None:

@@ -54,9 +54,10 @@ def test_a_checksum_written_anew_does_not_hide_a_changed_sample(stored: Path) ->
     (stored / CONTENT_FILE).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     described(stored, file={"name": CONTENT_FILE, "sha256": digest, "bytes": len(content)})
-    (finding,) = validate_run(stored)
-    assert finding.path == stored / CONTENT_FILE
-    assert "its samples give" in finding.text
+    found = {finding.path: finding for finding in validate_run(stored)}
+    assert found[stored / CONTENT_FILE].severity == "error"
+    assert "its samples give" in found[stored / CONTENT_FILE].text
+    assert "id is" in found[stored / RUN_FILE].text
 
 
 def test_a_missing_file_and_one_too_many(stored: Path) -> None:

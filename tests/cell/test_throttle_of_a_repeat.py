@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -39,9 +39,14 @@ class Watch:
 class Child:
     """Gives half of the wanted working set to its probe."""
 
+    sent_s = answered_s = 0.0
+    marks: ClassVar[dict[str, float]] = {}
+
     def ask(self, command: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
         if command == "run":
-            return {}
+            return {"complete": True}
+        if command == "clock":
+            return {"now_s": 0.0}
         size = arguments["read_bytes"] // 2
         return {"read": 1e9, "read_bytes": size, "matmul": None, "start_s": 0.0, "end_s": 1.0}
 
@@ -79,6 +84,8 @@ def test_throttling_of_one_repeat_is_noted_and_its_reasons_kept(
     cell = cell_of(tmp_path, rawcells)
     cell.repeat(0)
     assert cell.throttle == ("hw_thermal_slowdown",)
+    timing = json.loads((cell.folder / "repeat-0/timing.json").read_text(encoding="utf-8"))
+    assert timing["throttle"] == ["hw_thermal_slowdown"]
     cell.repeat(1)
     assert cell.throttle == ()
     codes = [note.code for note in cell.notes]

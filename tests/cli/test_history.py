@@ -69,9 +69,43 @@ def test_bad_input_is_2_and_too_few_runs_is_3(chipmark, runs, monkeypatch):
         path.unlink()
     answer = chipmark("history", runs)
     assert answer.code == 3
-    assert "no series has 12 runs yet" in answer.err
+    assert "no series has 14 runs yet" in answer.err
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     answer = chipmark("history", runs, "--plot", "h.svg")
     assert answer.code == 2
     assert "chipmark[plot]" in answer.err
+
+
+def test_one_run_below_what_the_correction_demands_is_3_and_not_a_green(chipmark, runs):
+    next(runs.glob("01.json")).unlink()  # thirteen of three series; fourteen find the step
+    answer = chipmark("history", runs)
+    assert answer.code == 3
+    assert "no series has 14 runs yet" in answer.err
+    assert "3 series of under 14 runs tell nothing yet" in answer.out
+
+
+def test_an_address_makes_no_series_of_its_own(chipmark, runs):
+    for number, path in enumerate(sorted(runs.glob("*.json"))):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        for entry in document["benchmarks"]:
+            entry["params"] = (entry["params"] or {}) | {
+                "f": f"UNSERIALIZABLE[<function f at 0x7f3a5c0d{number:04x}>]"
+            }
+        document["machine_info"]["cpu"] = {"brand" if number % 2 else "brand_raw": "a chip"}
+        path.write_text(json.dumps(document), encoding="utf-8")
+    answer = chipmark("history", runs, "--format", "json")
+    assert answer.code == 1
+    assert len(answer.json["series"]) == 3
+
+
+def test_an_odd_benchmark_costs_its_own_value_in_a_history(chipmark, runs):
+    for path in sorted(runs.glob("*.json"))[:3]:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        document["benchmarks"][1]["stats"]["data"][0] = float("nan")
+        path.write_text(json.dumps(document), encoding="utf-8")
+    answer = chipmark("history", runs, "--format", "json")
+    assert answer.code == 1
+    lengths = sorted(len(series["runs"]) for series in answer.json["series"])
+    assert lengths == [11, 14, 14]
+    assert sum("stats.data[0]" in note for note in answer.json["notes"]) == 3

@@ -32,10 +32,10 @@ EVERY = Findings(
 
 def test_junit_is_xml_and_counts():
     suites = ElementTree.fromstring(junit_xml(EVERY))
-    assert suites.attrib == {"tests": "5", "failures": "1", "errors": "0", "skipped": "2"}
+    assert suites.attrib == {"tests": "6", "failures": "2", "errors": "0", "skipped": "2"}
     cases = suites.findall("testsuite/testcase")
     kinds = {c.attrib["classname"].split()[0]: [e.tag for e in c] for c in cases}
-    assert kinds["regressed"] == ["failure"]
+    assert kinds["regressed"] == kinds["missing"] == ["failure"]
     assert kinds["inconclusive"] == kinds["unfit"] == ["skipped"]
     assert kinds["equivalent"] == kinds["improved"] == ["system-out"]
     assert "<script>&" in cases[0].attrib["classname"]
@@ -58,6 +58,7 @@ def test_what_is_not_gated_never_fails():
         ([Verdict.EQUIVALENT, Verdict.IMPROVED], 0),
         ([Verdict.EQUIVALENT, Verdict.UNFIT], 3),
         ([Verdict.INCONCLUSIVE, Verdict.REGRESSED], 1),
+        ([Verdict.EQUIVALENT, Verdict.MISSING], 1),
         ([], 3),
     ],
 )
@@ -67,7 +68,9 @@ def test_exit_codes(kinds, code):
 
 def test_an_annotation_is_one_line_whatever_the_name():
     lines = github_annotations(EVERY)
-    assert [line.split(" ")[0] for line in lines] == ["::error", "::notice", "::warning"]
+    assert [line.split(" ")[0] for line in lines] == [
+        "::error", "::error", "::notice", "::warning"
+    ]  # fmt: skip
     for line in lines:
         assert line.isprintable()
         assert line.count("::") == 2  # the name's own are escaped

@@ -89,7 +89,9 @@ def test_another_chip_is_refused(tmp_path):
 def test_a_null_is_left_out_with_its_reason(tmp_path):
     run = load_run(record(tmp_path / "a", 1.0), ("ttft_p95_s",))
     assert not run.values
-    assert "95th percentile" in run.notes[0]
+    (found,) = run.no_values.values()
+    assert found.lost
+    assert "95th percentile" in found.reason
 
 
 def test_the_same_cell_twice_in_a_folder_is_refused(tmp_path):

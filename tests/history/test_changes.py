@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
 
 import numpy as np
@@ -13,6 +14,7 @@ from chipmark.gate.thresholds import Thresholds
 from chipmark.history.changes import (
     LEAST_RUNS,
     LEAST_SIDE,
+    clearest,
     least_runs,
     look_back,
     pettitt,
@@ -90,7 +92,7 @@ def test_a_small_improvement_does_not_hide_the_step_before_it():
 
 
 def test_more_series_need_more_runs_each():
-    assert [least_runs(m) for m in (1, 2, 10, 100)] == [10, 11, 14, 17]
+    assert [least_runs(m) for m in (1, 5, 20, 100)] == [12, 14, 16, 20]
     clear = np.repeat([0.0, 0.5], 6) + 1e-3 * np.arange(12)
     many = [series(clear, f"t{i}") for i in range(30)]
     assert look_back(many).judged == ()
@@ -127,8 +129,37 @@ def test_a_step_of_five_percent_is_found_in_most_series():
     assert len(hit) >= 16
 
 
-def test_ten_runs_are_the_least_and_enough_for_a_clear_step():
-    logs = np.array([0.0, 0.01, -0.01, 0.002, 0.004, 0.5, 0.51, 0.49, 0.502, 0.505])
+@pytest.mark.parametrize("n", [8, 9])
+def test_the_clearest_step_is_as_rare_as_counting_all_orders_says(n):
+    orders = np.array(list(itertools.permutations(np.arange(1.0, n + 1))))
+    of_step = float(pettitt(np.arange(1.0, n + 1)))
+    share = float((pettitt(orders) >= of_step - 1e-12).mean())
+    assert clearest(n) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("n_series", [1, 5, 20])
+def test_the_first_count_that_is_judged_finds_a_clear_step(n_series):
+    least = least_runs(n_series)
+
+    def many(n: int) -> list[Series]:
+        found = []
+        for i in range(n_series):
+            logs = 0.002 * np.random.default_rng(i).normal(size=n)
+            if i == 0:
+                logs[n // 2 :] += 0.1
+            found.append(series(logs, f"t{i}"))
+        return found
+
+    (change,) = (c for c in look_back(many(least)).changes if c.series.key[2] == "t0")
+    assert change.at == least // 2
+    short = look_back(many(least - 1))
+    assert not short.judged
+    assert len(short.short) == n_series
+    assert short.least_runs == least
+
+
+def test_twelve_runs_are_the_least_of_one_series():
+    logs = np.array([0.0, 0.01, -0.01, 0.002, 0.004, 0.001, 0.5, 0.51, 0.49, 0.502, 0.505, 0.5])
     assert look_back([series(logs)]).changes
     short = look_back([series(logs[: LEAST_RUNS - 1])])
     assert not short.judged

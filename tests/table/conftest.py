@@ -49,7 +49,8 @@ def make_record(rawcells: ModuleType) -> MakeRecord:
             data = []
             for index, factor in enumerate((1.0, 1 + spread, 1 - spread)[:repeats]):
                 events = rawcells.tables(slow * factor, 100.0 + 1000 * index)
-                events["window"]["simulated"][:] = manifest.backend.startswith("sim:")
+                simulated = str(changes.get("backend", "")).startswith("sim:")
+                events["window"]["simulated"][:] = simulated
                 if edit is not None:
                     edit(events)
                 bounds = (float(events["window"][c][0]) for c in ("start_s", "end_s"))

@@ -258,8 +258,8 @@ def test_memory_that_was_freed_does_not_stay_resident():
 
 def test_a_model_whose_products_are_small_takes_one_thread_and_its_roof_all(monkeypatch):
     module = "chipmark.backends.torch_device"
-    monkeypatch.setattr(f"{module}.backend.physical_cores", lambda: 2)
-    monkeypatch.setattr(f"{module}.threads.physical_cores", lambda: 2)
+    monkeypatch.setattr(f"{module}.backend.chosen_threads", lambda: 2)
+    monkeypatch.setattr(f"{module}.threads.chosen_threads", lambda: 2)
     seen = []
     monkeypatch.setattr(
         f"{module}.roofs.read_bandwidth", lambda *_: seen.append(torch.get_num_threads()) or 1.0

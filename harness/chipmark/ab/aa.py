@@ -18,9 +18,11 @@ from chipmark.ab.modules import SameCodeError, code_hash
 from chipmark.ab.plan import Request, planned
 from chipmark.ab.rounds import ProcessRunner
 from chipmark.ab.run import Options, machine_of, runner_of, scratch
-from chipmark.ab.sequence import Key, Outcome, Series, run_sequence, title
+from chipmark.ab.sequence import Outcome, run_sequence, title
+from chipmark.ab.series import Key, Series
 from chipmark.ab.store import check_new, write_run
 from chipmark.cell.runner import Reporter
+from chipmark.errors import NothingToJudgeError
 from chipmark.gate.aa import (
     MIN_PAIRS,
     FalseReds,
@@ -33,7 +35,7 @@ from chipmark.gate.aa import (
 from chipmark.gate.bounds import Bound, fingerprint, load_bound, store_bound
 from chipmark.gate.findings import finite
 from chipmark.gate.thresholds import Thresholds, load_thresholds
-from chipmark.gate.verdict import Margins, Verdict
+from chipmark.gate.verdict import Margins
 
 WORKLOAD = ("python", "-m", "chipmark.ab.decode_step")
 """What is measured where no command is given."""
@@ -153,15 +155,17 @@ def report_of(
     outcome: Outcome, rules: Thresholds, seed: int, *, command: str, machine: Mapping[str, Any]
 ) -> MachineReport:
     """The figures of a run that has been measured; none is made where the machine was unfit."""
-    found = outcome.series(0)
-    faults = dict.fromkeys(
-        reason
-        for judged in outcome.judgements.values()
-        if judged.verdict is Verdict.UNFIT
-        for reason in judged.reasons
-    )
+    faults = outcome.faults
+    lost = {k: j for k, j in outcome.judgements.items() if j.estimate is None}
+    found = {key: series for key, series in outcome.series(0).items() if key not in lost}
+    if not found:
+        raise NothingToJudgeError(
+            "no benchmark gave a value in every round",
+            "; ".join(f"{title(key)}: {judged.reasons[0]}" for key, judged in lost.items()),
+        )
     rounds = min(len(s.a) for s in found.values())
-    notes = list(outcome.left_out)
+    notes = [f"left out: {title(key)}: {judged.reasons[0]}" for key, judged in lost.items()]
+    notes += outcome.left_out
     if outcome.canary is not None:
         notes += outcome.canary.notices
     enough = not faults and rounds >= MIN_PAIRS
@@ -186,7 +190,7 @@ def report_of(
         )
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return MachineReport(
-        command, fingerprint(machine), rounds, metrics, reds, tuple(faults), tuple(notes), created
+        command, fingerprint(machine), rounds, metrics, reds, faults, tuple(notes), created
     )
 
 

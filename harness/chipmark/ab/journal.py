@@ -18,7 +18,7 @@ from typing import IO, Any
 from chipmark.ab.arms import Arm
 from chipmark.ab.machine import CardState, MachineState
 from chipmark.ab.modules import Module
-from chipmark.ab.readings import Reading
+from chipmark.ab.readings import Lost, Reading
 from chipmark.ab.rounds import Measured, ProcessRunner
 from chipmark.ab.schedule import ARMS, ArmName, Slot
 from chipmark.errors import BrokenRecordError, UsageError
@@ -205,6 +205,7 @@ def slot_document(m: Measured, *, raw: bool) -> dict[str, Any]:
         "before": m.before.to_dict(),
         "after": m.after.to_dict(),
         "readings": readings,
+        "lost": [asdict(lost) for lost in m.lost],
     }
 
 
@@ -264,6 +265,7 @@ def _take(found: Journal, line: Mapping[str, Any]) -> None:
         _state(line["after"]),
         float(line["wall_s"]),
         int(line["sitting"]),
+        tuple(Lost(**lost) for lost in line.get("lost", ())),
     )
     found.slots[slot.session, slot.round, slot.arm] = measured
     found.sitting = max(found.sitting, measured.sitting)

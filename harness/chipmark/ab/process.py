@@ -1,21 +1,32 @@
-"""One process of an arm, from its start until nothing of it is left."""
+"""One process of an arm, from its start until nothing of it is left.
+
+A process is started by `supervise.py`, so that it ends with this one even where this one is killed.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import psutil
 
 from chipmark.cell.parent import LogTail
 from chipmark.errors import ChipmarkError, UsageError
 
-_MARK = "CHIPMARK_AB_PROCESS"
+MARK = "CHIPMARK_AB_PROCESS"
+"""Variable by which processes of one tree are known that have cut every tie."""
+
+_SUPERVISOR = Path(__file__).with_name("supervise.py")
 _POLL_S = 0.05
 _TERM_S = 3.0
 
@@ -26,7 +37,8 @@ class ArmFailedError(ChipmarkError):
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A process that ended by itself. wall_s: from its start to its end, interpreter included."""
+    """A process that ended by itself. wall_s: from its start to its end, interpreter included,
+    without what supervises it."""
 
     code: int
     wall_s: float
@@ -41,26 +53,42 @@ def run_process(
     `what` names arm and round in errors. Raises UsageError where it cannot be started,
     ArmFailedError where it takes longer than `limit_s` or floods its output.
     """
-    mark = f"{os.getpid()}-{time.monotonic_ns()}"
-    try:
-        process = subprocess.Popen(
-            list(argv),
-            cwd=cwd,
-            env=dict(env) | {_MARK: mark},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise UsageError(f"{what}: {argv[0]} cannot be started: {error.strerror}") from error
+    mark = new_mark()
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as result:
+        try:
+            process = subprocess.Popen(
+                [*supervised(writer), *argv],
+                cwd=cwd,
+                env=dict(env) | {MARK: mark},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=(writer,),
+            )
+        except OSError as error:
+            raise UsageError(f"{what}: cannot be started: {error.strerror}") from error
+        finally:
+            os.close(writer)
+        return _finished(process, mark, result, argv[0], limit_s, what)
+
+
+def _finished(
+    process: subprocess.Popen[bytes],
+    mark: str,
+    result: IO[bytes],
+    program: str,
+    limit_s: float,
+    what: str,
+) -> Finished:
     assert process.stdout is not None
     log = LogTail(process.stdout)
     started = time.perf_counter()
     try:
         while True:
             try:
-                code = process.wait(timeout=_POLL_S if log.flooded else min(limit_s, 1.0))
+                process.wait(timeout=_POLL_S if log.flooded else min(limit_s, 1.0))
                 break
             except subprocess.TimeoutExpired:
                 if log.flooded:
@@ -72,14 +100,53 @@ def run_process(
                         f"{what}: no end within {limit_s:g} s{_tail(log)}",
                         "a longer one: --limit-s",
                     ) from None
-        wall_s = time.perf_counter() - started
     finally:
-        end_tree(process, mark)
-        log.join()
+        with undisturbed():
+            end_tree(process, mark)
+            log.join()
+    answer = json.loads(result.read() or b"{}")
+    if "errno" in answer:
+        reason = os.strerror(answer["errno"])
+        raise UsageError(f"{what}: {program} cannot be started: {reason}")
+    # Without an answer something has killed the supervisor, and with it the process.
+    code = answer.get("code", process.returncode)
+    wall_s = answer.get("wall_s", time.perf_counter() - started)
     return Finished(code, wall_s, log.tail().decode(errors="replace"))
 
 
-def end_tree(process: subprocess.Popen[bytes], mark: str) -> None:
+def supervised(result: int | None = None) -> list[str]:
+    """The words before a command that is to end with this process. result: the file descriptor
+    to answer on, None for the exit code alone."""
+    answer = "-" if result is None else str(result)
+    return [sys.executable, "-I", "-S", str(_SUPERVISOR), answer, str(os.getpid())]
+
+
+def new_mark() -> str:
+    """A value of MARK that no other process tree has."""
+    return f"{os.getpid()}-{time.monotonic_ns()}"
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Signals that end a run wait until the block is left: a runner that is cancelled gets two or
+    three of them, and a clean-up that is broken off leaves what it was to remove."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # A handler and not SIG_IGN, which programs started inside would inherit.
+    before = {n: signal.signal(n, lambda number, frame: received.append(number)) for n in numbers}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, signal.SIG_DFL if handler is None else handler)
+    for number in received:
+        signal.raise_signal(number)
+
+
+def end_tree(process: subprocess.Popen[Any], mark: str) -> None:
     """End a process, what it started, and what of that left its session or its parent.
 
     The tree is asked first (a chipmark or a pytest of the arm ends its own children and removes
@@ -124,7 +191,7 @@ def _marked(mark: str) -> set[psutil.Process]:
     found = set()
     for member in psutil.process_iter():
         try:
-            if member.environ().get(_MARK) == mark and member.pid != os.getpid():
+            if member.environ().get(MARK) == mark and member.pid != os.getpid():
                 found.add(member)
         except (psutil.Error, OSError):
             continue

@@ -11,7 +11,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from chipmark.errors import BadInputError, UnknownNameError, UsageError
+from chipmark.errors import (
+    BadInputError,
+    CellFailedError,
+    NothingToJudgeError,
+    UnknownNameError,
+    UsageError,
+)
 
 Source = Literal["pytest-benchmark", "chipmark", "samples", "wall"]
 Direction = Literal["higher", "lower"]
@@ -19,7 +25,11 @@ Direction = Literal["higher", "lower"]
 SAMPLES_VARIABLE = "CHIPMARK_AB_SAMPLES"
 """Names a file that a command may write: {name: {"unit", "direction", "samples": [..]}}."""
 
+OUTCOMES_VARIABLE = "CHIPMARK_AB_OUTCOMES"
+"""Names a file that pytest's failed tests are written to (`hook/chipmark_ab_outcomes.py`)."""
+
 PYTEST_FILE = "benchmark.json"
+OUTCOMES_FILE = "outcomes.jsonl"
 RECORDS = "records"
 WALL = "wall_s"
 PYTEST_METRIC = "time_s"
@@ -43,6 +53,25 @@ class Reading:
     def key(self) -> tuple[str, str]:
         """What pairs it with the other arm's."""
         return self.benchmark, self.metric
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A metric of a benchmark that a process named and gave no value of. metric: "" for all of
+    them. failed: whether it was not measured; False: its numbers are there and cannot be used."""
+
+    benchmark: str
+    metric: str
+    reason: str
+    failed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What one process gave."""
+
+    found: tuple[Reading, ...]
+    lost: tuple[Lost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,22 +131,48 @@ class Command:
 
     def env(self, folder: Path) -> dict[str, str]:
         """Variables of one process."""
-        return {SAMPLES_VARIABLE: str(folder / "samples.json")}
+        found = {SAMPLES_VARIABLE: str(folder / "samples.json")}
+        if self.source == "pytest-benchmark":
+            found[OUTCOMES_VARIABLE] = str(folder / OUTCOMES_FILE)
+        return found
 
-    def read(self, folder: Path, wall_s: float, what: str) -> list[Reading]:
+    def survives(self, code: int, folder: Path) -> bool:
+        """Whether a process that ended so has measured all the same: a failed test or a failed
+        cell costs itself, where it is known which one it was."""
+        if code == 1 and self.source == "pytest-benchmark":
+            return all((folder / name).is_file() for name in (OUTCOMES_FILE, PYTEST_FILE))
+        if code == CellFailedError.exit_code and self.source == "chipmark":
+            return (folder / RECORDS).is_dir()
+        return code == 0
+
+    def read(self, folder: Path, wall_s: float, what: str) -> Readings:
         """What the process left under `folder`; BadInputError or UsageError names the fault."""
         if self.source == "pytest-benchmark":
-            return read_pytest(folder / PYTEST_FILE, what)
+            return read_pytest(folder / PYTEST_FILE, what, failed_tests(folder / OUTCOMES_FILE))
         if self.source == "chipmark":
             return read_records(folder / RECORDS, self.metrics, what, by_work=self.by_work)
         own = folder / "samples.json"
         if own.is_file():
             return read_samples(own, what)
-        return [Reading("command", WALL, "s", "lower", _checked(wall_s, what, "command"), 1)]
+        wall = Reading("command", WALL, "s", "lower", wall_s, 1, (wall_s,))
+        return Readings((wall,))
 
 
-def read_pytest(path: Path, what: str) -> list[Reading]:
-    """Medians of `data`, seconds an iteration, of every benchmark of pytest-benchmark's file."""
+def failed_tests(path: Path) -> dict[str, str]:
+    """Ids of pytest's failed tests, and the first line of each one's first error."""
+    if not path.is_file():
+        return {}
+    found: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        nodeid, reason = json.loads(line)
+        found.setdefault(nodeid, reason)
+    return found
+
+
+def read_pytest(path: Path, what: str, failed: Mapping[str, str]) -> Readings:
+    """Medians of `data`, seconds an iteration, of every benchmark of pytest-benchmark's file,
+    named without addresses. One whose test failed is lost, whatever its timings say."""
+    from chipmark.benchmark_json.identity import ambiguous, without_addresses
     from chipmark.benchmark_json.read import read_benchmark_json
 
     if not path.is_file() or path.stat().st_size == 0:
@@ -125,55 +180,76 @@ def read_pytest(path: Path, what: str) -> list[Reading]:
             f"{what}: pytest wrote no benchmark file",
             "is pytest-benchmark installed there, and does the selection hold a benchmark?",
         )
+    lost = [Lost(without_addresses(name), "", reason) for name, reason in failed.items()]
+    try:
+        run = read_benchmark_json(path)
+    except NothingToJudgeError:  # every benchmark failed, or none is left
+        return Readings((), tuple(lost))
     found = []
-    for benchmark in read_benchmark_json(path).benchmarks:
-        if not benchmark.data:
-            raise BadInputError(
-                path, f"{what}: {benchmark.fullname} has no samples", field="stats.data"
-            )
-        found.append(
-            _reading(benchmark.fullname, PYTEST_METRIC, "s", "lower", benchmark.data, what)
-        )
-    return found
+    for fault in run.faults:
+        reason = f"{fault.field}: {fault.problem}"
+        lost.append(Lost(without_addresses(fault.fullname), PYTEST_METRIC, reason, failed=False))
+    unclear = ambiguous(run.benchmarks)
+    for place, benchmark in enumerate(run.benchmarks):
+        name = without_addresses(benchmark.fullname)
+        if benchmark.fullname in failed:
+            continue
+        problem = unclear.get(place) or _problem(benchmark.data)
+        if problem:
+            lost.append(Lost(name, PYTEST_METRIC, problem, failed=False))
+        else:
+            found.append(_reading(name, PYTEST_METRIC, "s", "lower", benchmark.data))
+    return Readings(tuple(found), tuple(lost))
 
 
 def read_records(
     folder: Path, metrics: Sequence[str], what: str, *, by_work: bool = False
-) -> list[Reading]:
-    """Columns of the table, a benchmark a cell. A cell is named without its backend, and with
-    `by_work` without model and precision where one name is left for each cell. A failed cell or a
-    null is a UsageError with the record's own reason."""
+) -> Readings:
+    """Columns of the table, a benchmark a cell. A cell is named without its backend where one name
+    is left for each cell, and with `by_work` without model and precision, if that leaves one. A
+    failed cell or a null is lost, with the record's own reason."""
     from chipmark.prices.book import EXAMPLE, load_book
     from chipmark.results.store import load_records
-    from chipmark.table.columns import COLUMNS
+    from chipmark.table.columns import COLUMNS, NULL_REASONS
+    from chipmark.table.comparable import MEASURED
     from chipmark.table.rows import build_rows
 
     records = load_records([folder]).records
     rows = [r.to_dict() for r in build_rows(records, load_book(EXAMPLE), None, DEFAULT_METRIC)]
     names = [_cell_name(values, ("workload", "scale", "scenario")) for values in rows]
     if not by_work or len(set(names)) < len(names):
-        parts = ("workload", "model", "precision", "scale", "scenario")
+        parts: tuple[str, ...] = ("workload", "model", "precision", "scale", "scenario")
         names = [_cell_name(values, parts) for values in rows]
-    found = []
-    for values, name in zip(rows, names, strict=True):
+        if not by_work and len(set(names)) < len(names):  # one command, several backends
+            names = [_cell_name(values, ("backend", *parts)) for values in rows]
+    found, lost = [], []
+    for record, values, name in zip(records, rows, names, strict=True):
         for metric in metrics:
-            value = values[metric]
+            value, failure = values[metric], record.manifest.failure
             if value is None:
-                reason = values["null_reasons"].get(metric, "unknown")
-                raise UsageError(f"{what}: {name} has no {metric}: {reason}")
+                code = values["null_reasons"].get(metric, "unknown")
+                reason = NULL_REASONS.get(code, code) if failure is None else failure.text
+                lost.append(Lost(name, metric, reason))
+                continue
             column = COLUMNS[metric]
             direction: Direction = "higher" if column.direction == "higher" else "lower"
-            found.append(_reading(name, metric, column.unit, direction, [value], what))
-    return found
+            problem = _problem([value])
+            if column.kind == "energy" and values["energy_source"] not in MEASURED:
+                problem = f"energy is {values['energy_source']}, not measured"
+            if problem:
+                lost.append(Lost(name, metric, problem, failed=False))
+            else:
+                found.append(_reading(name, metric, column.unit, direction, [value]))
+    return Readings(tuple(found), tuple(lost))
 
 
 def _cell_name(values: Mapping[str, Any], parts: Sequence[str]) -> str:
     return " ".join([*(str(values[part]) for part in parts), f"N={values['concurrency']}"])
 
 
-def read_samples(path: Path, what: str) -> list[Reading]:
+def read_samples(path: Path, what: str) -> Readings:
     """The file of a command that knows SAMPLES_VARIABLE."""
-    found = []
+    found, lost = [], []
     for name, entry in _object(path, what).items():
         if not isinstance(entry, dict) or not isinstance(entry.get("samples"), list):
             raise BadInputError(path, f"{what}: is no object with a list", field=f"{name}.samples")
@@ -184,28 +260,30 @@ def read_samples(path: Path, what: str) -> list[Reading]:
             )
         unit = str(entry.get("unit", "s"))
         metric = str(entry.get("metric", PYTEST_METRIC if unit == "s" else "value"))
-        if not entry["samples"]:
-            raise BadInputError(path, f"{what}: has no samples", field=f"{name}.samples")
-        found.append(_reading(name, metric, unit, direction, entry["samples"], what))
-    return found
+        if problem := _problem(entry["samples"]):
+            lost.append(Lost(name, metric, problem, failed=False))
+        else:
+            found.append(_reading(name, metric, unit, direction, entry["samples"]))
+    return Readings(tuple(found), tuple(lost))
 
 
 def _reading(
-    name: str, metric: str, unit: str, direction: Direction, samples: Sequence[Any], what: str
+    name: str, metric: str, unit: str, direction: Direction, samples: Sequence[float]
 ) -> Reading:
-    values = [_checked(sample, what, name) for sample in samples]
-    return Reading(name, metric, unit, direction, float(median(values)), len(values), tuple(values))
+    values = tuple(float(sample) for sample in samples)
+    return Reading(name, metric, unit, direction, float(median(values)), len(values), values)
 
 
-def _checked(value: Any, what: str, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"{what}: {name} has a sample that is no number: {value!r}")
-    if not math.isfinite(value) or value <= 0:
-        raise UsageError(
-            f"{what}: {name} has a sample of {value}",
-            "a sample must be finite and above zero; nothing was written",
-        )
-    return float(value)
+def _problem(samples: Sequence[Any]) -> str:
+    """Why samples cannot be compared, "" where they can."""
+    if not samples:
+        return "has no samples"
+    for sample in samples:
+        if isinstance(sample, bool) or not isinstance(sample, int | float):
+            return f"has a sample that is not a number: {sample!r}"
+        if not math.isfinite(sample) or sample <= 0:
+            return f"has a sample of {sample}; one must be finite and above zero"
+    return ""
 
 
 def _object(path: Path, what: str) -> Mapping[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from chipmark.ab.modules import (
     top_level_names,
 )
 from chipmark.ab.process import ArmFailedError, run_process
-from chipmark.ab.readings import PYTEST_FILE, RECORDS, Command, Reading
+from chipmark.ab.readings import PYTEST_FILE, RECORDS, Command, Lost, Reading, Readings
 from chipmark.ab.schedule import ARMS, ArmName, Slot
 from chipmark.errors import NothingToJudgeError, UsageError
 from chipmark.gate.stored import load_run
@@ -32,7 +32,7 @@ from chipmark.gate.stored import load_run
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A slot that was run. canary_s: the canary just before it. before, after: the machine.
-    sitting: how often the run had been taken up again by then."""
+    sitting: how often the run had been taken up again by then. lost: what it gave no value of."""
 
     slot: Slot
     readings: tuple[Reading, ...]
@@ -41,6 +41,7 @@ class Measured:
     after: MachineState
     wall_s: float
     sitting: int = 0
+    lost: tuple[Lost, ...] = ()
 
 
 class Runner(Protocol):
@@ -82,14 +83,19 @@ class ProcessRunner:
     def warm(self, session: int) -> None:
         """As `Runner`; then refuses arms that ran the same code, before anything is timed."""
         self._session = session
+        lost: dict[str, str] = {}
         for arm in ARMS:
-            readings, _ = self._process(arm, f"arm {arm}, warm-up", ())
-            self.names[arm] = tuple(dict.fromkeys(r.benchmark for r in readings))
-        if not set(self.names["A"]) & set(self.names["B"]):
-            raise NothingToJudgeError(
-                "the arms have no benchmark in common",
-                f"arm A has {_some(self.names['A'])}; arm B has {_some(self.names['B'])}",
-            )
+            what = f"arm {arm}, warm-up"
+            readings, _ = self._process(arm, what, ())
+            self.names[arm] = tuple(dict.fromkeys(r.benchmark for r in readings.found))
+            if arm == "A":
+                lost = {name.benchmark: name.reason for name in readings.lost}
+                if not readings.found:
+                    raise NothingToJudgeError(
+                        "arm A has measured nothing to compare with", _some_lost(lost)
+                    )
+            else:
+                _check_lost(readings, {*lost, *self.names["A"]}, what)
         same_tree = self.kind != "commits"
         check_own_code(
             self.modules["A"], self.modules["B"], differ=not same_tree, whole_code=not same_tree
@@ -101,15 +107,13 @@ class ProcessRunner:
         before = look()
         what = f"arm {slot.arm}, session {slot.session + 1}, round {slot.round + 1}"
         readings, wall_s = self._process(slot.arm, what, decided)
-        return Measured(slot, tuple(readings), canary_s, before, look(), wall_s)
+        return Measured(slot, readings.found, canary_s, before, look(), wall_s, lost=readings.lost)
 
     def canary(self) -> float:
         """As `Runner`."""
         return run_canary(dict(os.environ))
 
-    def _process(
-        self, name: ArmName, what: str, decided: Sequence[str]
-    ) -> tuple[list[Reading], float]:
+    def _process(self, name: ArmName, what: str, decided: Sequence[str]) -> tuple[Readings, float]:
         arm, command = self.arms[name], self.commands[name]
         folder = self.scratch / name / "process"
         shutil.rmtree(folder, ignore_errors=True)
@@ -120,14 +124,14 @@ class ProcessRunner:
         words = command.words(folder, decided, self.names.get(name, ()))
         words[0] = program(arm, env["PATH"])
         done = run_process(words, arm.cwd, env, self.limit_s, what)
-        if done.code:
+        if not command.survives(done.code, folder):
             raise ArmFailedError(
                 f"{what}: {' '.join(arm.argv)} ended with {_ending(done.code)}; the end of its "
                 f"output:\n{_last_lines(done.log)}",
                 "nothing was written",
             )
         readings = command.read(folder, done.wall_s, what)
-        if not readings:
+        if name == "A" and not readings.found and not readings.lost:
             raise UsageError(f"{what}: no benchmark was run", "check the selection")
         if name not in self.names:
             self._remember(name, folder)
@@ -147,8 +151,21 @@ class ProcessRunner:
             self.identity = dict(load_run(file).identity)
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
+def _check_lost(readings: Readings, known: Collection[str], what: str) -> None:
+    """A failed test that is not a benchmark means that the arm as a whole is broken."""
+    strange = {lost.benchmark: lost.reason for lost in readings.lost if lost.failed}
+    strange = {name: reason for name, reason in strange.items() if name not in known}
+    if strange:
+        raise ArmFailedError(
+            f"{what}: failed outside the benchmarks of arm A: {_some_lost(strange)}",
+            "nothing was written",
+        )
+
+
+def _some_lost(reasons: Mapping[str, str], most: int = 3) -> str:
+    listed = [f"{name}: {reason}" for name, reason in list(reasons.items())[:most]]
+    more = [f"and {len(reasons) - most} more"] if len(reasons) > most else []
+    return "; ".join(listed + more)
 
 
 def _ending(code: int) -> str:

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,16 +17,18 @@ from chipmark import __version__
 from chipmark.ab.canary import LIMIT
 from chipmark.ab.journal import JournalledRunner, arm_document, goes_on, journal
 from chipmark.ab.plan import Plan, Request, planned
-from chipmark.ab.readings import Command
+from chipmark.ab.process import undisturbed
+from chipmark.ab.readings import Command, Reading
 from chipmark.ab.rounds import ProcessRunner, Runner
-from chipmark.ab.schedule import ARMS
-from chipmark.ab.sequence import Key, Outcome, Series, run_sequence
+from chipmark.ab.schedule import ARMS, ArmName
+from chipmark.ab.sequence import Outcome, run_sequence
+from chipmark.ab.series import Key, Series, readings_of
 from chipmark.ab.store import check_new, write_run
 from chipmark.cell.runner import Reporter
 from chipmark.gate.bounds import fingerprint, load_bound
 from chipmark.gate.findings import Findings, Row
 from chipmark.gate.thresholds import Thresholds, load_thresholds
-from chipmark.gate.verdict import LOOKS
+from chipmark.gate.verdict import LOOKS, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,8 @@ def scratch() -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with undisturbed():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def runner_of(plan: Plan, options: Options, folder: Path) -> ProcessRunner:
@@ -147,7 +150,10 @@ def machine_bound(runner: ProcessRunner) -> float:
 def findings_of(plan: Plan, outcome: Outcome, rules: Thresholds, runner: ProcessRunner) -> Findings:
     """The rows of a run, with notes on the canary, the margin and what was left out."""
     first = outcome.series(0)
-    rows = tuple(_row(first[key], key, outcome, rules) for key in sorted(outcome.judgements))
+    arms = {arm: readings_of(outcome.measured, arm) for arm in ARMS}
+    rows = tuple(
+        _row(key, arms, first.get(key), outcome, rules) for key in sorted(outcome.judgements)
+    )
     notes = list(plan.says)
     canary = outcome.canary
     if canary is not None:
@@ -174,15 +180,26 @@ def findings_of(plan: Plan, outcome: Outcome, rules: Thresholds, runner: Process
     return Findings(plan.a.title, plan.b.title, rows, tuple(notes), details)
 
 
-def _row(series: Series, key: Key, outcome: Outcome, rules: Thresholds) -> Row:
+def _row(
+    key: Key,
+    arms: Mapping[ArmName, Mapping[Key, Sequence[Reading]]],
+    series: Series | None,
+    outcome: Outcome,
+    rules: Thresholds,
+) -> Row:
+    """A row; both values are of the rounds that were paired, of what was lost those of arm A."""
+    judgement, of_a = outcome.judgements[key], arms["A"][key]
+    base, new = [r.value for r in of_a], [r.value for r in arms["B"].get(key, ())]
+    if series is not None and judgement.estimate is not None:
+        base, new = list(series.a), list(series.b)
     return Row(
         benchmark=key[0],
         metric=key[1],
-        unit=series.unit,
-        direction=series.direction,
-        base=median(series.a),
-        new=median(series.b),
-        judgement=outcome.judgements[key],
+        unit=of_a[0].unit,
+        direction=of_a[0].direction,
+        base=median(base),
+        new=median(new) if new and judgement.verdict is not Verdict.MISSING else None,
+        judgement=judgement,
         not_gated=rules.not_gated(*key),
     )
 

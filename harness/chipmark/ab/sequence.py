@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from chipmark.ab.canary import LIMIT, CanaryReport, judge_canary
 from chipmark.ab.machine import card_faults
-from chipmark.ab.readings import Direction
 from chipmark.ab.rounds import Measured, Runner
 from chipmark.ab.schedule import slots
+from chipmark.ab.series import Key, Series, gaps, readings_of, series_of
 from chipmark.cell.runner import Reporter
-from chipmark.errors import NothingToJudgeError, UsageError
+from chipmark.errors import NothingToJudgeError
 from chipmark.gate.verdict import (
     DELTA_EQ,
     LOOKS,
@@ -25,71 +25,31 @@ from chipmark.gate.verdict import (
     describe,
     estimate,
     look,
+    missing,
     unfit,
 )
-
-Key = tuple[str, str]
-"""Benchmark and metric."""
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """Values of both arms of one benchmark and metric in one session, by round, in `unit`."""
-
-    key: Key
-    unit: str
-    direction: Direction
-    a: tuple[float, ...]
-    b: tuple[float, ...]
-
-    @property
-    def d(self) -> list[float]:
-        """ln(B / A) of each round, turned so that above 0 is worse."""
-        sign = 1.0 if self.direction == "lower" else -1.0
-        return [sign * math.log(b / a) for a, b in zip(self.a, self.b, strict=True)]
 
 
 @dataclass
 class Outcome:
     """What a run came to. judgements by benchmark and metric; measured: every slot, in order;
     canaries: readings without a pause between them, a list a session and sitting; left_out:
-    benchmarks that only one arm has."""
+    benchmarks that only arm B has, or that arm A failed too; faults: why the machine was unfit."""
 
     judgements: dict[Key, Judgement] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
     canaries: list[list[float]] = field(default_factory=list)
     canary: CanaryReport | None = None
     left_out: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
     def series(self, session: int) -> dict[Key, Series]:
         """Complete rounds of a session as series."""
-        return series_of([m for m in self.measured if m.slot.session == session])
+        return series_of(self.of(session))
 
-
-def series_of(measured: Sequence[Measured]) -> dict[Key, Series]:
-    """Series of the benchmarks that both arms have, of the rounds that both arms ran.
-
-    Raises UsageError where a benchmark is missing in one arm of a round that the other has.
-    """
-    values: dict[Key, dict[str, dict[int, float]]] = {}
-    about: dict[Key, tuple[str, Direction]] = {}
-    for m in measured:
-        for reading in m.readings:
-            by_arm = values.setdefault(reading.key, {"A": {}, "B": {}})
-            by_arm[m.slot.arm][m.slot.round] = reading.value
-            about[reading.key] = (reading.unit, reading.direction)
-    found = {}
-    for key, arms in values.items():
-        if not arms["A"] or not arms["B"]:
-            continue
-        odd = sorted(arms["A"].keys() ^ arms["B"].keys())
-        if odd:
-            arm = "B" if odd[0] in arms["A"] else "A"
-            raise UsageError(f"{key[0]} gave no {key[1]} in round {odd[0] + 1} of arm {arm}")
-        rounds = sorted(arms["A"])
-        a, b = (tuple(arms[arm][r] for r in rounds) for arm in ("A", "B"))
-        found[key] = Series(key, *about[key], a, b)
-    return found
+    def of(self, session: int) -> list[Measured]:
+        """The slots of a session."""
+        return [m for m in self.measured if m.slot.session == session]
 
 
 def run_sequence(
@@ -103,8 +63,8 @@ def run_sequence(
 ) -> Outcome:
     """Rounds until every benchmark is decided, then a second session for those to confirm.
 
-    margins_of: by benchmark and metric, asked after the warm-up. Raises NothingToJudgeError
-    where the arms have no benchmark in common.
+    margins_of: by benchmark and metric, asked after the warm-up. A benchmark that arm B has lost
+    in a round is missing. Raises NothingToJudgeError where arm A gave no value.
     """
     outcome = Outcome()
     reporter.steps(looks[-1] * 2 + 2)
@@ -115,12 +75,10 @@ def run_sequence(
     done = 0
     for rounds in looks:
         _run_rounds(runner, outcome, 0, done, rounds, seed, _decided(outcome, to_confirm), reporter)
+        new = [m for m in outcome.of(0) if m.slot.round >= done]
         done = rounds
-        found = outcome.series(0)
-        if not found:
-            raise NothingToJudgeError("the arms have no benchmark in common")
-        outcome.left_out = _left_out(outcome, found)
-        for key, series in found.items():
+        _close_gaps(outcome, new, to_confirm, margins_of, reporter)
+        for key, series in outcome.series(0).items():
             if key in outcome.judgements or key in to_confirm:
                 continue
             step = look(series.d, margins_of(key), median(series.a))
@@ -131,7 +89,10 @@ def run_sequence(
                 outcome.judgements[key] = step.judgement
             assert step.judgement.estimate is not None
             reporter.say(f"{rounds} rounds: {title(key)}: {_state(step.next, step.judgement)}")
-        if len(outcome.judgements) + len(to_confirm) == len(found):
+        outcome.left_out = _left_out(outcome)
+        if not outcome.judgements and not to_confirm and not outcome.series(0):
+            raise NothingToJudgeError("arm A gave no value", "; ".join(outcome.left_out))
+        if _decided(outcome, to_confirm) >= readings_of(outcome.measured, "A").keys():
             break
     outcome.canaries[-1].append(runner.canary())
     if to_confirm and not _faults(outcome, canary_limit):
@@ -141,17 +102,18 @@ def run_sequence(
         _run_rounds(runner, outcome, 1, 0, looks[-1], seed, set(outcome.judgements), reporter)
         outcome.canaries[-1].append(runner.canary())
         first, second = outcome.series(0), outcome.series(1)
-        for key in sorted(to_confirm):
-            if key not in second:
-                raise UsageError(f"{title(key)} is missing in the second session")
+        _close_gaps(outcome, outcome.of(1), set(), margins_of, reporter)
+        for key in sorted(to_confirm - outcome.judgements.keys()):
             scale = median(first[key].a)
             outcome.judgements[key] = confirm(first[key].d, second[key].d, margins_of(key), scale)
     outcome.canary = _canary_report(outcome, canary_limit)
-    faults = _faults(outcome, canary_limit)
-    if faults:
+    outcome.faults = _faults(outcome, canary_limit)
+    if outcome.faults:
         found = outcome.series(0)
-        outcome.judgements = {
-            key: unfit(faults, margins_of(key), series.d) for key, series in found.items()
+        outcome.judgements |= {
+            key: unfit(outcome.faults, margins_of(key), series.d)
+            for key, series in found.items()
+            if key not in outcome.judgements or outcome.judgements[key].estimate is not None
         }
     return outcome
 
@@ -194,13 +156,30 @@ def _decided(outcome: Outcome, to_confirm: set[Key]) -> set[Key]:
     return set(outcome.judgements) | to_confirm
 
 
-def _left_out(outcome: Outcome, found: Mapping[Key, Series]) -> tuple[str, ...]:
-    arms: dict[str, set[str]] = {}
+def _close_gaps(
+    outcome: Outcome,
+    rounds: Sequence[Measured],
+    to_confirm: set[Key],
+    margins_of: Callable[[Key], Margins],
+    reporter: Reporter,
+) -> None:
+    """End what an arm has lost: missing where arm B did, unfit otherwise. It costs itself alone."""
+    closed = _decided(outcome, to_confirm)
+    for key, gap in gaps(outcome.measured, rounds, closed).items():
+        judge = missing if gap.missing else unfit
+        outcome.judgements[key] = judge([gap.reason], margins_of(key))
+        reporter.say(f"{title(key)}: {outcome.judgements[key].verdict.value}: {gap.reason}")
+
+
+def _left_out(outcome: Outcome) -> tuple[str, ...]:
+    ours, theirs = (readings_of(outcome.measured, arm) for arm in ("A", "B"))
+    notes = {title(key): "only in arm B" for key in theirs if key not in ours}
+    names = {name for name, _ in (*ours, *theirs)}
     for m in outcome.measured:
-        for reading in m.readings:
-            if reading.key not in found:
-                arms.setdefault(title(reading.key), set()).add(m.slot.arm)
-    return tuple(f"{name}: only in arm {', '.join(sorted(a))}" for name, a in sorted(arms.items()))
+        for lost in m.lost:
+            if lost.benchmark not in names:
+                notes.setdefault(lost.benchmark, f"not measured in arm {m.slot.arm}: {lost.reason}")
+    return tuple(f"{name}: {note}" for name, note in sorted(notes.items()))
 
 
 def _canary_report(outcome: Outcome, limit: float) -> CanaryReport:

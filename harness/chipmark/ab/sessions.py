@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from chipmark.ab.aa import DOCUMENT
-from chipmark.ab.sequence import Key
+from chipmark.ab.series import Key
 from chipmark.errors import BadInputError, NothingToJudgeError, UsageError
 from chipmark.gate.across import MIN_SESSIONS, Movement, movements
 from chipmark.gate.bounds import Bound, fingerprint, load_bound, store_bound

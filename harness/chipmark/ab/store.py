@@ -10,7 +10,7 @@ Beside them lies the journal of the run, with its raw samples (`journal.py`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,7 +64,7 @@ def write_run(
     for arm in ARMS:
         if arm in runner.first_files:
             documents[f"{arm}.json"] = interleaved_file(
-                runner.first_files[arm], run, arm, outcome.measured
+                runner.first_files[arm], run, arm, outcome.measured, outcome.faults
             )
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -131,27 +131,35 @@ def run_document(
 
 
 def interleaved_file(
-    first: Mapping[str, Any], run: str, arm: ArmName, measured: list[Measured]
+    first: Mapping[str, Any],
+    run: str,
+    arm: ArmName,
+    measured: list[Measured],
+    faults: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A file of pytest-benchmark whose `data` are the medians of an arm's rounds, in order.
 
     `first` is the file of the arm's warm-up: names, parameters and the machine are taken of it.
+    faults: why the machine was unfit, which a gate on the two files has to know.
     """
+    from chipmark.benchmark_json.identity import without_addresses
     from chipmark.benchmark_json.stats import stats_of
 
-    document = dict(first) | {NAMESPACE: {INTERLEAVED: {"run": run, "arm": arm}}}
+    block = {"run": run, "arm": arm, "unfit": list(faults)}
+    document = dict(first) | {NAMESPACE: {INTERLEAVED: block}}
     entries = []
     for entry in first["benchmarks"]:
+        name = without_addresses(entry.get("fullname") if isinstance(entry, dict) else None)
         values, rounds = [], []
         for m in measured:
             for reading in m.readings:
-                if m.slot.arm == arm and reading.benchmark == entry["fullname"]:
+                if m.slot.arm == arm and reading.benchmark == name:
                     values.append(reading.value)
                     rounds.append([m.slot.session, m.slot.round])
         if not values:
             continue
-        block = {**(entry.get("extra_info", {}).get(NAMESPACE) or {}), ROUNDS: rounds}
-        extra = {**entry.get("extra_info", {}), NAMESPACE: block}
+        extra = entry.get("extra_info") or {}
+        extra = {**extra, NAMESPACE: {**(extra.get(NAMESPACE) or {}), ROUNDS: rounds}}
         entries.append({**entry, "stats": stats_of(values), "extra_info": extra})
     document["benchmarks"] = entries
     return document

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from chipmark.ab.process import MARK, end_tree, new_mark, supervised, undisturbed
 from chipmark.errors import UsageError
 
 
@@ -22,10 +25,7 @@ class Checkout:
 
 def checkout(folder: Path) -> Checkout | None:
     """The checkout that holds `folder`; None outside git. UsageError where git is not installed."""
-    try:
-        root = _git(folder, "rev-parse", "--show-toplevel", check=False)
-    except FileNotFoundError as error:
-        raise UsageError("git is not installed, and commits are compared with it") from error
+    root = _git(folder, "rev-parse", "--show-toplevel", check=False)
     if not root:
         return None
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", check=False)
@@ -55,21 +55,44 @@ def worktrees(root: Path, commits: Sequence[tuple[str, Path]]) -> Iterator[None]
             _git(root, "worktree", "add", "--detach", "--force", str(folder), commit)
         yield
     finally:
-        for _, folder in commits:
-            _git(root, "worktree", "remove", "--force", "--force", str(folder), check=False)
-        # A kill between a folder's making and its entry leaves an entry without a folder.
-        _git(root, "worktree", "prune", check=False)
+        with undisturbed():
+            for _, folder in commits:
+                _remove(root, folder)
+            _git(root, "worktree", "prune", check=False)
+
+
+def _remove(root: Path, folder: Path) -> None:
+    """Remove a worktree, also a half-made one: a git that is killed while it makes one leaves it
+    locked, without what `remove` asks for, and `prune` passes locked ones by."""
+    _git(root, "worktree", "remove", "--force", "--force", str(folder), check=False)
+    if folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+    _git(root, "worktree", "unlock", str(folder), check=False)
 
 
 def _git(folder: Path, *arguments: str, check: bool = True) -> str:
     # core.hooksPath: a project's post-checkout hook has no business in a measurement.
     command = ["git", "-c", "core.hooksPath=/dev/null", "-C", str(folder), *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, start_new_session=True
-    )
-    if check and done.returncode:
+    if shutil.which("git") is None:
+        raise UsageError("git is not installed, and commits are compared with it")
+    mark = new_mark()
+    with subprocess.Popen(
+        [*supervised(), *command],
+        env={**os.environ, MARK: mark},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            with undisturbed():
+                end_tree(process, mark)
+            raise
+    if check and process.returncode:
         raise UsageError(
-            f"git {arguments[0]} failed: {done.stderr.strip() or done.returncode}",
-            f"in {folder}",
+            f"git {arguments[0]} failed: {err.strip() or process.returncode}", f"in {folder}"
         )
-    return done.stdout.strip("\n") if done.returncode == 0 else ""
+    return out.strip("\n") if process.returncode == 0 else ""

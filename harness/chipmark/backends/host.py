@@ -36,6 +36,18 @@ def _cores_in_mask(root: Path) -> int:
     return max(1, len(cores))
 
 
+def chosen_threads() -> int:
+    """Threads of a backend on this host: its physical cores, or OMP_NUM_THREADS where that is
+    fewer, so that both libraries take it and not only the one that is built with OpenMP.
+
+    Of a list (one number a level of nesting, OpenMP 5.2, 21.1.2) the first counts. What is no
+    number above zero is passed over, as OpenMP's own runtimes do.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    cores = physical_cores()
+    return min(cores, int(first)) if first.isdecimal() and int(first) > 0 else cores
+
+
 def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
     """The kernel's MemAvailable in bytes, within the control groups' limits; None elsewhere."""
     try:

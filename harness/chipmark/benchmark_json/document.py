@@ -48,8 +48,23 @@ class Benchmark:
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """A benchmark that cannot be used. index: its place in the file. fullname: "" where the file
+    names none. field: where the fault is; problem: what it is, in words."""
+
+    index: int
+    fullname: str
+    field: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class BenchmarkRun:
-    """One file of pytest-benchmark. `text` is its exact content and `sha256` that of its bytes."""
+    """One file of pytest-benchmark. `text` is its exact content and `sha256` that of its bytes.
+
+    benchmarks: the sound ones; `faults`: every other one, so that each entry of the file is in
+    one of the two.
+    """
 
     path: Path
     version: str
@@ -60,6 +75,12 @@ class BenchmarkRun:
     sha256: str
     raw: Mapping[str, Any] = field(repr=False)
     text: str = field(repr=False)
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Benchmarks of the file, sound or not."""
+        return len(self.benchmarks) + len(self.faults)
 
     def by_fullname(self) -> dict[str, Benchmark]:
         """The benchmarks by their `fullname`, which is unique in a file."""

@@ -1,15 +1,20 @@
-"""Read and check a JSON file of pytest-benchmark; errors name the file, the field and the fix."""
+"""Read and check a JSON file of pytest-benchmark; errors name the file, the field and the fix.
+
+What is wrong with the file is an error. What is wrong with one benchmark costs that one, as a
+`Fault` of the run.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chipmark.benchmark_json.document import Benchmark, BenchmarkRun
+from chipmark.benchmark_json.document import Benchmark, BenchmarkRun, Fault
 from chipmark.errors import BadInputError, NothingToJudgeError
 
 OLDEST_MAJOR, NEWEST_MAJOR = 3, 5
@@ -25,9 +30,10 @@ _MAKE = "make it with `pytest --benchmark-json FILE`"
 def read_benchmark_json(path: Path) -> BenchmarkRun:
     """The run that a file holds.
 
-    Raises BadInputError for a file that is missing, empty, cut, of another tool or version, or
-    holds a time that is no finite number of seconds; NothingToJudgeError for a run without a
-    benchmark.
+    A benchmark whose entry is broken (no statistics, a time that is no finite number of seconds,
+    a name that is there twice) is in `faults` of the run, and the others stand. Raises
+    BadInputError for a file that is missing, empty, cut, of another tool or version;
+    NothingToJudgeError for a run without a benchmark.
     """
     try:
         content = path.read_bytes()
@@ -52,16 +58,7 @@ def parse_benchmark_json(path: Path, content: bytes) -> BenchmarkRun:
             f"{path}: benchmarks: the run has no benchmark",
             "pytest-benchmark drops those that failed: look at the test's own report",
         )
-    benchmarks = tuple(_benchmark(path, i, entry) for i, entry in enumerate(entries))
-    seen: dict[str, int] = {}
-    for index, benchmark in enumerate(benchmarks):
-        first = seen.setdefault(benchmark.fullname, index)
-        if first != index:
-            raise BadInputError(
-                path,
-                f"{benchmark.fullname!r} is there twice, first as benchmarks[{first}]",
-                field=f"benchmarks[{index}].fullname",
-            )
+    benchmarks, faults = _benchmarks(path, entries)
     return BenchmarkRun(
         path=path,
         version=version,
@@ -69,6 +66,7 @@ def parse_benchmark_json(path: Path, content: bytes) -> BenchmarkRun:
         machine_info=_mapping(path, document.get("machine_info"), "machine_info"),
         commit_info=_mapping(path, document.get("commit_info"), "commit_info"),
         benchmarks=benchmarks,
+        faults=faults,
         sha256=hashlib.sha256(content).hexdigest(),
         raw=document,
         text=text,
@@ -131,12 +129,36 @@ def _version(path: Path, document: Mapping[str, Any]) -> str:
     return version
 
 
+def _benchmarks(
+    path: Path, entries: Sequence[Any]
+) -> tuple[tuple[Benchmark, ...], tuple[Fault, ...]]:
+    """The sound entries, and why each of the others is none."""
+    names = [_fullname(entry) for entry in entries]
+    twice = {name for name, times in Counter(names).items() if name and times > 1}
+    benchmarks, faults = [], []
+    for index, (name, entry) in enumerate(zip(names, entries, strict=True)):
+        try:
+            if name in twice:
+                raise BadInputError(
+                    path, f"{name!r} is there twice", field=f"benchmarks[{index}].fullname"
+                )
+            benchmarks.append(_benchmark(path, index, entry))
+        except BadInputError as error:
+            faults.append(Fault(index, name, error.field, error.problem))
+    return tuple(benchmarks), tuple(faults)
+
+
+def _fullname(entry: Any) -> str:
+    name = entry.get("fullname") if isinstance(entry, dict) else None
+    return name if isinstance(name, str) else ""
+
+
 def _benchmark(path: Path, index: int, entry: Any) -> Benchmark:
     where = f"benchmarks[{index}]"
     if not isinstance(entry, dict):
         raise BadInputError(path, "is no object", field=where, hint=_MAKE)
-    fullname = entry.get("fullname")
-    if not isinstance(fullname, str) or not fullname:
+    fullname = _fullname(entry)
+    if not fullname:
         raise BadInputError(path, "is missing", field=f"{where}.fullname", hint=_MAKE)
     stats = entry.get("stats")
     if not isinstance(stats, dict):

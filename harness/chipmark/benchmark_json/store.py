@@ -47,7 +47,7 @@ def import_run(source: Path, out_dir: Path) -> Path:
             "id": name,
             "source": source.name,
             "version": run.version,
-            "benchmarks": len(run.benchmarks),
+            "benchmarks": run.size,
             "file": {"name": CONTENT_FILE, "sha256": run.sha256, "bytes": len(content)},
         }
         text = json.dumps(document, indent=1, allow_nan=False) + "\n"

@@ -23,7 +23,7 @@ def validate_run(folder: Path) -> list[Finding]:
     claims = (
         ("id", described.get("id"), run_name(run)),
         ("version", described.get("version"), run.version),
-        ("benchmarks", described.get("benchmarks"), len(run.benchmarks)),
+        ("benchmarks", described.get("benchmarks"), run.size),
         ("file.name", file.get("name"), CONTENT_FILE),
         ("file.bytes", file.get("bytes"), (folder / CONTENT_FILE).stat().st_size),
     )
@@ -31,6 +31,9 @@ def validate_run(folder: Path) -> list[Finding]:
         if said != found:
             text = f"{name} is {said!r}, the file gives {found!r}"
             findings.append(Finding("error", "benchmark_run", folder / RUN_FILE, text))
+    for fault in run.faults:
+        text = f"{fault.field}: {fault.problem}"
+        findings.append(Finding("error", "benchmark_run", folder / CONTENT_FILE, text))
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         if path.relative_to(folder).as_posix() not in (RUN_FILE, CONTENT_FILE):
             findings.append(Finding("warning", "extra", path, "is not of the run"))

@@ -167,6 +167,10 @@ class MeasuredCell:
                 self.start()
         self._seen(self.loaded)
         self._child().park()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Chip and meter, now that the loaded process has told which device it computes on."""
         inputs = self.inputs
         found = settle(
             inputs.plan.backend, inputs.chip, inputs.meter, self.loaded, inputs.pick_meter

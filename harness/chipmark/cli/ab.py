@@ -49,9 +49,11 @@ def ab(
 
     pytest is asked for --benchmark-json and `chipmark run` for its records; another command may
     write samples to the file that $CHIPMARK_AB_SAMPLES names, else its wall time is compared.
+    A benchmark or cell of arm A that arm B lacks or that failed there is missing, and the others
+    are judged. Nothing that an arm started runs on when this command ends, however it ends.
 
-    Exit codes: 0 nothing regressed; 1 regressed; 2 bad input, a failed round, or both arms ran
-    the same code; 3 undecided, or the machine is unfit; 130 interrupted.
+    Exit codes: 0 nothing regressed; 1 regressed or missing; 2 bad input, a failed round, or both
+    arms ran the same code; 3 undecided, or unfit; 130 interrupted.
 
     Examples:
 

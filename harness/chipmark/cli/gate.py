@@ -38,13 +38,20 @@ def gate(
     summary: Path | None = typer.Option(None, help="Write a Markdown summary here."),
     annotations: str = typer.Option("auto", help="auto, github or none; they go to stderr."),
 ) -> None:
-    """Judge stored results: regressed, improved, equivalent, or an honest "cannot tell".
+    """Judge stored results: regressed, missing, improved, equivalent, or an honest "cannot tell".
 
     Two stored runs are two sessions of a machine, which differ by some 5 % without any change, so
     this gate finds large regressions only. `chipmark ab` runs both sides in turns and finds 5 %.
+    A benchmark or cell of BASE that NEW lacks, or that failed there, is missing: exit code 1,
+    unless an ignore entry of the thresholds names it. One that BASE lacks is a note.
 
-    Exit codes: 0 nothing regressed; 1 regressed; 2 bad input, or another machine; 3 undecided,
-    machine unfit, or no baseline.
+    Expect exit code 3, inconclusive, of stored runs: it is the normal case, two equal runs
+    included. 0 needs a machine whose measured margin between sessions (chipmark aa --across) is
+    under delta_eq (2 %), or an improvement of everything. A regression is one beyond that margin,
+    14 % where none was measured, which two runs of NEW agree on. --ci makes 0 of 3.
+
+    Exit codes: 0 all equivalent or improved; 1 regressed or missing; 2 bad input, or another
+    machine; 3 inconclusive, unfit, or no baseline.
 
     Examples:
 
@@ -68,6 +75,10 @@ def gate(
     wanted = tuple(metric) or rules.metrics
     after = [load_run(path, wanted) for path in new]
     if ci and not base.exists():
+        if not after[0].values:
+            raise NothingToJudgeError(f"{new[0]} has no value that a later run could be judged by")
+        for (name, of), found in after[0].no_values.items():
+            _say(f"the baseline has no value of {name} ({of}): {found.reason}")
         store_baseline(new[0], base)
         _say(f"no baseline yet: {new[0]} is stored as {base}; the next run is judged by it")
         return

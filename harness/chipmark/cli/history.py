@@ -35,9 +35,10 @@ def history(
     """Show where runs over time changed for good, and what drifts.
 
     A series is one machine, one work, one benchmark and one metric; machines are never mixed.
-    Steps and slopes are told with their size and interval; of those told at most 1 % are chance,
-    whatever the tails of the noise. What is worse now than it was at its best is held against the
-    margins of the gate. Give each job a store of its own: of two writers at once the last wins.
+    Steps and slopes are shown with their size and interval; at most 1 % of those shown are chance,
+    whatever the tails of the noise. What is worse now than it was at its best is compared with the
+    margins of the gate. The more series there are, the more runs each needs before it is
+    judged. Give each job a store of its own: of two writers at once the last wins.
 
     Exit codes: 0 nothing is worse; 1 the latest state is; 2 bad input; 3 too few runs to tell.
 

@@ -17,7 +17,8 @@ def import_(
 ) -> None:
     """Store runs of pytest-benchmark (3.x to 5.x), byte for byte, with a checksum.
 
-    Every file is read and checked before the first is stored. `chipmark gate` and
+    Every file is read and checked before the first is stored. A benchmark whose entry is broken is
+    named and stored with the rest, and no command judges it. `chipmark gate` and
     `chipmark history` read such folders; `chipmark export` gives the file back.
 
     Examples:
@@ -30,7 +31,7 @@ def import_(
 
     from chipmark.benchmark_json.read import read_benchmark_json
     from chipmark.benchmark_json.store import import_run
-    from chipmark.cli.console import check_format, emit_json, stdout
+    from chipmark.cli.console import check_format, emit_json, stdout, warn
     from chipmark.errors import UsageError
 
     check_format(format_, ("rich", "json"))
@@ -41,14 +42,18 @@ def import_(
         if other is not run.path:
             raise UsageError(f"{run.path} and {other} hold the same run", "nothing was written")
     stored = [(run, import_run(run.path, out)) for run in runs]
+    for run in runs:
+        for fault in run.faults:
+            name = fault.fullname or "a benchmark without a name"
+            warn(f"{run.path}: {name} cannot be judged: {fault.field}: {fault.problem}")
     if format_ == "json":
         emit_json(
             [
-                {"file": str(run.path), "folder": str(to), "benchmarks": len(run.benchmarks)}
+                {"file": str(run.path), "folder": str(to), "benchmarks": run.size}
                 for run, to in stored
             ]
         )
         return
     for run, to in stored:
-        line = f"{run.path}: {len(run.benchmarks)} benchmarks of {run.version} in {to}"
+        line = f"{run.path}: {run.size} benchmarks of {run.version} in {to}"
         stdout().print(escape(line), soft_wrap=True)

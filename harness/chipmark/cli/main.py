@@ -13,6 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from chipmark.cli.streams import outlive_readers
 from chipmark.errors import ChipmarkError
 
 COMMANDS = {
@@ -104,10 +105,6 @@ def main(arguments: Sequence[str]) -> int:
 
         show_error(error)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of our stdout has gone (`| head`); there is nobody left to tell.
-        sys.stderr.close()
-        return 0
     return 0
 
 
@@ -116,9 +113,23 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def entry() -> None:
-    """The `chipmark` script. SIGTERM ends a run as Ctrl-C does: children first."""
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(main(sys.argv[1:]))
+    """The `chipmark` script. SIGTERM and a lost terminal end a run as Ctrl-C does: children first.
+
+    What was printed is written before the exit code is given, so that a full disk is an error.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has SIGHUP ignored
+            signal.signal(number, _terminate)
+    outlive_readers()
+    code = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except ChipmarkError as error:
+        from chipmark.cli.console import show_error
+
+        show_error(error)
+        code = code or error.exit_code
+    sys.exit(code)
 
 
 if __name__ == "__main__":

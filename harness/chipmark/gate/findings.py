@@ -11,7 +11,7 @@ from typing import Any, Literal
 from chipmark.gate.verdict import Estimate, Judgement, Verdict, describe
 
 REGRESSED, UNDECIDED = 1, 3
-"""Exit codes: a gated benchmark regressed; nothing regressed, and something was not decided."""
+"""Exit codes: a gated benchmark regressed or is missing; neither, and something was not decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,11 @@ class Row:
     def verdict(self) -> Verdict:
         """The verdict of its judgement."""
         return self.judgement.verdict
+
+    @property
+    def fails(self) -> bool:
+        """Whether it makes the gate red."""
+        return not self.not_gated and self.verdict in (Verdict.REGRESSED, Verdict.MISSING)
 
     def sentence(self, said: Collection[str] = ()) -> str:
         """The verdict in words: `+5.1 % (+3.9 to +6.2 %, 16 pairs); ...`; above 0 is worse.
@@ -88,9 +93,10 @@ class Findings:
 
     @property
     def exit_code(self) -> int:
-        """1 where a gated row regressed, 3 where one is undecided or unfit or none is there."""
+        """1 where a gated row regressed or is missing, 3 where one is undecided or unfit or none
+        is there."""
         gated = {row.verdict for row in self.rows if not row.not_gated}
-        if Verdict.REGRESSED in gated:
+        if gated & {Verdict.REGRESSED, Verdict.MISSING}:
             return REGRESSED
         if not gated or gated & {Verdict.INCONCLUSIVE, Verdict.UNFIT}:
             return UNDECIDED

@@ -6,9 +6,18 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from chipmark.errors import BadInputError
 from chipmark.gate.stored import Key, StoredRun, Value
-from chipmark.gate.verdict import Judgement, Margins, Next, Verdict, confirm, estimate, look
+from chipmark.gate.verdict import (
+    Judgement,
+    Margins,
+    Next,
+    confirm,
+    estimate,
+    inconclusive,
+    look,
+    missing,
+    unfit,
+)
 
 
 def are_interleaved(base: Sequence[StoredRun], new: Sequence[StoredRun]) -> bool:
@@ -24,16 +33,18 @@ def judge_interleaved(
 ) -> Judgement:
     """The verdict of a benchmark and metric by its pairs; the second session confirms.
 
-    Raises BadInputError for a round that only one arm has.
+    A round that arm B has lost makes it missing, one that arm A lacks makes it unfit.
     """
     before, after = base.values[key], new.values[key]
-    odd = sorted(set(before.rounds) ^ set(after.rounds))
-    if odd or not before.rounds:
-        where = f"session {odd[0][0] + 1}, round {odd[0][1] + 1}" if odd else "any round"
-        run = new if odd and odd[0] in before.rounds else base
-        raise BadInputError(
-            run.path, f"has no sample of {where}, the other arm has", field=f"{key[0]} {key[1]}"
-        )
+    for judge, run, lost in (
+        (missing, new, set(before.rounds) - set(after.rounds)),
+        (unfit, base, set(after.rounds) - set(before.rounds)),
+    ):
+        if lost:
+            where = "session {}, round {}".format(*(number + 1 for number in min(lost)))
+            return judge([f"{run.path}: has no sample of {where}, the other arm has"], margins)
+    if not before.rounds:
+        return unfit([f"{base.path}: its samples are of no round"], margins)
     sessions = sorted({session for session, _ in before.rounds})
     first, *rest = (_differences(before, after, session) for session in sessions)
     step = look(first, margins, typical)
@@ -42,7 +53,7 @@ def judge_interleaved(
     if rest:
         return confirm(first, rest[0], margins, typical)
     reason = "beyond the margin, but no second session confirmed it: run `chipmark ab` to its end"
-    return Judgement(Verdict.INCONCLUSIVE, estimate(first), margins, reasons=(reason,))
+    return inconclusive(estimate(first), margins, reason)
 
 
 def _differences(before: Value, after: Value, session: int) -> list[float]:

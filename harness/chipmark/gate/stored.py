@@ -14,13 +14,15 @@ from statistics import median
 from typing import Any, Literal
 
 from chipmark.benchmark_json.document import NAMESPACE, Benchmark, BenchmarkRun
+from chipmark.benchmark_json.identity import ambiguous, cpu_identity, without_addresses
 from chipmark.errors import BadInputError, NothingToJudgeError, UnknownNameError
 
 Key = tuple[str, str]
 """Benchmark and metric."""
 
 INTERLEAVED = "interleaved"
-"""Key of the top-level `chipmark` block of a JSON file: {"run": id, "arm": "A" or "B"}."""
+"""Key of the top-level `chipmark` block of a JSON file: {"run": id, "arm": "A" or "B", "unfit":
+why the machine was not fit, [] where it was}."""
 
 ROUNDS = "rounds"
 """Key of a benchmark's `extra_info["chipmark"]`: [[session, round], ..], one for each of `data`."""
@@ -38,7 +40,8 @@ _PYTEST_CONTEXT = ("node", "release", "python_version", "python_compiler")
 class Value:
     """One benchmark and metric of a run. samples: above zero, in `unit`. rounds: (session, round)
     of each sample where `ab` interleaved it. unfit: why the run itself says that this must not be
-    compared. work: what must be equal on both sides."""
+    compared. work: what must be equal on both sides. meter: the source of an energy, "" of
+    anything else; meter_error: its stated relative bound, None where none is known."""
 
     unit: str
     direction: Literal["higher", "lower"]
@@ -46,6 +49,8 @@ class Value:
     rounds: tuple[tuple[int, int], ...] = ()
     unfit: tuple[str, ...] = ()
     work: Mapping[str, Any] = field(default_factory=dict)
+    meter: str = ""
+    meter_error: float | None = None
 
     @property
     def value(self) -> float:
@@ -54,9 +59,21 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
+class NoValue:
+    """A benchmark and metric that a run names and has no value of. lost: whether it was not
+    measured at all (a failed cell, a null); False: its numbers are there and cannot be used."""
+
+    unit: str
+    direction: Literal["higher", "lower"]
+    reason: str
+    lost: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StoredRun:
     """A side. fingerprint: hash of what was read; sides that share it are the same run. identity
-    must match, context is warned about. interleaved: (run, arm) of `ab`. notes: what was left
+    must match, context is warned about. no_values: what the run names without a value of it.
+    interleaved: (run, arm) of `ab`; unfit: why its machine was not fit then. notes: what was left
     out, and why. created: ISO 8601, as the run says; commit: its id, "" where it is not said."""
 
     path: Path
@@ -68,6 +85,8 @@ class StoredRun:
     notes: tuple[str, ...] = ()
     created: str = ""
     commit: str = ""
+    no_values: Mapping[Key, NoValue] = field(default_factory=dict)
+    unfit: tuple[str, ...] = ()
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
@@ -122,48 +141,70 @@ def _of_benchmarks(runs: Sequence[BenchmarkRun], path: Path, metrics: Sequence[s
             raise UnknownNameError(
                 "metric", name, PYTEST_METRICS, "columns of the table are those of records"
             )
-    values, notes = {}, []
-    for benchmark in run.benchmarks:
-        if not benchmark.data:
-            notes.append(f"{benchmark.fullname}: saved without samples; add --benchmark-save-data")
-        elif min(benchmark.data) <= 0:
-            raise BadInputError(
-                run.path, "a time must be above zero", field=f"{benchmark.fullname}: stats.data"
-            )
+    values, no_values, notes = {}, {}, []
+    for fault in run.faults:
+        if fault.fullname:
+            key = (without_addresses(fault.fullname), TIME)
+            no_values[key] = _unusable(f"{fault.field}: {fault.problem}")
         else:
-            rounds = _rounds(run.path, benchmark)
-            work = {"params": benchmark.params}
-            values[benchmark.fullname, TIME] = Value(
-                "s", "lower", benchmark.data, rounds, work=work
-            )
+            notes.append(f"{run.path}: left out: {fault.field}: {fault.problem}")
+    unclear = ambiguous(run.benchmarks)
+    for place, benchmark in enumerate(run.benchmarks):
+        key = (without_addresses(benchmark.fullname), TIME)
+        rounds: tuple[tuple[int, int], ...] = ()
+        reason = unclear.get(place, "")
+        if not benchmark.data:
+            reason = "saved without samples; add --benchmark-save-data"
+        elif min(benchmark.data) <= 0:
+            reason = "stats.data: a time must be above zero"
+        elif not reason:
+            try:
+                rounds = _rounds(run.path, benchmark)
+            except BadInputError as error:
+                reason = f"{error.field}: {error.problem}"
+        if reason:
+            no_values[key] = _unusable(reason)
+            continue
+        work = {"params": without_addresses(benchmark.params)}
+        values[key] = Value("s", "lower", benchmark.data, rounds, work=work)
     info = run.machine_info
     cpu = info.get("cpu")
     identity: dict[str, Any] = {name: info.get(name) for name in _PYTEST_IDENTITY}
     if isinstance(cpu, Mapping):
-        identity |= {f"cpu {n}": cpu.get(n) for n in ("brand_raw", "count", "arch")}
+        identity |= {f"cpu {name}": value for name, value in cpu_identity(cpu).items()}
     for index, accelerator in enumerate(run.accelerators or ()):
         own = accelerator.get("identity")
         named = {n: accelerator.get(n) for n in ("name", "vendor", "unit", "used", "of")}
         identity |= {f"accelerator {index} {n}": v for n, v in named.items()}
         identity |= {f"accelerator {index} {n}": v for n, v in (own or {}).items()}
     context = {name: info.get(name) for name in _PYTEST_CONTEXT}
+    interleaved, faults = _interleaved(run)
     return StoredRun(
-        path, run.sha256, identity, context, values, _interleaved(run), tuple(notes),
-        run.datetime, str(run.commit_info.get("id") or ""),
+        path, run.sha256, identity, context, values, interleaved, tuple(notes), run.datetime,
+        str(run.commit_info.get("id") or ""), no_values, faults,
     )  # fmt: skip
 
 
-def _interleaved(run: BenchmarkRun) -> tuple[str, str] | None:
+def _unusable(reason: str) -> NoValue:
+    return NoValue("s", "lower", reason, lost=False)
+
+
+def _interleaved(run: BenchmarkRun) -> tuple[tuple[str, str] | None, tuple[str, ...]]:
+    """(run, arm) of `ab`, None of another run; and why the machine was not fit."""
     block = run.raw.get(NAMESPACE)
     found = block.get(INTERLEAVED) if isinstance(block, Mapping) else None
     if not isinstance(found, Mapping):
-        return None
-    name, arm = found.get("run"), found.get("arm")
+        return None, ()
+    name, arm, unfit = found.get("run"), found.get("arm"), found.get("unfit", [])
+    if not isinstance(unfit, list) or not all(isinstance(reason, str) for reason in unfit):
+        raise BadInputError(
+            run.path, "must be a list of reasons", field=f"{NAMESPACE}.{INTERLEAVED}.unfit"
+        )
     if not isinstance(name, str) or arm not in ("A", "B"):
         raise BadInputError(
             run.path, "must name the run and arm A or B", field=f"{NAMESPACE}.{INTERLEAVED}"
         )
-    return name, arm
+    return (name, arm), tuple(unfit)
 
 
 def _rounds(path: Path, benchmark: Benchmark) -> tuple[tuple[int, int], ...]:
@@ -183,6 +224,7 @@ def _rounds(path: Path, benchmark: Benchmark) -> tuple[tuple[int, int], ...]:
 
 
 def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
+    from chipmark.gate.energy import of_energy
     from chipmark.results.store import load_records
     from chipmark.table.columns import COLUMNS, NULL_REASONS, RANKABLE
     from chipmark.table.comparable import own_refusals, perf_identity
@@ -199,9 +241,9 @@ def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
     if loaded.skipped:
         raise BadInputError(loaded.skipped[0].path, loaded.skipped[0].reason)
     values: dict[Key, Value] = {}
+    no_values: dict[Key, NoValue] = {}
     identity: dict[str, Any] = {}
     context: dict[str, Any] = {}
-    notes = []
     for record in loaded.records:
         m = record.manifest
         scale = ",".join(m.workload.scale)
@@ -212,27 +254,31 @@ def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
         context |= {f"{m.backend} {k}": v for k, v in m.chip.context.items()}
         for metric in metrics or DEFAULT_METRICS:
             column = COLUMNS[metric]
+            direction: Literal["higher", "lower"] = (
+                "higher" if column.direction == "higher" else "lower"
+            )
             repeats = [repeat.get(metric) for repeat in record.metrics.per_repeat]
             known = [float(v) for v in repeats if v is not None]
-            if not known or len(known) < len(repeats):
+            lost = m.status != "done" or not known or len(known) < len(repeats)
+            if lost or min(known) <= 0:
                 code = record.metrics.null_reasons.get(metric, "cell_failed")
-                notes.append(f"{name}: {metric}: {NULL_REASONS.get(code, code)}")
-                continue
-            if min(known) <= 0:
-                notes.append(f"{name}: {metric}: a repeat is zero, which has no ratio")
+                reason = NULL_REASONS.get(code, code) if lost else "a repeat is not above zero"
+                if m.failure is not None:
+                    reason = f"the cell failed: {m.failure.text}"
+                no_values[name, metric] = NoValue(column.unit, direction, reason, lost)
                 continue
             if (name, metric) in values:
                 raise BadInputError(
                     path, f"holds {name!r} twice", hint="name the record, or a folder of one run"
                 )
-            direction: Literal["higher", "lower"] = (
-                "higher" if column.direction == "higher" else "lower"
-            )
-            values[name, metric] = Value(
+            value = Value(
                 column.unit, direction, tuple(known), unfit=own_refusals(record),
                 work=perf_identity(record),
             )  # fmt: skip
+            values[name, metric] = of_energy(value, record) if column.kind == "energy" else value
     every = ",".join(sorted(record.self_sha256 for record in loaded.records))
     digest = hashlib.sha256(every.encode()).hexdigest()
     created = max((record.manifest.created for record in loaded.records), default="")
-    return StoredRun(path, digest, identity, context, values, notes=tuple(notes), created=created)
+    # A cell that failed and was measured again in the same folder has its value.
+    no_values = {key: found for key, found in no_values.items() if key not in values}
+    return StoredRun(path, digest, identity, context, values, created=created, no_values=no_values)

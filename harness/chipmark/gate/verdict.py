@@ -36,6 +36,7 @@ class Verdict(StrEnum):
     """What is said of one benchmark and metric."""
 
     REGRESSED = "regressed"
+    MISSING = "missing"
     IMPROVED = "improved"
     EQUIVALENT = "equivalent"
     INCONCLUSIVE = "inconclusive"
@@ -154,7 +155,7 @@ def look(d: ArrayLike, margins: Margins, scale: float = 1.0) -> Look:
     last = found.n >= LOOKS[-1]
     if inside(found.low, found.high, margins.delta_eq):
         return Look(Next.DONE, Judgement(Verdict.EQUIVALENT, found, margins))
-    undecided = _inconclusive(found, margins)
+    undecided = inconclusive(found, margins)
     if found.n > LOOKS[0]:
         for sign in (1, -1):
             if exceeds(found, margins, scale, sign):
@@ -171,8 +172,8 @@ def confirm(first: ArrayLike, second: ArrayLike, margins: Margins, scale: float 
         if exceeds(again, margins, scale, sign):
             return Judgement(verdict, found, margins, confirmed=again)
         reason = f"the second session did not confirm it: {describe(again)}"
-        return replace(_inconclusive(found, margins), confirmed=again, reasons=(reason,))
-    return _inconclusive(found, margins)
+        return replace(inconclusive(found, margins, reason), confirmed=again)
+    return inconclusive(found, margins)
 
 
 def unfit(
@@ -183,6 +184,11 @@ def unfit(
     return Judgement(Verdict.UNFIT, found, margins, reasons=tuple(reasons))
 
 
+def missing(reasons: Sequence[str], margins: Margins) -> Judgement:
+    """The baseline has it, and the change has lost it: nothing to compare, and no green."""
+    return Judgement(Verdict.MISSING, None, margins, reasons=tuple(reasons))
+
+
 def describe(found: Estimate) -> str:
     """An estimate in words: `+5.1 % (+3.9 to +6.2 %, 16 pairs)`; above 0 is worse."""
     bounds = [f"{100 * math.expm1(b):+.1f}" for b in (found.low, found.high) if math.isfinite(b)]
@@ -190,11 +196,14 @@ def describe(found: Estimate) -> str:
     return f"{found.percent:+.1f} % ({interval}, {found.n} {found.of})"
 
 
-def _inconclusive(found: Estimate, margins: Margins) -> Judgement:
+def inconclusive(found: Estimate, margins: Margins, *reasons: str) -> Judgement:
+    """Undecided, with the smallest effect that could have been seen. reasons: what else is to be
+    known of it."""
     seen = smallest_seen(found, margins)
+    least = 4 if found.of != "pairs" else LOOKS[0]
     reason = (
-        f"too few pairs for an interval: {found.n}"
+        f"too few {found.of} for an interval: {found.n}, and {least} are the least"
         if math.isinf(seen)
         else f"an effect of {100 * math.expm1(seen):.1f} % or more would have been seen"
     )
-    return Judgement(Verdict.INCONCLUSIVE, found, margins, seen, reasons=(reason,))
+    return Judgement(Verdict.INCONCLUSIVE, found, margins, seen, reasons=(*reasons, reason))

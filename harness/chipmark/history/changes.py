@@ -33,8 +33,18 @@ FALSE_SHARE = 0.01
 LEAST_SIDE = 4
 """Runs on each side of a change, at least: an exact interval of 95 % needs four a side."""
 
-LEAST_RUNS = 10
+TESTS_A_SERIES = 2
+"""One for steps and one for a slope: the false findings of both together are held."""
+
+LEAST_RUNS = 12
 """Fewer runs cannot reach FALSE_SHARE in one series; see `least_runs` for more of them."""
+
+_LEAST_PART = 10
+"""Runs of a part between two steps in which another one is looked for."""
+
+_DRAWN = 1.5
+"""p-values are counted in random orders, so that a step is asked to be that much clearer than the
+correction demands."""
 
 _FIRST_LOOK, _SECOND_LOOK = 999, 99_999
 _WORTH_A_LOOK = 0.02
@@ -101,15 +111,26 @@ class _Cut:
 
 
 def least_runs(n_series: int) -> int:
-    """Runs from which one clear step among so many series can be told from chance.
+    """Runs from which one clear step among so many series can be distinguished from chance.
 
-    The clearest step halves n runs, and of C(n, n / 2) ways to halve them two are as clear; one
-    finding among m tests must be rarer than FALSE_SHARE / m.
+    Benjamini and Hochberg over all tests: one finding among t = TESTS_A_SERIES x n_series has to
+    be rarer than FALSE_SHARE / t. See `clearest` for the rarest that a step in n runs can be.
     """
-    n = LEAST_RUNS
-    while 2 / math.comb(n, n // 2) > FALSE_SHARE / max(n_series, 1):
+    n = 2 * LEAST_SIDE
+    while clearest(n) * _DRAWN > FALSE_SHARE / (TESTS_A_SERIES * max(n_series, 1)):
         n += 1
     return n
+
+
+def clearest(n: int) -> float:
+    """p of the clearest step in n runs: one that halves them without any overlap.
+
+    Of an even n, 2 in C(n, n / 2) orders are as clear. Of an odd one the two cuts next to the
+    middle are equally clear, so twice as many are, less those in which both cuts are.
+    """
+    half = n // 2
+    one_cut = 2 / math.comb(n, half)
+    return one_cut if n % 2 == 0 else one_cut * (2 - 1 / (half + 1))
 
 
 def look_back(series: Sequence[Series], seed: int = 0) -> History:
@@ -120,7 +141,7 @@ def look_back(series: Sequence[Series], seed: int = 0) -> History:
     for number, s in enumerate(judged):
         found += _cuts(s, seed + number, len(judged))
         found += [] if (drift := drift_of(s)) is None else [drift]
-    kept = _false_share_held(found, 2 * len(judged))
+    kept = _false_share_held(found, TESTS_A_SERIES * len(judged))
     changes: list[Change] = []
     drifts: list[Drift] = []
     for s in judged:
@@ -154,7 +175,7 @@ def _standardised(centred: F64, axis: int = -1) -> F64:
 def _p_value(ranks: F64, seed: int, n_series: int) -> float:
     """Of a step this clear in values whose order means nothing; resolved finely enough for one
     finding among so many series."""
-    finest = max(_SECOND_LOOK, round(10 * n_series / FALSE_SHARE))
+    finest = max(_SECOND_LOOK, round(10 * TESTS_A_SERIES * n_series / FALSE_SHARE))
 
     def permuted(n: int) -> float:
         found = stats.permutation_test(
@@ -176,7 +197,7 @@ def _cuts(series: Series, seed: int, n_series: int) -> list[_Cut]:
     while todo:
         start, end = todo.pop()
         part = logs[start:end]
-        if len(part) < LEAST_RUNS:
+        if len(part) < _LEAST_PART:
             continue
         ranks = stats.rankdata(part)
         p = _p_value(ranks, seed + start, n_series)

@@ -98,7 +98,7 @@ def collect(folder: Path, metrics: Sequence[str] = ()) -> Collected:
             for observation in _of(run):
                 key = (observation.run, observation.benchmark, observation.metric)
                 observations[key] = observation
-            notes += run.notes + tuple(_unfit(run))
+            notes += (*run.notes, *_no_values(run), *_unfit(run))
         except ChipmarkError as error:
             notes.append(f"left out: {error.message}")
     if not found:
@@ -175,6 +175,13 @@ def _of(run: StoredRun) -> list[Observation]:
     ]
 
 
+def _no_values(run: StoredRun) -> list[str]:
+    return [
+        f"left out: {run.path}: {benchmark}: {metric}: {found.reason}"
+        for (benchmark, metric), found in run.no_values.items()
+    ]
+
+
 def _unfit(run: StoredRun) -> list[str]:
     return [
         f"left out: {run.path}: {benchmark}: {'; '.join(value.unfit)}"
@@ -188,7 +195,7 @@ def _utc(run: StoredRun) -> str:
         time = datetime.datetime.fromisoformat(run.created)
     except ValueError:
         raise BadInputError(run.path, f"{run.created!r} is no time", field="its time") from None
-    if time.tzinfo is None:  # pytest-benchmark before 5.1 writes UTC without saying so
+    if time.tzinfo is None:  # pytest-benchmark before 5.0 writes UTC without saying so
         time = time.replace(tzinfo=datetime.UTC)
     return time.astimezone(datetime.UTC).isoformat(timespec="milliseconds")
 

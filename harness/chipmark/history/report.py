@@ -70,7 +70,9 @@ def where(o: Observation) -> str:
 
 def print_history(history: History, worse: Sequence[Worse], console: Console) -> None:
     """A line a finding, worst news first, and what could not be told."""
-    table = Table("benchmark", "metric", "what", "size (95 %)", "between", "and", expand=False)
+    table = Table()
+    for name in ("benchmark", "metric", "what", "size (95 %)", "between", "and"):
+        table.add_column(name, overflow="fold")
     items: list[Change | Drift] = [*history.changes, *history.drifts]
     items.sort(key=lambda item: (not item.worse, -abs(item.effect)))
     for item in items:

@@ -86,6 +86,16 @@ def _chain() -> None:
     spec.loader.exec_module(module)
 
 
+def _load_outcomes() -> None:
+    """Have a pytest of this process or its children load `chipmark_ab_outcomes`, which is
+    importable wherever this file is."""
+    named = [n for n in os.environ.get("PYTEST_PLUGINS", "").split(",") if n]
+    if "chipmark_ab_outcomes" not in named:
+        os.environ["PYTEST_PLUGINS"] = ",".join([*named, "chipmark_ab_outcomes"])
+
+
+if os.environ.get("CHIPMARK_AB_OUTCOMES"):
+    _load_outcomes()
 if _FOLDER:
     _recorder = _Recorder(_FOLDER)
     sys.meta_path.insert(0, _recorder)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from chipmark.backends.host import physical_cores
+from chipmark.backends.host import chosen_threads
 from chipmark.backends.ort import binding, roofs
 from chipmark.backends.ort.memory import check_fits
 from chipmark.backends.ort.providers import Located
@@ -77,7 +77,7 @@ def load(spec: LoadSpec, located: Located) -> Engine:
     _check_options(spec, located)
     weights = open_any(WeightSpec.from_dict(spec.model))
     plan = _plan(spec, located, weights.config)
-    threads = spec.threads or physical_cores()
+    threads = spec.threads or chosen_threads()
     scratch = Path(spec.scratch)
     options = provider_options(located, spec.precision, threads, scratch)
     options |= {k: str(v) for k, v in dict(spec.options.get("provider", {})).items()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chipmark.backends.fit import Need, check_fit
-from chipmark.backends.host import physical_cores, return_free_memory
+from chipmark.backends.host import chosen_threads, return_free_memory
 from chipmark.backends.torch_device import devices, roofs
 from chipmark.backends.torch_device.sampling import two_largest
 from chipmark.backends.torch_device.threads import threads, threads_for
@@ -112,7 +112,7 @@ class TorchBackend:
         c = weights.config
         if self._device.type == "cpu":
             self._threads = spec.threads or threads_for(c, ITEM_BYTES[spec.precision])
-            self._roof_threads = spec.threads or physical_cores()
+            self._roof_threads = spec.threads or chosen_threads()
             torch.set_num_threads(self._threads)
         n_slots = spec.n_seqs + spec.reserved_slots
         weight_bytes = int(weight_bytes_stored(c, spec.precision))

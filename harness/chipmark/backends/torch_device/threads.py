@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from chipmark.backends.host import physical_cores
+from chipmark.backends.host import chosen_threads
 
 if TYPE_CHECKING:
     from chipmark_models.config import ModelConfig
@@ -29,7 +29,7 @@ def threads_for(config: ModelConfig, item_bytes: int) -> int:
     from chipmark_models.weights.naming import expected_shapes
 
     sizes = [a * b for a, *rest in expected_shapes(config).values() for b in rest]
-    return 1 if max(sizes) * item_bytes < TUNE_FROM_BYTES else physical_cores()
+    return 1 if max(sizes) * item_bytes < TUNE_FROM_BYTES else chosen_threads()
 
 
 @contextmanager

@@ -6,12 +6,17 @@ from chipmark.gate.findings import Findings
 from chipmark.gate.verdict import Verdict
 from chipmark.table.cells import plain_text
 
-_LEVELS = {Verdict.REGRESSED: "error", Verdict.UNFIT: "warning", Verdict.INCONCLUSIVE: "notice"}
+_LEVELS = {
+    Verdict.REGRESSED: "error",
+    Verdict.MISSING: "error",
+    Verdict.UNFIT: "warning",
+    Verdict.INCONCLUSIVE: "notice",
+}
 
 
 def github_annotations(findings: Findings) -> list[str]:
-    """Errors for what regressed, a warning for an unfit machine, neutral notices for what is
-    undecided or regressed without being gated."""
+    """Errors for what regressed or is missing, a warning for what is unfit, neutral notices for
+    what is undecided or not gated."""
     lines = []
     for row in findings.rows:
         level = _LEVELS.get(row.verdict)

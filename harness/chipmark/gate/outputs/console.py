@@ -13,6 +13,7 @@ from chipmark.table.cells import plain_text
 
 _COLOURS = {
     Verdict.REGRESSED: "bold red",
+    Verdict.MISSING: "bold red",
     Verdict.IMPROVED: "green",
     Verdict.EQUIVALENT: "green",
     Verdict.INCONCLUSIVE: "yellow",

@@ -1,4 +1,4 @@
-"""JUnit XML: a test case a row; regressed is a failure, undecided is skipped with its reason."""
+"""JUnit XML: a test case a row; regressed and missing are failures, undecided is skipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def junit_xml(findings: Findings) -> str:
     """The document. A row that is not gated is skipped whatever its verdict."""
-    failed = sum(_fails(row) for row in findings.rows)
+    failed = sum(row.fails for row in findings.rows)
     skipped = sum(_skips(row) for row in findings.rows)
     counts = {
         "tests": str(len(findings.rows)),
@@ -31,7 +31,7 @@ def junit_xml(findings: Findings) -> str:
             {"classname": _clean(row.benchmark), "name": _clean(row.metric), "time": "0"},
         )
         text = _clean(row.sentence())
-        if _fails(row):
+        if row.fails:
             failure = {"message": text, "type": row.verdict.value}
             ElementTree.SubElement(case, "failure", failure)
         elif _skips(row):
@@ -43,10 +43,6 @@ def junit_xml(findings: Findings) -> str:
         ElementTree.SubElement(suite, "system-out").text = _clean("\n".join(findings.notes))
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _fails(row: Row) -> bool:
-    return row.verdict is Verdict.REGRESSED and not row.not_gated
 
 
 def _skips(row: Row) -> bool:

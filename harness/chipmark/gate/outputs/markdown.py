@@ -34,7 +34,7 @@ def _rank(row: Row) -> tuple[int, float]:
 
 def _line(row: Row) -> str:
     word = row.verdict.value
-    if row.verdict is Verdict.REGRESSED and not row.not_gated:
+    if row.fails:
         word = f"**{word}**"
     cells = (
         _text(row.benchmark), _text(row.metric), _text(amount(row.base, row.unit)),
