@@ -123,7 +123,7 @@ def measured(root: Path, source: str) -> tuple[set[str], dict[str, Any], int]:
     """Codes of what validate finds in a small run of a plug-in, its row, and validate's exit."""
     write_plugin(root / "site", "plugged", source)
     size = ("--scale", "1/16,1/16,0", "--sessions", 2, "--concurrency", 2, "--repeats", 3)
-    where = (*size, "--threads", 1, "-o", root / "runs")
+    where = (*size, "--threads", 1, "--budget-s", 0, "-o", root / "runs")
     ran = command(root, "run", "quick", "-b", "plugged:cpu", "-m", "tiny", *where)
     assert ran.returncode == 0, ran.stderr
     answer = command(root, "validate", root / "runs", "--format", "json")
