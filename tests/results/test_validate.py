@@ -135,6 +135,41 @@ def test_events_that_flatter_are_found(rawcells: ModuleType, tmp_path: Path) -> 
     assert {"hit_above_ideal", "turn_counts"} <= found
 
 
+@pytest.mark.parametrize(
+    ("table", "column", "change", "code"),
+    [
+        ("launches", "end_s", lambda t: 0.9 * t["start_s"] + 0.1 * t["end_s"], "uncovered_time"),
+        ("launches", "step", lambda t: t["step"][::-1].copy(), "clock"),
+        ("launches", "start_s", lambda t: 0 * t["start_s"] + t["start_s"][3], "clock"),
+        ("rows", "sampled", lambda t: np.full_like(t["sampled"], -1) + (t["start"] > 9), "ids"),
+        ("steps", "visible_s", lambda t: t["visible_s"] - 0.002, "clock"),
+        ("window", "simulated", lambda t: t["simulated"] + 1, "clock"),
+    ],
+)
+def test_edited_events_are_found_though_their_checksums_are_right(
+    rawcells: ModuleType, tmp_path: Path, table, column, change, code
+) -> None:
+    raw = rawcells.write_raw(tmp_path / "raw")
+    events = load_events(raw / "repeat-1" / "events.npz")
+    events[table][column] = change(events[table]).astype(events[table][column].dtype)
+    save_events(raw / "repeat-1" / "events.npz", events)
+    assert code in codes(write_record(tmp_path / "out", raw))
+
+
+def test_a_repeat_without_or_against_the_parents_clock_is_found(
+    rawcells: ModuleType, tmp_path: Path
+) -> None:
+    raw = rawcells.write_raw(tmp_path / "raw")
+    path = raw / "repeat-1" / "timing.json"
+    timing = json.loads(path.read_text())
+    path.write_text(json.dumps(timing | {"ended_s": timing["ended_s"] + 2.0}))
+    record = write_record(tmp_path / "out", raw)
+    assert codes(record) == {"clock"}
+    assert "clock" in {note.code for note in load_record(record).metrics.notes}
+    path.unlink()
+    assert codes(write_record(tmp_path / "more", raw)) == {"clock"}
+
+
 def test_a_trace_of_another_workload_is_found(rawcells: ModuleType, tmp_path: Path) -> None:
     raw = rawcells.write_raw(tmp_path / "raw", workload__hash="0" * 64)
     assert codes(write_record(tmp_path / "out", raw)) == {"trace_hash"}

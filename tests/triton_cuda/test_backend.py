@@ -109,6 +109,10 @@ def test_the_kernels_give_the_oracles_logits_over_turns_with_a_shared_page():
         int(expected[0][38].argmax()),
         int(expected[1][23].argmax()),
     ]
+    assert decoded.launches[0].positions == 3  # two rows in a bucket of three
+    assert appended.launches[0].positions == 18 + 7  # rows behind one another, without padding
+    assert np.abs(appended.top2 - [np.sort(e)[-1:-3:-1] for e in
+                                   (expected[0][37], expected[1][22])]).max() <= 1e-4  # fmt: skip
     # The second decode launch found its page table on the device already.
     assert 0 < last.h2d_bytes < decoded.h2d_bytes
     times = [t for done in (first, appended, decoded, last) for x in done.launches

@@ -47,7 +47,7 @@ class EventLog:
     def step(self, planned: PlannedStep, done: Done, times: StepTimes) -> None:
         """A finished step, its launches and their rows."""
         number = planned.step.id
-        _check_sampled(done)
+        _check_sampled(done, sum(_n_sampled(plan) for plan in planned.step.launches))
         moved = (done.h2d_bytes, done.d2h_bytes, done.kv_copied_bytes)
         self._steps.append((number, *times, *moved))
         at, seen = 0, 0
@@ -79,7 +79,7 @@ class EventLog:
                     self._positions(launch, plan, n_tokens),
                 )
             )
-            n_sampled = n if decodes else int(np.count_nonzero(rows.sample))
+            n_sampled = _n_sampled(plan)
             seen_of = _sampled_of(rows, done, slice(at, at + n_sampled), whole=decodes)
             row_columns = (rows.seq, planned.turns[seen], rows.start, rows.length)
             self._rows.append((index, *row_columns, *seen_of))
@@ -89,8 +89,6 @@ class EventLog:
             raise ValueError(
                 f"step {number}: {len(planned.step.launches)} launches planned, {seen} reported"
             )
-        if done.sampled is not None and done.sampled.size != at:
-            raise ValueError(f"step {number}: {done.sampled.size} ids for {at} sampled rows")
 
     def _positions(self, launch: Launch, plan: LaunchPlan, n_tokens: int) -> int:
         """Positions that a launch computed, padding included."""
@@ -169,14 +167,21 @@ class EventLog:
         }
 
 
-def _check_sampled(done: Done) -> None:
-    """Ids come with the two largest logits of their rows, or not at all."""
+def _n_sampled(plan: LaunchPlan) -> int:
+    if plan.phase == "decode":
+        return plan.rows.seq.size
+    return int(np.count_nonzero(plan.rows.sample))
+
+
+def _check_sampled(done: Done, n_rows: int) -> None:
+    """Ids of all sampled rows come with the two largest logits of these, or not at all."""
     if done.sampled is None:
         return
-    expected = (done.sampled.size, 2)
-    if done.top2 is None or done.top2.shape != expected:
+    if done.sampled.size != n_rows:
+        raise ValueError(f"step {done.step}: {done.sampled.size} ids for {n_rows} sampled rows")
+    if done.top2 is None or done.top2.shape != (n_rows, 2):
         shape = "none" if done.top2 is None else f"an array {done.top2.shape}"
-        raise ValueError(f"step {done.step}: top2 is {shape} where {expected} is due")
+        raise ValueError(f"step {done.step}: top2 is {shape} where {(n_rows, 2)} is due")
 
 
 def _sampled_of(rows: Rows, done: Done, at: slice, *, whole: bool) -> tuple[I32, F32]:
