@@ -146,9 +146,7 @@ def split_backend(name: str) -> tuple[str, str]:
     known = plugins("chipmark.backends")
     if kind not in known or not device:
         hint = "\n".join(("a backend is named KIND:DEVICE", *refused_plugins("chipmark.backends")))
-        raise UnknownNameError(
-            "backend", name, [f"{k}:{device or 'DEVICE'}" for k in known], hint
-        )
+        raise UnknownNameError("backend", name, [f"{k}:{device or 'DEVICE'}" for k in known], hint)
     return kind, device
 
 

@@ -91,9 +91,7 @@ def test_names_of_built_in_plugins_are_reserved(install: Install) -> None:
 
 
 def test_chipmarks_own_entry_points_are_not_refused(install: Install) -> None:
-    install(
-        *(("chipmark", g, name, value) for g in GROUPS for name, value in BUILT_IN[g].items())
-    )
+    install(*(("chipmark", g, name, value) for g in GROUPS for name, value in BUILT_IN[g].items()))
     assert all(refused_plugins(group) == () for group in GROUPS)
 
 

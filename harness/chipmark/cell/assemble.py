@@ -10,6 +10,7 @@ from chipmark import __version__
 from chipmark.cell.environment import recorded_environment
 from chipmark.cell.folder import KEY
 from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.plugins import backend_plugin, chip_plugin, meter_plugin
 from chipmark.cell.workloads import workload_id
 from chipmark.chips.contract import ChipIdentity
 from chipmark.engine.plan import CACHE_POLICY
@@ -20,8 +21,11 @@ from chipmark.results.manifest import (
     Manifest,
     MeterId,
     Note,
+    PluginId,
     PrecisionId,
 )
+from chipmark.results.weight_bytes import too_few_weight_bytes
+from chipmark_models.config import ModelConfig
 from chipmark_models.precision import precision_class, precision_named
 
 
@@ -49,6 +53,8 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "slo": inputs.slo,
             "load": _load(cell) if loaded else None,
             "parity": cell.parity,
+            "audit": cell.audit,
+            "plugins": _plugins(cell, chip),
             "meter": None if meter is None else MeterId(**dataclasses.asdict(meter.info)),
             "repeats": cell.repeats_done if done else 0,
             "sweep": tuple(cell.sweep),
@@ -57,6 +63,16 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "notes": tuple(_notes(cell, chip)),
         }
     )
+
+
+def _plugins(cell: MeasuredCell, chip: ChipIdentity) -> dict[str, PluginId]:
+    backend = cell.inputs.plan.backend
+    found = {
+        "backend": backend_plugin(backend, cell.loaded)[0],
+        "meter": None if cell.simulated else meter_plugin(cell.inputs.meter),
+        "chip": None if cell.simulated else chip_plugin(backend, chip),
+    }
+    return {role: plugin for role, plugin in found.items() if plugin is not None}
 
 
 def _precision(requested: str, told: dict[str, str] | None) -> PrecisionId:
@@ -97,6 +113,18 @@ def _quantised(cell: MeasuredCell) -> dict[str, Any]:
     return {"quantised": in_use.quantised} if in_use and in_use.quantised else {}
 
 
+def _too_few_bytes(cell: MeasuredCell) -> str:
+    """What shows that weights are stored in less than the precision needs; "" if nothing does."""
+    config = cell.inputs.model.config
+    if not config:
+        return ""
+    weights = str(cell.loaded["precision"]["weights"])
+    told = int(cell.loaded["weight_bytes"])
+    on_host = cell.inputs.plan.backend.endswith(":cpu")
+    peak = cell.peak_rss_bytes if on_host else None
+    return too_few_weight_bytes(ModelConfig.from_dict(config), weights, told, peak or None)
+
+
 def _notes(cell: MeasuredCell, chip: ChipIdentity) -> list[Note]:
     notes = []
     for told in cell.loaded.get("notes", ()):
@@ -104,6 +132,11 @@ def _notes(cell: MeasuredCell, chip: ChipIdentity) -> list[Note]:
         known = code if code in NOTE_CODES else "backend"
         notes.append(Note(code=known, text=told.get("text", code)))
     notes += cell.notes
+    if cell.loaded:
+        if wrong := backend_plugin(cell.inputs.plan.backend, cell.loaded)[1]:
+            notes.append(Note(code="plugin", text=wrong))
+        if few := _too_few_bytes(cell):
+            notes.append(Note(code="weight_bytes", text=few))
     if not chip.verified:
         notes.append(Note(code="unverified_chip", text=f"{chip.name}: {'; '.join(chip.evidence)}"))
     if cell.inputs.model.source_kind == "synthetic":

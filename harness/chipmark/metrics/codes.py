@@ -75,6 +75,7 @@ NOTE_CODES: Mapping[str, str] = {
     "capacity_cut": "the sweep ended at its own limit; the capacity is a lower bound, not ranked",
     "unit_partly_used": "only a part of the unit that meter and price cover was used",
     "simulated": "a simulated device; ranked among its kind only",
+    "plugin": "the code that ran is not the one that this name stands for; not ranked",
     "weight_bytes": "the stored weights are smaller than the precision needs",
     "throttled_thermal": "the device slowed down because of its temperature",
     "throttled_hardware": "the device slowed down because of power or another hardware limit",

@@ -190,9 +190,10 @@ def _derived(raw_dir: Path, manifest: Manifest) -> tuple[RawCell | None, Derived
 
 def _write_files(partial: Path, raw_dir: Path, raw: RawCell | None) -> None:
     from chipmark.engine.events import COLUMNS
+    from chipmark.results.audit import AUDIT_FILE
     from chipmark.results.raw import POWER_COLUMNS, write_parquet
 
-    for name in ("trace.npz", "child.log"):
+    for name in ("trace.npz", "child.log", AUDIT_FILE):
         if (raw_dir / name).is_file():
             shutil.copyfile(raw_dir / name, partial / name)
     if raw is None:
