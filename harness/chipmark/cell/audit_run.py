@@ -21,18 +21,14 @@ from chipmark.cell.audit import Draw, TurnKey, draw, rows_of_longest
 from chipmark.cell.contexts import Keys, context_of, stream_flops, streams
 from chipmark.cell.logits import LogitRows, centred_rms, distance, select, tolerance_of
 from chipmark.cell.reference import NO_TORCH, References, Weights, oracle_here
-from chipmark.engine.contract import Done
 from chipmark.engine.eventlog import DONE
 from chipmark.engine.events import Table
 from chipmark.errors import ChipmarkError
-from chipmark.results.audit import AuditData, Seen, judge, seen_at
+from chipmark.results.audit import TOP2_REQUIRED, AuditData, Seen, judge, seen_at
 from chipmark.results.manifest import AuditResult, ReferenceId
 from chipmark.workload.trace import Trace
 from chipmark_models.config import ModelConfig
 from chipmark_models.precision import rounding_of
-
-TOP2_REQUIRED = "top2" in Done.__dataclass_fields__
-"""Whether the contract has backends give the two largest logits of every sampled row."""
 
 SIM_TOLERANCE = 0.1
 """A simulated device samples by a rule: logits 2 and below 1, so every margin is clear."""

@@ -32,8 +32,11 @@ class OracleChild:
     """The oracle of one model behind the command loop. spec: {"model": WeightSpec, "device"}."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
+        from chipmark_models.oracle import Oracle
+        from chipmark_models.rounding import ROUNDINGS
         from chipmark_models.weights.prepared import WeightSpec, open_any
 
+        self._oracle, self._roundings = Oracle, ROUNDINGS
         self._weights = open_any(WeightSpec.from_dict(spec["model"]))
         self._device = str(spec.get("device", "cpu"))
 
@@ -88,12 +91,9 @@ class OracleChild:
         return {"rms_rel": found.rms_rel, "tokens": len(tokens)}
 
     def _logits(self, work: list[Stream], device: str, rounded: str) -> list[NDArray[np.float32]]:
-        from chipmark_models.oracle import Oracle
-        from chipmark_models.rounding import ROUNDINGS
-
-        rounding = ROUNDINGS[rounded] if rounded else None
+        rounding = self._roundings[rounded] if rounded else None
         weights = self._weights
-        oracle = Oracle(weights.config, weights.float32, rounding=rounding, device=device)
+        oracle = self._oracle(weights.config, weights.float32, rounding=rounding, device=device)
         return oracle.logits([s.tokens for s in work], [s.keys[:, 2] for s in work])
 
 

@@ -76,8 +76,9 @@ class Weights:
 class OracleProcess:
     """The oracle of one model in a process of its own, started when it is first asked.
 
-    It sleeps while nothing is asked of it. `flops_s` is the rate at which it has computed so far
-    (None before): what is yet to come is estimated by it.
+    It sleeps while nothing is asked of it. `flops_s` is the best rate at which it has computed so
+    far (None before): what is yet to come is estimated by it. Short contexts are the slowest, as
+    all weights are read for a few tokens.
     """
 
     def __init__(self, weights: Weights, folder: Path, device: str = "cpu") -> None:
@@ -132,7 +133,8 @@ class OracleProcess:
         if hashlib.sha256(content).hexdigest() != answer["sha256"]:
             raise CellFailedError("the reference changed between the oracle and its use")
         out.unlink()
-        self.flops_s = float(answer["flops"]) / max(float(answer["seconds"]), 1e-6)
+        rate = float(answer["flops"]) / max(float(answer["seconds"]), 1e-6)
+        self.flops_s = max(rate, self.flops_s or 0.0)
         rows = parse_logits(out, content)[0]
         if not np.array_equal(np.unique(rows.keys, axis=0), np.unique(keys, axis=0)):
             raise CellFailedError("the oracle answered for other places than it was asked for")

@@ -25,6 +25,7 @@ COMMANDS = {
     "gate": "chipmark.cli.gate",
     "history": "chipmark.cli.history",
     "validate": "chipmark.cli.validate",
+    "audit": "chipmark.cli.audit",
     "import": "chipmark.cli.import_",
     "export": "chipmark.cli.export",
     "models": "chipmark.cli.models",

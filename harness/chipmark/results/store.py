@@ -31,6 +31,7 @@ from chipmark.results.record import (
     metrics_of,
     parse_record,
 )
+from chipmark.results.sidecar import with_sidecar
 
 if TYPE_CHECKING:
     from chipmark.metrics.derive import Derived
@@ -128,7 +129,13 @@ def find_records(paths: Iterable[Path]) -> list[Path]:
 
 
 def load_record(folder: Path) -> Record:
-    """Read one record; BrokenRecordError where it is not whole. Raw files are not opened."""
+    """Read one record, with an audit that lies beside it; BrokenRecordError where either is not
+    whole or the audit is another record's. Raw files are not opened."""
+    return with_sidecar(stored_record(folder))
+
+
+def stored_record(folder: Path) -> Record:
+    """The record as it was written, whatever lies beside it."""
     path = folder / RECORD_FILE
     try:
         return parse_record(path, path.read_text(encoding="utf-8"))

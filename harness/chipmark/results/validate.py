@@ -17,9 +17,10 @@ from chipmark.metrics.codes import NOTE_CODES
 from chipmark.metrics.consistency import inconsistencies
 from chipmark.metrics.derive import METRICS, SCHEMA, derive
 from chipmark.metrics.rawcell import RawCell
+from chipmark.results.audit_check import audit_remarks
 from chipmark.results.raw import load_raw
 from chipmark.results.record import RECORD_FILE, Record
-from chipmark.results.store import file_hash, find_records, load_record
+from chipmark.results.store import file_hash, find_records, stored_record
 
 RELATIVE_TOLERANCE = 1e-9
 """Sums may be taken in another order by another NumPy; nothing else may differ."""
@@ -50,7 +51,7 @@ def validate(path: Path, *, closed_form: bool = False) -> list[Finding]:
 def validate_record(folder: Path, *, closed_form: bool = False) -> list[Finding]:
     """Findings on one record."""
     try:
-        record = load_record(folder)
+        record = stored_record(folder)
     except ChipmarkError as error:
         return [Finding("error", "record", folder / RECORD_FILE, error.message)]
     findings = _files(folder, record)
@@ -70,6 +71,7 @@ def validate_record(folder: Path, *, closed_form: bool = False) -> list[Finding]
         where = folder / f"repeat-{index}"
         for found in inconsistencies(repeat.events, raw.trace):
             findings.append(Finding("error", found.code, where, found.text))
+    findings += [Finding(*remark) for remark in audit_remarks(folder, record, raw)]
     findings += _recomputed(folder, record, raw)
     if closed_form:
         findings += _closed_form(folder, record, raw)
