@@ -41,6 +41,8 @@ CACHED_RMS_REL = 1e-4
 """How far a cached row may be from the oracle computed again: another number of threads."""
 
 _RATE_TOKENS = 128
+MIN_FLOPS_S = 5e9
+"""What one core of any CPU does in fp32."""
 
 NO_TORCH = "the oracle needs torch, which is not installed here"
 
@@ -101,13 +103,14 @@ class OracleProcess:
             raise
 
     def rate(self, trace: Trace) -> float:
-        """FLOP/s at which the oracle computes: of what it did last, else of a short context."""
+        """FLOP/s at which the oracle computes: the best so far, else that of a short context; never
+        under MIN_FLOPS_S, as a small model's short context takes no time but overhead."""
         if self.flops_s is None:
             session = trace.sessions[0]
             last = min(_RATE_TOKENS, session.turns[0].context_tokens) - 1
             self.compute(trace, np.array([(session.id, 0, last)], np.int32))
         assert self.flops_s is not None
-        return self.flops_s
+        return max(self.flops_s, MIN_FLOPS_S)
 
     def _compute(
         self, child: ChildProcess, trace: Trace, keys: Keys, rounded: str, limit_s: float
