@@ -68,6 +68,8 @@ def draw(
     by_session: dict[int, list[int]] = defaultdict(list)
     for session, turn in done:
         by_session[session].append(turn)
+    if not by_session:
+        return None
     chosen: dict[int, list[int]] = {}
     rows = np.zeros((0, 3), np.int32)
     if len(captured):
@@ -88,11 +90,11 @@ def draw(
             chosen |= more
             cost += price
             n_places += _n_places(trace, more)
-    if not chosen:
+    if not chosen:  # nothing was captured, and no session fits the budget
         return None
     keys = _places(trace, chosen, dice)
     union = np.unique(np.concatenate([keys, rows]), axis=0)
-    return Draw(seed, keys, rows, flops_of(union))
+    return Draw(seed, union, rows, flops_of(union))
 
 
 def _same_stream(trace: Trace, session: int, turn: int, last: int) -> bool:
