@@ -20,9 +20,9 @@ from chipmark.cell.audit_run import (
     audit_by_rule,
     captured_in,
 )
-from chipmark.cell.reference import References, Weights
+from chipmark.cell.reference import References, Weights, oracle_here
 from chipmark.cell.workloads import ModelInUse, find_model, prepare_model
-from chipmark.errors import BrokenRecordError, UsageError
+from chipmark.errors import BrokenRecordError, CellFailedError, UsageError
 from chipmark.results.audit import (
     AUDIT_FILE,
     TOP2_REQUIRED,
@@ -36,6 +36,7 @@ from chipmark.results.raw import load_raw
 from chipmark.results.record import Record
 from chipmark.results.sidecar import write_sidecar
 from chipmark.results.store import file_hash
+from chipmark.workload.trace import Trace
 from chipmark_models.pull import SYNTHETIC_SUFFIX
 from chipmark_models.weights.prepared import cache_folder
 from chipmark_models.weights.source import source_hash
@@ -91,16 +92,25 @@ def finish_audit(
         weights = Weights(in_use.spec, in_use.identity.source_hash, manifest.precision.requested)
         say(f"{record.id}: audit against the oracle on {device}")
         with References(cache_folder(), scratch, device=device) as references:
+            if device != "cpu" and oracle_here():
+                rms_rel = _agreed(references, weights, raw.trace, device, say)
             (found,) = audit_by_oracle(
                 [subject], raw.trace, weights, in_use.config, references, budget_s
             )
-            rms_rel = references.oracle(weights).agreed
         if before is not None and before.compared_rms_rel.size:
             found = _with_longest(found, before)
     if found.result.verdict == "pending":
         return Finished(found.result, None)
     path = write_sidecar(record, found.result, audit_text(found.data), device, rms_rel)
     return Finished(found.result, path)
+
+
+def _agreed(references: References, weights: Weights, trace: Trace, device: str, say: Say) -> float:
+    say(f"the oracle on {device} (unverified on hardware) against the CPU's")
+    try:
+        return references.oracle(weights).agree(trace)
+    except CellFailedError as error:
+        raise UsageError(f"--device {device}: {error.message}", "use --device cpu") from error
 
 
 def _check_files(record: Record) -> None:

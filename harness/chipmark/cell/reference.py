@@ -102,6 +102,16 @@ class OracleProcess:
             self.close()
             raise
 
+    def agree(self, trace: Trace) -> float:
+        """Start on this trace; how far the device's logits are from the CPU's, rms-relative, 0 on
+        the CPU itself. CellFailedError where there is no such device or it is too far."""
+        try:
+            self._started(trace)
+        except CellFailedError:
+            self.close()
+            raise
+        return self.agreed or 0.0
+
     def rate(self, trace: Trace) -> float:
         """FLOP/s at which the oracle computes: the best so far, else that of a short context; never
         under MIN_FLOPS_S, as a small model's short context takes no time but overhead."""

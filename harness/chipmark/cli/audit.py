@@ -16,7 +16,9 @@ def audit(
         "", "-m", "--model", help="The weights that were measured; default: the record's model."
     ),
     device: str = typer.Option(
-        "cpu", help="Where the oracle computes: cpu, or cuda after it agreed with the CPU's."
+        "cpu",
+        help="Where the oracle computes: cpu, or another device of torch, as cuda, once it agreed "
+        "with the CPU's over 1,024 tokens (unverified on hardware).",
     ),
     limit_s: float = typer.Option(
         3600.0, "--limit-s", min=1.0, help="Seconds that the oracle may take for a record."

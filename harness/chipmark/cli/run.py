@@ -166,6 +166,7 @@ def _suite(name: str, overrides: object, *, named: bool, python: str) -> Suite:
     from chipmark.cell.suite import MIN_REPEATS, Overrides, load_suite
     from chipmark.cli.console import warn
     from chipmark.errors import UsageError
+    from chipmark.registry import GROUPS, refused_plugins
 
     assert isinstance(overrides, Overrides)
     if python and not named:
@@ -181,6 +182,9 @@ def _suite(name: str, overrides: object, *, named: bool, python: str) -> Suite:
             warn(f"left out {candidate.backend}: {candidate.missing}{remedy}")
     for text in suite.left_out:
         warn(f"left out {text}")
+    for group in GROUPS:
+        for text in refused_plugins(group):
+            warn(text)
     for text in suite.renamed:
         warn(text)
     if suite.repeats < MIN_REPEATS:
