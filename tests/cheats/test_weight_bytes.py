@@ -4,8 +4,10 @@ NARROW = """
 class Backend(TorchBackend):
     def load(self, spec):
         loaded = super().load(spec)
-        for layer in self._decoder.weights.layers:
-            layer.input_norm.copy_(layer.input_norm.bfloat16().float())
+        weights = self._decoder.weights
+        with torch.inference_mode():
+            for layer in weights.layers:
+                layer.input_norm.copy_(layer.input_norm.bfloat16().float())
         return replace(loaded, weight_bytes=loaded.weight_bytes // 2)
 """
 
