@@ -241,6 +241,9 @@ def test_captured_rows_are_in_order_with_margins_over_their_own_rms() -> None:
     assert found.id.tolist() == [0, 1]
     assert found.margin[1] == pytest.approx(2 / logits[0].std())
     assert captured_of(LogitRows(keys[:0], logits[:0]), 0) is None
+    twice = captured_of(LogitRows(np.tile(keys, (2, 1)), np.tile(logits, (2, 1))), 2)
+    assert twice is not None
+    assert twice.keys.tolist() == found.keys.tolist()
 
 
 # Simulated devices.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from chipmark.backends.sim.cells import FACTOR
 from chipmark.cell.audit import Draw, TurnKey, draw, rows_of_longest
-from chipmark.cell.contexts import Keys, context_of, stream_flops, streams
+from chipmark.cell.contexts import Keys, stream_flops, streams
 from chipmark.cell.logits import LogitRows, centred_rms, distance, select, tolerance_of
 from chipmark.cell.reference import NO_TORCH, References, Weights, oracle_here
 from chipmark.engine.eventlog import DONE
@@ -76,7 +77,8 @@ def captured_of(rows: LogitRows, repeat: int) -> Captured | None:
     """What a capture file holds; None where it holds nothing."""
     if not len(rows.keys):
         return None
-    order = np.argsort(rows.keys[:, 2], kind="stable")
+    # A session that is run again in the same repeat is captured again: its first time counts.
+    order = np.unique(rows.keys, axis=0, return_index=True)[1]
     logits = rows.logits[order]
     top = np.partition(logits, -2, axis=1)
     scale = centred_rms(logits)
@@ -85,7 +87,7 @@ def captured_of(rows: LogitRows, repeat: int) -> Captured | None:
         logits.argmax(1).astype(np.int32),
         ((top[:, -1] - top[:, -2]) / scale).astype(np.float32),
         repeat,
-        np.arange(len(order), dtype=np.int32),
+        np.arange(len(logits), dtype=np.int32),
         logits,
     )
 
@@ -184,12 +186,14 @@ def closed_rule_ids(trace: Trace, keys: Keys) -> NDArray[np.int32]:
     ids = np.zeros(len(keys), np.int32)
     where = {tuple(key): at for at, key in enumerate(keys.tolist())}
     mask = (1 << 64) - 1
-    for session, turn in sorted({(s, t) for s, t, _ in keys.tolist()}):
+    for stream in streams(trace, keys):
+        asked: dict[int, list[int]] = defaultdict(list)
+        for key in stream.keys.tolist():
+            asked[key[2]].append(where[tuple(key)])
         value = 0
-        for position, token in enumerate(context_of(trace, session, turn).tolist()):
+        for position, token in enumerate(stream.tokens.tolist()):
             value = (value * FACTOR + token + 1) & mask
-            at = where.get((session, turn, position))
-            if at is not None:
+            for at in asked.get(position, ()):
                 ids[at] = (value >> 33) % trace.vocab_size
     return ids
 
