@@ -24,7 +24,7 @@ from chipmark.results.manifest import (
     PluginId,
     PrecisionId,
 )
-from chipmark.results.weight_bytes import too_few_weight_bytes
+from chipmark.results.stored_bytes import too_few_kv_bytes, too_few_weight_bytes
 from chipmark_models.config import ModelConfig
 from chipmark_models.precision import precision_class, precision_named
 
@@ -113,16 +113,22 @@ def _quantised(cell: MeasuredCell) -> dict[str, Any]:
     return {"quantised": in_use.quantised} if in_use and in_use.quantised else {}
 
 
-def _too_few_bytes(cell: MeasuredCell) -> str:
-    """What shows that weights are stored in less than the precision needs; "" if nothing does."""
-    config = cell.inputs.model.config
-    if not config:
-        return ""
-    weights = str(cell.loaded["precision"]["weights"])
-    told = int(cell.loaded["weight_bytes"])
+def _too_few_bytes(cell: MeasuredCell) -> list[Note]:
+    """What shows that weights or KV are stored in less than their precision needs."""
+    if not cell.inputs.model.config:
+        return []
+    config = ModelConfig.from_dict(cell.inputs.model.config)
+    computed = _precision(cell.inputs.plan.precision, cell.loaded["precision"])
     on_host = cell.inputs.plan.backend.endswith(":cpu")
-    peak = cell.peak_rss_bytes if on_host else None
-    return too_few_weight_bytes(ModelConfig.from_dict(config), weights, told, peak or None)
+    peak = (cell.peak_rss_bytes or None) if on_host else None
+    told = int(cell.loaded["weight_bytes"])
+    found = {
+        "weight_bytes": too_few_weight_bytes(config, computed.weights, told, peak),
+        "kv_bytes": too_few_kv_bytes(
+            config, computed.kv, int(cell.loaded["kv_bytes"]), cell.loaded["caps"]
+        ),
+    }
+    return [Note(code=code, text=text) for code, text in found.items() if text]
 
 
 def _notes(cell: MeasuredCell, chip: ChipIdentity) -> list[Note]:
@@ -135,8 +141,7 @@ def _notes(cell: MeasuredCell, chip: ChipIdentity) -> list[Note]:
     if cell.loaded:
         if wrong := backend_plugin(cell.inputs.plan.backend, cell.loaded)[1]:
             notes.append(Note(code="plugin", text=wrong))
-        if few := _too_few_bytes(cell):
-            notes.append(Note(code="weight_bytes", text=few))
+        notes += _too_few_bytes(cell)
     if not chip.verified:
         notes.append(Note(code="unverified_chip", text=f"{chip.name}: {'; '.join(chip.evidence)}"))
     if cell.inputs.model.source_kind == "synthetic":

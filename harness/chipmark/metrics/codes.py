@@ -77,6 +77,7 @@ NOTE_CODES: Mapping[str, str] = {
     "simulated": "a simulated device; ranked among its kind only",
     "plugin": "the code that ran is not the one that this name stands for; not ranked",
     "weight_bytes": "the stored weights are smaller than the precision needs",
+    "kv_bytes": "the KV cache is smaller than its tokens need in that precision",
     "throttled_thermal": "the device slowed down because of its temperature",
     "throttled_hardware": "the device slowed down because of power or another hardware limit",
     "throttle_unknown": "whether the device throttled could not be read",

@@ -1,4 +1,4 @@
-"""What a record's audit, parity, plug-ins and bytes of weights contradict or say against it."""
+"""What a record's audit, parity, plug-ins and bytes contradict or say against it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from chipmark.errors import ChipmarkError, UnknownNameError
+from chipmark.errors import ChipmarkError
 from chipmark.metrics.rawcell import RawCell
 from chipmark.registry import BUILT_IN
 from chipmark.results.audit import (
@@ -23,7 +23,7 @@ from chipmark.results.audit import (
 from chipmark.results.manifest import AuditResult
 from chipmark.results.record import RECORD_FILE, Record
 from chipmark.results.sidecar import load_sidecar, sidecar_path
-from chipmark.results.weight_bytes import too_few_weight_bytes
+from chipmark.results.stored_bytes import too_few_kv_bytes, too_few_weight_bytes
 from chipmark_models.config import ModelConfig
 
 _JUDGED = (
@@ -75,7 +75,7 @@ def audit_remarks(folder: Path, record: Record, raw: RawCell) -> Iterator[Remark
         text = f"the audit is pending: {final.reason}; `chipmark audit` finishes it"
         yield Remark("warning", "audit_pending", where, text)
     yield from _plugin(where, record)
-    yield from _weight_bytes(where, record)
+    yield from _stored_bytes(where, record)
 
 
 def _own_audit(folder: Path, record: Record, raw: RawCell) -> Iterator[Remark]:
@@ -144,20 +144,21 @@ def _plugin(where: Path, record: Record) -> Iterator[Remark]:
         yield Remark("error", "plugin", where, text)
 
 
-def _weight_bytes(where: Path, record: Record) -> Iterator[Remark]:
+def _stored_bytes(where: Path, record: Record) -> Iterator[Remark]:
     manifest = record.manifest
-    if manifest.load is None or not manifest.model.config or record.written_as != record.schema_:
+    load = manifest.load
+    if load is None or not manifest.model.config or record.written_as != record.schema_:
         return
     config = ModelConfig.from_dict(manifest.model.config)
-    peak = manifest.load.peak_rss_bytes if manifest.backend.endswith(":cpu") else None
-    try:
-        text = too_few_weight_bytes(
-            config, manifest.precision.weights, manifest.load.weight_bytes, peak
-        )
-    except UnknownNameError:
-        return
-    if text:
-        yield Remark("error", "weight_bytes", where, text)
+    peak = load.peak_rss_bytes if manifest.backend.endswith(":cpu") else None
+    precision = manifest.precision
+    found = {
+        "weight_bytes": too_few_weight_bytes(config, precision.weights, load.weight_bytes, peak),
+        "kv_bytes": too_few_kv_bytes(config, precision.kv, load.kv_bytes, load.caps),
+    }
+    for code, text in found.items():
+        if text:
+            yield Remark("error", code, where, text)
 
 
 def _near(a: float | None, b: float | None) -> bool:
