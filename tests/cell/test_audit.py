@@ -149,7 +149,7 @@ def test_an_audit_in_which_all_agrees_passes() -> None:
         ({"seen_id": _changed(_data().seen_id, 7, -1)}, "1 of the places"),
         ({"seen_id": np.full(200, -1, np.int32)}, "100 of the places|200 of the places"),
         ({"seen_top2": _changed(_data().seen_top2, 3, (4.01, 2.0))}, "a largest logit is"),
-        ({"seen_top2": _changed(_data().seen_top2, 3, np.nan)}, "1 sampled rows lack"),
+        ({"seen_top2": _changed(_data().seen_top2, 3, np.nan)}, "1 sampled rows are without"),
         ({"compared_rms_rel": np.array([0, 0.1], np.float32)}, "captured logits of the longest"),
         ({"compared_rms_rel": np.array([0, np.inf], np.float32)}, "is not finite"),
         ({"longest_seen_id": _changed(_data().longest_seen_id, 0, 3)}, "differ between"),

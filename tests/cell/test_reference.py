@@ -104,8 +104,8 @@ def test_a_file_that_changes_between_the_oracle_and_its_use_is_found(
 ) -> None:
     ask = reference.ChildProcess.ask
 
-    def meddle(child: reference.ChildProcess, *told: object, **more: object) -> object:
-        answer = ask(child, *told, **more)  # type: ignore[arg-type]
+    def meddle(child: reference.ChildProcess, *reported: object, **more: object) -> object:
+        answer = ask(child, *reported, **more)  # type: ignore[arg-type]
         if "out" in more:
             path = Path(str(more["out"]))
             rows = load_logits(path)

@@ -45,7 +45,7 @@ class Ran:
 
     @property
     def record(self) -> Record:
-        """The one record, with what lies beside it."""
+        """The one record, with what lies next to it."""
         (path,) = find_records([self.folder])
         return load_record(path)
 

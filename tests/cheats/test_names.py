@@ -27,8 +27,8 @@ def test_c6_an_installed_package_cannot_take_a_built_in_name(machine, plugin) ->
     manifest = ran.record.manifest
     assert manifest.plugins["backend"].built_in
     assert manifest.plugins["backend"].module == "chipmark.backends.torch_device.backend"
-    told = [note.text for note in manifest.notes if note.code == "backend"]
-    assert any("impostor" in text and "built in" in text for text in told)
+    reported = [note.text for note in manifest.notes if note.code == "backend"]
+    assert any("impostor" in text and "built in" in text for text in reported)
     assert "impostor" in ran.err
 
 

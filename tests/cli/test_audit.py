@@ -35,7 +35,7 @@ def pending(chipmark, tmp_path: Path) -> Path:
 
 
 @needs_torch
-def test_a_pending_audit_is_finished_beside_the_record(chipmark, pending: Path) -> None:
+def test_a_pending_audit_is_finished_next_to_the_record(chipmark, pending: Path) -> None:
     (record,) = find_records([pending])
     before = (record / "record.json").read_bytes()
     wrong = chipmark("audit", pending, "-m", "smollm2-135m@synthetic")
@@ -110,3 +110,15 @@ def test_where_there_is_nothing_to_audit(chipmark, tmp_path: Path) -> None:
     assert answer.code == 2
     assert "broken" in answer.err
     shutil.rmtree(broken)
+
+
+def test_a_reference_that_is_not_one_is_refused(chipmark, tmp_path: Path) -> None:
+    for name, problem in (("absent.npz", "cannot be read"), ("text.npz", "not a file of logits")):
+        path = tmp_path / name
+        if name.startswith("text"):
+            path.write_text("logits")
+        run = ("run", "quick", "-b", "sim:golden", "-o", tmp_path / "runs", "--reference", path)
+        answer = chipmark(*run)
+        assert answer.code == 2
+        assert name in answer.err
+        assert problem in answer.err

@@ -18,7 +18,7 @@ from chipmark.cell.contexts import Keys, sampled_positions, turn_of
 from chipmark.workload.trace import Trace
 
 PLACES = 256
-"""Places drawn, where there are so many: rows of the head cost little beside the forwards."""
+"""Places drawn, where there are so many: rows of the head cost little, forwards do not."""
 
 ROWS_OF_LONGEST = 64
 """Rows of the captured turn that are compared whole."""

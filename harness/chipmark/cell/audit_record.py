@@ -66,7 +66,7 @@ def can_be_audited(record: Record) -> bool:
 def finish_audit(
     record: Record, model: str, device: str, budget_s: float, scratch: Path, say: Say
 ) -> Finished:
-    """Audit a record and write the sidecar beside it, unless it is pending again.
+    """Audit a record and write the sidecar next to it, unless it is pending again.
 
     record: as stored. model: what `-m` means, "" for the record's own. device: where the oracle
     runs. Raises BrokenRecordError for raw files that were changed, UsageError for other weights

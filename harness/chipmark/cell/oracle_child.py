@@ -42,28 +42,28 @@ class OracleChild:
 
     def answer(self, name: str, arguments: str) -> dict[str, Any]:
         """Do one command and return the content of its `ok`."""
-        told = json.loads(arguments)
+        asked = json.loads(arguments)
         if name == "agree":
-            return self._agree(load_trace(told["trace"]))
+            return self._agree(load_trace(asked["trace"]))
         if name == "compute":
-            return self._compute(told)
+            return self._compute(asked)
         if name == "close":
             return {}
         raise UsageError(f"the oracle knows no command {name!r}")
 
-    def _compute(self, told: dict[str, Any]) -> dict[str, Any]:
+    def _compute(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Logits at the places of `keys` with the weights as that precision stores them;
-        `rounded`: with activations rounded besides, by a name of `ROUNDINGS`."""
-        trace = load_trace(told["trace"])
-        with Path(told["keys"]).open("rb") as file:
+        `rounded`: with activations also rounded, by a name of `ROUNDINGS`."""
+        trace = load_trace(asked["trace"])
+        with Path(asked["keys"]).open("rb") as file:
             keys = np.load(file, allow_pickle=False)
         work = streams(trace, keys)
         begin = time.perf_counter()
-        logits = self._logits(work, self._device, str(told["rounded"]))
+        logits = self._logits(work, self._device, str(asked["rounded"]))
         seconds = time.perf_counter() - begin
         rows = LogitRows(np.concatenate([stream.keys for stream in work]), np.concatenate(logits))
-        out = Path(told["out"])
-        save_logits(out, rows, head=told["head"])
+        out = Path(asked["out"])
+        save_logits(out, rows, head=asked["head"])
         return {
             "rows": len(rows.keys),
             "seconds": seconds,

@@ -42,10 +42,10 @@ def backend_plugin(backend: str, loaded: Mapping[str, Any]) -> tuple[PluginId | 
     A built-in name must be chipmark's own code, the file that lies here; any other must be the
     distribution that the parent knows by that name.
     """
-    told = loaded.get("plugin")
-    if not isinstance(told, dict):
+    reported = loaded.get("plugin")
+    if not isinstance(reported, dict):
         return None, _NO_IDENTITY
-    found = PluginId.model_validate(told)
+    found = PluginId.model_validate(reported)
     kind = split_backend(backend)[0]
     expected = BUILT_IN["chipmark.backends"].get(kind)
     if expected is not None:

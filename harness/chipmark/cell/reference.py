@@ -5,7 +5,7 @@ could be kept from it. So a computed reference is hashed in the oracle's process
 used only where the bytes have that hash; and a cached one is believed only after the oracle has
 computed its longest stream and another, drawn at random, again. The key holds a hash of the
 oracle's code, so that a corrected oracle does not meet its old answers. What the user carries here
-(`--reference`) cannot be checked on a machine without torch: its hash stands in the record.
+(`--reference`) cannot be checked on a machine without torch: its hash is in the record.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def audit(
 ) -> None:
     """Finish audits that are pending: draw places, ask the oracle, and compare ids and logits.
 
-    The result lies beside the record, in RECORD.audit.json with a checksum of its own and the
+    The result lies next to the record, in RECORD.audit.json with a checksum of its own and the
     record's; table, validate and gate read it with the record, which is not changed.
 
     Exit code 1 where an audit fails, 2 for a broken record or other weights than the record's,

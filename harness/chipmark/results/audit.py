@@ -168,7 +168,9 @@ def judge(data: AuditData, tolerance: float, *, top2_required: bool) -> AuditRes
         failed.append(f"{hidden} of the places computed have no sampled id")
     given = np.isfinite(data.seen_top2).all(1)
     if top2_required and (visible & ~given).any():
-        failed.append(f"{int((visible & ~given).sum())} sampled rows lack their two largest logits")
+        failed.append(
+            f"{int((visible & ~given).sum())} sampled rows are without their two largest logits"
+        )
     worst = None
     compared = visible & given
     if compared.any():
@@ -204,7 +206,7 @@ def judge(data: AuditData, tolerance: float, *, top2_required: bool) -> AuditRes
 
 def _without_id(data: AuditData, visible: NDArray[np.bool_]) -> int:
     """Places that a repeat computed without an id that the host saw: every done turn samples at
-    all of its places, so an id that is held back is counted."""
+    all of its places, so an id that is withheld is counted."""
     pairs = data.seen_repeat.astype(np.int64) * max(1, len(data.keys)) + data.seen_place
     return len(np.setdiff1d(pairs, pairs[visible]))
 

@@ -47,7 +47,7 @@ class Remark(NamedTuple):
 
 
 def audit_remarks(folder: Path, record: Record, raw: RawCell) -> Iterator[Remark]:
-    """Everything that is wrong; `record` is as it was stored, without what lies beside it."""
+    """Everything that is wrong; `record` is as it was stored, without what lies next to it."""
     where = folder / RECORD_FILE
     manifest = record.manifest
     if manifest.parity.verdict == "fail":
@@ -55,20 +55,20 @@ def audit_remarks(folder: Path, record: Record, raw: RawCell) -> Iterator[Remark
     final = manifest.audit
     yield from _own_audit(folder, record, raw)
     try:
-        beside = load_sidecar(record)
+        sidecar = load_sidecar(record)
     except ChipmarkError as error:
         yield Remark("error", "audit", sidecar_path(folder), error.message)
-        beside = None
-    if beside is not None:
+        sidecar = None
+    if sidecar is not None:
         path = sidecar_path(folder)
         try:
-            data = audit_of_text(path, beside.data)
+            data = audit_of_text(path, sidecar.data)
         except ChipmarkError as error:
             yield Remark("error", "audit", path, error.message)
         else:
-            yield from _contradictions(path, record, beside.audit, data, raw)
+            yield from _contradictions(path, record, sidecar.audit, data, raw)
         if final.verdict != "fail":
-            final = beside.audit
+            final = sidecar.audit
     if final.verdict == "fail":
         yield Remark("error", "audit", where, f"the audit failed: {final.reason}")
     elif final.verdict == "pending":

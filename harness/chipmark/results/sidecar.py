@@ -1,6 +1,6 @@
-"""`RECORD.audit.json` beside a record's folder: an audit that was finished after the record.
+"""`RECORD.audit.json` next to a record's folder: an audit that was finished after the record.
 
-A record is never changed, so what could not be afforded while it was measured is added beside it,
+A record is never changed, so what could not be afforded while it was measured is added next to it,
 bound to the record by the checksum of its `record.json`. Reading needs no NumPy: `data` is opened
 by `chipmark validate` alone.
 """
@@ -55,7 +55,7 @@ def sidecar_path(folder: Path) -> Path:
 def write_sidecar(
     record: Record, audit: AuditResult, data: str, device: str, device_rms_rel: float | None
 ) -> Path:
-    """Write the audit of a record beside it, whole or not at all; an older one is replaced."""
+    """Write the audit of a record next to it, whole or not at all; an older one is replaced."""
     path = sidecar_path(record.path)
     document = {
         "schema": SCHEMA,
@@ -74,7 +74,7 @@ def write_sidecar(
 
 
 def load_sidecar(record: Record) -> Sidecar | None:
-    """The audit beside a record, None where there is none. BrokenRecordError where it is not
+    """The audit next to a record, None where there is none. BrokenRecordError where it is not
     whole, was changed, or belongs to another record."""
     path = sidecar_path(record.path)
     try:
@@ -101,7 +101,7 @@ def load_sidecar(record: Record) -> Sidecar | None:
 
 
 def with_sidecar(record: Record) -> Record:
-    """The record with the audit beside it. A record that failed its own audit stays failed."""
+    """The record with the audit next to it. A record that failed its own audit stays failed."""
     if record.manifest.audit.verdict == "fail":
         return record
     found = load_sidecar(record)

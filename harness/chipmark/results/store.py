@@ -129,13 +129,13 @@ def find_records(paths: Iterable[Path]) -> list[Path]:
 
 
 def load_record(folder: Path) -> Record:
-    """Read one record, with an audit that lies beside it; BrokenRecordError where either is not
+    """Read one record, with an audit that lies next to it; BrokenRecordError where either is not
     whole or the audit is another record's. Raw files are not opened."""
     return with_sidecar(stored_record(folder))
 
 
 def stored_record(folder: Path) -> Record:
-    """The record as it was written, whatever lies beside it."""
+    """The record as it was written, whatever lies next to it."""
     path = folder / RECORD_FILE
     try:
         return parse_record(path, path.read_text(encoding="utf-8"))

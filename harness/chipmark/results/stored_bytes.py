@@ -13,22 +13,22 @@ SLACK = 0.01
 
 
 def too_few_weight_bytes(
-    config: ModelConfig, precision: str, told: int, peak_bytes: int | None = None
+    config: ModelConfig, precision: str, reported: int, peak_bytes: int | None = None
 ) -> str:
     """A sentence where weights of `precision` do not fit into the bytes that were found, else "".
 
-    told: what the backend says that it stores. peak_bytes: the largest memory of the process,
+    reported: what the backend reports as stored. peak_bytes: the largest memory of the process,
     where weights lie in it; None where they lie on a device.
     """
     need = weight_bytes_stored(config, precision) * (1 - SLACK)
-    if told < need:
-        return f"{told} bytes of weights are stored; {precision} of this model needs {need:.0f}"
+    if reported < need:
+        return f"{reported} bytes of weights are stored; {precision} of this model needs {need:.0f}"
     if peak_bytes is not None and peak_bytes < need:
         return f"the process never held the {need:.0f} bytes that {precision} weights need"
     return ""
 
 
-def too_few_kv_bytes(config: ModelConfig, kv: str, told: int, caps: Mapping[str, Any]) -> str:
+def too_few_kv_bytes(config: ModelConfig, kv: str, reported: int, caps: Mapping[str, Any]) -> str:
     """A sentence where the tokens that a backend offers to hold do not fit into its KV, else "".
 
     caps: `engine.contract.Caps` as a dictionary; "" where it does not tell the tokens, or the type
@@ -40,6 +40,6 @@ def too_few_kv_bytes(config: ModelConfig, kv: str, told: int, caps: Mapping[str,
     if kv not in KV_BYTES:
         return ""
     need = tokens * kv_bytes_per_token(config, kv) * (1 - SLACK)
-    if told < need:
-        return f"{told} bytes of KV are kept; {tokens} tokens in {kv} need {need:.0f}"
+    if reported < need:
+        return f"{reported} bytes of KV are kept; {tokens} tokens in {kv} need {need:.0f}"
     return ""
