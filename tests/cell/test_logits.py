@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chipmark.cell.logits import LogitRows, distance, load_logits, save_logits
+from chipmark.cell.logits import (
+    LogitRows,
+    centred_rms,
+    distance,
+    load_logits,
+    row_statistics,
+    save_logits,
+    select,
+)
 from chipmark.errors import BadInputError
 
 
@@ -75,3 +83,21 @@ def test_file_round_trip_and_bad_files(tmp_path: Path) -> None:
     np.savez(path, rows=np.zeros((2, 3)), logits=np.zeros((3, 4)))
     with pytest.raises(BadInputError, match="has rows"):
         load_logits(path)
+
+
+def test_statistics_of_rows_are_the_same_in_steps() -> None:
+    logits = np.random.default_rng(1).normal(size=(37, 50)).astype(np.float32)
+    found = row_statistics(logits)
+    ordered = np.sort(logits, axis=1)
+    assert np.array_equal(found.id, logits.argmax(1))
+    assert np.array_equal(found.top2, ordered[:, :-3:-1])
+    assert np.allclose(found.scale, centred_rms(logits))
+    assert np.allclose(found.scale, logits.std(1))
+    assert row_statistics(logits[:0]).top2.shape == (0, 2)
+
+
+def test_rows_are_selected_by_their_places() -> None:
+    rows = LogitRows(np.array([(0, 0, 1), (0, 0, 2)], np.int32), np.eye(2, dtype=np.float32))
+    assert select(rows, rows.keys[::-1]).tolist() == [[0, 1], [1, 0]]
+    with pytest.raises(KeyError):
+        select(rows, np.array([(1, 0, 1)], np.int32))

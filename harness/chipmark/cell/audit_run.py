@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from chipmark.backends.sim.cells import FACTOR
 from chipmark.cell.audit import Draw, TurnKey, draw, rows_of_longest
 from chipmark.cell.contexts import Keys, stream_flops, streams
-from chipmark.cell.logits import LogitRows, centred_rms, distance, select, tolerance_of
+from chipmark.cell.logits import LogitRows, distance, row_statistics, select, tolerance_of
 from chipmark.cell.reference import NO_TORCH, References, Weights, oracle_here
 from chipmark.engine.eventlog import DONE
 from chipmark.engine.events import Table
@@ -80,12 +80,11 @@ def captured_of(rows: LogitRows, repeat: int) -> Captured | None:
     # A session that is run again in the same repeat is captured again: its first time counts.
     order = np.unique(rows.keys, axis=0, return_index=True)[1]
     logits = rows.logits[order]
-    top = np.partition(logits, -2, axis=1)
-    scale = centred_rms(logits)
+    found = row_statistics(logits)
     return Captured(
         rows.keys[order],
-        logits.argmax(1).astype(np.int32),
-        ((top[:, -1] - top[:, -2]) / scale).astype(np.float32),
+        found.id,
+        (found.top2[:, 0] - found.top2[:, 1]) / found.scale,
         repeat,
         np.arange(len(logits), dtype=np.int32),
         logits,
@@ -205,8 +204,7 @@ def _judged(
     tolerance: float,
     reference: ReferenceId | None,
 ) -> Audited:
-    rows = select(oracle, drawn.keys)
-    top = np.sort(np.partition(rows, -2, axis=1)[:, -2:], axis=1)[:, ::-1]
+    found = row_statistics(select(oracle, drawn.keys))
     captured = subject.captured
     compared = np.zeros(0, np.int32)
     rms_rel = np.zeros(0, np.float32)
@@ -220,9 +218,9 @@ def _judged(
     data = AuditData(
         seed=drawn.seed,
         keys=drawn.keys,
-        oracle_id=rows.argmax(1).astype(np.int32),
-        oracle_top2=top.astype(np.float32),
-        scale=centred_rms(rows).astype(np.float32),
+        oracle_id=found.id,
+        oracle_top2=found.top2,
+        scale=found.scale,
         **_seen_fields(seen_at(subject.repeats, drawn.keys)),
         **_captured_fields(subject),
         compared=compared,

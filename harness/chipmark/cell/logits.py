@@ -154,6 +154,31 @@ def centred_rms(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.where(scale > 0, scale, np.finfo(np.float32).tiny)
 
 
+_STEP = 16  # rows at once: vocabularies are large, and the statistics are taken in float64
+
+
+@dataclass(frozen=True, slots=True)
+class RowStatistics:
+    """Of each row of logits: the first id (n,), the two largest logits (n, 2), and `centred_rms`
+    (n,)."""
+
+    id: NDArray[np.int32]
+    top2: NDArray[np.float32]
+    scale: NDArray[np.float32]
+
+
+def row_statistics(logits: NDArray[np.float32]) -> RowStatistics:
+    """The statistics of every row, a few rows at once."""
+    parts = [logits[at : at + _STEP] for at in range(0, len(logits), _STEP)]
+    top = [np.sort(np.partition(part, -2, axis=1)[:, -2:], axis=1)[:, ::-1] for part in parts]
+    empty = np.zeros((0, 2), np.float32)
+    return RowStatistics(
+        logits.argmax(1).astype(np.int32),
+        np.concatenate([empty, *top]).astype(np.float32),
+        np.concatenate([empty[:, 0], *map(centred_rms, parts)]).astype(np.float32),
+    )
+
+
 def tolerance_of(class_name: str, own: float | None = None) -> float:
     """Largest rms-relative distance that passes for a precision class. own: distance of the
     oracle with rounded activations from the plain one, where the backend's products take such; it
