@@ -10,6 +10,7 @@ from chipmark.cell.logits import (
     centred_rms,
     distance,
     load_logits,
+    rms_rel_of_rows,
     row_statistics,
     save_logits,
     select,
@@ -101,3 +102,15 @@ def test_rows_are_selected_by_their_places() -> None:
     assert select(rows, rows.keys[::-1]).tolist() == [[0, 1], [1, 0]]
     with pytest.raises(KeyError):
         select(rows, np.array([(1, 0, 1)], np.int32))
+
+
+def test_distances_row_by_row_are_those_of_the_whole() -> None:
+    random = np.random.default_rng(2)
+    keys = np.array([(0, 0, i) for i in range(40)], np.int32)
+    left = LogitRows(keys, random.normal(size=(40, 30)).astype(np.float32))
+    right = LogitRows(keys, left.logits + 0.01 * random.normal(size=(40, 30)).astype(np.float32))
+    found = rms_rel_of_rows(left, right, keys)
+    assert found.max() == pytest.approx(distance(left, right, 1.0).rms_rel, rel=1e-5)
+    right.logits[3, 0] = np.inf
+    assert row_statistics(right.logits).id[3] == 0
+    assert np.flatnonzero(np.isinf(rms_rel_of_rows(left, right, keys))).tolist() == [3]

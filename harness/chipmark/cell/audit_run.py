@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from chipmark.backends.sim.cells import FACTOR
 from chipmark.cell.audit import Draw, TurnKey, draw, rows_of_longest
 from chipmark.cell.contexts import Keys, stream_flops, streams
-from chipmark.cell.logits import LogitRows, distance, row_statistics, select, tolerance_of
+from chipmark.cell.logits import (
+    LogitRows,
+    rms_rel_of_rows,
+    row_statistics,
+    select,
+    tolerance_of,
+)
 from chipmark.cell.reference import NO_TORCH, References, Weights, oracle_here
 from chipmark.engine.eventlog import DONE
 from chipmark.engine.events import Table
@@ -143,7 +149,7 @@ def audit_by_oracle(
         for name in roundings:
             rounded = references.drawn(weights, trace, drawn.keys, name, limit_s).rows
             assert rounded is not None
-            own[name] = distance(plain.rows, rounded, 1.0).rms_rel
+            own[name] = float(rms_rel_of_rows(plain.rows, rounded, drawn.keys).max())
     except ChipmarkError as error:
         return [_pending(subject, seed, f"the oracle: {error.message}") for subject in subjects]
     return [
@@ -214,7 +220,8 @@ def _judged(
             [i for i in captured.kept.tolist() if tuple(captured.keys[i].tolist()) in wanted],
             np.int32,
         )
-        rms_rel = _row_distances(captured, compared, oracle)
+        mine = LogitRows(captured.keys[captured.kept], captured.logits)
+        rms_rel = rms_rel_of_rows(oracle, mine, captured.keys[compared])
     data = AuditData(
         seed=drawn.seed,
         keys=drawn.keys,
@@ -232,19 +239,6 @@ def _judged(
             update={"verdict": "fail", "reason": "logits of the longest turn were not given"}
         )
     return Audited(result.model_copy(update={"reference": reference}), data)
-
-
-def _row_distances(
-    captured: Captured, compared: NDArray[np.int32], oracle: LogitRows
-) -> NDArray[np.float32]:
-    """rms-relative distance of each compared row; infinite where it is not finite."""
-    at = {int(row): i for i, row in enumerate(captured.kept.tolist())}
-    found = []
-    for row in compared.tolist():
-        key = captured.keys[row : row + 1]
-        mine = LogitRows(key, captured.logits[at[row]][None])
-        found.append(distance(LogitRows(key, select(oracle, key)), mine, 1.0).rms_rel)
-    return np.array(found, np.float32)
 
 
 def _pending(subject: Subject, seed: bytes, reason: str) -> Audited:

@@ -150,8 +150,22 @@ def select(rows: LogitRows, keys: NDArray[np.int32]) -> NDArray[np.float32]:
 def centred_rms(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """rms of each row less its mean: the unit of every distance here. Never 0."""
     wide = logits.astype(np.float64)
-    scale = (wide - wide.mean(1, keepdims=True)).std(1)
+    with np.errstate(invalid="ignore"):  # a backend may give infinite logits
+        scale = (wide - wide.mean(1, keepdims=True)).std(1)
     return np.where(scale > 0, scale, np.finfo(np.float32).tiny)
+
+
+def rms_rel_of_rows(
+    oracle: LogitRows, measured: LogitRows, keys: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """`Distance.rms_rel` of each of these places, infinite where a row is not finite; KeyError for
+    a place that either does not have. A few rows at once, for large vocabularies."""
+    parts = [np.zeros(0, np.float32)]
+    for at in range(0, len(keys), _STEP):
+        left, right = (select(rows, keys[at : at + _STEP]) for rows in (oracle, measured))
+        error = np.sqrt(((right.astype(np.float64) - left) ** 2).mean(1)) / centred_rms(left)
+        parts.append(np.where(np.isfinite(right).all(1), error, np.inf).astype(np.float32))
+    return np.concatenate(parts)
 
 
 _STEP = 16  # rows at once: vocabularies are large, and the statistics are taken in float64

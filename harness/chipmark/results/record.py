@@ -12,6 +12,8 @@ A record is a folder:
     idle-before.parquet, idle-after.parquet
     child.log
 
+An audit that was finished later lies next to the folder (`results.sidecar`).
+
 Schema history
 
     chipmark.record/1   first. `manifest` is chipmark.cell/1, `metrics.schema` is
