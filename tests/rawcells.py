@@ -153,8 +153,8 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "cache_policy": {"policy": "hand"},
         "slo": {},
         "load": {
-            "load_s": 1.0, "compile_s": 1.0, "weight_bytes": 1, "kv_bytes": 1, "graph": "plain",
-            "execution": "compiled", "ep_coverage": 1.0, "device": "hand",
+            "load_s": 1.0, "compile_s": 1.0, "weight_bytes": 99_999, "kv_bytes": 1,
+            "graph": "plain", "execution": "compiled", "ep_coverage": 1.0, "device": "hand",
             "caps": {"max_chunk": 64},
         },
         "parity": {"verdict": "pass"},

@@ -1,15 +1,29 @@
-"""The three plug-in groups (backends, chips, meters) by one mechanism: entry points."""
+"""The three plug-in groups (backends, chips, meters) by one mechanism: entry points.
+
+The names of built-in plug-ins are reserved, in the child as in the parent: whoever installs a
+distribution could otherwise decide what `torch:cpu` means. A name that two distributions give is
+nobody's. What was refused is listed by `refused_plugins`, and `identity_of` says which code is
+behind an object that was loaded.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import sys
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from chipmark.errors import MissingBackendError, UnknownNameError
 
 Group = Literal["chipmark.backends", "chipmark.chips", "chipmark.meters"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+
+_OWN = "chipmark"
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "chipmark.backends": {
@@ -32,15 +46,41 @@ BUILT_IN: dict[str, dict[str, str]] = {
 container from a source path, where this distribution has no metadata and so no entry points."""
 
 
-@cache
+@dataclass(frozen=True, slots=True)
+class PluginIdentity:
+    """Which code a plug-in is.
+
+    module: where its object was defined. distribution, version: of the installed distribution
+    that owns it, "" for a source path without metadata. sha256: of the module's source file, ""
+    where it has none. built_in: chipmark's own code under its own name.
+    """
+
+    module: str
+    distribution: str
+    version: str
+    sha256: str
+    built_in: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    plugins: dict[str, EntryPoint]
+    refused: tuple[str, ...]
+
+
 def plugins(group: Group) -> dict[str, EntryPoint]:
-    """Every plug-in of a group by name; an installed one replaces a built-in of the same name."""
-    found = {
-        name: EntryPoint(name=name, value=value, group=group)
-        for name, value in BUILT_IN[group].items()
-    }
-    found.update({point.name: point for point in entry_points(group=group)})
-    return found
+    """Every plug-in of a group by name; built-in names are reserved."""
+    return _known(group).plugins
+
+
+def refused_plugins(group: Group) -> tuple[str, ...]:
+    """Installed plug-ins of a group that are not used, each a sentence that names the
+    distribution and what to do."""
+    return _known(group).refused
 
 
 def load_plugin(group: Group, name: str) -> Any:
@@ -48,7 +88,9 @@ def load_plugin(group: Group, name: str) -> Any:
     module needs a package that is not here."""
     known = plugins(group)
     if name not in known:
-        raise UnknownNameError(group.removeprefix("chipmark.").rstrip("s"), name, known)
+        hint = "\n".join(refused_plugins(group))
+        kind = group.removeprefix("chipmark.").rstrip("s")
+        raise UnknownNameError(kind, name, known, hint)
     module, _, attribute = known[name].value.partition(":")
     try:
         return getattr(import_module(module), attribute)
@@ -61,15 +103,89 @@ def load_plugin(group: Group, name: str) -> Any:
         ) from error
 
 
+def identity_of(group: Group, name: str, loaded: Any) -> PluginIdentity:
+    """The identity of `loaded`, an object of the plug-in `name` or what its factory made.
+
+    It is that of the code that was really loaded: a built-in whose class was replaced at run time
+    shows the module that replaced it, and is no longer `built_in`.
+    """
+    target = loaded if inspect.isroutine(loaded) or inspect.isclass(loaded) else type(loaded)
+    module = str(target.__module__)
+    point = plugins(group).get(name)
+    expected = BUILT_IN[group].get(name)
+    built_in = expected is not None and module == expected.partition(":")[0]
+    if built_in:
+        owner, version = _own_distribution()
+    elif point is not None and point.dist is not None and expected is None:
+        owner, version = point.dist.name, point.dist.version
+    else:
+        owner, version = "", ""
+    return PluginIdentity(module, owner, version, source_hash(module), built_in)
+
+
+def built_in_identity(module: str) -> PluginIdentity:
+    """The identity of a module of chipmark itself that no entry point names (a meter of assumed
+    power, the vendors' chip identification)."""
+    import_module(module)
+    owner, version = _own_distribution()
+    return PluginIdentity(module, owner, version, source_hash(module), True)
+
+
+def source_hash(module: str) -> str:
+    """Hex sha256 of an imported module's source file; "" where it has none."""
+    path = getattr(sys.modules.get(module), "__file__", None)
+    if not path or not Path(path).is_file():
+        return ""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def split_backend(name: str) -> tuple[str, str]:
     """`torch:cpu` as its kind and device. UnknownNameError where the kind does not exist."""
     kind, _, device = name.partition(":")
     known = plugins("chipmark.backends")
     if kind not in known or not device:
-        raise UnknownNameError(
-            "backend",
-            name,
-            [f"{k}:{device or 'DEVICE'}" for k in known],
-            "a backend is named KIND:DEVICE",
-        )
+        hint = "\n".join(("a backend is named KIND:DEVICE", *refused_plugins("chipmark.backends")))
+        raise UnknownNameError("backend", name, [f"{k}:{device or 'DEVICE'}" for k in known], hint)
     return kind, device
+
+
+@cache
+def _known(group: Group) -> _Known:
+    built_in = BUILT_IN[group]
+    found = {
+        name: EntryPoint(name=name, value=value, group=group) for name, value in built_in.items()
+    }
+    kind = group.removeprefix("chipmark.").rstrip("s")
+    refused: list[str] = []
+    owners: dict[str, dict[str, EntryPoint]] = {}
+    for point in entry_points(group=group):
+        if built_in.get(point.name) == point.value:
+            continue
+        owner = point.dist.name if point.dist is not None else ""
+        if point.name in built_in:
+            refused.append(
+                f"the {kind} {point.name!r} of the distribution {owner or 'unknown'} is not used: "
+                "the name is built in; its plug-in must take another name"
+            )
+            continue
+        owners.setdefault(point.name, {})[owner] = point
+    for name, points in owners.items():
+        if len(points) > 1:
+            refused.append(
+                f"the {kind} {name!r} is given by {' and '.join(sorted(points))}, so neither is "
+                "used; uninstall one"
+            )
+            continue
+        found[name] = next(iter(points.values()))
+    return _Known(found, tuple(refused))
+
+
+@cache
+def _own_distribution() -> tuple[str, str]:
+    try:
+        return _OWN, distribution(_OWN).version
+    except PackageNotFoundError:
+        from chipmark import __version__
+
+        return "", __version__

@@ -5,6 +5,9 @@ larger of one layer and of the head, with the head's logits for the rows asked f
 a layer is 0.77 GB in fp32, the head 2.5 GB (3.7 GB while bf16 bits are widened), the embedding
 the same but gone when its rows are gathered; with 8,192 tokens of hidden states (0.13 GB) this
 stays under 6 GB. Ask for few `positions`: full logits of 8,192 tokens would be 5 GB.
+
+On an accelerator it is the same plain torch in fp32, without TF32 (`exact_products`); whoever
+uses one compares it with the CPU's on a short sequence first.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ TensorFn = Callable[[str], npt.NDArray[np.float32]]
 Tensors = dict[str, torch.Tensor]
 
 _HEAD_ROWS = 32_768  # rows of the head a step: bounds the copy that a read-only map or double needs
-_QUERY_ROWS = 256  # queries a step: bounds the matrix of attention scores
+_QUERY_ROWS = 256  # queries a step, at most: bounds the matrix of attention scores
+_SCORES = 1 << 27  # elements of that matrix, at most: long contexts take fewer queries a step
 
 
 class Oracle:
@@ -35,7 +39,7 @@ class Oracle:
 
     Hand it the dequantised weights of the precision under test, then its distance to a backend
     is the backend's error alone. `double` computes in float64. With `rounding` the distance to the
-    plain oracle is what rounding activations does by itself.
+    plain oracle is what rounding activations does by itself. `device` is torch's name of it.
     """
 
     def __init__(
@@ -45,8 +49,10 @@ class Oracle:
         *,
         double: bool = False,
         rounding: Rounding | None = None,
+        device: str = "cpu",
     ) -> None:
         self.config = config
+        self._device = torch.device(device)
         self._tensor_fn = tensor_fn
         self._dtype = torch.float64 if double else torch.float32
         self._rounding = rounding
@@ -62,6 +68,8 @@ class Oracle:
         With `positions` (one array a sequence) only those rows, (len(positions[i]), vocab).
         Raises BadInputError for an id outside the vocabulary or an empty sequence.
         """
+        if self._device.type != "cpu":
+            exact_products()
         hidden = self._embed(sequences)
         tables = self._rope_tables(max(len(s) for s in sequences))
         for layer in range(self.config.n_layers):
@@ -71,15 +79,15 @@ class Oracle:
         norm = self._load(FINAL_NORM)
         hidden = [self._rms(x, norm) for x in hidden]
         if positions is not None:
-            hidden = [
-                x[torch.as_tensor(np.asarray(p))] for x, p in zip(hidden, positions, strict=True)
-            ]
+            hidden = [x[self._to(np.asarray(p))] for x, p in zip(hidden, positions, strict=True)]
         return self._head(hidden)
 
     def _load(self, name: str) -> torch.Tensor:
-        array = self._tensor_fn(name)
+        return self._to(self._tensor_fn(name)).to(self._dtype)
+
+    def _to(self, array: npt.NDArray[Any]) -> torch.Tensor:
         # torch warns of read-only memory; nothing here writes to a weight, but maps are read-only.
-        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self._dtype)
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(self._device)
 
     def _embed(self, sequences: Sequence[npt.NDArray[np.integer[Any]]]) -> list[torch.Tensor]:
         for i, ids in enumerate(sequences):
@@ -88,11 +96,11 @@ class Oracle:
             if ids.min() < 0 or ids.max() >= self.config.vocab_size:
                 raise BadInputError(f"sequence {i}", "has a token outside the vocabulary")
         table = self._tensor_fn(EMBEDDING)
-        return [torch.from_numpy(table[ids]).to(self._dtype) for ids in sequences]
+        return [self._to(table[ids]).to(self._dtype) for ids in sequences]
 
     def _rope_tables(self, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         cos, sin = cos_sin_tables(self.config, length)
-        return torch.from_numpy(cos).to(self._dtype), torch.from_numpy(sin).to(self._dtype)
+        return self._to(cos).to(self._dtype), self._to(sin).to(self._dtype)
 
     def _rms(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.config.rms_eps) * weight
@@ -121,10 +129,12 @@ class Oracle:
         q = q.view(length, c.n_kv_heads, -1, c.head_dim).permute(1, 2, 0, 3)
         k, v = k.permute(1, 0, 2)[:, None], v.permute(1, 0, 2)[:, None]
         out = torch.empty_like(q)
-        for start in range(0, length, _QUERY_ROWS):
-            stop = min(start + _QUERY_ROWS, length)
+        step = max(1, min(_QUERY_ROWS, _SCORES // (c.n_heads * length)))
+        places = torch.arange(length, device=self._device)
+        for start in range(0, length, step):
+            stop = min(start + step, length)
             scores = q[:, :, start:stop] @ k[:, :, :stop].transpose(-1, -2) * c.head_dim**-0.5
-            hidden = torch.arange(stop)[None, :] > torch.arange(start, stop)[:, None]
+            hidden = places[None, :stop] > places[start:stop, None]
             scores.masked_fill_(hidden, -torch.inf)
             out[:, :, start:stop] = scores.softmax(-1) @ v[:, :, :stop]
         joined = out.permute(2, 0, 1, 3).reshape(length, c.q_size)
@@ -143,11 +153,9 @@ class Oracle:
         out = [np.empty((x.shape[0], self.config.vocab_size), np.float32) for x in hidden]
         step = _HEAD_ROWS
         for start in range(0, self.config.vocab_size, step):
-            part = table[start : start + step]
-            part = part if part.flags.writeable else part.copy()
-            rows = torch.from_numpy(part).to(self._dtype)
+            rows = self._to(table[start : start + step]).to(self._dtype)
             for x, logits in zip(hidden, out, strict=True):
-                logits[:, start : start + step] = (x @ rows.T).float().numpy()
+                logits[:, start : start + step] = (x @ rows.T).float().cpu().numpy()
         return out
 
     def _linear(self, x: torch.Tensor, w: Tensors, name: str) -> torch.Tensor:
@@ -157,3 +165,10 @@ class Oracle:
     def _stored(self, x: torch.Tensor) -> torch.Tensor:
         """x as a backend that rounds would keep it."""
         return x if self._rounding is None else self._rounding.out(x)
+
+
+def exact_products() -> None:
+    """Products of fp32 in fp32 on every device: no TF32, no bf16 in several passes."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False

@@ -5,7 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chipmark.cell.logits import LogitRows, distance, load_logits, save_logits
+from chipmark.cell.logits import (
+    LogitRows,
+    centred_rms,
+    distance,
+    load_logits,
+    rms_rel_of_rows,
+    row_statistics,
+    save_logits,
+    select,
+)
 from chipmark.errors import BadInputError
 
 
@@ -70,8 +79,38 @@ def test_file_round_trip_and_bad_files(tmp_path: Path) -> None:
     save_logits(path, _rows())
     assert np.array_equal(load_logits(path).logits, _rows().logits)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(BadInputError, match="no file of logits"):
+    with pytest.raises(BadInputError, match="not a file of logits"):
         load_logits(path)
     np.savez(path, rows=np.zeros((2, 3)), logits=np.zeros((3, 4)))
     with pytest.raises(BadInputError, match="has rows"):
         load_logits(path)
+
+
+def test_statistics_of_rows_are_the_same_in_steps() -> None:
+    logits = np.random.default_rng(1).normal(size=(37, 50)).astype(np.float32)
+    found = row_statistics(logits)
+    ordered = np.sort(logits, axis=1)
+    assert np.array_equal(found.id, logits.argmax(1))
+    assert np.array_equal(found.top2, ordered[:, :-3:-1])
+    assert np.allclose(found.scale, centred_rms(logits))
+    assert np.allclose(found.scale, logits.std(1))
+    assert row_statistics(logits[:0]).top2.shape == (0, 2)
+
+
+def test_rows_are_selected_by_their_places() -> None:
+    rows = LogitRows(np.array([(0, 0, 1), (0, 0, 2)], np.int32), np.eye(2, dtype=np.float32))
+    assert select(rows, rows.keys[::-1]).tolist() == [[0, 1], [1, 0]]
+    with pytest.raises(KeyError):
+        select(rows, np.array([(1, 0, 1)], np.int32))
+
+
+def test_distances_row_by_row_are_those_of_the_whole() -> None:
+    random = np.random.default_rng(2)
+    keys = np.array([(0, 0, i) for i in range(40)], np.int32)
+    left = LogitRows(keys, random.normal(size=(40, 30)).astype(np.float32))
+    right = LogitRows(keys, left.logits + 0.01 * random.normal(size=(40, 30)).astype(np.float32))
+    found = rms_rel_of_rows(left, right, keys)
+    assert found.max() == pytest.approx(distance(left, right, 1.0).rms_rel, rel=1e-5)
+    right.logits[3, 0] = np.inf
+    assert row_statistics(right.logits).id[3] == 0
+    assert np.flatnonzero(np.isinf(rms_rel_of_rows(left, right, keys))).tolist() == [3]

@@ -35,7 +35,7 @@ def test_help_lists_every_command(chipmark) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ("run",), ("table",), ("validate",), ("recompute",), ("doctor",), ("cost",),
+        ("run",), ("table",), ("validate",), ("recompute",), ("audit",), ("doctor",), ("cost",),
         ("models", "list"), ("import",), ("export",), ("gate",), ("aa",), ("models", "pull"),
         ("workload", "list"),
         ("workload", "show"), ("chips", "list"), ("chips", "show"),

@@ -1,14 +1,47 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from chipmark import registry
 from chipmark.errors import MissingBackendError, UnknownNameError
-from chipmark.registry import BUILT_IN, load_plugin, split_backend
+from chipmark.registry import (
+    BUILT_IN,
+    GROUPS,
+    identity_of,
+    load_plugin,
+    plugins,
+    refused_plugins,
+    split_backend,
+)
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Entry points (distribution, group, name, value) as if they were installed."""
+
+    def put(*points: tuple[str, str, str, str]) -> None:
+        made = []
+        for owner, group, name, value in points:
+            point = EntryPoint(name=name, value=value, group=group)
+            vars(point).update(dist=SimpleNamespace(name=owner, version="1.5"))
+            made.append(point)
+        monkeypatch.setattr(
+            registry, "entry_points", lambda group: [p for p in made if p.group == group]
+        )
+        registry._known.cache_clear()
+
+    yield put
+    registry._known.cache_clear()
 
 
 def test_built_in_plugins_are_those_of_the_distribution() -> None:
@@ -43,3 +76,54 @@ def test_backend_names_are_split_at_the_first_colon() -> None:
     assert split_backend("torch:cuda:1") == ("torch", "cuda:1")
     with pytest.raises(UnknownNameError):
         split_backend("torch:")
+
+
+def test_names_of_built_in_plugins_are_reserved(install: Install) -> None:
+    taken = {"chipmark.backends": "torch", "chipmark.chips": "nvidia", "chipmark.meters": "nvml"}
+    install(*(("bad-wheel", group, name, "evil:Thing") for group, name in taken.items()))
+    for group in GROUPS:
+        name = taken[group]
+        assert plugins(group)[name].value == BUILT_IN[group][name]
+        assert load_plugin(group, name).__module__.startswith("chipmark.")
+        (text,) = refused_plugins(group)
+        assert "bad-wheel" in text
+        assert repr(name) in text
+
+
+def test_chipmarks_own_entry_points_are_not_refused(install: Install) -> None:
+    install(*(("chipmark", g, name, value) for g in GROUPS for name, value in BUILT_IN[g].items()))
+    assert all(refused_plugins(group) == () for group in GROUPS)
+
+
+def test_a_name_that_two_distributions_give_is_nobodys(install: Install) -> None:
+    group = "chipmark.backends"
+    install(("one", group, "npu", "one:B"), ("two", group, "npu", "two:B"))
+    assert "npu" not in plugins("chipmark.backends")
+    with pytest.raises(UnknownNameError) as caught:
+        split_backend("npu:0")
+    assert "one and two" in caught.value.hint
+
+
+def test_a_plugin_is_identified_by_module_distribution_and_source(install: Install) -> None:
+    install(("vendor", "chipmark.backends", "npu", "json.decoder:JSONDecoder"))
+    factory = load_plugin("chipmark.backends", "npu")
+    found = identity_of("chipmark.backends", "npu", factory())
+    assert (found.module, found.distribution, found.version) == ("json.decoder", "vendor", "1.5")
+    assert len(found.sha256) == 64
+    assert not found.built_in
+    own = identity_of("chipmark.chips", "nvidia", load_plugin("chipmark.chips", "nvidia"))
+    assert own.built_in
+    assert own.module == "chipmark.chips.identify"
+
+
+def test_a_built_in_that_was_replaced_at_run_time_is_not_built_in() -> None:
+    from chipmark.backends.sim.backend import SimBackend
+
+    class Replaced(SimBackend):
+        pass
+
+    assert identity_of("chipmark.backends", "sim", SimBackend("golden")).built_in
+    found = identity_of("chipmark.backends", "sim", Replaced("golden"))
+    assert not found.built_in
+    assert found.module == __name__
+    assert found.distribution == ""

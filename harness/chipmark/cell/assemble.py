@@ -10,6 +10,7 @@ from chipmark import __version__
 from chipmark.cell.environment import recorded_environment
 from chipmark.cell.folder import KEY
 from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.plugins import backend_plugin, chip_plugin, meter_plugin
 from chipmark.cell.provenance import source_commit
 from chipmark.cell.unit_notes import meter_notes, unit_notes
 from chipmark.cell.workloads import workload_id
@@ -22,8 +23,11 @@ from chipmark.results.manifest import (
     Manifest,
     MeterId,
     Note,
+    PluginId,
     PrecisionId,
 )
+from chipmark.results.stored_bytes import too_few_kv_bytes, too_few_weight_bytes
+from chipmark_models.config import ModelConfig
 from chipmark_models.precision import precision_class, precision_named
 
 
@@ -52,6 +56,8 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "slo": inputs.slo,
             "load": _load(cell) if loaded else None,
             "parity": cell.parity,
+            "audit": cell.audit,
+            "plugins": _plugins(cell, chip),
             "meter": None if meter is None else MeterId(**dataclasses.asdict(meter.info)),
             "repeats": cell.repeats_done if done else 0,
             "limits": dataclasses.asdict(inputs.limits),
@@ -62,6 +68,16 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "notes": tuple(_notes(cell, chip)),
         }
     )
+
+
+def _plugins(cell: MeasuredCell, chip: ChipIdentity) -> dict[str, PluginId]:
+    backend = cell.inputs.plan.backend
+    found = {
+        "backend": backend_plugin(backend, cell.loaded)[0],
+        "meter": None if cell.simulated else meter_plugin(cell.inputs.meter),
+        "chip": None if cell.simulated else chip_plugin(backend, chip),
+    }
+    return {role: plugin for role, plugin in found.items() if plugin is not None}
 
 
 def _precision(requested: str, told: dict[str, str] | None) -> PrecisionId:
@@ -102,6 +118,24 @@ def _quantised(cell: MeasuredCell) -> dict[str, Any]:
     return {"quantised": in_use.quantised} if in_use and in_use.quantised else {}
 
 
+def _too_few_bytes(cell: MeasuredCell) -> list[Note]:
+    """What shows that weights or KV are stored in less than their precision needs."""
+    if not cell.inputs.model.config:
+        return []
+    config = ModelConfig.from_dict(cell.inputs.model.config)
+    computed = _precision(cell.inputs.plan.precision, cell.loaded["precision"])
+    on_host = cell.inputs.plan.backend.endswith(":cpu")
+    peak = (cell.peak_rss_bytes or None) if on_host else None
+    told = int(cell.loaded["weight_bytes"])
+    found = {
+        "weight_bytes": too_few_weight_bytes(config, computed.weights, told, peak),
+        "kv_bytes": too_few_kv_bytes(
+            config, computed.kv, int(cell.loaded["kv_bytes"]), cell.loaded["caps"]
+        ),
+    }
+    return [Note(code=code, text=text) for code, text in found.items() if text]
+
+
 def _notes(cell: MeasuredCell, chip: ChipIdentity) -> list[Note]:
     notes = []
     for told in cell.loaded.get("notes", ()):
@@ -109,6 +143,10 @@ def _notes(cell: MeasuredCell, chip: ChipIdentity) -> list[Note]:
         known = code if code in NOTE_CODES else "backend"
         notes.append(Note(code=known, text=told.get("text", code)))
     notes += cell.notes
+    if cell.loaded:
+        if wrong := backend_plugin(cell.inputs.plan.backend, cell.loaded)[1]:
+            notes.append(Note(code="plugin", text=wrong))
+        notes += _too_few_bytes(cell)
     if not chip.verified:
         notes.append(Note(code="unverified_chip", text=f"{chip.name}: {'; '.join(chip.evidence)}"))
     notes += unit_notes(chip)

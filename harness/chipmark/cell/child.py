@@ -35,7 +35,7 @@ from chipmark.engine.contract import Backend, Caps, Clock, Loaded, LoadSpec
 from chipmark.engine.events import save_events
 from chipmark.engine.plan import CapturedLogits, Progress, RunPlan
 from chipmark.errors import ChipmarkError, DoesNotFitError, UsageError
-from chipmark.registry import load_plugin, split_backend
+from chipmark.registry import identity_of, load_plugin, refused_plugins, split_backend
 
 _PR_SET_PDEATHSIG = 1
 _PROGRESS_PERIOD_S = 0.5
@@ -108,6 +108,8 @@ class Child:
         self._clock = virtual_clock(kind, backend)
         return loaded_to_dict(loaded) | {
             "describe": dict(backend.describe()),
+            "plugin": identity_of("chipmark.backends", kind, backend).to_dict(),
+            "refused_plugins": list(refused_plugins("chipmark.backends")),
             "wall_s": time.perf_counter() - started,
             "python": sys.version.split()[0],
             "numpy": np.__version__,

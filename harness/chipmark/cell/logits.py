@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,21 +82,33 @@ class Distance:
 def load_logits(path: str | os.PathLike[str]) -> LogitRows:
     """Read `rows` and `logits` of an `.npz`; BadInputError where they are not whole."""
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise BadInputError(path, f"is not a file of logits ({error})") from error
+    return parse_logits(path, content)[0]
+
+
+def parse_logits(path: str | os.PathLike[str], content: bytes) -> tuple[LogitRows, str]:
+    """Rows and head out of the bytes of such a file, so that what was hashed is what is used."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             keys = np.asarray(stored["rows"], np.int32)
             logits = np.asarray(stored["logits"], np.float32)
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInputError(path, f"is no file of logits ({error})") from error
+            head = stored["head"].tobytes().decode() if "head" in stored.files else ""
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInputError(path, f"is not a file of logits ({error})") from error
     if keys.ndim != 2 or keys.shape[1] != 3 or logits.ndim != 2 or len(keys) != len(logits):
         raise BadInputError(path, f"has rows {keys.shape} and logits {logits.shape}")
-    return LogitRows(keys, logits)
+    return LogitRows(keys, logits), head
 
 
-def save_logits(path: str | os.PathLike[str], rows: LogitRows) -> None:
-    """Write `rows` and `logits` to an `.npz`, whole or not at all."""
+def save_logits(path: str | os.PathLike[str], rows: LogitRows, head: str = "") -> None:
+    """Write `rows` and `logits` to an `.npz`, whole or not at all. head: a text that says what
+    they are of."""
     target = Path(path)
     with whole_file(target) as partial, partial.open("wb") as file:
-        np.savez(file, rows=rows.keys, logits=rows.logits)
+        text = np.frombuffer(head.encode(), np.uint8)
+        np.savez(file, rows=rows.keys, logits=rows.logits, head=text)
 
 
 def distance(oracle: LogitRows, measured: LogitRows, tolerance: float) -> Distance:
@@ -111,8 +124,7 @@ def distance(oracle: LogitRows, measured: LogitRows, tolerance: float) -> Distan
     right = measured.logits[[j for _, j in pairs]].astype(np.float64)
     if not np.isfinite(right).all():
         return Distance(np.inf, np.inf, np.inf, None, len(pairs), missing)
-    scale = (left - left.mean(1, keepdims=True)).std(1)
-    scale = np.where(scale > 0, scale, np.finfo(np.float64).tiny)
+    scale = centred_rms(left)
     error = np.abs(right - left)
     log_p, log_q = _log_softmax(left), _log_softmax(right)
     kl = (np.exp(log_p) * (log_p - log_q)).sum(1)
@@ -129,11 +141,66 @@ def distance(oracle: LogitRows, measured: LogitRows, tolerance: float) -> Distan
     )
 
 
+def select(rows: LogitRows, keys: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Logits at these places, in their order; KeyError for a place that is not there."""
+    where = {tuple(key): i for i, key in enumerate(rows.keys.tolist())}
+    return rows.logits[[where[tuple(key)] for key in keys.tolist()]]
+
+
+def centred_rms(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """rms of each row less its mean: the unit of every distance here. Never 0."""
+    wide = logits.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a backend may give infinite logits
+        scale = (wide - wide.mean(1, keepdims=True)).std(1)
+    return np.where(scale > 0, scale, np.finfo(np.float32).tiny)
+
+
+def rms_rel_of_rows(
+    oracle: LogitRows, measured: LogitRows, keys: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """`Distance.rms_rel` of each of these places, infinite where a row is not finite; KeyError for
+    a place that either does not have. A few rows at once, for large vocabularies."""
+    parts = [np.zeros(0, np.float32)]
+    for at in range(0, len(keys), _STEP):
+        left, right = (select(rows, keys[at : at + _STEP]) for rows in (oracle, measured))
+        error = np.sqrt(((right.astype(np.float64) - left) ** 2).mean(1)) / centred_rms(left)
+        parts.append(np.where(np.isfinite(right).all(1), error, np.inf).astype(np.float32))
+    return np.concatenate(parts)
+
+
+_STEP = 16  # rows at once: vocabularies are large, and the statistics are taken in float64
+
+
+@dataclass(frozen=True, slots=True)
+class RowStatistics:
+    """Of each row of logits: the first id (n,), the two largest logits (n, 2), and `centred_rms`
+    (n,)."""
+
+    id: NDArray[np.int32]
+    top2: NDArray[np.float32]
+    scale: NDArray[np.float32]
+
+
+def row_statistics(logits: NDArray[np.float32]) -> RowStatistics:
+    """The statistics of every row, a few rows at once."""
+    parts = [logits[at : at + _STEP] for at in range(0, len(logits), _STEP)]
+    top = [np.sort(np.partition(part, -2, axis=1)[:, -2:], axis=1)[:, ::-1] for part in parts]
+    empty = np.zeros((0, 2), np.float32)
+    return RowStatistics(
+        logits.argmax(1).astype(np.int32),
+        np.concatenate([empty, *top]).astype(np.float32),
+        np.concatenate([empty[:, 0], *map(centred_rms, parts)]).astype(np.float32),
+    )
+
+
 def tolerance_of(class_name: str, own: float | None = None) -> float:
     """Largest rms-relative distance that passes for a precision class. own: distance of the
-    oracle with rounded activations from the plain one, where the backend's products take such."""
-    tolerance = TOLERANCE_RMS_REL[cast("BaseClass", class_name.removesuffix(KV8))]
-    return tolerance if own is None else max(tolerance, ROUNDED_FACTOR * own)
+    oracle with rounded activations from the plain one, where the backend's products take such; it
+    then decides alone (down to the tolerance of fp32), as a class's tolerance would let fp16 be
+    ten times as far as it is."""
+    if own is not None:
+        return max(TOLERANCE_RMS_REL["fp32"], ROUNDED_FACTOR * own)
+    return TOLERANCE_RMS_REL[cast("BaseClass", class_name.removesuffix(KV8))]
 
 
 def _log_softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:

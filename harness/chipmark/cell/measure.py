@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -10,17 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chipmark.cell import roofs, timing
+from chipmark.cell.audit import longest_turn
+from chipmark.cell.contexts import Keys, turn_keys
 from chipmark.cell.logits import LogitRows, distance, load_logits, tolerance_of
 from chipmark.cell.parent import ChildProcess
-from chipmark.cell.parity import (
-    Reference,
-    Wanted,
-    all_turns,
-    capture_turn,
-    closed_rule_errors,
-    parity_trace,
-    reference,
-)
+from chipmark.cell.parity import all_turns, closed_rule_errors, parity_trace
+from chipmark.cell.plugins import child_remarks
+from chipmark.cell.reference import Reference, References, Weights
 from chipmark.cell.room import Room
 from chipmark.cell.settle import PickMeter, settle
 from chipmark.cell.spec import ChildSpec
@@ -28,10 +26,12 @@ from chipmark.cell.suite import CellPlan
 from chipmark.cell.workloads import ModelInUse, sim_load
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.throttle import throttle_notes, watch_for
-from chipmark.errors import ChipmarkError, DoesNotFitError
+from chipmark.engine.events import Table, load_events
+from chipmark.errors import CellFailedError, ChipmarkError, DoesNotFitError
 from chipmark.meters.contract import Meter
 from chipmark.meters.replay import save_samples
 from chipmark.results.manifest import (
+    AuditResult,
     CapacityResult,
     ModelId,
     Note,
@@ -49,12 +49,14 @@ IDLE_S = 31.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds after which a child is ended. run_s: of one repeat."""
+    """Seconds after which a child is ended. run_s: of one repeat. audit_s: that the oracle may
+    take, by its estimate, for the audit of a group of cells; what needs more is pending."""
 
     load_s: float = 1200.0
     parity_s: float = 900.0
     run_s: float = 3600.0
     grace_s: float = 60.0
+    audit_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,6 @@ class CellInputs:
     chip: ChipIdentity
     meter: Meter | None
     slo: Slo
-    cache: Path
     repeats: int
     feedback: Literal["forced", "sampled"] = "forced"
     threads: int = 0
@@ -86,14 +87,16 @@ class CellInputs:
 class MeasuredCell:
     """A cell while it is measured. A step that fails ends the child and leaves `failure`."""
 
-    def __init__(self, inputs: CellInputs, folder: Path) -> None:
+    def __init__(self, inputs: CellInputs, folder: Path, references: References) -> None:
         self.inputs = inputs
         self.folder = folder
+        self.references = references
         self.folder.mkdir(parents=True)
         self.child: ChildProcess | None = None
         self.loaded: dict[str, Any] = {}
         self.parity = ParityResult(verdict="unchecked", reason="not reached")
         self.capacity: CapacityResult | None = None
+        self.audit = AuditResult(verdict="none", reason="not reached")
         self.sweep: list[SweepPoint] = []
         self.concurrency = inputs.plan.concurrency
         self.room = Room(inputs.plan.concurrency, inputs.plan.concurrency)
@@ -103,7 +106,9 @@ class MeasuredCell:
         self.peak_rss_bytes = 0
         self.check_s = self.repeat_s = 0.0
         self.throttle: tuple[str, ...] | None = None
-        self._capture = capture_turn(inputs.trace)
+        self.captured_repeat = secrets.randbelow(max(1, inputs.repeats))
+        self._capture = longest_turn(inputs.trace)
+        self._event_hashes: dict[int, str] = {}
         save_trace(inputs.trace, folder / "trace.npz")
 
     @property
@@ -168,6 +173,7 @@ class MeasuredCell:
         self._seen(self.loaded)
         self._child().park()
         self._settle()
+        self.notes += [n for n in child_remarks(self.loaded) if n not in self.notes]
 
     def _settle(self) -> None:
         """Chip and meter, now that the loaded process has told which device it computes on."""
@@ -192,7 +198,8 @@ class MeasuredCell:
         trace = self._parity_trace(tuple(caps["context_buckets"]))
         if trace.max_context_tokens > caps["max_context"]:
             trace = self._parity_trace(())
-        found = self._reference(trace, all_turns(trace), "parity")
+        keys = turn_keys(trace, all_turns(trace))
+        found = self._reference(trace, keys)
         if found.rows is None:
             self.parity = ParityResult(verdict="unchecked", reason=found.reason)
             return
@@ -208,7 +215,7 @@ class MeasuredCell:
         )
         self._seen(answer)
         child.park()
-        tolerance = self._tolerance(found.rows, trace, all_turns(trace), "parity")
+        tolerance = self._tolerance(found.rows, trace, keys)
         found_distance = distance(found.rows, load_logits(out), tolerance)
         passed = found_distance.passes(tolerance)
         reason = "" if passed else f"rms {found_distance.rms_rel:.2e} over {tolerance:.0e}"
@@ -224,6 +231,7 @@ class MeasuredCell:
             positions=found_distance.positions,
             tolerance_rms_rel=tolerance,
             oracle_weights_hash=self.inputs.model.weights_hash,
+            reference=found.id,
         )
 
     def _check_sim_parity(self) -> None:
@@ -270,19 +278,19 @@ class MeasuredCell:
             inputs.threads,
         )
         before = roofs.probe(child, plan)
-        captured = self.folder / "captured.npz"
         # With sampled feedback the contexts are not the trace's, so there is nothing to compare.
-        last = index == inputs.repeats - 1 and inputs.feedback == "forced"
+        captures = index == self.captured_repeat and inputs.feedback == "forced"
         arguments = self.run_arguments(target / "events.npz", self.concurrency)
-        if last and self._capture is not None and inputs.in_use is not None:
+        if captures and self._capture is not None and inputs.in_use is not None:
             arguments |= {
                 "capture_session": self._capture[0],
                 "capture_turn": self._capture[1],
-                "captured": str(captured),
+                "captured": str(self.folder / "captured.npz"),
             }
         timed = self.timed_run(arguments, target / "power.npz")
         timed = timed.model_copy(update={"throttle": self.throttle})
         (target / "timing.json").write_text(timed.model_dump_json(indent=1), encoding="utf-8")
+        self._event_hashes[index] = _sha256(target / "events.npz")
         if not self.simulated:
             seen = throttle_notes(self.throttle, inputs.chip.name)
             self.notes += [Note(code=code, text=text) for code, text in seen]
@@ -328,27 +336,29 @@ class MeasuredCell:
             "deadline_s": self.inputs.limits.run_s,
         }
 
-    def compare_captured(self) -> None:
-        """Replay the turn captured in the last repeat against the oracle."""
-        captured = self.folder / "captured.npz"
-        if self._capture is None or not captured.is_file() or self.parity.verdict == "unchecked":
-            return
-        found = self._reference(self.inputs.trace, (self._capture,), "captured")
-        if found.rows is None:
-            return
-        tolerance = self._tolerance(found.rows, self.inputs.trace, (self._capture,), "captured")
-        measured = distance(found.rows, load_logits(captured), tolerance)
-        update: dict[str, Any] = {
-            "captured_rms_rel": _finite(measured.rms_rel),
-            "captured_positions": measured.positions,
-        }
-        if not measured.passes(tolerance):
-            update |= {
-                "verdict": "fail",
-                "reason": f"captured turn {self._capture}: rms {measured.rms_rel:.2e} over "
-                f"{tolerance:.0e}, {measured.missing} rows missing",
-            }
-        self.parity = self.parity.model_copy(update=update)
+    def events(self) -> tuple[dict[str, Table], ...]:
+        """Events of every repeat done, as they were when it ended; CellFailedError where a file
+        was changed since."""
+        tables = []
+        for index in range(self.repeats_done):
+            path = self.folder / f"repeat-{index}" / "events.npz"
+            if _sha256(path) != self._event_hashes[index]:
+                raise CellFailedError(f"the events of repeat {index} changed after it had ended")
+            tables.append(load_events(path))
+        return tuple(tables)
+
+    @property
+    def weights(self) -> Weights:
+        """Whose logits the oracle computes for this cell; not of simulated ones."""
+        in_use = self.inputs.in_use
+        assert in_use is not None
+        return Weights(in_use.spec, in_use.identity.source_hash, self.inputs.plan.precision)
+
+    @property
+    def class_name(self) -> str:
+        """The class of precision, concluded from what the child says that it computes."""
+        computed = self.loaded["precision"]
+        return precision_class(computed["weights"], str(computed["activation"]), computed["kv"])
 
     def end(self) -> None:
         """End the child if it runs, keep the end of its log, and free its scratch."""
@@ -377,22 +387,19 @@ class MeasuredCell:
     def _seen(self, answer: Mapping[str, Any]) -> None:
         self.peak_rss_bytes = max(self.peak_rss_bytes, int(answer.get("peak_rss_bytes") or 0))
 
-    def _tolerance(self, plain: LogitRows, trace: Trace, wanted: Wanted, name: str) -> float:
+    def _tolerance(self, plain: LogitRows, trace: Trace, keys: Keys) -> float:
         """Of the precision's class; where products take rounded activations, what that rounding
-        does to the very rows compared is found first, and said."""
-        computed = self.loaded["precision"]
-        activation = str(computed["activation"])
-        class_name = precision_class(computed["weights"], activation, computed["kv"])
-        rounding = rounding_of(activation)
+        does to the very rows compared is found first, and noted."""
+        rounding = rounding_of(str(self.loaded["precision"]["activation"]))
         if not rounding:
-            return tolerance_of(class_name)
-        rounded = self._reference(trace, wanted, f"{name}-rounded", rounded=rounding)
+            return tolerance_of(self.class_name)
+        rounded = self._reference(trace, keys, rounding)
         if rounded.rows is None:
-            return tolerance_of(class_name)
-        own = distance(plain, rounded.rows, tolerance_of(class_name)).rms_rel
-        tolerance = tolerance_of(class_name, own)
+            return tolerance_of(self.class_name)
+        own = distance(plain, rounded.rows, tolerance_of(self.class_name)).rms_rel
+        tolerance = tolerance_of(self.class_name, own)
         text = (
-            f"{name}: {rounding} activations alone move logits by rms {own:.2g}; up to "
+            f"parity: {rounding} activations alone move logits by rms {own:.2g}; up to "
             f"{tolerance:.2g} passes"
         )
         if rounding == "fp8":
@@ -401,26 +408,23 @@ class MeasuredCell:
         return tolerance
 
     def _parity_trace(self, buckets: tuple[int, ...]) -> Trace:
-        in_use = self.inputs.in_use
-        if in_use is None:
-            return parity_trace(self.inputs.trace.vocab_size)
-        return parity_trace(in_use.config.vocab_size, buckets, in_use.config.max_context)
+        inputs = self.inputs
+        rows, chunk = inputs.plan.concurrency, inputs.max_chunk
+        if inputs.in_use is None:
+            return parity_trace(inputs.trace.vocab_size, rows=rows, chunk=chunk)
+        config = inputs.in_use.config
+        return parity_trace(config.vocab_size, buckets, config.max_context, rows=rows, chunk=chunk)
 
-    def _reference(
-        self, trace: Trace, wanted: Wanted, name: str, *, rounded: str = ""
-    ) -> Reference:
-        in_use = self.inputs.in_use
-        assert in_use is not None
-        return reference(
-            self.inputs.cache,
-            in_use.spec,
-            in_use.identity.source_hash,
-            self.inputs.plan.precision,
-            trace,
-            wanted,
-            self.folder / f"oracle-{name}",
-            rounded=rounded,
-        )
+    def _reference(self, trace: Trace, keys: Keys, rounded: str = "") -> Reference:
+        found = self.references.of(self.weights, trace, keys, rounded)
+        while self.references.remarks:
+            self.notes.append(Note(code="cell", text=self.references.remarks.pop()))
+        return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _finite(value: float) -> float | None:

@@ -1,12 +1,15 @@
 """The process that computes reference logits: the oracle in plain torch, apart from any backend.
 
-`python -m chipmark.cell.oracle_child SPEC --fd-in N --fd-out M`; the one command is `compute`.
+`python -m chipmark.cell.oracle_child SPEC --fd-in N --fd-out M`; commands are `agree`, `compute`
+and `close`. It holds the weights of one model in one precision, so that one process answers for
+parity, captured turns and audits of all cells that run on these weights.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import defaultdict
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,71 +17,91 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chipmark.cell.child import pipes, serve
-from chipmark.cell.logits import LogitRows, save_logits
-from chipmark.cell.parity import sampled_positions
-from chipmark.errors import UsageError
-from chipmark.workload.session import Session, Turn
+from chipmark.cell.contexts import Stream, stream_flops, streams
+from chipmark.cell.logits import LogitRows, distance, save_logits
+from chipmark.errors import CellFailedError, UsageError
 from chipmark.workload.trace import Trace, load_trace
 
-
-def compute(spec: dict[str, Any]) -> dict[str, Any]:
-    """Logits of the wanted turns with the weights as that precision stores them; `rounded`: with
-    activations rounded besides, by a name of `ROUNDINGS`."""
-    from chipmark_models.oracle import Oracle
-    from chipmark_models.rounding import ROUNDINGS
-    from chipmark_models.weights.prepared import WeightSpec, open_any
-
-    trace = load_trace(spec["trace"])
-    weights = open_any(WeightSpec.from_dict(spec["model"]))
-    keys, sequences, positions = plan(trace, [(int(s), int(t)) for s, t in spec["wanted"]])
-    rounding = ROUNDINGS[spec["rounded"]] if spec["rounded"] else None
-    oracle = Oracle(weights.config, weights.float32, rounding=rounding)
-    logits = oracle.logits(sequences, positions)
-    save_logits(spec["out"], LogitRows(np.array(keys, np.int32), np.concatenate(logits)))
-    return {"rows": len(keys)}
+AGREE_TOKENS = 1024
+AGREE_RMS_REL = 1e-4
+"""Over so many tokens an accelerator must be as near to the CPU: sums of fp32 in another order
+differ by 1e-6 to 1e-5, products in TF32 by 2.5e-3."""
 
 
-def plan(
-    trace: Trace, wanted: list[tuple[int, int]]
-) -> tuple[list[tuple[int, int, int]], list[NDArray[np.int32]], list[NDArray[np.int64]]]:
-    """Keys, token sequences and positions: a sequence for all turns of a session that only
-    appends, else one a turn."""
-    sessions = {session.id: session for session in trace.sessions}
-    by_session: dict[int, list[Turn]] = defaultdict(list)
-    for number, index in wanted:
-        by_session[number].append(sessions[number].turns[index])
-    keys: list[tuple[int, int, int]] = []
-    sequences: list[NDArray[np.int32]] = []
-    positions: list[NDArray[np.int64]] = []
-    for number, turns in by_session.items():
-        session = sessions[number]
-        together = not any(t.reset for t in session.turns[: turns[-1].index + 1])
-        for group in [turns] if together else [[turn] for turn in turns]:
-            where = [sampled_positions(session, turn) for turn in group]
-            sequences.append(_context(session, group[-1]))
-            positions.append(np.concatenate(where))
-            for turn, rows in zip(group, where, strict=True):
-                keys += [(number, turn.index, int(row)) for row in rows]
-    return keys, sequences, positions
+class OracleChild:
+    """The oracle of one model behind the command loop. spec: {"model": WeightSpec, "device"}."""
 
+    def __init__(self, spec: dict[str, Any]) -> None:
+        from chipmark_models.oracle import Oracle
+        from chipmark_models.rounding import ROUNDINGS
+        from chipmark_models.weights.prepared import WeightSpec, open_any
 
-def _context(session: Session, turn: Turn) -> NDArray[np.int32]:
-    return np.concatenate([session.prompt(turn), session.output(turn)[:-1]])
+        self._oracle, self._roundings = Oracle, ROUNDINGS
+        self._weights = open_any(WeightSpec.from_dict(spec["model"]))
+        self._device = str(spec.get("device", "cpu"))
+
+    def answer(self, name: str, arguments: str) -> dict[str, Any]:
+        """Do one command and return the content of its `ok`."""
+        asked = json.loads(arguments)
+        if name == "agree":
+            return self._agree(load_trace(asked["trace"]))
+        if name == "compute":
+            return self._compute(asked)
+        if name == "close":
+            return {}
+        raise UsageError(f"the oracle knows no command {name!r}")
+
+    def _compute(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Logits at the places of `keys` with the weights as that precision stores them;
+        `rounded`: with activations also rounded, by a name of `ROUNDINGS`."""
+        trace = load_trace(asked["trace"])
+        with Path(asked["keys"]).open("rb") as file:
+            keys = np.load(file, allow_pickle=False)
+        work = streams(trace, keys)
+        begin = time.perf_counter()
+        logits = self._logits(work, self._device, str(asked["rounded"]))
+        seconds = time.perf_counter() - begin
+        rows = LogitRows(np.concatenate([stream.keys for stream in work]), np.concatenate(logits))
+        out = Path(asked["out"])
+        save_logits(out, rows, head=asked["head"])
+        return {
+            "rows": len(rows.keys),
+            "seconds": seconds,
+            "flops": stream_flops(self._weights.config, work),
+            "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
+        }
+
+    def _agree(self, trace: Trace) -> dict[str, Any]:
+        """The device against the CPU on the start of the longest session."""
+        session = max(trace.sessions, key=lambda s: len(s.tokens))
+        tokens = session.tokens[:AGREE_TOKENS]
+        at = np.unique(np.linspace(0, len(tokens) - 1, 9).astype(np.int32))
+        keys = np.stack([np.zeros_like(at), np.zeros_like(at), at], 1)
+        stream = [Stream(tokens, keys)]
+        mine, its = (
+            LogitRows(keys, self._logits(stream, device, "")[0]) for device in ("cpu", self._device)
+        )
+        found = distance(mine, its, AGREE_RMS_REL)
+        if not found.passes(AGREE_RMS_REL):
+            raise CellFailedError(
+                f"the oracle on {self._device} is rms {found.rms_rel:.1e} from the CPU's over "
+                f"{len(tokens)} tokens; up to {AGREE_RMS_REL:.0e} is allowed",
+                "use --device cpu",
+            )
+        return {"rms_rel": found.rms_rel, "tokens": len(tokens)}
+
+    def _logits(self, work: list[Stream], device: str, rounded: str) -> list[NDArray[np.float32]]:
+        rounding = self._roundings[rounded] if rounded else None
+        weights = self._weights
+        oracle = self._oracle(weights.config, weights.float32, rounding=rounding, device=device)
+        return oracle.logits([s.tokens for s in work], [s.keys[:, 2] for s in work])
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the oracle's process."""
     with pipes(arguments) as (path, commands, tell):
-        spec = json.loads(Path(path).read_text(encoding="utf-8"))
-
-        def answer(name: str, _: str) -> dict[str, Any]:
-            if name == "compute":
-                return compute(spec)
-            if name == "close":
-                return {}
-            raise UsageError(f"the oracle knows no command {name!r}")
-
-        serve(answer, commands, tell)
+        child = OracleChild(json.loads(Path(path).read_text(encoding="utf-8")))
+        serve(child.answer, commands, tell)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from chipmark.cell.assemble import assemble
+from chipmark.cell.audit_cells import audit_cells
 from chipmark.cell.folder import Held, cell_key, check_output, held, scratch
 from chipmark.cell.measure import CellInputs, Limits, MeasuredCell
 from chipmark.cell.more_repeats import add_repeats
+from chipmark.cell.reference import References
 from chipmark.cell.settle import is_open
 from chipmark.cell.suite import CellPlan, Suite, groups, order_of
 from chipmark.cell.sweep import sweep
@@ -75,6 +77,8 @@ class RunOptions:
     max_chunk: int = 256
     slo: Slo = field(default_factory=Slo)
     limits: Limits = field(default_factory=Limits)
+    references: tuple[Path, ...] = ()
+    """Files of reference logits that were computed elsewhere."""
 
     def kept(self) -> dict[str, Any]:
         """What a record keeps of them, and what makes two cells the same measurement."""
@@ -121,7 +125,10 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
     written: list[Path] = []
     skipped: list[str] = []
     failed: list[str] = []
-    with scratch(out) as folder:
+    with (
+        scratch(out) as folder,
+        References(cache_folder(), folder / "oracle", options.references) as references,
+    ):
         for number, batch in enumerate(batches):
             for item in batch:
                 if item.key in before.done:
@@ -129,7 +136,7 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
                     reporter.say(f"{item.inputs.plan.title}: its record is here already; skipped")
             todo = [item for item in batch if item.key not in before.done]
             cells = [
-                MeasuredCell(item.inputs, folder / f"{number}-{index}")
+                MeasuredCell(item.inputs, folder / f"{number}-{index}", references)
                 for index, item in enumerate(todo)
             ]
             try:
@@ -170,7 +177,7 @@ def _measure(
     reporter: Reporter,
 ) -> None:
     """Load, check, repeat in rotating order, add repeats until `until_s` (of the monotonic clock)
-    where intervals are wide, check the captured turn, end."""
+    where intervals are wide, end; then audit what was done."""
     reporter.steps(len(cells) * (repeats + 2))
 
     def each(text: str, step: Callable[[MeasuredCell], None], order: Sequence[int]) -> None:
@@ -202,9 +209,10 @@ def _measure(
         once(repeat, forward, f"repeat {repeat + 1} of {repeats}")
     add_repeats(cells, until_s, once)
     each("idle power after", lambda cell: cell.idle("after"), forward)
-    each("captured turn against the oracle", MeasuredCell.compare_captured, forward)
     for cell in cells:
         cell.end()
+    reporter.stage("audit against the oracle")
+    audit_cells(cells, options.limits.audit_s)
 
 
 def _load(cells: Sequence[MeasuredCell], reporter: Reporter) -> None:
@@ -281,7 +289,6 @@ class _Preparation:
             chip=chip,
             meter=meter,
             slo=options.slo,
-            cache=cache_folder(),
             repeats=repeats,
             feedback=options.feedback,
             threads=options.threads,

@@ -27,6 +27,7 @@ COMMANDS = {
     "history": "chipmark.cli.history",
     "validate": "chipmark.cli.validate",
     "recompute": "chipmark.cli.recompute",
+    "audit": "chipmark.cli.audit",
     "import": "chipmark.cli.import_",
     "export": "chipmark.cli.export",
     "models": "chipmark.cli.models",

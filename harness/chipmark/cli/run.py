@@ -69,6 +69,14 @@ def run(
     python: str = typer.Option("", help="Interpreter of the measured processes, a vendor's own."),
     chunk: int = typer.Option(256, min=1, help="Most prompt tokens of one launch."),
     limit_s: float = typer.Option(3600.0, min=1.0, help="Seconds after which a repeat is ended."),
+    audit_s: float = typer.Option(
+        120.0, "--audit-s", min=0.0, help="Seconds for the audit of a group; more is pending."
+    ),
+    reference: list[Path] = typer.Option(
+        [],
+        "--reference",
+        help=f"Reference logits computed elsewhere, where torch is not installed. {_AGAIN}",
+    ),
     prices: Path | None = typer.Option(None, help="Price book; default: the example of 2026."),
     format_: str = typer.Option("rich", "--format", help="rich, md, csv, json or html."),
 ) -> None:
@@ -109,7 +117,9 @@ def run(
         trace=str(trace or ""),
         block_tokens=block_tokens,
     )
-    options = _options(seed, feedback, threads, power_w, python, fresh, chunk, limit_s)
+    options = _options(
+        seed, feedback, threads, power_w, python, fresh, chunk, limit_s, audit_s, reference
+    )
     chosen = _suite(suite, overrides, named=bool(backend), python=python)
     with reporting() as reporter:
         report = run_suite(chosen, out, options, reporter)
@@ -133,6 +143,8 @@ def _options(
     fresh: bool,
     chunk: int,
     limit_s: float,
+    audit_s: float,
+    reference: list[Path],
 ) -> RunOptions:
     import shutil
 
@@ -154,7 +166,8 @@ def _options(
         python=python,
         fresh=fresh,
         max_chunk=chunk,
-        limits=Limits(run_s=limit_s),
+        limits=Limits(run_s=limit_s, audit_s=audit_s),
+        references=tuple(reference),
     )
 
 
@@ -164,6 +177,7 @@ def _suite(name: str, overrides: object, *, named: bool, python: str) -> Suite:
     from chipmark.cell.suite import MIN_REPEATS, Overrides, load_suite
     from chipmark.cli.console import warn
     from chipmark.errors import UsageError
+    from chipmark.registry import GROUPS, refused_plugins
 
     assert isinstance(overrides, Overrides)
     if python and not named:
@@ -179,6 +193,9 @@ def _suite(name: str, overrides: object, *, named: bool, python: str) -> Suite:
             warn(f"left out {candidate.backend}: {candidate.missing}{remedy}")
     for text in suite.left_out:
         warn(f"left out {text}")
+    for group in GROUPS:
+        for text in refused_plugins(group):
+            warn(text)
     for text in suite.renamed:
         warn(text)
     if suite.repeats < MIN_REPEATS:

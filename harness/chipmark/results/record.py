@@ -12,6 +12,8 @@ A record is a folder:
     idle-before.parquet, idle-after.parquet
     child.log
 
+An audit that was finished later lies next to the folder (`results.sidecar`).
+
 Schema history
 
     chipmark.record/1   first. `manifest` is chipmark.cell/1, `metrics.schema` is
@@ -137,8 +139,7 @@ def parse_record(path: Path, text: str) -> Record:
     Raises BrokenRecordError where it is no JSON, has an unknown schema, lacks a field or was
     changed after it was written.
     """
-    found = _OWN_HASH.search(text, max(0, text.rfind(_OWN_KEY)))
-    if found is None or _digest(_with_own_hash(text, _BLANK)) != found[1]:
+    if not checked_text(text):
         _json_object(path, text)
         raise BrokenRecordError(
             path,
@@ -159,6 +160,12 @@ def parse_record(path: Path, text: str) -> Record:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise BrokenRecordError(path, first["msg"], field=field) from error
+
+
+def checked_text(text: str) -> bool:
+    """Whether a text that `document_text` made has the checksum that stands in it."""
+    found = _OWN_HASH.search(text, max(0, text.rfind(_OWN_KEY)))
+    return found is not None and _digest(_with_own_hash(text, _BLANK)) == found[1]
 
 
 def _with_own_hash(text: str, digest: str) -> str:

@@ -31,6 +31,7 @@ from chipmark.results.record import (
     metrics_of,
     parse_record,
 )
+from chipmark.results.sidecar import with_sidecar
 
 if TYPE_CHECKING:
     from chipmark.metrics.derive import Derived
@@ -171,7 +172,13 @@ def find_records(paths: Iterable[Path]) -> list[Path]:
 
 
 def load_record(folder: Path) -> Record:
-    """Read one record; BrokenRecordError where it is not whole. Raw files are not opened."""
+    """Read one record, with an audit that lies next to it; BrokenRecordError where either is not
+    whole or the audit is another record's. Raw files are not opened."""
+    return with_sidecar(stored_record(folder))
+
+
+def stored_record(folder: Path) -> Record:
+    """The record as it was written, whatever lies next to it."""
     path = folder / RECORD_FILE
     try:
         return parse_record(path, path.read_text(encoding="utf-8"))
@@ -235,9 +242,10 @@ def derived_from(raw_dir: Path, manifest: Manifest) -> tuple[RawCell | None, Der
 
 def _write_files(partial: Path, raw_dir: Path, raw: RawCell | None) -> None:
     from chipmark.engine.events import COLUMNS
+    from chipmark.results.audit import AUDIT_FILE
     from chipmark.results.raw import POWER_COLUMNS, write_parquet
 
-    for name in ("trace.npz", "audit.npz", "child.log"):
+    for name in ("trace.npz", "child.log", AUDIT_FILE):
         if (raw_dir / name).is_file():
             shutil.copyfile(raw_dir / name, partial / name)
     if raw is None:

@@ -18,10 +18,11 @@ from chipmark.metrics.derive import METRICS, SCHEMA, derive
 from chipmark.metrics.events import view
 from chipmark.metrics.rawcell import RawCell
 from chipmark.metrics.times import slow_marks
+from chipmark.results.audit_check import audit_remarks
 from chipmark.results.raw import load_raw
 from chipmark.results.record import RECORD_FILE, Record
 from chipmark.results.record import SCHEMA as RECORD_SCHEMA
-from chipmark.results.store import file_fault, find_records, load_record
+from chipmark.results.store import file_fault, find_records, stored_record
 
 RELATIVE_TOLERANCE = 1e-9
 """Sums may be taken in another order by another NumPy; nothing else may differ."""
@@ -48,7 +49,7 @@ def validate(path: Path) -> list[Finding]:
 def validate_record(folder: Path) -> list[Finding]:
     """Findings on one record."""
     try:
-        record = load_record(folder)
+        record = stored_record(folder)
     except ChipmarkError as error:
         return [Finding("error", "record", folder / RECORD_FILE, error.message)]
     findings = _files(folder, record)
@@ -74,6 +75,7 @@ def validate_record(folder: Path) -> list[Finding]:
             findings.append(Finding("error", found.code, where, found.text))
     if engine_times:
         findings += _marks(folder, raw)
+    findings += [Finding(*remark) for remark in audit_remarks(folder, record, raw)]
     findings += _recomputed(folder, record, raw)
     return findings
 
