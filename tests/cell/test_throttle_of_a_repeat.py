@@ -8,7 +8,8 @@ from typing import Any, ClassVar, cast
 import pytest
 
 from chipmark.cell import measure
-from chipmark.cell.measure import CellInputs, MeasuredCell
+from chipmark.cell.inputs import CellInputs
+from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.suite import CellPlan
 from chipmark.chips.contract import ChipIdentity
 from chipmark.results.manifest import ModelId, Probes, Slo

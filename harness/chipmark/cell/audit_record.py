@@ -25,7 +25,6 @@ from chipmark.cell.workloads import ModelInUse, find_model, prepare_model
 from chipmark.errors import BrokenRecordError, CellFailedError, UsageError
 from chipmark.results.audit import (
     AUDIT_FILE,
-    TOP2_REQUIRED,
     AuditData,
     audit_text,
     judge,
@@ -172,5 +171,5 @@ def _with_longest(found: Audited, before: AuditData) -> Audited:
     data = replace(found.data, **kept, captured_logits=np.zeros((0, 0), np.float32))
     tolerance = found.result.tolerance_rms_rel
     assert tolerance is not None
-    result = judge(data, tolerance, top2_required=TOP2_REQUIRED)
+    result = judge(data, tolerance, top2_required=True)
     return Audited(result.model_copy(update={"reference": found.result.reference}), data)

@@ -31,7 +31,7 @@ from chipmark.cell.reference import NO_TORCH, References, Weights, oracle_here
 from chipmark.engine.eventlog import DONE
 from chipmark.engine.events import Table
 from chipmark.errors import ChipmarkError
-from chipmark.results.audit import TOP2_REQUIRED, AuditData, Seen, judge, seen_at
+from chipmark.results.audit import AuditData, Seen, judge, seen_at
 from chipmark.results.manifest import AuditResult, ReferenceId
 from chipmark.workload.trace import Trace
 from chipmark_models.config import ModelConfig
@@ -233,7 +233,7 @@ def _judged(
         compared=compared,
         compared_rms_rel=rms_rel,
     )
-    result = judge(data, tolerance, top2_required=TOP2_REQUIRED)
+    result = judge(data, tolerance, top2_required=True)
     if captured is None and result.verdict == "pass" and len(drawn.longest):
         result = result.model_copy(
             update={"verdict": "fail", "reason": "logits of the longest turn were not given"}

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chipmark.errors import UsageError
+from chipmark.workload.passes import run_session
 from chipmark.workload.session import Session, Turn
 from chipmark.workload.trace import Trace
 from chipmark_models.config import ModelConfig
@@ -25,16 +26,17 @@ Keys = NDArray[np.int32]
 
 
 def turn_of(trace: Trace, session: int, turn: int) -> tuple[Session, Turn]:
-    """The session and turn of a place. UsageError where the trace does not have them."""
-    found = _by_id(trace).get(session)
-    if found is None or not 0 <= turn < len(found.turns):
+    """The session and turn of a place; the session of a later pass over the trace has the ids
+    that it was run with. UsageError where the trace does not have them."""
+    found = _session(trace, session)
+    if not 0 <= turn < len(found.turns):
         raise UsageError(f"trace {trace.name!r} has no session {session} with a turn {turn}")
     return found, found.turns[turn]
 
 
-@lru_cache(maxsize=4)
-def _by_id(trace: Trace) -> dict[int, Session]:
-    return {session.id: session for session in trace.sessions}
+@lru_cache(maxsize=256)
+def _session(trace: Trace, run_id: int) -> Session:
+    return run_session(trace, run_id)
 
 
 def context_of(trace: Trace, session: int, turn: int) -> NDArray[np.int32]:

@@ -7,81 +7,38 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from chipmark.cell import roofs, timing
 from chipmark.cell.audit import longest_turn
-from chipmark.cell.contexts import Keys, turn_keys
-from chipmark.cell.logits import LogitRows, distance, load_logits, tolerance_of
+from chipmark.cell.contexts import Keys
+from chipmark.cell.inputs import CellInputs
 from chipmark.cell.parent import ChildProcess
-from chipmark.cell.parity import all_turns, closed_rule_errors, parity_trace
 from chipmark.cell.plugins import child_remarks
 from chipmark.cell.reference import Reference, References, Weights
 from chipmark.cell.room import Room
-from chipmark.cell.settle import PickMeter, settle
+from chipmark.cell.settle import settle
 from chipmark.cell.spec import ChildSpec
-from chipmark.cell.suite import CellPlan
-from chipmark.cell.workloads import ModelInUse, sim_load
-from chipmark.chips.contract import ChipIdentity
+from chipmark.cell.workloads import sim_load
 from chipmark.chips.throttle import throttle_notes, watch_for
 from chipmark.engine.events import Table, load_events
 from chipmark.errors import CellFailedError, ChipmarkError, DoesNotFitError
-from chipmark.meters.contract import Meter
 from chipmark.meters.replay import save_samples
 from chipmark.results.manifest import (
     AuditResult,
     CapacityResult,
-    ModelId,
     Note,
     ParityResult,
-    Slo,
     SweepPoint,
     Timing,
 )
 from chipmark.workload.trace import Trace, save_trace
-from chipmark_models.precision import precision_class, rounding_of
+from chipmark_models.precision import precision_class
 
 IDLE_S = 31.0
 """Idle with the model loaded, before and after: the definition asks for 30 s."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Seconds after which a child is ended. run_s: of one repeat. audit_s: that the oracle may
-    take, by its estimate, for the audit of a group of cells; what needs more is pending."""
-
-    load_s: float = 1200.0
-    parity_s: float = 900.0
-    run_s: float = 3600.0
-    grace_s: float = 60.0
-    audit_s: float = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class CellInputs:
-    """Everything that is known of a cell before its child starts.
-
-    chip, meter: settled once the child has reported which card it computes on. pick_meter: the
-    meter of a chip, for a card that only then is known.
-    """
-
-    plan: CellPlan
-    trace: Trace
-    model: ModelId
-    in_use: ModelInUse | None
-    chip: ChipIdentity
-    meter: Meter | None
-    slo: Slo
-    repeats: int
-    feedback: Literal["forced", "sampled"] = "forced"
-    threads: int = 0
-    python: str = ""
-    max_chunk: int = 256
-    limits: Limits = field(default_factory=Limits)
-    notes: tuple[Note, ...] = ()
-    pick_meter: PickMeter = lambda _: (None, ())
 
 
 class MeasuredCell:
@@ -136,7 +93,7 @@ class MeasuredCell:
         inputs, plan = self.inputs, self.inputs.plan
         scratch = self.folder / "scratch"
         scratch.mkdir(exist_ok=True)
-        context = max(inputs.trace.max_context_tokens, self._parity_trace(()).max_context_tokens)
+        context = max(inputs.trace.max_context_tokens, inputs.parity_trace(()).max_context_tokens)
         spec = ChildSpec(
             backend=plan.backend,
             model=inputs.in_use.spec
@@ -162,7 +119,7 @@ class MeasuredCell:
         """
         while not self.loaded:
             try:
-                self.loaded = self._child().answer(self.inputs.limits.load_s)
+                self.loaded = self.running().answer(self.inputs.limits.load_s)
             except DoesNotFitError as error:
                 less = self.room.less(error.sequences)
                 if less is None or self.inputs.plan.scenario != "capacity":
@@ -170,8 +127,8 @@ class MeasuredCell:
                 self.room = less
                 self.kill()
                 self.start()
-        self._seen(self.loaded)
-        self._child().park()
+        self.note_memory(self.loaded)
+        self.running().park()
         self._settle()
         self.notes += [n for n in child_remarks(self.loaded) if n not in self.notes]
 
@@ -182,82 +139,14 @@ class MeasuredCell:
             inputs.plan.backend, inputs.chip, inputs.meter, self.loaded, inputs.pick_meter
         )
         self.inputs = replace(inputs, chip=found.chip, meter=found.meter)
-        self.notes += found.notes
-
-    def check_parity(self) -> None:
-        """Run the parity trace through the timed path and compare with the oracle."""
-        began = time.monotonic()
-        if self.inputs.in_use is None:
-            self._check_sim_parity()
-        else:
-            self._check_oracle_parity()
-        self.check_s = time.monotonic() - began
-
-    def _check_oracle_parity(self) -> None:
-        child, caps = self._child(), self.loaded["caps"]
-        trace = self._parity_trace(tuple(caps["context_buckets"]))
-        if trace.max_context_tokens > caps["max_context"]:
-            trace = self._parity_trace(())
-        keys = turn_keys(trace, all_turns(trace))
-        found = self._reference(trace, keys)
-        if found.rows is None:
-            self.parity = ParityResult(verdict="unchecked", reason=found.reason)
-            return
-        path, out = self.folder / "parity.npz", self.folder / "parity-logits.npz"
-        save_trace(trace, path)
-        concurrency = min(self.room.sequences, len(trace.sessions))
-        answer = child.ask(
-            "parity",
-            self.inputs.limits.parity_s,
-            trace=str(path),
-            out=str(out),
-            concurrency=concurrency,
-        )
-        self._seen(answer)
-        child.park()
-        tolerance = self._tolerance(found.rows, trace, keys)
-        found_distance = distance(found.rows, load_logits(out), tolerance)
-        passed = found_distance.passes(tolerance)
-        reason = "" if passed else f"rms {found_distance.rms_rel:.2e} over {tolerance:.0e}"
-        if found_distance.missing:
-            reason = f"{found_distance.missing} sampled rows are missing"
-        self.parity = ParityResult(
-            verdict="pass" if passed else "fail",
-            reason=reason,
-            rms_rel=_finite(found_distance.rms_rel),
-            max_rel=_finite(found_distance.max_rel),
-            kl=_finite(found_distance.kl),
-            top1=found_distance.top1,
-            positions=found_distance.positions,
-            tolerance_rms_rel=tolerance,
-            oracle_weights_hash=self.inputs.model.weights_hash,
-            reference=found.id,
-        )
-
-    def _check_sim_parity(self) -> None:
-        """A simulated device samples an id that is a function of the whole context: the closed
-        rule says which, so a lost, doubled or misplaced cached token shows here too."""
-        trace = self._parity_trace(())
-        path, out = self.folder / "parity.npz", self.folder / "parity-logits.npz"
-        save_trace(trace, path)
-        concurrency = min(self.room.sequences, len(trace.sessions))
-        limit = self.inputs.limits.parity_s
-        child = self._child()
-        child.ask("parity", limit, trace=str(path), out=str(out), concurrency=concurrency)
-        child.park()
-        wrong = closed_rule_errors(trace, load_logits(out))
-        self.parity = ParityResult(
-            verdict="fail" if wrong else "pass",
-            reason=wrong or "by the closed rule of the simulated device",
-            positions=trace.totals.n_out,
-        )
+        self.notes += [note for note in found.notes if note not in self.notes]
 
     def idle(self, name: str) -> None:
         """Meter the loaded, idle device; only where something is measured."""
         meter = self.inputs.meter
         if meter is None or meter.info.source not in ("counter", "polled") or self.simulated:
             return
-        child = self._child()
+        child = self.running()
         child.wake()
         meter.start()
         child.ask("idle", IDLE_S + self.inputs.limits.grace_s, seconds=IDLE_S)
@@ -266,7 +155,7 @@ class MeasuredCell:
 
     def repeat(self, index: int) -> None:
         """One timed repeat between two probes, metered; raw files go to `repeat-INDEX`."""
-        child, inputs, began = self._child(), self.inputs, time.monotonic()
+        child, inputs, began = self.running(), self.inputs, time.monotonic()
         target = self.folder / f"repeat-{index}"
         target.mkdir()
         plan = roofs.roof_plan(
@@ -316,14 +205,14 @@ class MeasuredCell:
             watch.start()
         try:
             answer, timed = timing.timed_run(
-                self._child(), limits.run_s + limits.grace_s, arguments
+                self.running(), limits.run_s + limits.grace_s, arguments
             )
         finally:
             self.throttle = watch.stop() if watch is not None else None
             samples = meter.stop() if meter is not None else None
         if samples is not None:
             save_samples(power, samples)
-        self._seen(answer)
+        self.note_memory(answer)
         return timed
 
     def run_arguments(self, events: Path, concurrency: int) -> dict[str, Any]:
@@ -367,7 +256,7 @@ class MeasuredCell:
             return
         if self.failure is None:
             try:
-                self._seen(child.close())
+                self.note_memory(child.close())
             except ChipmarkError as error:
                 self.notes.append(Note(code="cell", text=f"closing: {error.message}"))
         child.kill()
@@ -380,42 +269,17 @@ class MeasuredCell:
             self.child.kill()
             self.child = None
 
-    def _child(self) -> ChildProcess:
+    def running(self) -> ChildProcess:
+        """The child of a cell that was started and has not ended."""
         assert self.child is not None, "a step was asked of a cell without a child"
         return self.child
 
-    def _seen(self, answer: Mapping[str, Any]) -> None:
+    def note_memory(self, answer: Mapping[str, Any]) -> None:
+        """Keep the largest resident memory that an answer of the child reports."""
         self.peak_rss_bytes = max(self.peak_rss_bytes, int(answer.get("peak_rss_bytes") or 0))
 
-    def _tolerance(self, plain: LogitRows, trace: Trace, keys: Keys) -> float:
-        """Of the precision's class; where products take rounded activations, what that rounding
-        does to the very rows compared is found first, and noted."""
-        rounding = rounding_of(str(self.loaded["precision"]["activation"]))
-        if not rounding:
-            return tolerance_of(self.class_name)
-        rounded = self._reference(trace, keys, rounding)
-        if rounded.rows is None:
-            return tolerance_of(self.class_name)
-        own = distance(plain, rounded.rows, tolerance_of(self.class_name)).rms_rel
-        tolerance = tolerance_of(self.class_name, own)
-        text = (
-            f"parity: {rounding} activations alone move logits by rms {own:.2g}; up to "
-            f"{tolerance:.2g} passes"
-        )
-        if rounding == "fp8":
-            text += ", and faults below that show in bf16 only"
-        self.notes.append(Note(code="precision_note", text=text))
-        return tolerance
-
-    def _parity_trace(self, buckets: tuple[int, ...]) -> Trace:
-        inputs = self.inputs
-        rows, chunk = inputs.plan.concurrency, inputs.max_chunk
-        if inputs.in_use is None:
-            return parity_trace(inputs.trace.vocab_size, rows=rows, chunk=chunk)
-        config = inputs.in_use.config
-        return parity_trace(config.vocab_size, buckets, config.max_context, rows=rows, chunk=chunk)
-
-    def _reference(self, trace: Trace, keys: Keys, rounded: str = "") -> Reference:
+    def reference(self, trace: Trace, keys: Keys, rounded: str = "") -> Reference:
+        """The oracle's logits at these places, what it had to say in the cell's notes."""
         found = self.references.of(self.weights, trace, keys, rounded)
         while self.references.remarks:
             self.notes.append(Note(code="cell", text=self.references.remarks.pop()))
@@ -425,7 +289,3 @@ class MeasuredCell:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None

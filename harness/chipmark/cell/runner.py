@@ -11,8 +11,10 @@ from typing import Any, Literal, Protocol
 from chipmark.cell.assemble import assemble
 from chipmark.cell.audit_cells import audit_cells
 from chipmark.cell.folder import Held, cell_key, check_output, held, scratch
-from chipmark.cell.measure import CellInputs, Limits, MeasuredCell
+from chipmark.cell.inputs import CellInputs, Limits
+from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.more_repeats import add_repeats
+from chipmark.cell.parity_check import check_parity
 from chipmark.cell.reference import References
 from chipmark.cell.settle import is_open
 from chipmark.cell.suite import CellPlan, Suite, groups, order_of
@@ -189,7 +191,7 @@ def _measure(
 
     forward = range(len(cells))
     _load(cells, reporter)
-    each("parity against the oracle", MeasuredCell.check_parity, forward)
+    each("parity against the oracle", check_parity, forward)
     for _ in cells:
         reporter.step()
     if cells and cells[0].inputs.plan.scenario == "capacity":

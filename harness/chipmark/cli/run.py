@@ -148,7 +148,7 @@ def _options(
 ) -> RunOptions:
     import shutil
 
-    from chipmark.cell.measure import Limits
+    from chipmark.cell.inputs import Limits
     from chipmark.cell.runner import RunOptions
     from chipmark.errors import UnknownNameError, UsageError
 

@@ -18,16 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chipmark.engine.contract import Done
 from chipmark.engine.events import Table
 from chipmark.errors import BrokenRecordError
 from chipmark.results.manifest import AuditResult
 from chipmark.results.whole_file import whole_file
 
 AUDIT_FILE = "audit.npz"
-
-TOP2_REQUIRED = "top2" in Done.__dataclass_fields__
-"""Whether the contract has backends give the two largest logits of every sampled row."""
 
 MIN_PLACES = 64
 MIN_CLEAR = 16

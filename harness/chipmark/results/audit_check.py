@@ -13,7 +13,6 @@ from chipmark.metrics.rawcell import RawCell
 from chipmark.registry import BUILT_IN
 from chipmark.results.audit import (
     AUDIT_FILE,
-    TOP2_REQUIRED,
     AuditData,
     audit_of_text,
     judge,
@@ -120,7 +119,7 @@ def _contradictions(
         yield Remark("error", "audit", path, "the verdict has no tolerance")
         return
     simulated = record.manifest.backend.startswith("sim:")
-    again = judge(data, audit.tolerance_rms_rel, top2_required=TOP2_REQUIRED and not simulated)
+    again = judge(data, audit.tolerance_rms_rel, top2_required=not simulated)
     for field in _JUDGED:
         stored, computed = getattr(audit, field), getattr(again, field)
         if stored != computed:

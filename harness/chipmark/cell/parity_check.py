@@ -1,0 +1,103 @@
+"""Parity of a loaded cell: small sessions through the timed path, against the oracle."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from chipmark.cell.contexts import Keys, turn_keys
+from chipmark.cell.logits import LogitRows, distance, load_logits, tolerance_of
+from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.parity import all_turns, closed_rule_errors
+from chipmark.results.manifest import Note, ParityResult
+from chipmark.workload.trace import Trace, save_trace
+from chipmark_models.precision import rounding_of
+
+
+def check_parity(cell: MeasuredCell) -> None:
+    """Run the parity trace through the timed path, compare, and leave `cell.parity`."""
+    began = time.monotonic()
+    cell.parity = _by_closed_rule(cell) if cell.inputs.in_use is None else _by_oracle(cell)
+    cell.check_s = time.monotonic() - began
+
+
+def _by_oracle(cell: MeasuredCell) -> ParityResult:
+    caps = cell.loaded["caps"]
+    trace = cell.inputs.parity_trace(caps["context_buckets"])
+    if trace.max_context_tokens > caps["max_context"]:
+        trace = cell.inputs.parity_trace(())
+    keys = turn_keys(trace, all_turns(trace))
+    reference = cell.reference(trace, keys)
+    if reference.rows is None:
+        return ParityResult(verdict="unchecked", reason=reference.reason)
+    measured = load_logits(_run(cell, trace))
+    tolerance = _tolerance(cell, reference.rows, trace, keys)
+    found = distance(reference.rows, measured, tolerance)
+    passed = found.passes(tolerance)
+    reason = "" if passed else f"rms {found.rms_rel:.2e} over {tolerance:.0e}"
+    if found.missing:
+        reason = f"{found.missing} sampled rows are missing"
+    return ParityResult(
+        verdict="pass" if passed else "fail",
+        reason=reason,
+        rms_rel=_finite(found.rms_rel),
+        max_rel=_finite(found.max_rel),
+        kl=_finite(found.kl),
+        top1=found.top1,
+        positions=found.positions,
+        tolerance_rms_rel=tolerance,
+        oracle_weights_hash=cell.inputs.model.weights_hash,
+        reference=reference.id,
+    )
+
+
+def _by_closed_rule(cell: MeasuredCell) -> ParityResult:
+    """A simulated device samples an id that is a function of the whole context: the closed rule
+    says which, so a lost, doubled or misplaced cached token shows here too."""
+    trace = cell.inputs.parity_trace(())
+    wrong = closed_rule_errors(trace, load_logits(_run(cell, trace)))
+    return ParityResult(
+        verdict="fail" if wrong else "pass",
+        reason=wrong or "by the closed rule of the simulated device",
+        positions=trace.totals.n_out,
+    )
+
+
+def _run(cell: MeasuredCell, trace: Trace) -> Path:
+    """Run a small trace with the logits of every sampled row kept, in the file returned."""
+    path, out = cell.folder / "parity.npz", cell.folder / "parity-logits.npz"
+    save_trace(trace, path)
+    child = cell.running()
+    answer = child.ask(
+        "parity",
+        cell.inputs.limits.parity_s,
+        trace=str(path),
+        out=str(out),
+        concurrency=min(cell.room.sequences, len(trace.sessions)),
+    )
+    cell.note_memory(answer)
+    child.park()
+    return out
+
+
+def _tolerance(cell: MeasuredCell, plain: LogitRows, trace: Trace, keys: Keys) -> float:
+    """Of the precision's class; where products take rounded activations, what that rounding does
+    to the very rows compared is found first, and noted."""
+    rounding = rounding_of(str(cell.loaded["precision"]["activation"]))
+    if not rounding:
+        return tolerance_of(cell.class_name)
+    rounded = cell.reference(trace, keys, rounding)
+    if rounded.rows is None:
+        return tolerance_of(cell.class_name)
+    own = distance(plain, rounded.rows, tolerance_of(cell.class_name)).rms_rel
+    tolerance = tolerance_of(cell.class_name, own)
+    text = f"parity: {rounding} activations alone move logits by rms {own:.2g}; up to "
+    text += f"{tolerance:.2g} passes"
+    if rounding == "fp8":
+        text += ", and faults below that show in bf16 only"
+    cell.notes.append(Note(code="precision_note", text=text))
+    return tolerance
+
+
+def _finite(value: float) -> float | None:
+    return value if value < float("inf") else None
