@@ -231,7 +231,7 @@ def test_a_record_of_schema_1_prints_and_says_in_a_line_why_it_is_not_ranked(
     assert [row.rank for row in rows] == [1, None]
     assert rows[1].values["total_tok_s"] is not None
     assert rows[1].details["not_ranked"] == [
-        "written as chipmark.record/1, before runs were audited: measure it again"
+        "measured as chipmark.record/1, before runs were audited: measure it again"
     ]
 
 
