@@ -94,10 +94,10 @@ def test_a_record_of_schema_1_is_shown_and_not_ranked(chipmark) -> None:
         assert len(row["details"]["not_ranked"]) == 1
         assert "chipmark.record/1" in row["details"]["not_ranked"][0]
     text = chipmark("table", OLD).out
-    assert "not ranked by total_tok_s: written as chipmark.record/1" in text
+    assert "not ranked by total_tok_s: measured as chipmark.record/1" in text
     cost = chipmark("cost", OLD)
     assert cost.code == 0
-    assert "no break-even price: written as chipmark.record/1" in cost.out
+    assert "no break-even price: measured as chipmark.record/1" in cost.out
 
 
 def test_ratios_across_precisions_are_asked_for(chipmark, stored) -> None:
