@@ -264,3 +264,16 @@ def test_a_record_that_cannot_be_written_fails_its_cell_only(
     assert answer.code == 4
     assert "No space left on device" in answer.err
     assert [row["backend"] for row in answer.json] == ["sim:golden"]
+
+
+def test_a_run_that_was_cut_by_its_time_limit_is_measured_again_with_more(
+    chipmark, tmp_path: Path
+) -> None:
+    """What ended early is a record that is done, of repeats that are not: more time is another
+    measurement, and the same time is not."""
+    arguments = ("run", "quick", "-b", "sim:golden", "--sessions", 1, "-o", tmp_path / "runs")
+    assert chipmark(*arguments, "--limit-s", 1, "--repeats", 1).code == 0
+    more = chipmark(*arguments, "--repeats", 1, "--format", "json")
+    assert "skipped" not in more.err
+    assert len(more.json) == 2
+    assert "skipped" in chipmark(*arguments, "--limit-s", 1, "--repeats", 1).err

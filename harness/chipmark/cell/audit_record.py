@@ -58,7 +58,7 @@ def can_be_audited(record: Record) -> bool:
     return (
         manifest.status == "done"
         and manifest.feedback == "forced"
-        and record.written_as == record.schema_
+        and record.measured_as == record.schema_
     )
 
 

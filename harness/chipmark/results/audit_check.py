@@ -146,7 +146,7 @@ def _plugin(where: Path, record: Record) -> Iterator[Remark]:
 def _stored_bytes(where: Path, record: Record) -> Iterator[Remark]:
     manifest = record.manifest
     load = manifest.load
-    if load is None or not manifest.model.config or record.written_as != record.schema_:
+    if load is None or not manifest.model.config or record.measured_as != record.schema_:
         return
     config = ModelConfig.from_dict(manifest.model.config)
     peak = load.peak_rss_bytes if manifest.backend.endswith(":cpu") else None

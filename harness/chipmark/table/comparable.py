@@ -108,8 +108,8 @@ def rank_refusals(record: Record) -> tuple[str, ...]:
     own = own_refusals(record)
     if m.status != "done" or m.load is None:
         return own
-    if record.written_as != SCHEMA:
-        return (f"written as {record.written_as}, before runs were audited: measure it again",)
+    if record.measured_as != SCHEMA:
+        return (f"written as {record.measured_as}, before runs were audited: measure it again",)
     return (*own, *_unproven(record))
 
 

@@ -205,7 +205,7 @@ def _marks(record: Record, costing: Costing) -> dict[str, tuple[Mark, ...]]:
     marks: dict[str, list[Mark]] = {}
     source = None if m.meter is None else m.meter.source
     # Before record/2 nobody compared a declared power with the nameplate.
-    unproven = source == "assumed" or (source == "declared" and record.written_as != SCHEMA)
+    unproven = source == "assumed" or (source == "declared" and record.measured_as != SCHEMA)
     for name in ENERGY:
         if unproven:
             marks.setdefault(name, []).append("assumed")
