@@ -158,7 +158,6 @@ def manifest(**changes: Any) -> dict[str, Any]:
             "caps": {"max_chunk": 64},
         },
         "parity": {"verdict": "pass"},
-        "audit": {"verdict": "pass"},
         "meter": {
             "name": "hand", "source": "counter", "scope": "board", "method": "hand",
             "update_period_s": 0.001, "error_rel": 0.02,

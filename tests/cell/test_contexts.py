@@ -14,6 +14,7 @@ from chipmark.cell.contexts import (
 from chipmark.cell.parity import all_turns, parity_trace
 from chipmark.errors import UsageError
 from chipmark.workload.generate import generate
+from chipmark.workload.passes import run_id
 from chipmark.workload.profile import profile
 from chipmark.workload.scale import SCALES
 from chipmark_models.presets import preset
@@ -52,7 +53,22 @@ def test_a_stream_ends_at_its_last_place() -> None:
 
 def test_places_that_are_not_there_are_refused() -> None:
     trace = parity_trace(512)
-    with pytest.raises(UsageError, match="no session 9"):
-        turn_of(trace, 9, 0)
+    with pytest.raises(UsageError, match="no session 0 with a turn 9"):
+        turn_of(trace, 0, 9)
+    with pytest.raises(UsageError, match="run id -1"):
+        turn_of(trace, -1, 0)
     with pytest.raises(UsageError, match="no position 9000"):
         streams(trace, np.array([(0, 0, 9000)], np.int32))
+
+
+def test_a_place_of_a_later_pass_has_the_ids_that_it_was_run_with() -> None:
+    trace = parity_trace(512)
+    later = run_id(trace, 1, pass_number=2)
+    again = context_of(trace, later, 1)
+    first = context_of(trace, 1, 1)
+    assert len(again) == len(first)
+    assert not np.array_equal(again, first)
+    shift = (again.astype(np.int64) - first) % trace.vocab_size
+    assert len(np.unique(shift)) == 1
+    (stream,) = streams(trace, turn_keys(trace, ((later, 0), (later, 1))))
+    assert np.array_equal(stream.tokens, again[: len(stream.tokens)])

@@ -29,8 +29,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def record(rawcells: ModuleType, tmp_path: Path) -> Path:
-    raw = rawcells.write_raw(tmp_path / "raw", audit={"verdict": "none"})
-    return write_record(tmp_path / "out", raw)
+    return write_record(tmp_path / "out", rawcells.write_raw(tmp_path / "raw"))
 
 
 def test_a_record_of_schema_1_is_derived_anew_with_the_same_raw_files(tmp_path: Path) -> None:

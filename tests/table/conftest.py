@@ -38,7 +38,7 @@ def make_record(rawcells: ModuleType) -> MakeRecord:
         edit: Callable[[dict[str, Table]], None] | None = None,
         **changes: Any,
     ) -> Record:
-        given: dict[str, Any] = {"repeats": repeats}
+        given: dict[str, Any] = {"repeats": repeats, "audit": {"verdict": "pass"}}
         if changes.get("scenario") == "capacity":
             given["capacity"] = {"concurrency": 1, "cut": False}
         if str(changes.get("backend", "")).startswith("sim:"):
