@@ -261,7 +261,8 @@ _LIST: tuple[Column, ...] = (
     ),
     Column(
         "vs_baseline", "number", "1", "higher", None, "vs\nbase",
-        "ratio of the ranked metric to the baseline's, turned so that over 1 is better",
+        "ratio of the ranked metric to the baseline's, turned so that over 1 is better; of a "
+        "median of turns, the mean ratio turn by turn",
         ("not_comparable", "no_baseline", "zero_denominator", "cell_failed"),
     ),
     Column("notes", "list", "", "none", None, "notes", "list of {code, text}"),
