@@ -32,6 +32,8 @@ NULL_REASONS: Mapping[str, str] = {
     "capacity_cut": "the sweep ended at its own limit, so the capacity is a lower bound",
     "no_nameplate": "the catalogue does not have this figure of the chip",
     "not_in_schema_1": "a record of before chipmark.record/2 does not hold what this needs",
+    "no_tokens": "the benchmark does not say how many tokens a call is",
+    "mean_of_calls": "a sample is a mean of several calls, which has no tail",
     "not_measured": "no meter was read",
     "power_too_few_updates": "polled power with fewer than 20 distinct updates in the window",
     "power_gaps": "gaps of over 20 % of the window between power samples",
@@ -54,7 +56,6 @@ NULL_REASONS: Mapping[str, str] = {
     "never_breaks_even": "even a chip for nothing would cost more a session than the baseline",
     "not_comparable": "not comparable with the baseline in this kind",
     "no_baseline": "no row can serve as the baseline",
-    "different_metrics_schema": "computed by another version of the definitions",
     "unknown": "not said by the record",
 }
 """Reason codes of a null, with their texts."""
