@@ -102,6 +102,8 @@ def test_a_record_of_schema_1_is_shown_and_not_ranked(chipmark) -> None:
         assert row["total_tok_s"] is not None
         assert row["rank"] is None
         assert row["comparable"] == []
+        assert row["decode_rows"] is None
+        assert row["null_reasons"]["decode_rows"] == "not_in_schema_1"
         assert len(row["details"]["not_ranked"]) == 1
         assert "chipmark.record/1" in row["details"]["not_ranked"][0]
     text = chipmark("table", OLD).out

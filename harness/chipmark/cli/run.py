@@ -35,7 +35,10 @@ def run(
         help=f"A profile (`chipmark workload list`) or a TOML file. {_AGAIN}",
     ),
     out: Path = typer.Option(
-        Path("runs/latest"), "-o", "--out", help="Where records go; the same one goes on."
+        Path("runs/latest"),
+        "-o",
+        "--out",
+        help="Where records go; a run into the same folder resumes.",
     ),
     precision: list[str] = typer.Option(
         [], help=f"fp32, bf16, fp16; w8, w4, fp8 where a backend computes them. {_AGAIN}"
@@ -174,9 +177,10 @@ def _options(
 def _suite(name: str, overrides: object, *, named: bool, python: str) -> Suite:
     """The suite, with the backends found here where none is named; what is left out is said."""
     from chipmark.cell.available import candidates
-    from chipmark.cell.suite import MIN_REPEATS, Overrides, load_suite
+    from chipmark.cell.suite import Overrides, load_suite
     from chipmark.cli.console import warn
     from chipmark.errors import UsageError
+    from chipmark.metrics.ranking import MIN_REPEATS
     from chipmark.registry import GROUPS, refused_plugins
 
     assert isinstance(overrides, Overrides)
@@ -199,5 +203,5 @@ def _suite(name: str, overrides: object, *, named: bool, python: str) -> Suite:
     for text in suite.renamed:
         warn(text)
     if suite.repeats < MIN_REPEATS:
-        warn(f"{suite.repeats} repeats: fewer than {MIN_REPEATS}, so intervals are missing")
+        warn(f"{suite.repeats} repeats: fewer than {MIN_REPEATS}, so nothing is ranked")
     return suite

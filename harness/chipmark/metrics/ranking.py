@@ -1,6 +1,9 @@
-"""Which metric rows of one kind of work are ranked by, where the user names none."""
+"""What a rank needs, and by which metric rows of one kind of work are ranked by default."""
 
 from __future__ import annotations
+
+MIN_REPEATS = 3
+"""Complete repeats that a rank needs."""
 
 
 def default_metric(scenario: str, *, load_bound: bool, has_p95: bool) -> str:

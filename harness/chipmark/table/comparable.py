@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.results.manifest import WorkloadId
 from chipmark.results.record import SCHEMA, Record
 from chipmark.table.capacity import not_found, slo_missed
@@ -15,7 +16,6 @@ from chipmark.table.columns import Kind
 from chipmark.table.units import all_devices_used, is_share, meters_more_than_unit
 
 MIN_COVERAGE = 0.99
-MIN_REPEATS = 3
 MEASURED = ("counter", "polled", "wall")
 _LOST_NOTES = ("repeat_incomplete", "turns_lost", "sessions_lost")
 _FALSE_NOTES = ("clock", "plugin", "weight_bytes", "kv_bytes")

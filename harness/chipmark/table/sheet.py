@@ -59,7 +59,7 @@ def sheet(record: Record, book: PriceBook | None) -> Sheet:
         standing=standing(record),
         costing=costing,
         values=values,
-        reasons=record.metrics.null_reasons | costing.reasons | refused,
+        reasons=_not_kept(record) | record.metrics.null_reasons | costing.reasons | refused,
         intervals=intervals,
         marks=_marks(record, costing),
         notes=tuple({"code": code, "text": text} for code, text in _notes(record, costing)),
@@ -74,6 +74,14 @@ def _refused(record: Record) -> dict[str, str]:
     if slo_missed(record):
         refused["sessions_per_hour"] = "slo_not_met"
     return refused
+
+
+def _not_kept(record: Record) -> dict[str, str]:
+    """Metrics that the first definitions did not have; `chipmark recompute` derives them."""
+    if record.metrics.schema_ != "chipmark.metrics/1":
+        return {}
+    of_runs = [c.name for c in COLUMNS.values() if c.kind in ("perf", "energy")]
+    return {n: "not_in_schema_1" for n in of_runs if n not in record.metrics.values}
 
 
 def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
