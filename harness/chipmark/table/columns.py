@@ -249,7 +249,8 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "daily_active_agents", "1/unit", "agents\n/unit",
         "sessions per hour x headroom / (sessions per agent-day x share of the peak hour)",
-        "cell_failed", "not_in_schema_1", "no_price_book", "not_capacity_scenario", "scale_not_1", "no_demand",
+        "cell_failed", "not_in_schema_1", "no_price_book", "not_capacity_scenario", "scale_not_1",
+        "no_demand",
         "unit_partly_used", "no_sessions", "zero_denominator", "slo_not_met", "w_too_short",
         kind="cost",
     ),
