@@ -222,6 +222,7 @@ def _details(pair: _Pair, comparability: Comparability, barred: Sequence[str]) -
         "marks": {name: list(marks) for name, marks in own.marks.items()},
         "assumed": {name: list(fields) for name, fields in own.costing.assumed.items()},
         "identity": own.standing.identity,
+        "slo": record.manifest.slo.model_dump(),
         **{k: v for k, v in record.metrics.details.items() if k != "metrics_schema"},
         **own.costing.details,
         **_break_even(pair),
