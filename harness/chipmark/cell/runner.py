@@ -39,6 +39,7 @@ from chipmark.meters.contract import Meter, Scope
 from chipmark.meters.pick import pick_meter
 from chipmark.meters.replay import ReplayMeter, sim_info
 from chipmark.meters.request import AssumedPower, MeterRequest
+from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.registry import split_backend
 from chipmark.results.manifest import Note, Slo
 from chipmark.results.store import write_record
@@ -213,7 +214,9 @@ def _measure(
         once(repeat, forward, f"repeat {repeat + 1} of {repeats}")
     audited = any(not cell.simulated for cell in cells)
     audit_s = SHARE_OF_BUDGET * options.limits.audit_s if audited else 0.0
-    add_repeats(cells, until_s, once, audit_s=audit_s)
+    if repeats >= MIN_REPEATS:
+        # Who asks for fewer has asked for no rank, and one more would not give one.
+        add_repeats(cells, until_s, once, audit_s=audit_s)
     each("idle power after", lambda cell: cell.idle("after"), forward)
     for cell in cells:
         cell.end()

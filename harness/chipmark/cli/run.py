@@ -48,7 +48,9 @@ def run(
     ),
     sessions: int | None = typer.Option(None, min=1, help="Sessions of the workload."),
     scale: str = typer.Option("", help="quick, standard, full, or context,output,tool time."),
-    repeats: int | None = typer.Option(None, min=1, help="Timed repeats of each cell."),
+    repeats: int | None = typer.Option(
+        None, min=1, help="Timed repeats of each cell; fewer than 3 rank nothing."
+    ),
     budget_s: float | None = typer.Option(
         None, min=0.0, help="Seconds of the run within which repeats are added; 0 adds none."
     ),
@@ -86,7 +88,7 @@ def run(
     """Measure a suite: every cell in a process of its own, repeats in turns, one table at the end.
 
     Repeats are added while the interval of the ranked metric is wider than ±10 % and the suite's
-    time budget lasts (quick: 4 minutes).
+    time budget lasts (quick: 4 minutes); to fewer than 3, which rank nothing, none are.
 
     Examples:
 
