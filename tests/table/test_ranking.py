@@ -156,6 +156,23 @@ def test_what_is_ranked_by_follows_the_kind_of_work(make_record: Make) -> None:
     assert {row.details["rank_by"] for row in asked} == {"decode_tok_s"}
 
 
+def test_requests_that_share_nothing_are_ranked_by_the_ttft_of_cold_turns(
+    make_record: Make,
+) -> None:
+    """As an Azure trace: every request is a session of its own, so there is no append turn."""
+
+    def all_cold(events: dict[str, Table]) -> None:
+        events["turns"]["cold"][:] = 1
+
+    records = [
+        make_record(slow, backend=f"b:{slow}", edit=all_cold, workload__loop="open")
+        for slow in (1.0, 0.5)
+    ]
+    rows = build_rows(records, None)
+    assert [row.details["rank_by"] for row in rows] == ["ttft_cold_p50_s"] * 2
+    assert [row.rank for row in rows] == [2, 1]
+
+
 def test_p95_is_taken_where_every_row_has_one(make_record: Make) -> None:
     def with_p95(record: Record, seconds: float) -> Record:
         metrics = record.metrics

@@ -19,7 +19,8 @@ def table(
     rank_by: str = typer.Option(
         "",
         help="The column to rank and compare by; default, for each kind of work: total_tok_s, "
-        "ttft_p95_s where the load sets that, sessions_per_hour in the capacity scenario.",
+        "ttft_p95_s (p50, or that of cold turns) where the load sets that, sessions_per_hour in "
+        "the capacity scenario.",
     ),
     across_precision: bool = typer.Option(
         False, "--across-precision", help="Show ratios between precision classes, unranked."

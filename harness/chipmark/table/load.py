@@ -29,7 +29,7 @@ def own_metric(record: Record) -> str:
     return default_metric(
         m.scenario,
         load_bound=m.workload.loop == "open",
-        has_p95=record.metrics.values.get("ttft_p95_s") is not None,
+        has=lambda name: record.metrics.values.get(name) is not None,
     )
 
 

@@ -25,7 +25,7 @@ def default_metric(sheets: Sequence[Sheet]) -> str:
     return ranking.default_metric(
         fit[0].record.manifest.scenario,
         load_bound=any(load_bound(s.record) for s in fit),
-        has_p95=all("ttft_p95_s" in s.values for s in fit),
+        has=lambda name: all(name in s.values for s in fit),
     )
 
 
