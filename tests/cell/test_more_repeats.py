@@ -19,6 +19,7 @@ class Cell:
     repeats_done: int = 3
     repeat_s: float = 10.0
     check_s: float = 5.0
+    idle_s: float = 0.0
     alive: bool = True
     notes: list[Note] = field(default_factory=list)
 
@@ -74,6 +75,11 @@ def test_the_audit_has_its_time_within_the_budget(add) -> None:
     """Parity took 2 s, as its reference lay in the cache; the audit's places are new every time."""
     assert add([Cell([0.4], check_s=2.0)], 35.0, audit_s=30.0) == []
     assert len(add([Cell([0.4], check_s=2.0)], 50.0, audit_s=30.0)) == 2
+
+
+def test_idle_power_has_its_time_within_the_budget(add) -> None:
+    assert add([Cell([0.4], idle_s=31.0)], 45.0) == []
+    assert len(add([Cell([0.4], idle_s=31.0)], 47.0)) == 1
 
 
 def test_no_group_spends_the_time_of_those_after_it() -> None:

@@ -29,8 +29,9 @@ def add_repeats(
     round would not end before `until_s`, and leave a note in each such cell.
 
     once(repeat, which, text): one repeat of the cells at these indices, in rotating order. What
-    follows the repeats (audit, idle power) is taken to need as long as parity did, and at least
-    `audit_s`: parity is quick where its reference lay in the cache, which no audit's does.
+    follows the repeats has its time too: idle power, and the audit, which is taken to need as long
+    as parity did and at least `audit_s`: parity is quick where its reference lay in the cache, and
+    no audit's does.
     """
     added: dict[int, Steadiness] = {}
     spent = False
@@ -43,7 +44,9 @@ def add_repeats(
         if not wide:
             break
         needed = sum(cells[index].repeat_s for index in wide)
-        needed += max(audit_s, sum(cell.check_s for cell in cells if cell.alive))
+        alive = [cell for cell in cells if cell.alive]
+        needed += sum(cell.idle_s for cell in alive)
+        needed += max(audit_s, sum(cell.check_s for cell in alive))
         if now_s() + needed > until_s:
             spent = True
             break
