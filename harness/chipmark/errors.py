@@ -1,7 +1,8 @@
 """Errors that a user can act on, each with the exit code that the command line returns for it.
 
 Exit codes: 0 done; 1 a check found what it looks for; 2 wrong usage, bad input or a broken
-record; 3 inconclusive, machine unfit or nothing to judge; 4 a cell failed; 130 interrupted.
+record; 3 inconclusive, machine unfit or nothing to judge; 4 a cell failed, or chipmark itself did
+(an error that is no ChipmarkError); 130 interrupted.
 """
 
 from __future__ import annotations

@@ -44,11 +44,12 @@ def folder_of(device: str) -> str:
     return name if name.startswith("nvidia") else f"nvidia-{name}"
 
 
-def command(out: Path, extra: Sequence[str]) -> list[str]:
-    """The command line of the suite; prompts go in chunks that fill a GPU."""
+def command(out: Path, extra: Sequence[str], budget_s: float) -> list[str]:
+    """The command line of the suite; prompts go in chunks that fill a GPU, and repeats are added
+    within the budget of the call, which would otherwise end a group in the middle of them."""
     return [
         sys.executable, "-m", "chipmark.cli.main", "run", str(SUITE), "-o", str(out),
-        "--chunk", "2048", *extra,
+        "--chunk", "2048", "--budget-s", f"{budget_s:.0f}", *extra,
     ]  # fmt: skip
 
 
@@ -112,7 +113,8 @@ def _measure(options: argparse.Namespace, extra: Sequence[str]) -> int:
         require(NEEDS, "scripts/gpu end-to-end")
         out = options.out or Path("results") / folder_of(torch.cuda.get_device_name())
         budget = options.budget_s - (time.monotonic() - begun) - _GRACE_S
-        code, ended = run_within(command(out, extra), max(1.0, budget), environment)
+        budget = max(1.0, budget)
+        code, ended = run_within(command(out, extra, budget), budget, environment)
     if ended:
         print(f"gpu: the budget ended this call; call again to go on in {out}", file=sys.stderr)
         return 3

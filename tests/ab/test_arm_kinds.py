@@ -243,3 +243,47 @@ def test_energy_that_was_not_measured_is_compared_with_nothing(folder, source):
     assert found.found == ()
     assert f"energy is {source}, not measured" in found.lost[0].reason
     assert not found.lost[0].failed
+
+
+def test_a_cell_that_left_work_out_is_compared_with_nothing(folder):
+    """Half of the turns failed, so the other half went faster."""
+
+    def lost(document):
+        note = {"code": "turns_lost", "text": "22 turns failed"}
+        document["metrics"]["notes"] = [note]
+
+    found = readings.read_records(changed(folder / "x", lost), ["total_tok_s"], "")
+    assert found.found == ()
+    assert "turns_lost: 22 turns failed" in found.lost[0].reason
+    assert not found.lost[0].failed
+
+
+def test_cells_pair_by_their_default_metric_whatever_n_the_sweep_found(folder):
+    def capacity(n):
+        def change(document):
+            document["manifest"] |= {"lane": "capacity", "concurrency": n}
+            document["metrics"]["values"] |= {"sessions_per_hour": 100.0 * n, "slo_attainment": 1.0}
+
+        return change
+
+    small, large = (
+        readings.read_records(changed(folder / str(n), capacity(n)), (), "").found for n in (4, 8)
+    )
+    assert {r.key for r in small} == {r.key for r in large}
+    assert [r.metric for r in small] == ["sessions_per_hour"]
+
+
+def test_a_run_that_ended_by_an_error_of_its_own_has_not_measured(folder):
+    """It ends as a run with a failed cell does, which leaves a record that says so."""
+    command = Command.of(["chipmark", "run", "quick"], ())
+    whole = folder / "whole" / "records"
+    changed(whole / "one", lambda document: None)
+    assert not command.survives(4, folder / "whole")
+    assert not command.survives(4, folder / "nothing")
+
+    def fail(document):
+        document["manifest"] |= {"status": "failed", "load": None}
+        document["manifest"]["failure"] = {"code": "cell", "text": "killed by SIGKILL"}
+
+    changed(whole / "two", fail)
+    assert command.survives(4, folder / "whole")

@@ -52,7 +52,8 @@ def test_a_file_of_3_0_lacks_ops_and_gets_them() -> None:
 
 
 def test_samples_groups_and_parameters() -> None:
-    by_name = read_benchmark_json(DATA / "v5.json").by_fullname()
+    found = read_benchmark_json(DATA / "v5.json").benchmarks
+    by_name = {benchmark.fullname: benchmark for benchmark in found}
     entry = by_name["test_x.py::test_b[2]"]
     assert (entry.rounds, entry.iterations, len(entry.data)) == (7, 1, 7)
     assert entry.param == "2"

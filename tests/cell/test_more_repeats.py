@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from chipmark.cell import more_repeats
-from chipmark.cell.more_repeats import add_repeats
+from chipmark.cell.more_repeats import add_repeats, share_of
 from chipmark.cell.steadiness import MOST_REPEATS, Steadiness, of_metrics
 from chipmark.metrics.derive import Derived
 from chipmark.results.manifest import Note
@@ -19,6 +19,7 @@ class Cell:
     repeats_done: int = 3
     repeat_s: float = 10.0
     check_s: float = 5.0
+    idle_s: float = 0.0
     alive: bool = True
     notes: list[Note] = field(default_factory=list)
 
@@ -32,7 +33,7 @@ def add(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(more_repeats, "steadiness", look)
     clock = {"now": 0.0}
 
-    def run(cells: list[Cell], until_s: float) -> list[tuple[int, ...]]:
+    def run(cells: list[Cell], until_s: float, **more: float) -> list[tuple[int, ...]]:
         rounds: list[tuple[int, ...]] = []
 
         def once(repeat: int, which, text: str) -> None:
@@ -41,7 +42,7 @@ def add(monkeypatch: pytest.MonkeyPatch):
                 cells[index].repeats_done += 1
                 clock["now"] += cells[index].repeat_s
 
-        add_repeats(cells, until_s, once, lambda: clock["now"])
+        add_repeats(cells, until_s, once, lambda: clock["now"], **more)
         return rounds
 
     return run
@@ -68,6 +69,24 @@ def test_the_budget_ends_it_and_the_row_says_so(add) -> None:
     assert add(cells, 35.0) == [(0,), (0,)]
     (note,) = cells[0].notes
     assert note.text.startswith("total_tok_s is within ±40.0% after 5 repeats; the time budget")
+
+
+def test_the_audit_has_its_time_within_the_budget(add) -> None:
+    """Parity took 2 s, as its reference lay in the cache; the audit's places are new every time."""
+    assert add([Cell([0.4], check_s=2.0)], 35.0, audit_s=30.0) == []
+    assert len(add([Cell([0.4], check_s=2.0)], 50.0, audit_s=30.0)) == 2
+
+
+def test_idle_power_has_its_time_within_the_budget(add) -> None:
+    assert add([Cell([0.4], idle_s=31.0)], 45.0) == []
+    assert len(add([Cell([0.4], idle_s=31.0)], 47.0)) == 1
+
+
+def test_no_group_spends_the_time_of_those_after_it() -> None:
+    assert share_of(240.0, 0.0, 1) == 240.0
+    assert share_of(240.0, 0.0, 4) == 60.0
+    assert share_of(240.0, 180.0, 2) == 210.0
+    assert share_of(240.0, 500.0, 2) == 500.0
 
 
 def test_a_budget_that_is_spent_already_is_told_of_too(add) -> None:

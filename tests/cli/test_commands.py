@@ -94,3 +94,18 @@ def test_a_provider_that_crashes_costs_its_own_line(monkeypatch: pytest.MonkeyPa
     found = provider_scan.scan(["a", "b", "c"])
     assert [(p.name, p.here) for p in found] == [("a", True), ("b", False), ("c", True)]
     assert "-11" in found[1].text
+
+
+def test_an_internal_error_is_no_verdict(chipmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job would read 1 as "regressed": what nobody foresaw ends with 4, its traceback kept."""
+    from chipmark.prices import book
+
+    def broken(path: object) -> None:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    monkeypatch.setattr(book, "load_book", broken)
+    answer = chipmark("table", Path(__file__).parent)
+    assert answer.code == 4
+    assert "Traceback (most recent call last)" in answer.err
+    assert "nobody foresaw this" in answer.err
+    assert "internal error (ZeroDivisionError)" in answer.err.splitlines()[-1]

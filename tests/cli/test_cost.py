@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from chipmark.cli.main import main
 from chipmark.results.store import write_record
 
 OLD = Path(__file__).parents[1] / "results" / "data" / "record-1"
-CARD = {"chip__name": "nvidia-h200-sxm"}
+CARD = {"chip__name": "nvidia-h200-sxm", "audit": {"verdict": "pass"}}
 CAPACITY = {**CARD, "scenario": "capacity", "capacity": {"concurrency": 1, "cut": False}}
 
 
@@ -45,21 +46,31 @@ def test_no_break_even_between_two_scales_of_one_device(chipmark, stored) -> Non
     assert "no break-even price: another workload hash: scale (1/4, 1/4, 0)" in shown.out
 
 
-def test_the_break_even_price_of_like_rows(chipmark, stored) -> None:
-    base = stored("base", **CAPACITY)
-    other = stored("other", slows=(1.2, 1.21, 1.19), backend="ort:cuda", **CAPACITY)
-    rows = chipmark("cost", base, other, "--format", "json").json
-    assert rows[0]["break_even_chip_price"] == pytest.approx(35_000)
-    assert 0 < rows[1]["break_even_chip_price"] < 35_000
-    assert [row["baseline"] for row in rows] == [rows[0]["id"]] * 2
+@pytest.fixture(scope="module")
+def capacities(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two simulated devices at the most sessions that each serves within the objective."""
+    out = tmp_path_factory.mktemp("capacity") / "runs"
+    words = "run quick -b sim:golden -b sim:slow --scenario capacity --sessions 12"
+    words += " --scale 1/64,1/16,0 --concurrency 64 --format csv"
+    assert main([*words.split(), "-o", str(out)]) == 0
+    return out
+
+
+def test_the_break_even_price_of_like_rows(chipmark, capacities: Path) -> None:
+    rows = chipmark("cost", capacities, "--format", "json").json
+    assert [row["backend"] for row in rows] == ["sim:golden", "sim:slow"]
     assert [row["rank"] for row in rows] == [1, 2]
+    assert rows[0]["break_even_chip_price"] == pytest.approx(20_000)
+    assert 0 < rows[1]["break_even_chip_price"] < 6_000
+    assert [row["baseline"] for row in rows] == [rows[0]["id"]] * 2
     for name in ("--baseline", "--reference"):
-        turned = chipmark("cost", base, other, name, "ort:cuda", "--format", "json").json
-        assert turned[1]["break_even_chip_price"] == pytest.approx(35_000)
-        assert turned[0]["break_even_chip_price"] > 35_000
-    unknown = chipmark("cost", base, "--baseline", "ort:cudo")
+        turned = chipmark("cost", capacities, name, "sim:slow", "--format", "json").json
+        assert turned[1]["break_even_chip_price"] == pytest.approx(6_000)
+        assert turned[0]["break_even_chip_price"] > 20_000
+    unknown = chipmark("cost", capacities, "--baseline", "sim:goldn")
     assert unknown.code == 2
-    assert "torch:cpu" in unknown.err
+    assert "sim:golden" in unknown.err
+    assert chipmark("validate", capacities).code == 0
 
 
 def test_the_notes_of_the_record_stand_below_the_prices(chipmark, stored) -> None:
@@ -68,7 +79,7 @@ def test_the_notes_of_the_record_stand_below_the_prices(chipmark, stored) -> Non
     text = chipmark("cost", failed, missed).out
     assert "1: parity_failed: rms 0.5" in text
     assert "1: no break-even price: parity fail: rms 0.5" in text
-    assert "2: slo_not_met: the repeats meet agent-interactive on" in text
+    assert "2: slo_not_met: 25.0% of 4 turns are inside the SLO" in text
     assert "2: no cost_per_session, cost_per_mtok" in text
 
 
@@ -91,6 +102,8 @@ def test_a_record_of_schema_1_is_shown_and_not_ranked(chipmark) -> None:
         assert row["total_tok_s"] is not None
         assert row["rank"] is None
         assert row["comparable"] == []
+        assert row["decode_rows"] is None
+        assert row["null_reasons"]["decode_rows"] == "not_in_schema_1"
         assert len(row["details"]["not_ranked"]) == 1
         assert "chipmark.record/1" in row["details"]["not_ranked"][0]
     text = chipmark("table", OLD).out

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+from chipmark.results.store import write_record
 
 DATA = Path(__file__).parents[1] / "benchmark_json" / "data"
 
@@ -59,3 +62,21 @@ def test_validate_checks_imported_runs(chipmark, tmp_path: Path) -> None:
     (finding, *_) = answer.json["findings"]
     assert finding["path"] == str(run / "pytest-benchmark.json")
     assert "does not match its checksum" in finding["text"]
+
+
+def test_an_exported_capacity_is_named_by_its_work(chipmark, rawcells, tmp_path: Path) -> None:
+    """N is what the capacity scenario measured: with another N it is the same benchmark. What bars
+    a record from a ranking goes with it."""
+    names = []
+    for n in (4, 8):
+        raw = rawcells.write_raw(tmp_path / f"raw-{n}", scenario="capacity", concurrency=n)
+        write_record(tmp_path / f"runs-{n}", raw)
+        out = tmp_path / f"{n}.json"
+        assert chipmark("export", tmp_path / f"runs-{n}", "-o", out).code == 0
+        benchmarks = json.loads(out.read_text())["benchmarks"]
+        names.append([benchmark["fullname"] for benchmark in benchmarks])
+        block = benchmarks[0]["extra_info"]["chipmark"]
+        assert block["concurrency"] == n
+        assert (block["parity"], block["audit"]) == ("pass", "none")
+        assert "slo_not_met" in block["notes"]
+    assert names[0] == names[1] != []

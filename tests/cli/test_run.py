@@ -54,7 +54,9 @@ def test_the_whole_way_through_on_simulated_devices(chipmark, tmp_path: Path) ->
     assert len(find_records([out])) == 2
     other = chipmark("run", "quick", "-b", "sim:golden", "--seed", 1, "-o", out, "--repeats", 1)
     assert other.code == 0
-    assert "1 repeats: fewer than 3" in other.err
+    assert "1 repeats: fewer than 3, so nothing is ranked" in other.err
+    assert max(r.manifest.repeats for r in load_records([out]).records) == 3
+    assert min(r.manifest.repeats for r in load_records([out]).records) == 1
     assert len(find_records([out])) == 3
 
     document = json.loads((golden / "record.json").read_text())
@@ -264,3 +266,16 @@ def test_a_record_that_cannot_be_written_fails_its_cell_only(
     assert answer.code == 4
     assert "No space left on device" in answer.err
     assert [row["backend"] for row in answer.json] == ["sim:golden"]
+
+
+def test_a_run_that_was_cut_by_its_time_limit_is_measured_again_with_more(
+    chipmark, tmp_path: Path
+) -> None:
+    """What ended early is a record that is done, of repeats that are not: more time is another
+    measurement, and the same time is not."""
+    arguments = ("run", "quick", "-b", "sim:golden", "--sessions", 1, "-o", tmp_path / "runs")
+    assert chipmark(*arguments, "--limit-s", 1, "--repeats", 1).code == 0
+    more = chipmark(*arguments, "--repeats", 1, "--format", "json")
+    assert "skipped" not in more.err
+    assert len(more.json) == 2
+    assert "skipped" in chipmark(*arguments, "--limit-s", 1, "--repeats", 1).err

@@ -105,6 +105,49 @@ def test_a_cell_that_failed_in_base_too_is_no_news(tmp_path):
         judged(tmp_path / "base" / "two", tmp_path / "new" / "one")
 
 
+def capacity(document: dict[str, Any]) -> None:
+    n = document["manifest"]["concurrency"]
+    document["manifest"] |= {"lane": "capacity"}
+    document["metrics"]["values"] |= {"slo_attainment": 1.0}
+    document["metrics"]["per_repeat"] = [
+        repeat | {"sessions_per_hour": 100.0 * n * (1 + 0.0001 * i)}
+        for i, repeat in enumerate(document["metrics"]["per_repeat"])
+    ]
+
+
+def test_a_cell_whose_capacity_rose_is_not_a_missing_one(tmp_path):
+    """N is what the capacity scenario measures, so it names no cell; its rate is what is gated."""
+    base = cell(tmp_path / "base" / "one", 4, 1.0, capacity)
+    findings, found = judged(base, cell(tmp_path / "new" / "one", 8, 1.0, capacity))
+    (row,) = findings.rows
+    assert row.metric == "sessions_per_hour"
+    assert (row.base, row.new) == (pytest.approx(400, rel=1e-3), pytest.approx(800, rel=1e-3))
+    assert found != [Verdict.MISSING]
+    assert findings.exit_code != 1
+
+
+def test_what_the_load_sets_is_no_equivalence(tmp_path):
+    """A device that became ten times slower still serves the sessions that arrive."""
+
+    def bound(document: dict[str, Any]) -> None:
+        note = {"code": "load_bound", "text": "no turn was outstanding in 70% of W"}
+        document["metrics"]["notes"] = [note]
+
+    base = cell(tmp_path / "base", 1, 1.0, bound)
+    findings, found = judged(base, cell(tmp_path / "new", 1, 1.0001, bound))
+    assert found == [Verdict.UNFIT]
+    assert findings.exit_code == 3
+    assert "the offered load sets total_tok_s" in findings.rows[0].sentence()
+
+
+def test_an_open_loop_is_gated_by_its_ttft(tmp_path):
+    def arrivals(document: dict[str, Any]) -> None:
+        document["manifest"]["workload"]["loop"] = "open"
+
+    (key,) = load_run(cell(tmp_path / "open", 1, 1.0, arrivals)).values
+    assert key[1] in ("ttft_p50_s", "ttft_p95_s")
+
+
 def test_a_failed_cell_that_was_measured_again_has_its_value(tmp_path):
     cell(tmp_path / "new" / "first", 1, 1.001, failed)
     cell(tmp_path / "new" / "second", 1, 1.001)

@@ -12,7 +12,6 @@ from scipy import stats
 
 from chipmark.gate.thresholds import Thresholds
 from chipmark.history.changes import (
-    LEAST_RUNS,
     LEAST_SIDE,
     clearest,
     least_runs,
@@ -161,7 +160,8 @@ def test_the_first_count_that_is_judged_finds_a_clear_step(n_series):
 def test_twelve_runs_are_the_least_of_one_series():
     logs = np.array([0.0, 0.01, -0.01, 0.002, 0.004, 0.001, 0.5, 0.51, 0.49, 0.502, 0.505, 0.5])
     assert look_back([series(logs)]).changes
-    short = look_back([series(logs[: LEAST_RUNS - 1])])
+    assert least_runs(1) == len(logs)
+    short = look_back([series(logs[:-1])])
     assert not short.judged
     assert len(short.short) == 1
 

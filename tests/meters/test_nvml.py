@@ -63,6 +63,9 @@ def test_power_is_polled_where_the_query_of_fields_is_refused(
     samples = meter.stop()
     assert np.isnan(samples.energy_j).all()
     assert samples.power_w == pytest.approx(np.full(len(samples.power_w), 200.0), abs=0.01)
+    # That call is a mean over a second, which smears the edges of a window.
+    assert meter.info.averaging_s == 1.0
+    assert meter_of(over, paper_nvml.PaperCard(counter_s=None)).info.averaging_s is None
 
 
 def test_period_that_idle_hides_is_said_to_be_taken(over: Any, paper_nvml: ModuleType) -> None:

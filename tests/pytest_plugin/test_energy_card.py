@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from chipmark.chips.contract import DeviceKey
+from chipmark.chips.contract import ChipIdentity, DeviceKey
+from chipmark.pytest_plugin import energy
 from chipmark.pytest_plugin.energy import Joules, key_here
 from chipmark.pytest_plugin.workloads import LoadedBackend
 
@@ -28,6 +29,17 @@ def test_the_card_that_the_test_computes_on_is_metered(
     assert info.covers == "one card, GPU-2"
     cuda.is_initialized = lambda: False
     assert Joules("torch:cuda", None, None).info is None
+
+
+def test_a_part_of_a_unit_has_no_energy_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a two-die card, or a slice of a card: meter and declared power are the whole's."""
+    chip = ChipIdentity("ascend-910c", "Huawei", "x", "card", 1, 2, {}, {}, ())
+    monkeypatch.setattr(energy, "chip_of", lambda backend, key: chip)
+    joules = Joules("ort:cann", 400.0, None)
+    with joules:
+        pass
+    found = joules.of(0.0, 1.0)
+    assert (found.energy_j, found.reason) == (None, "unit_partly_used")
 
 
 def test_loaded_backend_tells_its_card() -> None:

@@ -71,6 +71,15 @@ def test_sessions_through_the_engine(bench) -> None:
     assert block["details"]["parity"] == "unchecked"
 
 
+def test_rounds_of_the_same_turns_are_no_further_samples(bench) -> None:
+    """The few turns of a session run forty times are as few: no p95 comes of the copies."""
+    document = bench.test("def test_a(chipmark):\n    chipmark.run(rounds=40)\n").json()
+    block = document["benchmarks"][0]["extra_info"]["chipmark"]
+    for name in ("ttft_p95_s", "tpot_p95_s"):
+        assert block[name] is None
+        assert block["null_reasons"][name] == "n_too_small"
+
+
 def test_torch_on_the_cpu(bench) -> None:
     needs("torch")
     block = bench.test().json("--chipmark-backend=torch:cpu")["benchmarks"][0]["extra_info"]

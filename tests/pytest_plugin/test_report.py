@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from chipmark.metrics.codes import NULL_REASONS
 from chipmark.metrics.intervals import percentile
 from chipmark.pytest_plugin.report import Measured, block
 
@@ -19,6 +20,16 @@ def test_percentiles_are_values_that_were_measured_by_the_rule_of_the_table(n):
     p95 = percentile(np.array(seconds), 0.95) if n >= 59 else None
     assert found["p95_s"] == found["ttft_p95_s"] == found["tpot_p95_s"] == p95
     assert n >= 59 or found["null_reasons"]["p95_s"] == "n_too_small"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"calls": 3}, {"n_tokens": 4}, {"n_tokens": 4, "energy_j": 0.0, "energy_reason": ""}],
+)
+def test_reasons_are_those_of_the_table(changes):
+    found = block(Measured("t.py::t", "call", "host", (1.0, 2.0), **changes))
+    assert set(found["null_reasons"].values()) <= set(NULL_REASONS)
+    assert all((found[name] is None) for name in found["null_reasons"])
 
 
 def test_an_even_count_is_not_interpolated():

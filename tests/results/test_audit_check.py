@@ -103,6 +103,7 @@ def test_an_audit_without_its_arrays_is_found(record: Path) -> None:
         ({"parity__verdict": "fail", "parity__reason": "x"}, "parity"),
         ({"plugins__backend__built_in": False}, "plugin"),
         ({"plugins__backend__module": "elsewhere"}, "plugin"),
+        ({"notes": [{"code": "plugin", "text": "the child's file is another"}]}, "plugin"),
     ],
 )
 def test_what_a_manifest_says_against_itself_is_an_error(

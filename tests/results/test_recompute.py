@@ -9,12 +9,14 @@ from types import ModuleType
 
 import pytest
 
+from chipmark.cell.audit_record import can_be_audited
 from chipmark.errors import BrokenRecordError, UsageError
 from chipmark.metrics.derive import METRICS
 from chipmark.results.recompute import Recomputed, recompute
 from chipmark.results.record import document_text
 from chipmark.results.store import Skipped, load_record, write_recomputed, write_record
 from chipmark.results.validate import validate
+from chipmark.table.rows import build_rows
 
 OLD = Path(__file__).with_name("data") / "record-1"
 
@@ -66,6 +68,23 @@ def test_a_record_says_what_its_raw_files_can_hold(tmp_path: Path) -> None:
     source = again.manifest.recomputed_from
     assert source is not None
     assert source.id == first.name
+
+
+def test_a_record_derived_anew_proves_no_more_than_its_raw_files(tmp_path: Path) -> None:
+    """Nobody compared its declared power with a nameplate, and its ids have no logits to audit."""
+    old = load_record(OLD)
+    assert old.manifest.meter is not None
+    meter = old.manifest.meter.model_copy(update={"source": "declared"})
+    manifest = old.manifest.model_copy(update={"meter": meter})
+    new = load_record(
+        write_recomputed(tmp_path / "new", old.model_copy(update={"manifest": manifest}))
+    )
+    (row,) = build_rows([new], None)
+    assert row.details["marks"]["tok_per_joule"] == ["assumed"]
+    assert row.details["not_ranked"] == [
+        "measured as chipmark.record/1, before runs were audited: measure it again"
+    ]
+    assert not can_be_audited(new)
 
 
 def test_what_is_up_to_date_comes_out_as_it_was(record: Path, tmp_path: Path) -> None:

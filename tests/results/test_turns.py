@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 from chipmark.engine.events import load_events, save_events
-from chipmark.metrics.paired import paired_latencies
+from chipmark.metrics.paired import paired_latencies, ratio_by_repeats
 from chipmark.results.manifest import ChipId
 from chipmark.results.raw import nameplate_bytes_s
 from chipmark.results.store import load_record, write_record
 from chipmark.results.turns import PAIRED, turn_medians
+from chipmark.table.rows import build_rows
 
 
 def test_turns_of_two_records_are_paired(rawcells: ModuleType, tmp_path: Path) -> None:
@@ -31,6 +33,58 @@ def test_turns_of_two_records_are_paired(rawcells: ModuleType, tmp_path: Path) -
         found = paired_latencies(mine[kind], base[kind])
         assert found is not None
         assert found.ratio == pytest.approx(2.0)
+
+
+def test_a_table_compares_latencies_turn_by_turn(rawcells: ModuleType, tmp_path: Path) -> None:
+    """Two turns of unlike length, both 2 % faster in every repeat: the repeats of each row scatter
+    by more than that, but not from turn to turn."""
+    base, row = (
+        load_record(
+            write_record(
+                tmp_path / f"{name}-out",
+                rawcells.write_raw(
+                    tmp_path / name, slows=slows, backend=backend, audit={"verdict": "pass"}
+                ),
+            )
+        )
+        for name, slows, backend in (
+            ("a", (1.0, 1.05, 0.95), "torch:cpu"),
+            ("b", (0.98, 1.029, 0.931), "ort:cpu"),
+        )
+    )
+    _, found = build_rows([base, row], None, rank_by="ttft_p50_s")
+    assert found.values["vs_baseline"] == pytest.approx(1 / 0.98)
+    low, high = found.intervals["vs_baseline"]
+    assert low is not None
+    assert high is not None
+    assert 1.0 < low <= 1 / 0.98 <= high
+    # Without its raw files a record is still shown, by its own intervals.
+    shutil.rmtree(row.path / "repeat-1")
+    _, unpaired = build_rows([base, row], None, rank_by="ttft_p50_s")
+    low, _ = unpaired.intervals["vs_baseline"]
+    assert low is not None
+    assert low < 1.0
+
+
+def test_rates_are_compared_by_the_repeats_of_both(rawcells: ModuleType, tmp_path: Path) -> None:
+    """Welch: the noise of both sides has the repeats of both sides behind it."""
+    records = [
+        load_record(
+            write_record(
+                tmp_path / f"{name}-out",
+                rawcells.write_raw(
+                    tmp_path / name, slows=slows, backend=f"{name}:cpu", audit={"verdict": "pass"}
+                ),
+            )
+        )
+        for name, slows in (("a", (1.0, 1.02, 0.98)), ("b", (0.9, 0.919, 0.882)))
+    ]
+    rows = build_rows(records, None, rank_by="total_tok_s")
+    per_repeat = [[r["total_tok_s"] for r in x.metrics.per_repeat] for x in records]
+    ratio = rows[1].values["vs_baseline"]
+    expected = ratio_by_repeats(ratio, per_repeat[1], per_repeat[0])
+    assert expected is not None
+    assert rows[1].intervals["vs_baseline"] == expected.interval
 
 
 def test_repeats_that_did_not_complete_are_left_out(rawcells: ModuleType, tmp_path: Path) -> None:

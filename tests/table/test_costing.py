@@ -309,3 +309,15 @@ def test_rent_needs_no_meter(make_record: Make) -> None:
     rows = build_rows(records, edited(rented), rank_by="cost_per_session")
     assert [row.rank for row in rows] == [1, 2]
     assert rows[1].details["break_even_null_reason"] == "rented"
+
+
+def test_no_price_stands_on_a_capacity_of_the_first_definitions(make_record: Make) -> None:
+    """chipmark.metrics/1 had the sessions an hour off by their number: cost per session with it."""
+    record = make_record(scenario="capacity", workload__scale=["1", "1", "1"], **H200)
+    assert price(record, BOOK).cost_per_session is not None
+    old = record.metrics.model_copy(update={"schema_": "chipmark.metrics/1"})
+    costing = price(record.model_copy(update={"metrics": old}), BOOK)
+    assert (costing.cost_per_session, costing.daily_active_agents) == (None, None)
+    assert set(costing.reasons.values()) == {"not_in_schema_1"}
+    (row,) = build_rows([record.model_copy(update={"metrics": old})], BOOK)
+    assert row.null_reasons["sessions_per_hour"] == "not_in_schema_1"

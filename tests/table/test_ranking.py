@@ -9,6 +9,7 @@ import pytest
 
 from chipmark.engine.events import Table
 from chipmark.metrics.events import FAILED, UNFINISHED
+from chipmark.results.manifest import Note
 from chipmark.results.record import Record
 from chipmark.table.cells import people_text
 from chipmark.table.ranking import ranks
@@ -60,6 +61,20 @@ def test_repeats_that_are_missing_are_counted(make_record: Make) -> None:
     (row,) = build_rows([record.model_copy(update={"manifest": manifest})], None)
     assert row.rank is None
     assert "3 of 4 repeats are complete" in why(row)
+
+
+@pytest.mark.parametrize("code", ["clock", "plugin", "weight_bytes", "kv_bytes", "turns_lost"])
+def test_a_row_of_other_code_or_bytes_than_it_says_has_no_rank(
+    make_record: Make, code: str
+) -> None:
+    """Half the bytes under the same precision class read twice as fast."""
+    honest, fast = make_record(), make_record(0.5, backend="fast:1")
+    note = Note(code=code, text="found after the run")
+    manifest = fast.manifest.model_copy(update={"notes": (note,)})
+    rows = build_rows([honest, fast.model_copy(update={"manifest": manifest})], None)
+    assert [row.rank for row in rows] == [1, None]
+    assert rows[1].values["comparable"] == []
+    assert f"{code}: found after the run" in why(rows[1])
 
 
 def without_interval(
@@ -139,6 +154,23 @@ def test_what_is_ranked_by_follows_the_kind_of_work(make_record: Make) -> None:
     ]  # fmt: skip
     asked = build_rows(records, None, rank_by="decode_tok_s")
     assert {row.details["rank_by"] for row in asked} == {"decode_tok_s"}
+
+
+def test_requests_that_share_nothing_are_ranked_by_the_ttft_of_cold_turns(
+    make_record: Make,
+) -> None:
+    """As an Azure trace: every request is a session of its own, so there is no append turn."""
+
+    def all_cold(events: dict[str, Table]) -> None:
+        events["turns"]["cold"][:] = 1
+
+    records = [
+        make_record(slow, backend=f"b:{slow}", edit=all_cold, workload__loop="open")
+        for slow in (1.0, 0.5)
+    ]
+    rows = build_rows(records, None)
+    assert [row.details["rank_by"] for row in rows] == ["ttft_cold_p50_s"] * 2
+    assert [row.rank for row in rows] == [2, 1]
 
 
 def test_p95_is_taken_where_every_row_has_one(make_record: Make) -> None:

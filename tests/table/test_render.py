@@ -173,3 +173,16 @@ def test_precision_names_class_and_group(
     )
     row = build_rows([record], load_book(EXAMPLE))[0]
     assert str(row.values["precision"]).startswith(f"{kind} (w {shown}, a ")
+
+
+def test_the_objective_is_named_in_the_row_and_above_the_table(make_record) -> None:
+    rows = build_rows([make_record()], None)
+    assert rows[0].details["slo"] == {
+        "name": "agent-interactive", "ttft_append_s": 2.0, "ttft_cold_s": 10.0, "tpot_s": 0.05,
+        "share": 0.95,
+    }  # fmt: skip
+    assert "; SLO agent-interactive" in render(rows, "rich")
+    # Four turns, all inside: 0.05 ** (1 / 4) of them is what can be claimed.
+    bound = rows[0].details["slo_bound"]
+    assert (bound["turns"], bound["effective_turns"]) == (4, 4.0)
+    assert bound["lower"] == pytest.approx(0.05 ** (1 / 4))

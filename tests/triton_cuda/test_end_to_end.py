@@ -55,6 +55,12 @@ def test_each_shape_is_the_one_in_its_name(end_to_end, name, turns):
         assert session.turns[-1].n_new in (1024, 8192, 512)
 
 
+def test_the_suite_adds_repeats_only_within_the_budget_of_its_call(end_to_end):
+    words = end_to_end.command(Path("results/x"), ["-m", "tiny@synthetic"], 431.6)
+    assert words[words.index("--budget-s") + 1] == "432"
+    assert words[-2:] == ["-m", "tiny@synthetic"]
+
+
 def test_a_budget_ends_a_call_softly_and_in_time(end_to_end):
     code = "import time, sys\ntry: time.sleep(60)\nexcept KeyboardInterrupt: sys.exit(7)"
     begun = time.monotonic()

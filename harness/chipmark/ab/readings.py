@@ -33,7 +33,6 @@ OUTCOMES_FILE = "outcomes.jsonl"
 RECORDS = "records"
 WALL = "wall_s"
 PYTEST_METRIC = "time_s"
-DEFAULT_METRIC = "total_tok_s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,8 @@ class Readings:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How an arm's command is asked for its numbers. metrics: columns of the table to read.
+    """How an arm's command is asked for its numbers. metrics: columns of the table to read; () for
+    what each cell is ranked by.
     by_work: name cells by their work alone, so that backends pair whose model or arithmetic has
     another name (`sim:` has no model, providers accumulate differently)."""
 
@@ -101,7 +101,7 @@ class Command:
             for name in metrics:
                 if name not in RANKABLE:
                     raise UnknownNameError("metric", name, RANKABLE, "see `chipmark table --help`")
-            return cls(tuple(argv), "chipmark", tuple(metrics) or (DEFAULT_METRIC,))
+            return cls(tuple(argv), "chipmark", tuple(metrics))
         known = (PYTEST_METRIC,) if words[0] in ("pytest", "py.test") else ()
         if metrics and tuple(metrics) != known:
             raise UnknownNameError(
@@ -142,7 +142,7 @@ class Command:
         if code == 1 and self.source == "pytest-benchmark":
             return all((folder / name).is_file() for name in (OUTCOMES_FILE, PYTEST_FILE))
         if code == CellFailedError.exit_code and self.source == "chipmark":
-            return (folder / RECORDS).is_dir()
+            return _holds_a_failed_cell(folder / RECORDS)
         return code == 0
 
     def read(self, folder: Path, wall_s: float, what: str) -> Readings:
@@ -156,6 +156,15 @@ class Command:
             return read_samples(own, what)
         wall = Reading("command", WALL, "s", "lower", wall_s, 1, (wall_s,))
         return Readings((wall,))
+
+
+def _holds_a_failed_cell(folder: Path) -> bool:
+    """Whether a run ended by its failed cells, and not by an error of its own."""
+    from chipmark.results.store import load_records
+
+    if not folder.is_dir():
+        return False
+    return any(record.manifest.status == "failed" for record in load_records([folder]).records)
 
 
 def failed_tests(path: Path) -> dict[str, str]:
@@ -207,24 +216,34 @@ def read_records(
 ) -> Readings:
     """Columns of the table, a benchmark a cell. A cell is named without its backend where one name
     is left for each cell, and with `by_work` without model and precision, if that leaves one. A
-    failed cell or a null is lost, with the record's own reason."""
+    failed cell or a null is lost, with the record's own reason; a number of other work than the
+    cell's, or that the offered load sets, cannot be used."""
     from chipmark.prices.book import EXAMPLE, load_book
     from chipmark.results.store import load_records
     from chipmark.table.columns import COLUMNS, NULL_REASONS
-    from chipmark.table.comparable import MEASURED
+    from chipmark.table.comparable import MEASURED, work_faults
+    from chipmark.table.load import load_refusal, load_words, own_metric
     from chipmark.table.rows import build_rows
 
     records = load_records([folder]).records
-    rows = [r.to_dict() for r in build_rows(records, load_book(EXAMPLE), None, DEFAULT_METRIC)]
-    names = [_cell_name(values, ("workload", "scale", "scenario")) for values in rows]
+    rows = [r.to_dict() for r in build_rows(records, load_book(EXAMPLE))]
+    loads = [load_words(record) for record in records]
+
+    def named(*parts: str) -> list[str]:
+        return [
+            " ".join([*(str(values[part]) for part in parts), load])
+            for values, load in zip(rows, loads, strict=True)
+        ]
+
+    names = named("workload", "scale")
     if not by_work or len(set(names)) < len(names):
-        parts: tuple[str, ...] = ("workload", "model", "precision", "scale", "scenario")
-        names = [_cell_name(values, parts) for values in rows]
+        parts = ("workload", "model", "precision", "scale")
+        names = named(*parts)
         if not by_work and len(set(names)) < len(names):  # one command, several backends
-            names = [_cell_name(values, ("backend", *parts)) for values in rows]
+            names = named("backend", *parts)
     found, lost = [], []
     for record, values, name in zip(records, rows, names, strict=True):
-        for metric in metrics:
+        for metric in metrics or (own_metric(record),):
             value, failure = values[metric], record.manifest.failure
             if value is None:
                 code = values["null_reasons"].get(metric, "unknown")
@@ -236,15 +255,12 @@ def read_records(
             problem = _problem([value])
             if column.kind == "energy" and values["energy_source"] not in MEASURED:
                 problem = f"energy is {values['energy_source']}, not measured"
+            problem = problem or load_refusal(record, metric) or "; ".join(work_faults(record))
             if problem:
                 lost.append(Lost(name, metric, problem, failed=False))
             else:
                 found.append(_reading(name, metric, column.unit, direction, [value]))
     return Readings(tuple(found), tuple(lost))
-
-
-def _cell_name(values: Mapping[str, Any], parts: Sequence[str]) -> str:
-    return " ".join([*(str(values[part]) for part in parts), f"N={values['concurrency']}"])
 
 
 def read_samples(path: Path, what: str) -> Readings:

@@ -82,10 +82,6 @@ class BenchmarkRun:
         """Benchmarks of the file, sound or not."""
         return len(self.benchmarks) + len(self.faults)
 
-    def by_fullname(self) -> dict[str, Benchmark]:
-        """The benchmarks by their `fullname`, which is unique in a file."""
-        return {benchmark.fullname: benchmark for benchmark in self.benchmarks}
-
     @property
     def accelerators(self) -> tuple[Mapping[str, Any], ...] | None:
         """Identities that chipmark's plug-in wrote into `machine_info`; None where it did not."""

@@ -126,15 +126,16 @@ def _samples(record: Record, column: str, *, invert: bool) -> list[float]:
 
 def _benchmark(record: Record, name: str, data: Sequence[float]) -> dict[str, Any]:
     manifest = record.manifest
-    params = {
+    params: dict[str, Any] = {
         "backend": manifest.backend,
         "model": manifest.model.name,
         "precision": manifest.precision.requested,
         "workload": manifest.workload.name,
         "scale": " ".join(manifest.workload.scale),
         "scenario": manifest.scenario,
-        "concurrency": manifest.concurrency,
     }
+    if manifest.scenario != "capacity":  # whose N is what was measured
+        params["concurrency"] = manifest.concurrency
     param = "-".join(str(value) for value in params.values())
     return {
         "group": f"chipmark {name}",
@@ -149,7 +150,10 @@ def _benchmark(record: Record, name: str, data: Sequence[float]) -> dict[str, An
                 "workload_hash": manifest.workload.hash,
                 "weights_hash": manifest.model.weights_hash,
                 "chip": manifest.chip.model_dump(mode="json"),
+                "concurrency": manifest.concurrency,
                 "parity": manifest.parity.verdict,
+                "audit": manifest.audit.verdict,
+                "notes": sorted({n.code for n in (*manifest.notes, *record.metrics.notes)}),
                 "energy_source": manifest.meter.source if manifest.meter else None,
                 "metrics": record.metrics.values,
                 "null_reasons": record.metrics.null_reasons,

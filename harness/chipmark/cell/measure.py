@@ -141,10 +141,17 @@ class MeasuredCell:
         self.inputs = replace(inputs, chip=found.chip, meter=found.meter)
         self.notes += [note for note in found.notes if note not in self.notes]
 
+    @property
+    def idle_s(self) -> float:
+        """Seconds that one `idle` takes: 0 where nothing is measured."""
+        meter = self.inputs.meter
+        measured = meter is not None and meter.info.source in ("counter", "polled")
+        return IDLE_S if measured and not self.simulated else 0.0
+
     def idle(self, name: str) -> None:
         """Meter the loaded, idle device; only where something is measured."""
         meter = self.inputs.meter
-        if meter is None or meter.info.source not in ("counter", "polled") or self.simulated:
+        if meter is None or not self.idle_s:
             return
         child = self.running()
         child.wake()

@@ -11,17 +11,27 @@ from chipmark.errors import ChipmarkError
 from chipmark.results.manifest import Note
 
 
+def share_of(until_s: float, now_s: float, groups: int) -> float:
+    """When a group must have ended its added repeats, so that each of the `groups` that are still
+    to be measured, this one included, has an equal part of the time left."""
+    return now_s + max(0.0, until_s - now_s) / groups
+
+
 def add_repeats(
     cells: Sequence[MeasuredCell],
     until_s: float,
     once: Callable[[int, Sequence[int], str], None],
     now_s: Callable[[], float] = time.monotonic,
+    *,
+    audit_s: float = 0.0,
 ) -> None:
     """Repeat the cells whose ranked metric is uncertain until it is certain enough or another
     round would not end before `until_s`, and leave a note in each such cell.
 
     once(repeat, which, text): one repeat of the cells at these indices, in rotating order. What
-    follows the repeats (audit, idle power) is taken to need as long as parity did.
+    follows the repeats has its time too: idle power, and the audit, which is taken to need as long
+    as parity did and at least `audit_s`: parity is quick where its reference lay in the cache, and
+    no audit's does.
     """
     added: dict[int, Steadiness] = {}
     spent = False
@@ -34,7 +44,9 @@ def add_repeats(
         if not wide:
             break
         needed = sum(cells[index].repeat_s for index in wide)
-        needed += sum(cell.check_s for cell in cells if cell.alive)
+        alive = [cell for cell in cells if cell.alive]
+        needed += sum(cell.idle_s for cell in alive)
+        needed += max(audit_s, sum(cell.check_s for cell in alive))
         if now_s() + needed > until_s:
             spent = True
             break

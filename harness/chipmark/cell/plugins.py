@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from chipmark.chips.contract import ChipIdentity
 from chipmark.errors import ChipmarkError
@@ -23,8 +23,6 @@ from chipmark.registry import (
     split_backend,
 )
 from chipmark.results.manifest import Note, PluginId
-
-Role = Literal["backend", "meter", "chip"]
 
 _METERS: Group = "chipmark.meters"
 _CHIPS: Group = "chipmark.chips"

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from chipmark.cell.assemble import assemble
+from chipmark.cell.audit import SHARE_OF_BUDGET
 from chipmark.cell.audit_cells import audit_cells
 from chipmark.cell.folder import Held, cell_key, check_output, held, scratch
 from chipmark.cell.inputs import CellInputs, Limits
 from chipmark.cell.measure import MeasuredCell
-from chipmark.cell.more_repeats import add_repeats
+from chipmark.cell.more_repeats import add_repeats, share_of
 from chipmark.cell.parity_check import check_parity
 from chipmark.cell.reference import References
 from chipmark.cell.settle import is_open
@@ -38,6 +39,7 @@ from chipmark.meters.contract import Meter, Scope
 from chipmark.meters.pick import pick_meter
 from chipmark.meters.replay import ReplayMeter, sim_info
 from chipmark.meters.request import AssumedPower, MeterRequest
+from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.registry import split_backend
 from chipmark.results.manifest import Note, Slo
 from chipmark.results.store import write_record
@@ -142,7 +144,8 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
                 for index, item in enumerate(todo)
             ]
             try:
-                _measure(cells, suite.repeats, until_s, options, reporter)
+                group_until_s = share_of(until_s, time.monotonic(), len(batches) - number)
+                _measure(cells, suite.repeats, group_until_s, options, reporter)
                 for cell, item in zip(cells, todo, strict=True):
                     title = item.inputs.plan.title
                     failure = cell.failure.text if cell.failure else ""
@@ -209,7 +212,11 @@ def _measure(
 
     for repeat in range(repeats):
         once(repeat, forward, f"repeat {repeat + 1} of {repeats}")
-    add_repeats(cells, until_s, once)
+    audited = any(not cell.simulated for cell in cells)
+    audit_s = SHARE_OF_BUDGET * options.limits.audit_s if audited else 0.0
+    if repeats >= MIN_REPEATS:
+        # Who asks for fewer has asked for no rank, and one more would not give one.
+        add_repeats(cells, until_s, once, audit_s=audit_s)
     each("idle power after", lambda cell: cell.idle("after"), forward)
     for cell in cells:
         cell.end()
@@ -280,6 +287,7 @@ class _Preparation:
                 "repeats": repeats,
                 "chip": [chip.name, chip.device_name, chip.identity],
                 "slo": options.slo.model_dump(),
+                "run_s": options.limits.run_s,
                 **options.kept(),
             }
         )

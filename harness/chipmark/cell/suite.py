@@ -19,7 +19,6 @@ OLD_SCENARIO = "lane"
 """What `scenario` was called in suite files of chipmark 0.1; read with a warning."""
 
 SUITES_FILE = Path(__file__).with_name("suites.toml")
-MIN_REPEATS = 3
 DEFAULT_BUDGET_S = 3600.0
 """Seconds of a run within which repeats may be added, where a suite names none."""
 

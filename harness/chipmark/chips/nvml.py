@@ -19,7 +19,8 @@ from chipmark.chips.contract import DeviceKey
 from chipmark.errors import MissingBackendError, UsageError
 
 POWER_AVERAGE_S = 1.0
-"""nvmlDeviceGetPowerUsage is a mean over a second on Ampere and newer, except GA100."""
+"""nvmlDeviceGetPowerUsage is a mean over a second on Ampere and newer, except GA100; taken for
+all, since an older card's bound is then too wide and never too narrow."""
 
 THERMAL = ("sw_thermal_slowdown", "hw_thermal_slowdown")
 HARDWARE = ("hw_slowdown", "hw_power_brake_slowdown")
@@ -126,16 +127,24 @@ class Card:
         counted = "memory" if own and whole else "nothing that the driver tells; at least halves"
         return MigSlice(parent, profile, 1, of, counted)
 
+    def instant_power_w(self) -> float | None:
+        """Watts by the instantaneous field; None where the driver refuses it."""
+        field = getattr(self.nvml, "NVML_FI_DEV_POWER_INSTANT", None)
+        if field is None:
+            return None
+        values = self.ask("nvmlDeviceGetFieldValues", [field])
+        if values and values[0].nvmlReturn == 0:
+            return float(values[0].value.uiVal) / 1000
+        return None
+
     def power_w(self) -> float | None:
-        """Watts now: the instantaneous field, else the polled power; None where it has neither.
+        """Watts now: the instantaneous field, else the polled power (over POWER_AVERAGE_S); None
+        where it has neither.
 
         A driver may refuse the query of fields altogether while the older call works.
         """
-        field = getattr(self.nvml, "NVML_FI_DEV_POWER_INSTANT", None)
-        if field is not None:
-            values = self.ask("nvmlDeviceGetFieldValues", [field])
-            if values and values[0].nvmlReturn == 0:
-                return float(values[0].value.uiVal) / 1000
+        if (watts := self.instant_power_w()) is not None:
+            return watts
         milliwatts = self.ask("nvmlDeviceGetPowerUsage")
         return None if milliwatts is None else float(milliwatts) / 1000
 

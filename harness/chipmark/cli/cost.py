@@ -35,22 +35,15 @@ def cost(
       chipmark cost runs/here runs/there --prices book.toml --baseline torch:cuda --format json
     """
     from chipmark.cli.console import check_format, emit_json, stdout, warn
-    from chipmark.errors import BrokenRecordError, NothingToJudgeError
+    from chipmark.cli.records import readable, refuse_skipped
     from chipmark.prices.book import EXAMPLE, load_book
-    from chipmark.results.store import load_records
     from chipmark.table.cost_table import cost_object, cost_text
     from chipmark.table.costing import price
     from chipmark.table.rows import build_rows
 
     check_format(format_, ("rich", "json"))
     book = load_book(prices or EXAMPLE)
-    loaded = load_records(runs)
-    for skipped in loaded.skipped:
-        warn(f"left out {skipped.path}: {skipped.reason}")
-    if not loaded.records:
-        if loaded.skipped:
-            raise BrokenRecordError(runs[0], "no record could be read")
-        raise NothingToJudgeError("there is no record to price", "chipmark run quick -o DIR")
+    loaded = readable(runs)
     if not baseline:
         priced = (r.id for r in loaded.records if price(r, book).cost_per_session is not None)
         baseline = next(priced, "")
@@ -62,7 +55,4 @@ def cost(
         sys.stdout.flush()
         source = (prices or EXAMPLE).name
         warn(f"prices: {source} of {book.date}, VAT {book.vat}")
-    if loaded.skipped:
-        raise BrokenRecordError(
-            loaded.skipped[0].path, f"{len(loaded.skipped)} records could not be read"
-        )
+    refuse_skipped(loaded)

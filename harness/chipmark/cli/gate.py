@@ -20,7 +20,9 @@ def gate(
         ..., help="The same of the change; a second run, of a fresh session, confirms a regression."
     ),
     metric: list[str] = typer.Option(
-        [], help="A column of the table (default total_tok_s). May be given more than once."
+        [],
+        help="A column of the table; default: total_tok_s, ttft_p95_s in an open loop, "
+        "sessions_per_hour in the capacity scenario. May be given more than once.",
     ),
     thresholds: Path | None = typer.Option(
         None, help="TOML; default: [tool.chipmark.gate] of ./pyproject.toml."

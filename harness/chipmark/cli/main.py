@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
@@ -38,6 +39,8 @@ COMMANDS = {
 
 
 _INTERRUPTED = 130
+_INTERNAL = 4
+"""Of an error that nobody foresaw. Never 1: a job would read that as "regressed"."""
 
 
 class LazyGroup(TyperGroup):
@@ -86,12 +89,14 @@ def root(
     Start with [bold]chipmark doctor[/], then [bold]chipmark run quick -o runs/quick[/].
 
     Exit codes: 0 done; 1 a check found what it looks for; 2 wrong usage, bad input or a broken
-    record; 3 inconclusive, or nothing to judge; 4 a cell failed; 130 interrupted.
+    record; 3 inconclusive, or nothing to judge; 4 a cell failed, or chipmark itself did; 130
+    interrupted.
     """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command line and return its exit code; a ChipmarkError is shown without traceback."""
+    """Run a command line and return its exit code; a ChipmarkError is shown without traceback, any
+    other error with it, and a sentence that it is a fault of chipmark."""
     try:
         app(list(arguments), prog_name="chipmark")
     except SystemExit as end:
@@ -106,6 +111,11 @@ def main(arguments: Sequence[str]) -> int:
 
         show_error(error)
         return error.exit_code
+    except Exception as error:  # nothing may end with 1 that is no verdict
+        traceback.print_exc()
+        kind = type(error).__name__
+        sys.stderr.write(f"chipmark: internal error ({kind}), a fault of chipmark, no verdict\n")
+        return _INTERNAL
     return 0
 
 

@@ -35,7 +35,10 @@ def run(
         help=f"A profile (`chipmark workload list`) or a TOML file. {_AGAIN}",
     ),
     out: Path = typer.Option(
-        Path("runs/latest"), "-o", "--out", help="Where records go; the same one goes on."
+        Path("runs/latest"),
+        "-o",
+        "--out",
+        help="Where records go; a run into the same folder resumes.",
     ),
     precision: list[str] = typer.Option(
         [], help=f"fp32, bf16, fp16; w8, w4, fp8 where a backend computes them. {_AGAIN}"
@@ -45,7 +48,9 @@ def run(
     ),
     sessions: int | None = typer.Option(None, min=1, help="Sessions of the workload."),
     scale: str = typer.Option("", help="quick, standard, full, or context,output,tool time."),
-    repeats: int | None = typer.Option(None, min=1, help="Timed repeats of each cell."),
+    repeats: int | None = typer.Option(
+        None, min=1, help="Timed repeats of each cell; fewer than 3 rank nothing."
+    ),
     budget_s: float | None = typer.Option(
         None, min=0.0, help="Seconds of the run within which repeats are added; 0 adds none."
     ),
@@ -83,7 +88,7 @@ def run(
     """Measure a suite: every cell in a process of its own, repeats in turns, one table at the end.
 
     Repeats are added while the interval of the ranked metric is wider than ±10 % and the suite's
-    time budget lasts (quick: 4 minutes).
+    time budget lasts (quick: 4 minutes); to fewer than 3, which rank nothing, none are.
 
     Examples:
 
@@ -174,9 +179,10 @@ def _options(
 def _suite(name: str, overrides: object, *, named: bool, python: str) -> Suite:
     """The suite, with the backends found here where none is named; what is left out is said."""
     from chipmark.cell.available import candidates
-    from chipmark.cell.suite import MIN_REPEATS, Overrides, load_suite
+    from chipmark.cell.suite import Overrides, load_suite
     from chipmark.cli.console import warn
     from chipmark.errors import UsageError
+    from chipmark.metrics.ranking import MIN_REPEATS
     from chipmark.registry import GROUPS, refused_plugins
 
     assert isinstance(overrides, Overrides)
@@ -199,5 +205,5 @@ def _suite(name: str, overrides: object, *, named: bool, python: str) -> Suite:
     for text in suite.renamed:
         warn(text)
     if suite.repeats < MIN_REPEATS:
-        warn(f"{suite.repeats} repeats: fewer than {MIN_REPEATS}, so intervals are missing")
+        warn(f"{suite.repeats} repeats: fewer than {MIN_REPEATS}, so nothing is ranked")
     return suite

@@ -19,7 +19,8 @@ def table(
     rank_by: str = typer.Option(
         "",
         help="The column to rank and compare by; default, for each kind of work: total_tok_s, "
-        "ttft_p95_s where the load sets that, sessions_per_hour in the capacity scenario.",
+        "ttft_p95_s (p50, or that of cold turns) where the load sets that, sessions_per_hour in "
+        "the capacity scenario.",
     ),
     across_precision: bool = typer.Option(
         False, "--across-precision", help="Show ratios between precision classes, unranked."
@@ -65,25 +66,15 @@ def print_table(
     from rich.console import Console
 
     from chipmark.cli.console import check_format, warn
-    from chipmark.errors import BrokenRecordError, NothingToJudgeError
+    from chipmark.cli.records import readable, refuse_skipped
     from chipmark.prices.book import EXAMPLE, load_book
-    from chipmark.results.store import load_records
     from chipmark.table.render import FORMATS, render
     from chipmark.table.rows import build_rows
 
     check_format(format_, FORMATS)
     book_path = prices or EXAMPLE
     book = load_book(book_path)
-    loaded = load_records(runs)
-    for skipped in loaded.skipped:
-        warn(f"left out {skipped.path}: {skipped.reason}")
-    if not loaded.records:
-        if loaded.skipped:
-            raise BrokenRecordError(runs[0], "no record could be read")
-        raise NothingToJudgeError(
-            f"there is no record under {', '.join(str(r) for r in runs)}",
-            "chipmark run quick -o DIR makes some",
-        )
+    loaded = readable(runs)
     rows = build_rows(
         loaded.records,
         book,
@@ -99,7 +90,4 @@ def print_table(
     sys.stdout.flush()
     if format_ == "rich":
         warn(f"prices: {book_path.name}" + ("" if prices else " (the default; --prices BOOK)"))
-    if loaded.skipped:
-        raise BrokenRecordError(
-            loaded.skipped[0].path, f"{len(loaded.skipped)} records could not be read"
-        )
+    refuse_skipped(loaded)

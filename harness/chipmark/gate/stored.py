@@ -31,7 +31,6 @@ TIME = "time_s"
 """The metric of a pytest-benchmark file: seconds a round, by `data`."""
 
 PYTEST_METRICS = (TIME,)
-DEFAULT_METRICS = ("total_tok_s",)
 _PYTEST_IDENTITY = ("machine", "system", "python_implementation")
 _PYTEST_CONTEXT = ("node", "release", "python_version", "python_compiler")
 
@@ -100,7 +99,8 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator
 def load_run(path: Path, metrics: Sequence[str] = ()) -> StoredRun:
     """A file of pytest-benchmark, a folder that holds one, a record or a folder of records.
 
-    metrics: columns of the table for records, `time_s` for pytest-benchmark; () is the default.
+    metrics: columns of the table for records, `time_s` for pytest-benchmark; () is the default:
+    of records what each is ranked by.
     Raises BadInputError for what cannot be read, UnknownNameError for a metric that does not
     exist, NothingToJudgeError for a folder without anything.
     """
@@ -228,6 +228,7 @@ def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
     from chipmark.results.store import load_records
     from chipmark.table.columns import COLUMNS, NULL_REASONS, RANKABLE
     from chipmark.table.comparable import own_refusals, perf_identity
+    from chipmark.table.load import load_refusal, load_words, own_metric
 
     for name in metrics:
         if name not in RANKABLE:
@@ -248,11 +249,11 @@ def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
         m = record.manifest
         scale = ",".join(m.workload.scale)
         name = f"{m.backend} {m.workload.name} {m.model.name} {m.precision.requested} "
-        name += f"({scale}) {m.scenario} N={m.concurrency}"
+        name += f"({scale}) {load_words(record)}"
         machine = {"chip": m.chip.name, "unit": m.chip.unit, "used": m.chip.used, "of": m.chip.of}
         identity |= {f"{m.backend} {k}": v for k, v in (machine | m.chip.identity).items()}
         context |= {f"{m.backend} {k}": v for k, v in m.chip.context.items()}
-        for metric in metrics or DEFAULT_METRICS:
+        for metric in metrics or (own_metric(record),):
             column = COLUMNS[metric]
             direction: Literal["higher", "lower"] = (
                 "higher" if column.direction == "higher" else "lower"
@@ -271,10 +272,10 @@ def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
                 raise BadInputError(
                     path, f"holds {name!r} twice", hint="name the record, or a folder of one run"
                 )
-            value = Value(
-                column.unit, direction, tuple(known), unfit=own_refusals(record),
-                work=perf_identity(record),
-            )  # fmt: skip
+            bound = load_refusal(record, metric)
+            unfit = (*own_refusals(record), *((bound,) if bound else ()))
+            work = perf_identity(record)
+            value = Value(column.unit, direction, tuple(known), unfit=unfit, work=work)
             values[name, metric] = of_energy(value, record) if column.kind == "energy" else value
     every = ",".join(sorted(record.self_sha256 for record in loaded.records))
     digest = hashlib.sha256(every.encode()).hexdigest()

@@ -36,9 +36,6 @@ LEAST_SIDE = 4
 TESTS_A_SERIES = 2
 """One for steps and one for a slope: the false findings of both together are held."""
 
-LEAST_RUNS = 12
-"""Fewer runs cannot reach FALSE_SHARE in one series; see `least_runs` for more of them."""
-
 _LEAST_PART = 10
 """Runs of a part between two steps in which another one is looked for."""
 

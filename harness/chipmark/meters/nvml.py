@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from chipmark.chips.nvml import Card, find_card, open_nvml
+from chipmark.chips.nvml import POWER_AVERAGE_S, Card, find_card, open_nvml
 from chipmark.errors import ChipmarkError, MissingBackendError
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.meters.poll import Reading, Sampler, infer_period
@@ -48,6 +48,8 @@ class NvmlMeter:
         notes = [_UNVERIFIED]
         if found is None:
             notes.append("the update period was not seen at idle and is taken as 0.1 s")
+        averaged = not self._has_counter and card.instant_power_w() is None
+        averaging_s = POWER_AVERAGE_S if averaged else None
         self.info = MeterInfo(
             name="nvml",
             source="counter" if self._has_counter else "polled",
@@ -56,7 +58,7 @@ class NvmlMeter:
             if self._has_counter
             else "NVML power, instantaneous where the driver has that field",
             update_period_s=period,
-            averaging_s=None,
+            averaging_s=averaging_s,
             error_rel=_ERROR_REL,
             covers=f"one card, {card.uuid or card.pci or card.name}",
             verified=False,

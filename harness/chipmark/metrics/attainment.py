@@ -71,6 +71,15 @@ def attainment(
     return Attainment(value, lower_bound(value, effective), distinct, effective)
 
 
+def slo_bound(
+    views: Sequence[RepeatView], facts: CellFacts, trace: Trace
+) -> dict[str, float | int | None]:
+    """What can be claimed of a cell's slo_attainment, as JSON: its exact one-sided 95 % bound, over
+    how many distinct turns, and what those are worth as independent ones."""
+    found = attainment(views, facts.slo, facts.scenario, trace)
+    return {"lower": found.lower, "turns": found.turns, "effective_turns": found.effective}
+
+
 def slo_notes(views: Sequence[RepeatView], facts: CellFacts, trace: Trace) -> list[tuple[str, str]]:
     """The note `slo_not_met` of a cell in the capacity scenario whose repeats do not meet its
     objective, and why; empty where they do."""

@@ -16,7 +16,7 @@ import numpy as np
 from chipmark.meters.contract import PowerSamples
 from chipmark.metrics import energy as energy_of
 from chipmark.metrics import latency, phases, roofline
-from chipmark.metrics.attainment import slo_notes
+from chipmark.metrics.attainment import slo_bound, slo_notes
 from chipmark.metrics.attribution import attribute
 from chipmark.metrics.events import DONE, RepeatView, view
 from chipmark.metrics.intervals import Interval, by_repeat, percentile
@@ -127,19 +127,20 @@ def derive(raw: RawCell) -> Derived:
         _seen(raw, r, data, v) for r, data, v in zip(every, raw.repeats, per_repeat, strict=True)
     ]
     over = [(name, _shares(name, done)) for name in OF_ROOFS if reasons.get(name) == "over_roof"]
-    notes += clock_notes(raw, [r.view for r in every])
+    views = [r.view for r in every]
+    notes += clock_notes(raw, views)
     notes += remarks(raw.facts, seen, over)
     if text := energy_of.idle_power(raw.idle_before, raw.idle_after, raw.facts.meter).note:
         notes.append(("idle_range", text))
     if raw.facts.scenario == "capacity":
-        notes += slo_notes([r.view for r in every], raw.facts, raw.trace)
+        notes += slo_notes(views, raw.facts, raw.trace)
     return Derived(
         metrics=metrics,
         per_repeat=per_repeat,
         intervals=intervals,
         null_reasons=reasons,
         notes=tuple(notes),
-        details=_details(raw, done),
+        details=_details(raw, done) | {"slo_bound": slo_bound(views, raw.facts, raw.trace)},
     )
 
 

@@ -1,4 +1,4 @@
-"""95 % intervals: by repeat (Student's t), by ranks for percentiles, by bootstrap of sessions."""
+"""95 % intervals: by repeat (Student's t), and by bootstrap of sessions; percentiles by rank."""
 
 from __future__ import annotations
 
@@ -48,36 +48,12 @@ def by_repeat(center: float, repeats: Sequence[float], *, positive: bool = True)
 def percentile(samples: NDArray[np.float64], q: float) -> float | None:
     """The order statistic of rank ceil(q n) (the inverse of the empirical distribution).
 
-    None without samples. No interpolation, so that it is a value that was measured, and so that
-    the rank interval below is an interval of the same quantity.
+    None without samples. No interpolation, so that it is a value that was measured.
     """
     if not len(samples):
         return None
     rank = max(1, math.ceil(q * len(samples) - 1e-9))
     return float(np.sort(samples)[rank - 1])
-
-
-def rank_interval(samples: NDArray[np.float64], q: float) -> Interval | None:
-    """Distribution-free interval of the q-quantile from Binomial(n, q) ranks; None without samples.
-
-    An end is None where no rank bounds it at this n (statistics by order: the number of samples
-    below the quantile is Binomial(n, q)).
-    """
-    n = len(samples)
-    if not n:
-        return None
-    from scipy.special import bdtr
-
-    tail = (1 - CONFIDENCE) / 2
-    ordered = np.sort(samples)
-    # X_(l) above the quantile has probability P(B < l), X_(u) below it P(B >= u), B ~ Bin(n, q).
-    cumulative = bdtr(np.arange(n + 1, dtype=np.float64), n, q)
-    lower = int(np.searchsorted(cumulative, tail, side="right"))
-    upper = int(np.searchsorted(cumulative, 1 - tail, side="left")) + 1
-    return (
-        float(ordered[lower - 1]) if lower >= 1 else None,
-        float(ordered[upper - 1]) if upper <= n else None,
-    )
 
 
 def session_bootstrap(

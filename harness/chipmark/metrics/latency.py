@@ -1,4 +1,4 @@
-"""Latencies of turns as their user sees them, the SLO's attainment, and sessions an hour."""
+"""The SLO's attainment, goodput, and sessions an hour. Latencies are `metrics.samples`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from chipmark.metrics.events import (
     FAILED,
     UNFINISHED,
     Bools,
-    Floats,
     RepeatView,
 )
-from chipmark.metrics.intervals import P95_MIN_SAMPLES, Interval, percentile, rank_interval
+from chipmark.metrics.intervals import Interval
 from chipmark.metrics.phases import work
 from chipmark.metrics.ratios import Ratio, null
 from chipmark.metrics.rawcell import CellFacts, SloLimits
@@ -27,50 +26,6 @@ from chipmark.workload.trace import Trace
 MAX_SPREAD = 0.02
 """Largest difference of the three estimates of a capacity, over their mean (DEFINITIONS,
 sessions_per_hour)."""
-
-
-@dataclass(frozen=True, slots=True)
-class TurnLatencies:
-    """Samples of one repeat in seconds: TTFT of append and of cold turns, from the intended send
-    to the first token the host could see; TPOT of turns with at least two tokens."""
-
-    ttft_append_s: Floats
-    ttft_cold_s: Floats
-    tpot_s: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Quantile:
-    """A percentile with its interval, or the reason why there is none."""
-
-    value: float | None
-    interval: Interval | None
-    reason: str = ""
-
-
-def latencies(view: RepeatView) -> TurnLatencies:
-    """Latencies of the turns that were done inside W."""
-    turns = view.tables["turns"]
-    use = view.turn_in & (turns["status"] == DONE)
-    ttft = turns["first_token_s"] - turns["intended_s"]
-    cold = turns["cold"] != 0
-    more = use & (turns["n_out"] > 1)
-    span = (turns["last_token_s"] - turns["first_token_s"])[more]
-    return TurnLatencies(ttft[use & ~cold], ttft[use & cold], span / (turns["n_out"][more] - 1))
-
-
-def pooled(samples: Sequence[Floats]) -> Floats:
-    """Samples of all repeats together: percentiles are never averaged."""
-    return np.concatenate(samples) if len(samples) else np.zeros(0)
-
-
-def quantile(samples: Floats, q: float) -> Quantile:
-    """The q-quantile by order statistics; p95 and above need 59 samples."""
-    if not len(samples):
-        return Quantile(None, None, "no_samples")
-    if q >= 0.95 and len(samples) < P95_MIN_SAMPLES:
-        return Quantile(None, None, "n_too_small")
-    return Quantile(percentile(samples, q), rank_interval(samples, q))
 
 
 @dataclass(frozen=True, slots=True)

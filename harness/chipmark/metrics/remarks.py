@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.metrics.rawcell import CellFacts, Roofs
 from chipmark.metrics.repeats import drift
 
 TOOL_TIME_SHARE = 0.10
 """Largest share of W in which no turn may be outstanding for total_tok_s to be the device's."""
 
-MIN_REPEATS = 3
-"""Complete repeats that a rank needs."""
+_NOT_MEASURED = {"assumed": "energy_assumed", "declared": "energy_declared"}
 
 Remark = tuple[str, str]
 
@@ -105,8 +105,8 @@ def _energy(facts: CellFacts, done: Sequence[Seen]) -> list[Remark]:
     refused = next((r.energy_refused for r in done if r.energy_refused), "")
     if refused and refused != "not_measured":
         notes.append(("energy_refused", f"{meter.name}: {refused}"))
-    if meter.source in ("assumed", "declared"):
-        notes.append((f"energy_{meter.source}", meter.method))
+    if meter.source in _NOT_MEASURED:
+        notes.append((_NOT_MEASURED[meter.source], meter.method))
     return notes
 
 

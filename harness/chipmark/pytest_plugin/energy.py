@@ -32,8 +32,10 @@ class Joules:
         self._loaded = loaded if loaded is not None and loaded.simulated else None
         self._meter: Meter | None = None
         self._samples: PowerSamples | None = None
+        self._partly_used = False
         if not backend.startswith("sim:"):
             chip = chip_of(backend, key=key_here(backend, loaded))
+            self._partly_used = chip.used < chip.of
             device = backend.partition(":")[2]
             request = MeterRequest(
                 chip.vendor,
@@ -77,6 +79,9 @@ class Joules:
             # Exact between its samples: too few changes of power are no fault of a closed form.
             at = energy_at(self._loaded.power_samples(), SIM_METER, np.array([start_s, end_s]))
             return WindowEnergy(float(at[1] - at[0]), "", "counter", 0.0)
+        if self._partly_used:
+            # The meter, or the power that was declared, is that of the whole unit.
+            return WindowEnergy(None, "unit_partly_used", "none")
         return window_energy(self._samples, self.info, start_s, end_s)
 
 

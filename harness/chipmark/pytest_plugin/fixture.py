@@ -174,9 +174,11 @@ class ChipmarkFixture:
         """Time whole sessions of an agent workload through chipmark's engine in this process.
 
         A sample is the window W, first intended send to last token. TTFT (append turns) and TPOT
-        are those of every turn of every timed round. Parity is not checked here: `chipmark run`
-        does. Raises UnknownNameError for a workload that does not exist, DoesNotFitError.
+        are those of distinct turns, each the median of its timed rounds: a turn that is run again
+        is no further sample. Parity is not checked here: `chipmark run` does. Raises
+        UnknownNameError for a workload that does not exist, DoesNotFitError.
         """
+        from chipmark.metrics.samples import Kind, Samples, joined, medians
         from chipmark.pytest_plugin.workloads import LoadedBackend, run_once, trace_for
 
         trace = trace_for(workload, scale, sessions, seed, model, self.backend)
@@ -190,19 +192,20 @@ class ChipmarkFixture:
 
         key = (self.backend, model, precision, concurrency, longest, trace.vocab_size)
         loaded = self._engines.get(key, load)
-        ttft: list[tuple[float, ...]] = []
-        tpot: list[tuple[float, ...]] = []
+        turns: list[Mapping[Kind, Samples]] = []
 
         def one() -> tuple[float, Any]:
-            seconds, waits, paces, result = run_once(loaded, trace, concurrency)
-            ttft.append(waits)
-            tpot.append(paces)
+            seconds, found, result = run_once(loaded, trace, concurrency)
+            turns.append(found)
             return seconds, result
 
         def samples(_: tuple[float, ...]) -> dict[str, tuple[float, ...]]:
-            timed = slice(warmup_rounds, warmup_rounds + rounds)
-            pooled = {"ttft_s": ttft[timed], "tpot_s": tpot[timed]}
-            return {name: tuple(x for r in part for x in r) for name, part in pooled.items()}
+            timed = turns[warmup_rounds : warmup_rounds + rounds]
+            kinds: dict[str, Kind] = {"ttft_s": "ttft_append", "tpot_s": "tpot"}
+            return {
+                name: tuple(medians(joined([r[kind] for r in timed])).value_s.tolist())
+                for name, kind in kinds.items()
+            }
 
         work = sum(turn.n_new + turn.n_out for _, turn in trace.walk())
         return self._measure(

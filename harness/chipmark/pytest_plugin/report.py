@@ -55,7 +55,7 @@ def block(measured: Measured) -> dict[str, Any]:
     put("energy_j", measured.energy_j, measured.energy_reason)
     joules = measured.energy_j
     put("tok_per_joule", tokens / joules if tokens and joules else None,
-        measured.energy_reason if not joules else "no_tokens")  # fmt: skip
+        "no_tokens" if joules else measured.energy_reason or "zero_denominator")  # fmt: skip
     price = measured.price_per_hour
     cost = price / 3600 / rate * 1e6 if price is not None and rate else None
     put("cost_per_mtok", cost, "no_price" if price is None else "no_tokens")

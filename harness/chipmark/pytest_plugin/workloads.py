@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ from chipmark.engine.plan import RunPlan, RunResult
 from chipmark.errors import UnknownNameError
 from chipmark.meters.contract import PowerSamples
 from chipmark.metrics.events import view
-from chipmark.metrics.latency import latencies
+from chipmark.metrics.samples import Kind, Samples, turn_samples
 from chipmark.registry import load_plugin, split_backend
 from chipmark.workload.generate import generate
 from chipmark.workload.profile import load_profiles
@@ -177,15 +177,14 @@ def trace_for(
 
 def run_once(
     loaded: LoadedBackend, trace: Trace, concurrency: int
-) -> tuple[float, tuple[float, ...], tuple[float, ...], RunResult]:
-    """W in seconds, TTFT of append turns, TPOT of turns, and the run itself."""
+) -> tuple[float, Mapping[Kind, Samples], RunResult]:
+    """W in seconds, latencies of the turns, and the run itself."""
     clock = loaded.virtual_clock
     plan = RunPlan(caps=loaded.loaded.caps, concurrency=concurrency, clock=clock)
     result = run(loaded.backend, trace, plan)
     seen = view(result.tables)
-    turns = latencies(seen)
-    waits, paces = (tuple(map(float, x)) for x in (turns.ttft_append_s, turns.tpot_s))
-    return seen.end_s - seen.start_s, waits, paces, result
+    turns = turn_samples(result.tables["turns"], seen.start_s, seen.end_s)
+    return seen.window_s, turns, result
 
 
 def _bucket(size: int, buckets: tuple[int, ...]) -> int:

@@ -133,6 +133,9 @@ def _contradictions(
 
 
 def _plugin(where: Path, record: Record) -> Iterator[Remark]:
+    for note in record.manifest.notes:
+        if note.code == "plugin":
+            yield Remark("error", "plugin", where, note.text)
     backend = record.manifest.plugins.get("backend")
     kind = record.manifest.backend.partition(":")[0]
     if backend is None or kind not in BUILT_IN["chipmark.backends"]:

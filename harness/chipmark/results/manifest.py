@@ -137,8 +137,8 @@ class ParityResult(Part):
 
     rms_rel: rms of the difference over rms of the oracle's centred logits, worst position;
     max_rel: largest difference over the same. top1: share of positions where the oracle's first
-    token is also the backend's, of those whose margin exceeds the tolerance. captured_*: the
-    same for the turn captured in the timed run (null where none was).
+    token is also the backend's, of those whose margin exceeds the tolerance. captured_*: always
+    null since chipmark.cell/2, whose captured turn is in `AuditResult`.
     """
 
     verdict: Literal["pass", "fail", "unchecked"]

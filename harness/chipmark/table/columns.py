@@ -33,18 +33,18 @@ class Column:
     null_reasons: tuple[str, ...] = ()
 
 
-_NOTHING = ("cell_failed", "repeat_incomplete")
+_NOTHING = ("cell_failed", "repeat_incomplete", "not_in_schema_1")
 _RATE = (*_NOTHING, "no_samples", "zero_denominator")
 _LATENCY = (*_NOTHING, "no_samples")
 _POWER = (
     *_NOTHING, "not_measured", "power_too_few_updates", "power_gaps", "counter_too_coarse",
-    "counter_backwards", "unit_partly_used", "zero_denominator",
+    "counter_stuck", "counter_backwards", "unit_partly_used", "zero_denominator",
 )  # fmt: skip
 _COST = (
     *_NOTHING, "no_price_book", "no_price", "unit_partly_used", "tool_time_scaled",
     "no_sessions", "zero_denominator", "not_measured", "power_too_few_updates", "power_gaps",
-    "counter_too_coarse", "counter_backwards", "host_power_missing", "scope_without_facility",
-    "no_demand", "slo_not_met", "no_hosting_price",
+    "counter_too_coarse", "counter_stuck", "counter_backwards", "host_power_missing",
+    "scope_without_facility", "no_demand", "slo_not_met", "no_hosting_price", "w_too_short",
 )  # fmt: skip
 
 
@@ -160,11 +160,13 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "slo_attainment", "1", "SLO",
         "share of turns inside the SLO; failed and dropped turns are misses, and so are "
-        "unfinished ones; incomplete repeats are in it", *_RATE,
+        "unfinished ones that are late already; incomplete repeats are in it", *_RATE,
     ),
     _rate(
         "sessions_per_hour", "1/h", "sessions\n/h",
-        "completed sessions / W; null where the tool-time scale is neither 0 nor 1",
+        "completed sessions / W; in the capacity scenario the mean of three estimates (sessions, "
+        "n_new, n_out, each over its mean a session), null where they differ by over 2 %; null "
+        "where the tool-time scale is neither 0 nor 1",
         *_RATE, "tool_time_scaled", "slo_not_met", "w_too_short",
     ),
     _rate(
@@ -232,7 +234,8 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "joule_per_session", "J", "J/sess.",
         "energy of W / sessions completed, idle included; null if one of a closed trace ran on",
-        *_POWER, "session_unfinished", "no_sessions", direction="lower", kind="energy",
+        *_POWER, "session_unfinished", "no_sessions", "w_too_short", direction="lower",
+        kind="energy",
     ),
     _rate(
         "cost_per_session", "currency", "cost/\nsess.",
@@ -246,8 +249,10 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "daily_active_agents", "1/unit", "agents\n/unit",
         "sessions per hour x headroom / (sessions per agent-day x share of the peak hour)",
-        "cell_failed", "no_price_book", "not_capacity_scenario", "scale_not_1", "no_demand",
-        "unit_partly_used", "no_sessions", "zero_denominator", "slo_not_met", kind="cost",
+        "cell_failed", "not_in_schema_1", "no_price_book", "not_capacity_scenario", "scale_not_1",
+        "no_demand",
+        "unit_partly_used", "no_sessions", "zero_denominator", "slo_not_met", "w_too_short",
+        kind="cost",
     ),
     _text("parity", "parity", "pass, fail, unchecked or audit_pending"),
     _rate(
@@ -261,7 +266,8 @@ _LIST: tuple[Column, ...] = (
     ),
     Column(
         "vs_baseline", "number", "1", "higher", None, "vs\nbase",
-        "ratio of the ranked metric to the baseline's, turned so that over 1 is better",
+        "ratio of the ranked metric to the baseline's, turned so that over 1 is better; of a "
+        "median of turns, the mean ratio turn by turn",
         ("not_comparable", "no_baseline", "zero_denominator", "cell_failed"),
     ),
     Column("notes", "list", "", "none", None, "notes", "list of {code, text}"),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.results.manifest import WorkloadId
 from chipmark.results.record import SCHEMA, Record
 from chipmark.table.capacity import not_found, slo_missed
@@ -15,10 +16,12 @@ from chipmark.table.columns import Kind
 from chipmark.table.units import all_devices_used, is_share, meters_more_than_unit
 
 MIN_COVERAGE = 0.99
-MIN_REPEATS = 3
 MEASURED = ("counter", "polled", "wall")
 _LOST_NOTES = ("repeat_incomplete", "turns_lost", "sessions_lost")
-_BARRING_NOTES = (*_LOST_NOTES, "not_steady", "throttled_thermal", "throttled_hardware", "clock")
+_FALSE_NOTES = ("clock", "plugin", "weight_bytes", "kv_bytes")
+"""What is not as the row says: whose times, whose code, how many bytes of weights and of KV."""
+
+_UNSTEADY_NOTES = ("not_steady", "throttled_thermal", "throttled_hardware")
 _PRECISION = "precision class"
 _JSON_FIELDS = ("cache policy", "SLO")
 _SCENARIO_FIELDS = ("number of sessions", "SLO")
@@ -115,22 +118,37 @@ def own_refusals(record: Record) -> tuple[str, ...]:
     m = record.manifest
     if m.status != "done" or m.load is None:
         return ("the cell failed",)
-    reasons = []
-    if m.parity.verdict != "pass":
-        reasons.append(f"parity {m.parity.verdict}" + _because(m.parity.reason))
-    if m.audit.verdict == "fail":
-        reasons.append("audit failed" + _because(m.audit.reason))
-    reasons += _incomplete(record)
+    reasons = list(work_faults(record))
+    if m.parity.verdict == "unchecked":
+        reasons.append("parity unchecked" + _because(m.parity.reason))
     if m.load.ep_coverage is None:
         reasons.append("ep_coverage is unknown: nothing can tell what ran on the device")
     elif m.load.ep_coverage < MIN_COVERAGE:
         reasons.append(f"ep_coverage {m.load.ep_coverage:.3g} is below {MIN_COVERAGE}")
-    for note in (*m.notes, *record.metrics.notes):
-        if note.code in _BARRING_NOTES:
-            reasons.append(f"{note.code}: {note.text}")
+    reasons += _noted(record, _UNSTEADY_NOTES)
     if missed := slo_missed(record):
         reasons.append(f"slo_not_met: {missed}")
     return tuple(reasons)
+
+
+def work_faults(record: Record) -> tuple[str, ...]:
+    """Where a record is known to be of other work than it says: wrong results, work left out, or
+    other times, code or bytes."""
+    m = record.manifest
+    reasons = []
+    if m.parity.verdict == "fail":
+        reasons.append("parity fail" + _because(m.parity.reason))
+    if m.audit.verdict == "fail":
+        reasons.append("audit failed" + _because(m.audit.reason))
+    reasons += _incomplete(record)
+    reasons += _noted(record, (*_LOST_NOTES, *_FALSE_NOTES))
+    return tuple(reasons)
+
+
+def _noted(record: Record, codes: Sequence[str]) -> Iterator[str]:
+    for note in (*record.manifest.notes, *record.metrics.notes):
+        if note.code in codes:
+            yield f"{note.code}: {note.text}"
 
 
 def _unproven(record: Record) -> Iterator[str]:

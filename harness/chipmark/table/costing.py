@@ -18,7 +18,7 @@ from chipmark.prices.book import PriceBook, UnitEntry
 from chipmark.prices.inputs import Input, agent_inputs, cost_inputs
 from chipmark.results.manifest import SweepPoint
 from chipmark.results.record import Record
-from chipmark.table.capacity import slo_missed
+from chipmark.table.capacity import of_first_definitions, slo_missed
 from chipmark.table.comparable import Money, is_simulated
 from chipmark.table.units import all_devices_used, meters_more_than_unit
 
@@ -98,6 +98,8 @@ def price(record: Record, book: PriceBook | None) -> Costing:
         return _without("cell_failed", agents)
     if slo_missed(record):
         return _without("slo_not_met", agents)
+    if of_first_definitions(record):
+        return _without("not_in_schema_1", agents)
     if not all_devices_used(record):
         return _without("unit_partly_used", agents)
     entry = book.match(record.manifest.chip.name, record.manifest.chip.unit)
@@ -340,6 +342,8 @@ def _agents(record: Record, book: PriceBook | None) -> _Agents:
         return _Agents(None, "no_price_book")
     if slo_missed(record):
         return _Agents(None, "slo_not_met")
+    if of_first_definitions(record):
+        return _Agents(None, "not_in_schema_1")
     if not all_devices_used(record):
         return _Agents(None, "unit_partly_used")
     inputs = agent_inputs(book)

@@ -8,16 +8,11 @@ from chipmark.metrics import ranking
 from chipmark.metrics.codes import NULL_REASONS
 from chipmark.table.capacity import not_found
 from chipmark.table.columns import COLUMNS
+from chipmark.table.load import load_bound, load_refusal
 from chipmark.table.sheet import ENERGY, Bounds, Sheet
 
 Span = tuple[float, float]
 """(low, high) of a metric, turned so that more is better."""
-
-
-def load_bound(sheet: Sheet) -> bool:
-    """Whether the offered load sets total_tok_s: an open loop, or a note of the record."""
-    open_loop = sheet.record.manifest.workload.loop == "open"
-    return open_loop or any(note["code"] == "load_bound" for note in sheet.notes)
 
 
 def default_metric(sheets: Sequence[Sheet]) -> str:
@@ -29,15 +24,15 @@ def default_metric(sheets: Sequence[Sheet]) -> str:
     fit = [s for s in sheets if not s.standing.own] or list(sheets)
     return ranking.default_metric(
         fit[0].record.manifest.scenario,
-        load_bound=any(load_bound(s) for s in fit),
-        has_p95=all("ttft_p95_s" in s.values for s in fit),
+        load_bound=any(load_bound(s.record) for s in fit),
+        has=lambda name: all(name in s.values for s in fit),
     )
 
 
 def bars(sheet: Sheet, metric: str) -> Iterator[str]:
     """Why this row's value of this metric may not be compared, whatever the other row is."""
-    if metric == "total_tok_s" and load_bound(sheet):
-        yield "load_bound: the offered load sets total_tok_s, not the device"
+    if bound := load_refusal(sheet.record, metric):
+        yield bound
     if unknown := not_found(sheet.record):
         yield unknown
     if metric not in sheet.values:

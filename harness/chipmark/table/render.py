@@ -145,7 +145,8 @@ def _head(rows: Sequence[Row]) -> list[str]:
     lines = ["; ".join(common)] if common else []
     ranked = ", ".join(dict.fromkeys(row.details["rank_by"] for row in rows))
     bases = dict.fromkeys(row.details["baseline"] or "none" for row in rows)
-    lines.append(f"ranked by {ranked}; baseline {', '.join(bases)}")
+    objectives = ", ".join(dict.fromkeys(row.details["slo"]["name"] for row in rows))
+    lines.append(f"ranked by {ranked}; baseline {', '.join(bases)}; SLO {objectives}")
     return lines
 
 

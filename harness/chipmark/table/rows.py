@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,12 +16,11 @@ from chipmark.table.ranking import (
     Span,
     bars,
     default_metric,
-    known_interval,
     ranks,
     span,
-    turned,
 )
 from chipmark.table.sheet import Bounds, Sheet, sheet
+from chipmark.table.versus import Versus
 
 _ACROSS = "across_precision"
 
@@ -60,6 +58,7 @@ class _Pair:
     metric: str
     group: int
     across: bool
+    versus: Versus
 
 
 def build_rows(
@@ -86,7 +85,7 @@ def build_rows(
     metrics = _metrics(sheets, works, rank_by)
     bases = _baselines(sheets, works, metrics, baseline)
     groups: dict[tuple[str, ...], int] = {}
-    rows, spans = [], {}
+    rows, spans, versus = [], {}, Versus()
     for index, own in enumerate(sheets):
         number = groups.setdefault(own.standing.group, len(groups))
         base = bases[index]
@@ -96,6 +95,7 @@ def build_rows(
             metrics[works[index]],
             number,
             across_precision,
+            versus,
         )
         row, found = _row(pair)
         rows.append(row)
@@ -204,23 +204,8 @@ def _ratio(pair: _Pair, comparability: Comparability) -> tuple[float, Bounds | N
         return str((own if mine is None else base).reasons.get(metric, "unknown"))
     if any(bars(own, metric)) or any(bars(base, metric)):
         return "not_comparable"
-    ratio = turned(mine, its, metric)
-    if ratio is None:
-        return "zero_denominator"
-    bounds = None if own is base else _ratio_interval(ratio, pair)
-    return ratio, bounds, is_across
-
-
-def _ratio_interval(ratio: float, pair: _Pair) -> Bounds | None:
-    """Interval of a ratio of two independent quantities: log half-widths added in squares."""
-    widths = []
-    for side in (pair.own, pair.base):
-        if side is None or (ends := known_interval(side.intervals.get(pair.metric))) is None:
-            return None
-        center = side.values[pair.metric]
-        widths.append(max(math.log(ends[1] / center), math.log(center / ends[0])))
-    half = math.hypot(*widths)
-    return ratio * math.exp(-half), ratio * math.exp(half)
+    found = pair.versus.ratio(own, base, metric)
+    return "zero_denominator" if found is None else (*found, is_across)
 
 
 def _details(pair: _Pair, comparability: Comparability, barred: Sequence[str]) -> dict[str, Any]:
@@ -237,6 +222,7 @@ def _details(pair: _Pair, comparability: Comparability, barred: Sequence[str]) -
         "marks": {name: list(marks) for name, marks in own.marks.items()},
         "assumed": {name: list(fields) for name, fields in own.costing.assumed.items()},
         "identity": own.standing.identity,
+        "slo": record.manifest.slo.model_dump(),
         **{k: v for k, v in record.metrics.details.items() if k != "metrics_schema"},
         **own.costing.details,
         **_break_even(pair),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from chipmark.prices.book import PriceBook
 from chipmark.results.record import SCHEMA, Record
-from chipmark.table.capacity import cut_words, is_cut, slo_missed
+from chipmark.table.capacity import METRICS_1, cut_words, is_cut, of_first_definitions, slo_missed
 from chipmark.table.columns import COLUMNS
 from chipmark.table.comparable import MEASURED, Standing, is_simulated, standing
 from chipmark.table.costing import AGENTS, COSTS, MONEY, Costing, price
@@ -59,7 +59,7 @@ def sheet(record: Record, book: PriceBook | None) -> Sheet:
         standing=standing(record),
         costing=costing,
         values=values,
-        reasons=record.metrics.null_reasons | costing.reasons | refused,
+        reasons=_not_kept(record) | record.metrics.null_reasons | costing.reasons | refused,
         intervals=intervals,
         marks=_marks(record, costing),
         notes=tuple({"code": code, "text": text} for code, text in _notes(record, costing)),
@@ -71,9 +71,19 @@ def _refused(record: Record) -> dict[str, str]:
     refused: dict[str, str] = {}
     if meters_more_than_unit(record):
         refused |= dict.fromkeys(ENERGY, "unit_partly_used")
+    if of_first_definitions(record):
+        refused["sessions_per_hour"] = "not_in_schema_1"
     if slo_missed(record):
         refused["sessions_per_hour"] = "slo_not_met"
     return refused
+
+
+def _not_kept(record: Record) -> dict[str, str]:
+    """Metrics that the first definitions did not have; `chipmark recompute` derives them."""
+    if record.metrics.schema_ != METRICS_1:
+        return {}
+    of_runs = [c.name for c in COLUMNS.values() if c.kind in ("perf", "energy")]
+    return {n: "not_in_schema_1" for n in of_runs if n not in record.metrics.values}
 
 
 def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chipmark.chips.nvml import limited
 from chipmark.results.manifest import ChipId
 from chipmark.results.record import Record
 
@@ -31,8 +32,7 @@ def power_limit(chip: ChipId) -> tuple[float, float] | None:
     limit, default = (chip.identity.get(n) for n in ("power_limit_w", "power_limit_default_w"))
     if not isinstance(limit, (int, float)) or not isinstance(default, (int, float)):
         return None
-    # Half a watt: drivers round what they report.
-    return (float(limit), float(default)) if limit < default - 0.5 else None
+    return (float(limit), float(default)) if limited(limit, default) else None
 
 
 def chip_label(chip: ChipId) -> str:

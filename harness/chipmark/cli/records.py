@@ -1,0 +1,42 @@
+"""Records for a command that shows them: what could be read, and what must be said of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chipmark.results.store import Loaded
+
+
+def readable(runs: Sequence[Path]) -> Loaded:
+    """The records under the paths; one that cannot be read is told on stderr.
+
+    Raises BrokenRecordError where none can be read, NothingToJudgeError where there is none.
+    """
+    from chipmark.cli.console import warn
+    from chipmark.errors import BrokenRecordError, NothingToJudgeError
+    from chipmark.results.store import load_records
+
+    loaded = load_records(runs)
+    for skipped in loaded.skipped:
+        warn(f"left out {skipped.path}: {skipped.reason}")
+    if loaded.records:
+        return loaded
+    if loaded.skipped:
+        raise BrokenRecordError(runs[0], "no record could be read")
+    raise NothingToJudgeError(
+        f"there is no record under {', '.join(str(r) for r in runs)}",
+        "chipmark run quick -o DIR makes some",
+    )
+
+
+def refuse_skipped(loaded: Loaded) -> None:
+    """Raise BrokenRecordError where a record was left out, after the others were shown."""
+    from chipmark.errors import BrokenRecordError
+
+    if loaded.skipped:
+        raise BrokenRecordError(
+            loaded.skipped[0].path, f"{len(loaded.skipped)} records could not be read"
+        )
