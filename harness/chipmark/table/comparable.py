@@ -18,7 +18,13 @@ MIN_COVERAGE = 0.99
 MIN_REPEATS = 3
 MEASURED = ("counter", "polled", "wall")
 _LOST_NOTES = ("repeat_incomplete", "turns_lost", "sessions_lost")
-_BARRING_NOTES = (*_LOST_NOTES, "not_steady", "throttled_thermal", "throttled_hardware", "clock")
+_UNTRUE_NOTES = ("clock", "plugin", "weight_bytes", "kv_bytes")
+"""What a backend reports and the record contradicts: an error of `chipmark validate`."""
+
+_BARRING_NOTES = (
+    *(*_LOST_NOTES, *_UNTRUE_NOTES),
+    *("not_steady", "throttled_thermal", "throttled_hardware"),
+)
 _PRECISION = "precision class"
 _JSON_FIELDS = ("cache policy", "SLO")
 _SCENARIO_FIELDS = ("number of sessions", "SLO")
