@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from chipmark.chips.contract import HOST_UNITS
 from chipmark.engine.events import Table
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.workload.trace import Trace
@@ -96,6 +97,11 @@ class CellFacts:
     nameplate_bytes_s: float | None = None
     clock: Literal["device", "host"] = "host"
     simulated: bool = False
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the device is the host's own processor."""
+        return self.unit in HOST_UNITS and not self.simulated
 
 
 @dataclass(frozen=True, slots=True)
