@@ -48,6 +48,7 @@ def test_equal_work_is_comparable_in_speed_and_energy(make_record: Make) -> None
         ({"notes": [{"code": "repeat_incomplete", "text": "1 of 3"}]}, "repeat_incomplete: 1 of 3"),
         ({"notes": [{"code": "turns_lost", "text": "2 of 12"}]}, "turns_lost: 2 of 12"),
         ({"notes": [{"code": "clock", "text": "launch 3"}]}, "clock: launch 3"),
+        ({"notes": [{"code": "far_over_roof", "text": "mbu 3"}]}, "far_over_roof: mbu 3"),
         ({"notes": [{"code": "plugin", "text": "another module"}]}, "plugin: another module"),
         ({"notes": [{"code": "weight_bytes", "text": "half"}]}, "weight_bytes: half"),
         ({"notes": [{"code": "kv_bytes", "text": "half"}]}, "kv_bytes: half"),

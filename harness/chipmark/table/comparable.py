@@ -23,7 +23,7 @@ _UNTRUE_NOTES = ("clock", "plugin", "weight_bytes", "kv_bytes")
 
 _BARRING_NOTES = (
     *(*_LOST_NOTES, *_UNTRUE_NOTES),
-    *("not_steady", "throttled_thermal", "throttled_hardware"),
+    *("far_over_roof", "not_steady", "throttled_thermal", "throttled_hardware"),
 )
 _PRECISION = "precision class"
 _JSON_FIELDS = ("cache policy", "SLO")
