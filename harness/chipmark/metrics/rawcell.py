@@ -48,6 +48,7 @@ class RunTiming:
     as they arrived. clock_before, clock_after: the child's clock just before and after the command:
     when it was asked, what it said, when the answer came; None where it was not asked. complete:
     every session of the plan ended before the time limit. captured: logits were captured.
+    throttle: names of throttle reasons seen, None where nothing could tell.
     """
 
     sent_s: float
@@ -58,6 +59,7 @@ class RunTiming:
     captured: bool = False
     clock_before: tuple[float, float, float] | None = None
     clock_after: tuple[float, float, float] | None = None
+    throttle: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
