@@ -180,18 +180,29 @@ def precision_class(weights: str, activation: str, kv: str) -> str:
 
     weights: the precision of the stored weights. activation: what a backend reports of its
     activations (`rounding_of` reads it; "int8" anywhere in it means 8-bit products). kv: type of
-    the cache. UnknownNameError for weights that are not a precision.
+    the cache. Plain weights are of the class of what products take where that is narrower: a
+    product of 16 bits is none of fp32, however the weights are stored. UnknownNameError for
+    weights that are not a precision, and for a KV type that is not known.
     """
     stored = precision_named(weights)
-    narrow = rounding_of(activation) == "fp8" or "int8" in activation
-    if not stored.quantised:
-        base = stored.class_name
+    if kv not in (*WIDE_KV, *NARROW_KV):
+        raise UnknownNameError("KV type", kv, (*WIDE_KV, *NARROW_KV))
+    rounding = rounding_of(activation)
+    narrow = rounding == "fp8" or "int8" in activation
+    base: BaseClass
+    if not stored.quantised and narrow:
+        base = "fp8" if rounding == "fp8" else "w8a8"
+    elif not stored.quantised:
+        base = "16-bit" if rounding else stored.class_name
     elif weights == "fp8" and narrow:
         base = "fp8"
     else:
         base = cast("BaseClass", f"w{stored.bits}a{8 if narrow else 16}")
     return base + (KV8 if kv in NARROW_KV else "")
 
+
+WIDE_KV = PLAIN
+"""Types of KV of 16 bits and more."""
 
 NARROW_KV = ("int8", "fp8", "e4m3", "e5m2", "int4")
 """Types of KV under 16 bits."""

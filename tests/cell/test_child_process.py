@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,11 @@ def _run(folder: Path, **changes: object) -> dict[str, object]:
         "deadline_s": 60.0,
         **changes,
     }
+
+
+def _comes(true: Callable[[], bool]) -> bool:
+    """Whether it becomes true while one waits: signals are delivered in their own time."""
+    return any(true() or time.sleep(0.01) for _ in range(1000))
 
 
 def _gone(pid: int, within_s: float = 5.0) -> bool:
@@ -150,6 +156,20 @@ def test_killing_takes_grandchildren_in_sessions_of_their_own(
         child.kill()
     assert _gone(family[0].pid)
     assert b"a word on stdout" in child.log.tail()
+
+
+@pytest.mark.parametrize("fault", ["family", "orphan"])
+def test_parking_takes_what_left_the_process_group(
+    faults: None, sim_spec: ChildSpec, tmp_path: Path, fault: str
+) -> None:
+    with _child(sim_spec, tmp_path, fault) as child:
+        child.ask("load", LIMIT_S)
+        (member,) = psutil.Process(child.process.pid).children(recursive=True)
+        child.park()
+        assert _comes(lambda: member.status() == psutil.STATUS_STOPPED)
+        child.wake()
+        assert _comes(lambda: member.status() != psutil.STATUS_STOPPED)
+    assert _gone(member.pid)
 
 
 def test_a_killed_child_is_told_by_its_signal(

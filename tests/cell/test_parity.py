@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from chipmark.cell.contexts import turn_keys
-from chipmark.cell.logits import tolerance_of
 from chipmark.cell.parity import PARITY_ROWS, all_turns, parity_trace
+from chipmark.results.tolerance import tolerance_of
 
 
 def test_parity_trace_is_ragged_has_two_turns_and_a_cached_prefix() -> None:

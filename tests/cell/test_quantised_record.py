@@ -11,7 +11,9 @@ import pytest
 from chipmark.cell import assemble
 from chipmark.cell.workloads import ModelInUse, prepare_model
 from chipmark.chips.contract import ChipIdentity
+from chipmark.errors import UnknownNameError
 from chipmark.results.manifest import PrecisionId
+from chipmark_models.precision import precision_class
 from chipmark_models.weights.source import WeightRef, open_weights
 from chipmark_models.weights.stored import precision_hash
 
@@ -77,3 +79,28 @@ def test_a_cell_that_failed_before_it_loaded_has_what_its_precision_is() -> None
         "accumulate": "fp32",
     }
     assert assemble._precision("w4", told).class_name == "w4a16"
+
+
+@pytest.mark.parametrize(
+    ("weights", "activation", "kv", "class_name"),
+    [
+        ("fp32", "fp32", "fp32", "fp32"),
+        ("fp32", "fp32, bf16 into decode attention", "bf16", "fp32"),
+        ("fp32", "bf16", "fp32", "16-bit"),
+        ("fp32", "fp32, fp16 into products", "fp32", "16-bit"),
+        ("fp32", "fp8", "fp32", "fp8"),
+        ("bf16", "bf16, fp8 into products", "bf16", "fp8"),
+        ("bf16", "int8", "bf16", "w8a8"),
+        ("bf16", "bf16", "int8", "16-bit+kv8"),
+        ("w8", "int8", "bf16", "w8a8"),
+    ],
+)
+def test_the_class_is_of_the_narrowest_that_products_take(
+    weights: str, activation: str, kv: str, class_name: str
+) -> None:
+    assert precision_class(weights, activation, kv) == class_name
+
+
+def test_a_kv_type_that_nobody_knows_has_no_class() -> None:
+    with pytest.raises(UnknownNameError, match="KV type 'q5'"):
+        precision_class("fp32", "fp32", "q5")

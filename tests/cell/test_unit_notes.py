@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from chipmark.cell.unit_notes import meter_notes, unit_notes
+from chipmark.cell.unit_notes import foreign_code, meter_notes, unit_notes
 from chipmark.chips.contract import ChipIdentity
 from chipmark.meters.contract import MeterInfo
+from chipmark.results.manifest import PluginId
 
 LIMITS = {"power_limit_w": 700.0, "power_limit_default_w": 700.0}
 CARD = ChipIdentity("nvidia-h200-sxm", "NVIDIA", "NVIDIA H200", "card", 1, 1, identity=LIMITS)
@@ -33,3 +34,20 @@ def test_what_a_meter_says_of_itself_is_in_the_row() -> None:
         ("unverified_meter", "nvml: unverified on hardware"),
         ("meter", "nvml: covers all packages"),
     ]
+
+
+def test_a_meter_that_is_no_code_of_chipmarks_is_said() -> None:
+    own = PluginId(
+        module="chipmark.meters.nvml",
+        distribution="chipmark",
+        version="1",
+        sha256="",
+        built_in=True,
+    )
+    vendors = own.model_copy(
+        update={"module": "watts", "distribution": "vendor-watts", "built_in": False}
+    )
+    assert foreign_code({"meter": own, "chip": own, "backend": vendors}) == []
+    (note,) = foreign_code({"meter": vendors, "chip": own})
+    assert note.code == "unverified_meter"
+    assert note.text == "by watts of vendor-watts 1, which chipmark does not check"

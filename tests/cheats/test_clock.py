@@ -92,6 +92,9 @@ class Backend(TorchBackend):
 """
 """A third of each launch, and the rest as time of the host."""
 
+PART_AS_HOST = THIRD_AS_HOST.replace("/ 3", "* 0.6")
+"""Two fifths of each launch as time of the host, on a device that is the host."""
+
 HONEST = "Backend = TorchBackend\n"
 
 
@@ -141,8 +144,16 @@ def measured(root: Path, source: str) -> tuple[set[str], dict[str, Any], int]:
         (SLOW_RUN, "clock"),
         (THIRD, "uncovered_time"),
         (THIRD_AS_HOST, "uncovered_time"),
+        (PART_AS_HOST, "uncovered_time"),
     ],
-    ids=["own-clock", "engine-clock", "clock-of-the-run", "third-of-launches", "rest-as-host"],
+    ids=[
+        "own-clock",
+        "engine-clock",
+        "clock-of-the-run",
+        "third-of-launches",
+        "rest-as-host",
+        "part-as-host",
+    ],
 )
 def test_false_times_are_found_and_not_ranked(tmp_path: Path, source: str, code: str) -> None:
     codes, row, exit_code = measured(tmp_path, source)

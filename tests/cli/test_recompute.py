@@ -60,3 +60,11 @@ def test_a_broken_record_is_exit_2_and_the_others_are_done(
 def test_a_folder_without_records_is_exit_3(chipmark, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert chipmark("recompute", tmp_path / "empty", "-o", tmp_path / "anew").code == 3
+
+
+def test_the_folder_of_the_records_is_refused(chipmark, runs: Path) -> None:
+    before = find_records([runs])
+    answer = chipmark("recompute", runs, "-o", runs)
+    assert answer.code == 2
+    assert "twice" in answer.err
+    assert find_records([runs]) == before

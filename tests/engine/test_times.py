@@ -114,6 +114,12 @@ def test_positions_are_the_useful_ones_unless_buckets_are_padded_to(name, positi
             lambda d: replace(d, launches=tuple(replace(x, positions=1) for x in d.launches)),
             "20 tokens cannot compute 1",
         ),
+        (
+            lambda d: replace(
+                d, launches=(*d.launches, replace(d.launches[-1], phase="kv", plan=-1))
+            ),
+            "1 kv launches reported for 0 copies",
+        ),
     ],
 )
 def test_an_answer_that_does_not_fit_its_step_is_refused(change, message):

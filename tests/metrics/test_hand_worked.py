@@ -180,6 +180,18 @@ def test_a_share_above_its_roof_is_no_number_and_is_said(values: DeriveCell) -> 
     ]  # fmt: skip
 
 
+def test_a_share_far_above_a_measured_roof_bars_the_row(values: DeriveCell) -> None:
+    def far(read: float, matmul: float, nameplate: float) -> list[str]:
+        roofs = Roofs(10**6, read, read, matmul, matmul, 1000)
+        d = values(roofs=roofs, nameplate_bytes_s=nameplate)
+        return [t.split()[0] for code, t in d.notes if code == "far_over_roof"]
+
+    # 52,992 bytes in 0.030 s: 1.77 of 1e6 bytes/s, 1.47 of 1.2e6.
+    assert far(1e6, 1e6, 1.0) == ["mbu"]
+    assert far(1.2e6, 1e6, 1.0) == []
+    assert far(2e6, 1e4, 1.0) == ["mfu"]
+
+
 def test_a_working_set_under_four_caches_has_no_share(values: DeriveCell) -> None:
     # A decode launch of the cell moves 8,832 bytes in the mean: 6 launches, 52,992 bytes.
     for llc, reason in ((2207, ""), (2209, "in_cache")):

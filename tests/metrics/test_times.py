@@ -187,9 +187,24 @@ def test_a_third_of_each_launch_is_found(rawcells: ModuleType) -> None:
     assert codes(repeat(rawcells, tables), facts(rawcells)) == []
 
 
+def test_time_of_the_host_explains_nothing_where_the_device_is_the_host(
+    rawcells: ModuleType,
+) -> None:
+    tables = rawcells.tables()
+    launches = tables["launches"]
+    took = launches["end_s"] - launches["start_s"]
+    launches["end_s"] -= 0.4 * took
+    launches["host_s"] += 0.4 * took
+    assert codes(repeat(rawcells, tables), facts(rawcells)) == []
+    for unit in ("package", "cpu-share"):
+        of = facts(rawcells, chip__unit=unit)
+        assert codes(repeat(rawcells, tables), of) == ["uncovered_time"]
+        assert codes(repeat(rawcells), of) == []
+
+
 def test_uncovered_time_counts_calls_only(rawcells: ModuleType) -> None:
     tables = rawcells.tables()
-    found = uncovered(view(tables))
+    found = uncovered(view(tables), on_host=False)
     # Ten launches, before each 0.5 ms inside submit in which the host prepares it.
     assert found.called_s == pytest.approx(0.275)
     assert found.outside_s == pytest.approx(0.005)
@@ -197,7 +212,7 @@ def test_uncovered_time_counts_calls_only(rawcells: ModuleType) -> None:
     # A step in flight while the engine plans another: that time is the engine's.
     tables["steps"]["wait_s"][0] += 0.02
     tables["launches"]["end_s"][0] -= 0.09
-    found = uncovered(view(tables))
+    found = uncovered(view(tables), on_host=False)
     assert found.called_s == pytest.approx(0.255)
     assert found.outside_s == pytest.approx(0.005 + 0.09 - 0.01)
 

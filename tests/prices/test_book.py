@@ -92,6 +92,18 @@ def test_a_card_is_priced_whole_whatever_its_dies() -> None:
         ("value = 0.08, low = 0.04", "value = -1, low = 0.04", "tariff_per_kwh"),
         ("value = 5, low = 3", "value = 0, low = 0", "life_years"),
         ('source = "assumption", date = "2026-11"', 'source = "", date = "2026-11"', "source"),
+        ("residual = { value = 0, low = 0, high = 0.4", "residual = { value = 40", "residual"),
+        (
+            "discount_rate = { value = 0.08, low = 0, high = 0.12",
+            "discount_rate = { value = 8",
+            "discount_rate must be at most 1",
+        ),
+        (
+            '"USD/kWh"',
+            '"CNY/kWh"',
+            "site.tariff_per_kwh.unit: is in CNY, the book's currency is USD",
+        ),
+        ('"USD/vCPU"', '"EUR"', "unit.server-cpu-vcpu.purchase.unit: is in EUR"),
         ('vat = "excluded"', 'vat = "maybe"', "vat"),
         ("[site]", "[site", "TOML"),
     ],

@@ -76,6 +76,48 @@ def test_ids_that_were_set_to_zero_are_found(record: Path) -> None:
     assert _codes(record) == {"audit_events", "ids"}
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"concurrency": 1}, "concurrency is 1, repeat 0 ran 2"),
+        ({"precision__class_name": "fp8"}, "precision.class_name is fp8"),
+        ({"precision__kv": "int8"}, "gives fp32+kv8"),
+        ({"workload__sessions": 4}, "workload.sessions is 4"),
+        ({"workload__seed": 7}, "workload.seed is 7"),
+        ({"workload__n_out": 1}, "workload.n_out is 1"),
+        ({"load__execution": "eager"}, "load.execution is eager"),
+        ({"repeats": 3}, "repeats is 3"),
+        ({"parity__tolerance_rms_rel": 0.5}, "parity.tolerance_rms_rel is 0.5"),
+        ({"audit__tolerance_rms_rel": 0.4}, "audit.tolerance_rms_rel is 0.4"),
+    ],
+)
+def test_an_edited_manifest_contradicts_the_rest(
+    record: Path, change: dict[str, Any], words: str
+) -> None:
+    _seal(record, **change)
+    texts = [f.text for f in validate(record) if f.severity == "error"]
+    assert any(words in text for text in texts), texts
+
+
+def test_parity_that_its_own_numbers_do_not_pass_is_found(record: Path) -> None:
+    _seal(record, parity__rms_rel=0.5, parity__tolerance_rms_rel=1e-3)
+    assert _codes(record) == {"manifest"}
+
+
+def test_throttling_that_a_repeat_saw_cannot_be_left_out(record: Path) -> None:
+    path = record / "repeat-1" / "timing.json"
+    timing = json.loads(path.read_text())
+    path.write_text(json.dumps(timing | {"throttle": ["sw_thermal_slowdown"]}))
+    _seal(record)
+    assert _codes(record) == {"manifest"}
+
+
+def test_a_capacity_that_its_sweep_did_not_find_is_a_contradiction(record: Path) -> None:
+    _seal(record, scenario="capacity", capacity={"concurrency": 8, "cut": False})
+    texts = [f.text for f in validate(record) if f.severity == "error"]
+    assert any("the sweep found 8" in text for text in texts), texts
+
+
 def test_a_verdict_that_its_arrays_do_not_give_is_found(record: Path) -> None:
     data = load_audit(record / "audit.npz")
     wrong = data.seen_id.copy()

@@ -12,7 +12,7 @@ from chipmark.cell.folder import KEY
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.plugins import backend_plugin, chip_plugin, meter_plugin
 from chipmark.cell.provenance import source_commit
-from chipmark.cell.unit_notes import meter_notes, unit_notes
+from chipmark.cell.unit_notes import foreign_code, meter_notes, unit_notes
 from chipmark.cell.workloads import workload_id
 from chipmark.chips.contract import ChipIdentity
 from chipmark.engine.plan import CACHE_POLICY
@@ -36,6 +36,7 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
     inputs, plan, loaded = cell.inputs, cell.inputs.plan, cell.loaded
     meter = inputs.meter
     done = cell.failure is None
+    plugins = _plugins(cell, chip)
     return Manifest.model_validate(
         {
             "schema": "chipmark.cell/2",
@@ -57,7 +58,7 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "load": _load(cell) if loaded else None,
             "parity": cell.parity,
             "audit": cell.audit,
-            "plugins": _plugins(cell, chip),
+            "plugins": plugins,
             "meter": None if meter is None else MeterId(**dataclasses.asdict(meter.info)),
             "repeats": cell.repeats_done if done else 0,
             "limits": dataclasses.asdict(inputs.limits),
@@ -65,7 +66,7 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "sweep": tuple(cell.sweep),
             "environment": recorded_environment(loaded),
             "options": {KEY: key, **options},
-            "notes": tuple(_notes(cell, chip)),
+            "notes": tuple(_notes(cell, chip) + foreign_code(plugins)),
         }
     )
 

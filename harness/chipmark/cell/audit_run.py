@@ -25,7 +25,6 @@ from chipmark.cell.logits import (
     rms_rel_of_rows,
     row_statistics,
     select,
-    tolerance_of,
 )
 from chipmark.cell.reference import NO_TORCH, References, Weights, oracle_here
 from chipmark.engine.eventlog import DONE
@@ -33,12 +32,10 @@ from chipmark.engine.events import Table
 from chipmark.errors import ChipmarkError
 from chipmark.results.audit import AuditData, Seen, judge, seen_at
 from chipmark.results.manifest import AuditResult, ReferenceId
+from chipmark.results.tolerance import SIM_TOLERANCE, tolerance_of
 from chipmark.workload.trace import Trace
 from chipmark_models.config import ModelConfig
 from chipmark_models.precision import rounding_of
-
-SIM_TOLERANCE = 0.1
-"""A simulated device samples by a rule: logits 2 and below 1, so every margin is clear."""
 
 _OVERRUN = 4.0  # times the estimate after which the oracle is ended
 _MIN_LIMIT_S = 120.0

@@ -38,6 +38,7 @@ from chipmark.errors import ChipmarkError, DoesNotFitError, UsageError
 from chipmark.registry import identity_of, load_plugin, refused_plugins, split_backend
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _PROGRESS_PERIOD_S = 0.5
 
 
@@ -295,10 +296,16 @@ def forget_peak_rss() -> None:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends; elsewhere than on Linux the end
-    of the command pipe does that as soon as the running command is done."""
+    """Ask the kernel to kill this process when its parent ends, and to keep what it starts in its
+    family: a grandchild whose own parent has ended can still be found, parked and ended.
+
+    Elsewhere than on Linux the end of the command pipe ends this process, as soon as the running
+    command is done.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def serve(

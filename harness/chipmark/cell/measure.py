@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import shutil
 import time
@@ -15,16 +14,18 @@ from chipmark.cell import roofs, timing
 from chipmark.cell.audit import longest_turn
 from chipmark.cell.contexts import Keys
 from chipmark.cell.inputs import CellInputs
+from chipmark.cell.loaded import check_loaded
 from chipmark.cell.parent import ChildProcess
 from chipmark.cell.plugins import child_remarks
 from chipmark.cell.reference import Reference, References, Weights
 from chipmark.cell.room import Room
+from chipmark.cell.seals import Seals
 from chipmark.cell.settle import settle
 from chipmark.cell.spec import ChildSpec
 from chipmark.cell.workloads import sim_load
 from chipmark.chips.throttle import throttle_notes, watch_for
 from chipmark.engine.events import Table, load_events
-from chipmark.errors import CellFailedError, ChipmarkError, DoesNotFitError
+from chipmark.errors import ChipmarkError, DoesNotFitError
 from chipmark.meters.replay import save_samples
 from chipmark.results.manifest import (
     AuditResult,
@@ -65,8 +66,9 @@ class MeasuredCell:
         self.throttle: tuple[str, ...] | None = None
         self.captured_repeat = secrets.randbelow(max(1, inputs.repeats))
         self._capture = longest_turn(inputs.trace)
-        self._event_hashes: dict[int, str] = {}
+        self.seals = Seals(folder)
         save_trace(inputs.trace, folder / "trace.npz")
+        self.seals.add(folder / "trace.npz")
 
     @property
     def alive(self) -> bool:
@@ -119,7 +121,9 @@ class MeasuredCell:
         """
         while not self.loaded:
             try:
-                self.loaded = self.running().answer(self.inputs.limits.load_s)
+                answer = self.running().answer(self.inputs.limits.load_s)
+                check_loaded(answer)
+                self.loaded = answer
             except DoesNotFitError as error:
                 less = self.room.less(error.sequences)
                 if less is None or self.inputs.plan.scenario != "capacity":
@@ -157,7 +161,9 @@ class MeasuredCell:
         child.wake()
         meter.start()
         child.ask("idle", IDLE_S + self.inputs.limits.grace_s, seconds=IDLE_S)
-        save_samples(self.folder / f"idle-{name}.npz", meter.stop())
+        samples = self.folder / f"idle-{name}.npz"
+        save_samples(samples, meter.stop())
+        self.seals.add(samples)
         child.park()
 
     def repeat(self, index: int) -> None:
@@ -186,7 +192,9 @@ class MeasuredCell:
         timed = self.timed_run(arguments, target / "power.npz")
         timed = timed.model_copy(update={"throttle": self.throttle})
         (target / "timing.json").write_text(timed.model_dump_json(indent=1), encoding="utf-8")
-        self._event_hashes[index] = _sha256(target / "events.npz")
+        self.seals.add(*(target / name for name in ("events.npz", "power.npz", "timing.json")))
+        if captures:
+            self.seals.add(self.folder / "captured.npz")
         if not self.simulated:
             seen = throttle_notes(self.throttle, inputs.chip.name)
             self.notes += [Note(code=code, text=text) for code, text in seen]
@@ -195,6 +203,7 @@ class MeasuredCell:
         probes = roofs.bracket(plan, before, after)
         self.notes += roofs.size_notes(probes)
         (target / "probes.json").write_text(probes.model_dump_json(indent=1), encoding="utf-8")
+        self.seals.add(target / "probes.json")
         self.repeats_done = index + 1
         self.repeat_s = max(self.repeat_s, time.monotonic() - began)
 
@@ -233,15 +242,13 @@ class MeasuredCell:
         }
 
     def events(self) -> tuple[dict[str, Table], ...]:
-        """Events of every repeat done, as they were when it ended; CellFailedError where a file
-        was changed since."""
-        tables = []
-        for index in range(self.repeats_done):
-            path = self.folder / f"repeat-{index}" / "events.npz"
-            if _sha256(path) != self._event_hashes[index]:
-                raise CellFailedError(f"the events of repeat {index} changed after it had ended")
-            tables.append(load_events(path))
-        return tuple(tables)
+        """Events of every repeat done; CellFailedError where any file of the cell was changed
+        since it was written."""
+        self.seals.check()
+        return tuple(
+            load_events(self.folder / f"repeat-{index}" / "events.npz")
+            for index in range(self.repeats_done)
+        )
 
     @property
     def weights(self) -> Weights:
@@ -291,8 +298,3 @@ class MeasuredCell:
         while self.references.remarks:
             self.notes.append(Note(code="cell", text=self.references.remarks.pop()))
         return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

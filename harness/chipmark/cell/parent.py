@@ -180,13 +180,16 @@ class ChildProcess:
                         raise self._failure(f"{command}: the answer is over 32 MiB")
 
     def park(self) -> None:
-        """Stop the child's processes: it keeps its memory and uses no CPU until it is woken."""
+        """Stop the child's processes, also those in groups of their own: they keep their memory
+        and use no CPU until they are woken."""
         if not self._parked and self._signal(signal.SIGSTOP):
             self._parked = True
+            self._signal_family(signal.SIGSTOP)
 
     def wake(self) -> None:
         """Let a parked child go on."""
         if self._parked:
+            self._signal_family(signal.SIGCONT)
             self._signal(signal.SIGCONT)
             self._parked = False
 
@@ -202,10 +205,7 @@ class ChildProcess:
         if self._ended:
             return
         self._ended = True
-        try:
-            family = psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.Error:
-            family = []
+        family = self._family()
         self._signal(signal.SIGKILL)
         for member in family:
             try:
@@ -223,6 +223,21 @@ class ChildProcess:
         except ProcessLookupError:
             return False
         return True
+
+    def _family(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.Error:
+            return []
+
+    def _signal_family(self, number: signal.Signals) -> None:
+        """To what left the child's process group, which a signal to the group does not reach."""
+        for member in self._family():
+            try:
+                if os.getpgid(member.pid) != self.process.pid:
+                    member.send_signal(number)
+            except (psutil.Error, ProcessLookupError):
+                continue
 
     def _parse(self, command: str, line: bytes) -> dict[str, Any]:
         try:

@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 from chipmark.cell.contexts import Keys, turn_keys
-from chipmark.cell.logits import LogitRows, distance, load_logits, tolerance_of
+from chipmark.cell.logits import LogitRows, distance, load_logits
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.parity import all_turns, closed_rule_errors
 from chipmark.results.manifest import Note, ParityResult
+from chipmark.results.tolerance import tolerance_of
 from chipmark.workload.trace import Trace, save_trace
 from chipmark_models.precision import rounding_of
 

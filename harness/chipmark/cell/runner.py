@@ -148,6 +148,7 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
                 _measure(cells, suite.repeats, group_until_s, options, reporter)
                 for cell, item in zip(cells, todo, strict=True):
                     title = item.inputs.plan.title
+                    cell.guard(cell.seals.check)
                     failure = cell.failure.text if cell.failure else ""
                     try:
                         written.append(_write(cell, item, out, options, before))

@@ -126,7 +126,7 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
     budget_s = overrides.budget_s
     if budget_s is None:
         budget_s = table.get("budget_s", DEFAULT_BUDGET_S)
-    if isinstance(budget_s, bool) or not isinstance(budget_s, int | float) or budget_s < 0:
+    if isinstance(budget_s, bool) or not isinstance(budget_s, int | float) or not budget_s >= 0:
         raise BadInputError(path, f"{budget_s!r} is not seconds", field=f"{chosen}.budget_s")
     blocks = table.get("cells")
     if not isinstance(blocks, list) or not blocks:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.nvml import limited
 from chipmark.meters.contract import MeterInfo
-from chipmark.results.manifest import Note
+from chipmark.results.manifest import Note, PluginId
 
 UNVERIFIED = "unverified on hardware"
 
@@ -21,6 +23,18 @@ def unit_notes(chip: ChipIdentity) -> list[Note]:
     )
     if limited(limit, default):
         notes.append(Note(code="power_limit", text=f"{limit:g} W of {default:g} W by default"))
+    return notes
+
+
+def foreign_code(plugins: Mapping[str, PluginId]) -> list[Note]:
+    """That the meter, or what named the chip, is no code of chipmark's: nothing here checks it."""
+    notes = []
+    for role, code in (("meter", "unverified_meter"), ("chip", "unverified_chip")):
+        plugin = plugins.get(role)
+        if plugin is not None and not plugin.built_in:
+            owner = plugin.distribution or "an installed module"
+            text = f"by {plugin.module} of {owner} {plugin.version}".rstrip()
+            notes.append(Note(code=code, text=f"{text}, which chipmark does not check"))
     return notes
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+HOST_UNITS = ("package", "cpu-share")
+"""Units of the host's own processor."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceKey:
@@ -48,4 +51,4 @@ class ChipIdentity:
     @property
     def on_host(self) -> bool:
         """Whether it is the host's own processor."""
-        return self.unit in ("package", "cpu-share")
+        return self.unit in HOST_UNITS

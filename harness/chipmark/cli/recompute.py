@@ -38,7 +38,7 @@ def recompute(
       chipmark table runs/anew
     """
     from chipmark.cli.console import check_format, emit_json, reporting, warn
-    from chipmark.errors import BrokenRecordError, NothingToJudgeError
+    from chipmark.errors import BrokenRecordError, NothingToJudgeError, UsageError
     from chipmark.results.recompute import recompute as derive_anew
     from chipmark.results.store import Skipped, find_records
 
@@ -48,6 +48,11 @@ def recompute(
         raise NothingToJudgeError(
             f"there is no record under {', '.join(str(r) for r in runs)}",
             "chipmark run quick -o DIR makes some",
+        )
+    if any(folder.resolve().parent == out.resolve() for folder in folders):
+        raise UsageError(
+            f"-o {out} holds the records themselves, and each would be in its tables twice",
+            f"give another folder: -o {out}-anew",
         )
     done: list[Recomputed] = []
     broken: list[Skipped] = []

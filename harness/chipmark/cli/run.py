@@ -151,6 +151,7 @@ def _options(
     audit_s: float,
     reference: list[Path],
 ) -> RunOptions:
+    import math
     import shutil
 
     from chipmark.cell.inputs import Limits
@@ -159,8 +160,11 @@ def _options(
 
     if feedback not in ("forced", "sampled"):
         raise UnknownNameError("feedback", feedback, ("forced", "sampled"))
-    if power_w is not None and power_w <= 0:
+    if power_w is not None and not 0 < power_w < math.inf:
         raise UsageError(f"--power-w is {power_w:g}: not a power", "give watts above 0")
+    for option, seconds in (("--limit-s", limit_s), ("--audit-s", audit_s)):
+        if not math.isfinite(seconds):
+            raise UsageError(f"{option} is {seconds:g}: not a time", "give seconds")
     if python and shutil.which(python) is None:
         raise UsageError(f"--python {python}: there is no such interpreter")
     return RunOptions(

@@ -136,7 +136,8 @@ class Launch:
     start_s, end_s: device time of the launch, or wall time around a synchronised call; head and
     sampling are in it, and so is growth of the KV that it caused. A launch lies between the
     engine's `submit` and the end of its `wait`, and does not overlap another. host_s: host time
-    spent preparing and launching. For `kv` operations (copies, moves) `plan` is -1. positions:
+    spent preparing and launching. For `kv` operations (the step's copies and moves, at most one
+    launch each) `plan` is -1. positions:
     those really computed, padding included; 0 where they are those of the plan's buckets, or,
     without batch and chunk buckets in the capabilities, the useful tokens.
     """

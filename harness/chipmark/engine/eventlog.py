@@ -50,6 +50,7 @@ class EventLog:
         _check_sampled(done, sum(_n_sampled(plan) for plan in planned.step.launches))
         moved = (done.h2d_bytes, done.d2h_bytes, done.kv_copied_bytes)
         self._steps.append((number, *times, *moved))
+        _check_kv(done, planned)
         at, seen = 0, 0
         for launch in done.launches:
             index = len(self._launches)
@@ -171,6 +172,17 @@ def _n_sampled(plan: LaunchPlan) -> int:
     if plan.phase == "decode":
         return plan.rows.seq.size
     return int(np.count_nonzero(plan.rows.sample))
+
+
+def _check_kv(done: Done, planned: PlannedStep) -> None:
+    """Launches of the phase `kv` are copies and moves that the step asked for: what a launch adds
+    to the cache, or any other part of it, is in the launch itself."""
+    asked = sum(op.kind != "drop" for op in planned.step.ops)
+    reported = sum(launch.plan < 0 for launch in done.launches)
+    if reported > asked:
+        raise ValueError(
+            f"step {done.step}: {reported} kv launches reported for {asked} copies and moves"
+        )
 
 
 def _check_sampled(done: Done, n_rows: int) -> None:

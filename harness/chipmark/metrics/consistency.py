@@ -56,7 +56,7 @@ def untrue_words(data: RepeatData, facts: CellFacts) -> list[Inconsistency]:
     found = [Inconsistency("clock", t) for t in contradictions(joined, facts, data.timing)]
     if data.timing is None and not facts.simulated:
         found.append(Inconsistency("clock", "timing.json is missing: the parent's clock"))
-    if not found and (text := uncovered(joined).text):
+    if not found and (text := uncovered(joined, on_host=facts.on_host).text):
         found.append(Inconsistency("uncovered_time", text))
     return found + _ids(joined)
 

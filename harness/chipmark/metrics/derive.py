@@ -126,7 +126,11 @@ def derive(raw: RawCell) -> Derived:
     seen = [
         _seen(raw, r, data, v) for r, data, v in zip(every, raw.repeats, per_repeat, strict=True)
     ]
-    over = [(name, _shares(name, done)) for name in OF_ROOFS if reasons.get(name) == "over_roof"]
+    over = [
+        (name, combine([r.ratios[name] for r in done]).value or 0.0, _shares(name, done))
+        for name in OF_ROOFS
+        if reasons.get(name) == "over_roof"
+    ]
     views = [r.view for r in every]
     notes += clock_notes(raw, views)
     notes += remarks(raw.facts, seen, over)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from chipmark.chips.contract import HOST_UNITS
 from chipmark.engine.events import Table
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.workload.trace import Trace
@@ -47,6 +48,7 @@ class RunTiming:
     as they arrived. clock_before, clock_after: the child's clock just before and after the command:
     when it was asked, what it said, when the answer came; None where it was not asked. complete:
     every session of the plan ended before the time limit. captured: logits were captured.
+    throttle: names of throttle reasons seen, None where nothing could tell.
     """
 
     sent_s: float
@@ -57,6 +59,7 @@ class RunTiming:
     captured: bool = False
     clock_before: tuple[float, float, float] | None = None
     clock_after: tuple[float, float, float] | None = None
+    throttle: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,11 @@ class CellFacts:
     nameplate_bytes_s: float | None = None
     clock: Literal["device", "host"] = "host"
     simulated: bool = False
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the device is the host's own processor."""
+        return self.unit in HOST_UNITS and not self.simulated
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def clock_notes(raw: RawCell, views: Sequence[RepeatView]) -> list[tuple[str, st
     found = []
     for index, (view, data) in enumerate(zip(views, raw.repeats, strict=True)):
         texts = contradictions(view, raw.facts, data.timing)
-        if not texts and (text := uncovered(view).text):
+        if not texts and (text := uncovered(view, on_host=raw.facts.on_host).text):
             texts = [text]
         found += [f"repeat {index}: {text}" for text in texts]
     if not found and not raw.facts.simulated:

@@ -7,7 +7,9 @@ P95. Nothing is filled in silently: what a book does not say is null in the tabl
 from __future__ import annotations
 
 import math
+import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +24,10 @@ EXAMPLE = Path(__file__).with_name("example-2026.toml")
 Confidence = Literal["H", "M", "L", "K", "A"]
 """H vendor document or real quote; M several secondary sources agree; L one secondary source;
 K general knowledge; A an assumption of this book."""
+
+
+_MONEY = re.compile(r"([A-Z]{3})(?:/|$)")
+"""A unit of money: a currency's code first, as USD/kWh."""
 
 
 class Part(BaseModel):
@@ -74,6 +80,10 @@ class SiteBook(Part):
             quantity: Quantity | None = getattr(self, name)
             if quantity is not None and not 0 < quantity.value <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1")
+        for name in ("discount_rate", "residual", "maintenance", "tax"):
+            share: Quantity | None = getattr(self, name)
+            if share is not None and share.value > 1:
+                raise ValueError(f"{name} must be at most 1: 0.08 is 8 %")
         if self.pue.value < 1:
             raise ValueError("pue must be at least 1")
         if self.life_years.value <= 0:
@@ -135,6 +145,8 @@ class UnitEntry(Part):
     def _one_way(self) -> UnitEntry:
         if self.purchase is not None and self.rent_per_hour is not None:
             raise ValueError("give purchase or rent_per_hour, not both")
+        if self.rented_share is not None and not 0 < self.rented_share.value <= 1:
+            raise ValueError("rented_share must be above 0 and at most 1")
         return self
 
     def price(self, devices: int) -> UnitPrice:
@@ -213,6 +225,15 @@ def load_book(path: Path) -> PriceBook:
         book = PriceBook.model_validate(document)
     except ValidationError as error:
         raise _bad_field(path, error) from error
+    for field, quantity in _quantities(book):
+        money = _MONEY.match(quantity.unit)
+        if money is not None and money[1] != book.currency:
+            raise BadInputError(
+                path,
+                f"is in {money[1]}, the book's currency is {book.currency}",
+                field=f"{field}.unit",
+                hint="a book is of one currency: convert the value, and give the rate in `source`",
+            )
     seen: set[tuple[str, str]] = set()
     for entry in book.units:
         for chip in entry.chips:
@@ -235,6 +256,17 @@ def _bad_field(path: Path, error: ValidationError) -> BadInputError:
         near = nearest_names(str(first["loc"][-1]), known)
         hint = f"did you mean {' or '.join(near)}?" if near else ""
     return BadInputError(path, str(first["msg"]), field=field, hint=hint)
+
+
+def _quantities(book: PriceBook) -> Iterator[tuple[str, Quantity]]:
+    """Every number of a book, with the field that it stands in."""
+    parts: list[tuple[str, Part]] = [("site", book.site), ("demand", book.demand)]
+    parts += [(f"unit.{entry.name}", entry) for entry in book.units]
+    for where, part in parts:
+        for name in type(part).model_fields:
+            value = getattr(part, name)
+            if isinstance(value, Quantity):
+                yield f"{where}.{name}", value
 
 
 def _value(quantity: Quantity | None, default: float = 0.0) -> float:

@@ -20,6 +20,7 @@ from chipmark.results.audit import (
     seen_at,
 )
 from chipmark.results.manifest import AuditResult
+from chipmark.results.manifest_check import wrong_tolerance
 from chipmark.results.record import RECORD_FILE, Record
 from chipmark.results.sidecar import load_sidecar, sidecar_path
 from chipmark.results.stored_bytes import too_few_kv_bytes, too_few_weight_bytes
@@ -118,6 +119,8 @@ def _contradictions(
     if audit.tolerance_rms_rel is None:
         yield Remark("error", "audit", path, "the verdict has no tolerance")
         return
+    if text := wrong_tolerance(record.manifest, audit):
+        yield Remark("error", "audit", path, text)
     simulated = record.manifest.backend.startswith("sim:")
     again = judge(data, audit.tolerance_rms_rel, top2_required=not simulated)
     for field in _JUDGED:

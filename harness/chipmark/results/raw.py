@@ -175,6 +175,7 @@ def _timing(folder: Path) -> RunTiming | None:
         answered_s=timing.answered_s,
         complete=timing.complete,
         captured=timing.captured,
+        throttle=timing.throttle,
         clock_before=timing.clock_before,
         clock_after=timing.clock_after,
     )

@@ -19,6 +19,7 @@ from chipmark.metrics.events import view
 from chipmark.metrics.rawcell import RawCell
 from chipmark.metrics.times import slow_marks
 from chipmark.results.audit_check import audit_remarks
+from chipmark.results.manifest_check import contradictions, lost_throttling
 from chipmark.results.raw import load_raw
 from chipmark.results.record import RECORD_FILE, Record
 from chipmark.results.record import SCHEMA as RECORD_SCHEMA
@@ -75,9 +76,19 @@ def validate_record(folder: Path) -> list[Finding]:
             findings.append(Finding("error", found.code, where, found.text))
     if engine_times:
         findings += _marks(folder, raw)
+        findings += _manifest(folder, record, raw)
     findings += [Finding(*remark) for remark in audit_remarks(folder, record, raw)]
     findings += _recomputed(folder, record, raw)
     return findings
+
+
+def _manifest(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
+    throttle = [None if r.timing is None else r.timing.throttle for r in raw.repeats]
+    texts = [
+        *contradictions(record.manifest, raw),
+        *lost_throttling(record.manifest, throttle),
+    ]
+    return [Finding("error", "manifest", folder / RECORD_FILE, text) for text in texts]
 
 
 def _marks(folder: Path, raw: RawCell) -> list[Finding]:

@@ -19,9 +19,9 @@ MIN_COVERAGE = 0.99
 MEASURED = ("counter", "polled", "wall")
 _LOST_NOTES = ("repeat_incomplete", "turns_lost", "sessions_lost")
 _FALSE_NOTES = ("clock", "plugin", "weight_bytes", "kv_bytes")
-"""What is not as the row says: whose times, whose code, how many bytes of weights and of KV."""
+"""What a backend reports and the record contradicts: an error of `chipmark validate`."""
 
-_UNSTEADY_NOTES = ("not_steady", "throttled_thermal", "throttled_hardware")
+_UNSTEADY_NOTES = ("far_over_roof", "not_steady", "throttled_thermal", "throttled_hardware")
 _PRECISION = "precision class"
 _JSON_FIELDS = ("cache policy", "SLO")
 _SCENARIO_FIELDS = ("number of sessions", "SLO")

@@ -27,6 +27,8 @@ class FaultySim(target.SimBackend):
         if self.fault == "family":
             subprocess.Popen(["sleep", "300"], start_new_session=True)
             print(f"a word on stdout of {os.getpid()}")
+        if self.fault == "orphan":
+            subprocess.run(["sh", "-c", "setsid sleep 300 &"], check=True)
         if self.fault == "noload":
             raise target.UnknownNameError("simulated thing", "faulty", ["golden"], "try golden")
         return super().load(spec)

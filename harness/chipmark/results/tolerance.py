@@ -1,0 +1,54 @@
+"""How far from the oracle a cell's logits may be: by its precision class, or by what rounding does.
+
+They stand below every step that compares, so that a stored tolerance can be checked, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from chipmark_models.precision import KV8, BaseClass
+
+TOLERANCE_RMS_REL: Mapping[BaseClass, float] = {
+    "fp32": 1e-3,
+    "16-bit": 3e-2,
+    "fp8": 5e-2,
+    "w8a16": 5e-2,
+    "w8a8": 5e-2,
+    "w4a16": 5e-2,
+    "w4a8": 5e-2,
+}
+"""Largest rms-relative distance that passes, by precision class (narrow KV apart).
+
+The oracle computes in fp32 with the weights as rounded, so this is the error of the backend's
+arithmetic alone. fp32: sums of a few thousand products in another order differ by 1e-6 to 1e-4;
+a wrong mask, position or cached row by 1e-1 and more. 16-bit: 16-bit weights and KV with
+activations in fp32; for rounded ones see ROUNDED_FACTOR. Quantised weights: two providers on
+the same ones were seen 0.002 to 0.03 apart.
+"""
+
+ROUNDED_FACTOR = 1.5
+"""How far a backend whose products take rounded activations may be, in terms of what that rounding
+does by itself (the oracle with and without it).
+
+It moves logits by another amount for every model, and by more than a fixed tolerance allows. bf16,
+worst of 25 rows: rms 0.024 on `tiny`, 0.096 on smollm2-135m, where transformers in bf16, which
+rounds in another order, is 0.11 away; e4m3: 0.21 on `tiny`, 0.29 on qwen3-0.6b (seeded), 0.49 on
+smollm2-135m, where noise of bf16's size on what is rounded (72 runs) gave 0.70 to 1.49 of it. A
+single cached row left out moves them by 0.30, 0.57 and 0.33: parity in bf16 sees it, and parity in
+`fp8` on such a model does not, so the same path is to be checked in bf16 too.
+"""
+
+SIM_TOLERANCE = 0.1
+"""A simulated device samples by a rule: logits 2 and below 1, so every margin is clear."""
+
+
+def tolerance_of(class_name: str, own: float | None = None) -> float:
+    """Largest rms-relative distance that passes for a precision class. own: distance of the
+    oracle with rounded activations from the plain one, where the backend's products take such; it
+    then decides alone (down to the tolerance of fp32), as a class's tolerance would let fp16 be
+    ten times as far as it is."""
+    if own is not None:
+        return max(TOLERANCE_RMS_REL["fp32"], ROUNDED_FACTOR * own)
+    return TOLERANCE_RMS_REL[cast("BaseClass", class_name.removesuffix(KV8))]
