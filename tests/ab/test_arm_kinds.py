@@ -263,6 +263,7 @@ def test_cells_pair_by_their_default_metric_whatever_n_the_sweep_found(folder):
         def change(document):
             document["manifest"] |= {"lane": "capacity", "concurrency": n}
             document["metrics"]["values"] |= {"sessions_per_hour": 100.0 * n, "slo_attainment": 1.0}
+            document["metrics"]["schema"] = "chipmark.metrics/2"
 
         return change
 

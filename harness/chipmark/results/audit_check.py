@@ -136,9 +136,10 @@ def _contradictions(
 
 
 def _plugin(where: Path, record: Record) -> Iterator[Remark]:
-    for note in record.manifest.notes:
-        if note.code == "plugin":
-            yield Remark("error", "plugin", where, note.text)
+    noted = [note.text for note in record.manifest.notes if note.code == "plugin"]
+    yield from (Remark("error", "plugin", where, text) for text in noted)
+    if noted:
+        return
     backend = record.manifest.plugins.get("backend")
     kind = record.manifest.backend.partition(":")[0]
     if backend is None or kind not in BUILT_IN["chipmark.backends"]:
