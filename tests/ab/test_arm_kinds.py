@@ -132,6 +132,8 @@ def test_a_test_that_fails_in_arm_b_loses_its_benchmark_alone(folder, monkeypatc
         project=folder,
     )
     monkeypatch.delitem(CACHES, "PYTHONPYCACHEPREFIX")
+    # pytest-benchmark stores nothing in what it takes for a worker of xdist.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     runner.warm(0)
     measured = runner.run(Slot(0, 0, 1, "B"), ())
     assert [reading.benchmark for reading in measured.readings] == ["test_b.py::test_it[sound]"]

@@ -65,7 +65,8 @@ def test_gate_and_up_fused_feed_the_swiglu_epilogue(
 ) -> None:
     tensor = fuse([quantise(part, precision) for part in _parts(128, 20, 20)])
     weight = on_device(tensor, CPU)
-    x = torch.randn(2, 128, generator=rng)
+    # Sixteen rows, so that the largest error of torch is that of many sums and not a lucky one.
+    x = torch.randn(16, 128, generator=rng)
     tile = Tile(m=16, n=16, k=1)
     got = WEIGHT_ONLY[precision](x, weight.packed, weight.scales, swiglu=True, tile=tile)
     dense = torch.from_numpy(tensor.dequantise())

@@ -57,7 +57,8 @@ def make_record(rawcells: ModuleType) -> MakeRecord:
                 source = manifest.meter.source if manifest.meter else "counter"
                 constant = source in ("declared", "assumed")
                 kind = rawcells.constant_power if constant else rawcells.counter
-                roofs = Roofs(10**6, 2e6, 2e6, 1e6, 1e6, 1000)
+                # A faster cell has a faster memory, or it would be over its roof.
+                roofs = Roofs(10**6, 2e6 / slow, 2e6 / slow, 1e6 / slow, 1e6 / slow, 1000)
                 data.append(RepeatData(events, kind(watts, *bounds), roofs))
             # Two sessions are too few for what the capacity scenario asks of its window and of
             # its turns; a table takes the numbers as they stand.
