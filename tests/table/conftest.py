@@ -57,7 +57,9 @@ def make_record(rawcells: ModuleType) -> MakeRecord:
                 source = manifest.meter.source if manifest.meter else "counter"
                 constant = source in ("declared", "assumed")
                 kind = rawcells.constant_power if constant else rawcells.counter
-                roofs = Roofs(10**6, 2e6, 2e6, 1e6, 1e6, 1000)
+                faster = max(1.0, 1 / slow)  # of a faster device, and so are its roofs
+                read, matmul = 2e6 * faster, 1e6 * faster
+                roofs = Roofs(10**6, read, read, matmul, matmul, 1000)
                 data.append(RepeatData(events, kind(watts, *bounds), roofs))
             # Two sessions are too few for what the capacity scenario asks of its window and of
             # its turns; a table takes the numbers as they stand.

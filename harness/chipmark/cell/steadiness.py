@@ -52,7 +52,8 @@ def of_metrics(derived: Derived, scenario: str, repeats: int) -> Steadiness:
     """Of derived metrics."""
     load_bound = any(code == "load_bound" for code, _ in derived.notes)
     has_p95 = derived.metrics.get("ttft_p95_s") is not None
-    name = default_metric(scenario, load_bound=load_bound, has_p95=has_p95)
+    has_append = derived.metrics.get("ttft_p50_s") is not None
+    name = default_metric(scenario, load_bound=load_bound, has_p95=has_p95, has_append=has_append)
     value, interval = derived.metrics.get(name), derived.intervals.get(name)
     if not value or interval is None or interval[0] is None or interval[1] is None:
         # A metric that cannot be had will not be had by one repeat more.

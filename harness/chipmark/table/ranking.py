@@ -31,6 +31,7 @@ def default_metric(sheets: Sequence[Sheet]) -> str:
         fit[0].record.manifest.scenario,
         load_bound=any(load_bound(s) for s in fit),
         has_p95=all("ttft_p95_s" in s.values for s in fit),
+        has_append=any("ttft_p50_s" in s.values for s in fit),
     )
 
 
