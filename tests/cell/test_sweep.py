@@ -129,6 +129,7 @@ def test_a_child_is_loaded_again_for_what_fits(
         plan, limits = SimpleNamespace(scenario=scenario), SimpleNamespace(load_s=1.0)
         cell.inputs = SimpleNamespace(plan=plan, limits=limits)
         monkeypatch.setattr(cell, "_settle", lambda: None)
+        monkeypatch.setattr("chipmark.cell.measure.check_loaded", lambda answer: None)
         cell.loaded, cell.peak_rss_bytes, cell.room = {}, 0, Room(64, 64)
         start = lambda: setattr(cell, "child", _Child(cell, fitting, paged=paged))  # noqa: E731
         monkeypatch.setattr(cell, "start", start)
