@@ -329,3 +329,16 @@ def test_a_declared_power_of_schema_1_is_no_bound(make_record: Make) -> None:
     assert people_text(new_row, "tok_per_joule").startswith("≥")
     assert people_text(new_row, "joule_per_session").startswith("≤")
     assert people_text(old_row, "tok_per_joule").startswith("~")
+
+
+def test_an_open_loop_of_cold_turns_alone_is_ranked_by_their_ttft(make_record: Make) -> None:
+    def cold(tables: dict[str, Any]) -> None:
+        tables["turns"]["cold"][:] = 1
+
+    records = [
+        make_record(slow, backend=name, workload__loop="open", edit=cold)
+        for slow, name in ((1.0, "torch:cpu"), (1.5, "ort:cpu"))
+    ]
+    rows = build_rows(records, None)
+    assert [row.details["rank_by"] for row in rows] == ["ttft_cold_p50_s"] * 2
+    assert sorted(row.rank or 0 for row in rows) == [1, 2]

@@ -48,6 +48,9 @@ METRICS: tuple[str, ...] = (*RATIOS, *LATENCIES, *COUNTS)
 OF_ROOFS: tuple[str, ...] = ("mbu", "mbu_nameplate", "mfu")
 """Shares of a roof: above 1 the measurement is wrong."""
 
+PROBED_ROOFS: tuple[str, ...] = ("mbu", "mfu")
+"""Those of them whose roof was measured, so that no catalogue can have it wrong."""
+
 _OF_ALL_REPEATS = ("slo_attainment",)
 """Ratios that repeats which did not complete are in: their turns are the misses that it counts."""
 
@@ -126,14 +129,11 @@ def derive(raw: RawCell) -> Derived:
     seen = [
         _seen(raw, r, data, v) for r, data, v in zip(every, raw.repeats, per_repeat, strict=True)
     ]
-    over = [
-        (name, combine([r.ratios[name] for r in done]).value or 0.0, _shares(name, done))
-        for name in OF_ROOFS
-        if reasons.get(name) == "over_roof"
-    ]
+    over = [(name, _shares(name, done)) for name in OF_ROOFS if reasons.get(name) == "over_roof"]
+    probed = [(name, _shares(name, done)) for name in PROBED_ROOFS]
     views = [r.view for r in every]
     notes += clock_notes(raw, views)
-    notes += remarks(raw.facts, seen, over)
+    notes += remarks(raw.facts, seen, over, probed)
     if text := energy_of.idle_power(raw.idle_before, raw.idle_after, raw.facts.meter).note:
         notes.append(("idle_range", text))
     if raw.facts.scenario == "capacity":

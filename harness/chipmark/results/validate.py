@@ -155,9 +155,9 @@ def _recomputed(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
         texts.append(f"the notes differ from those computed: {', '.join(sorted(codes))}")
     findings = [Finding("error", "metrics", where, text) for text in texts]
     return findings + [
-        Finding("error", "over_roof", where, text)
+        Finding("error", code, where, text)
         for code, text in again.notes
-        if code == "over_roof"
+        if code in ("over_roof", "far_over_roof")
     ]
 
 
