@@ -74,7 +74,7 @@ NOTE_CODES: Mapping[str, str] = {
     "load_bound": "the offered load, not the device, sets total_tok_s, which is not ranked",
     "clock": "times of the backend, the engine and the parent contradict each other; not ranked",
     "over_roof": "a share of a roof comes out above 1, so the measurement is wrong",
-    "far_over_roof": "over 3 x a measured roof in a repeat: what was timed is not the work; not ranked",
+    "far_over_roof": "over 3 x a measured roof in a repeat, so not the work was timed; not ranked",
     "audit_failed": "ids or logits of the timed run are not the oracle's",
     "audit_pending": "the checks after the run could not be afforded here; not ranked",
     "slo_not_met": "the measured repeats do not meet the objective; not priced in a ranking",
