@@ -23,6 +23,17 @@ if importlib.util.find_spec("torch") is None:
 
 LIMIT_S = 300
 
+_QUICK = ("test_watched.py",)
+"""What scripts/test runs of this folder without --all: a cheat found by the audit."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each test here is a whole run of the command line."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.path.name not in _QUICK:
+            item.add_marker(pytest.mark.long)
+
+
 PRELUDE = Path(__file__).with_name("prelude.py").read_text()
 """What the source of every plug-in starts with."""
 
