@@ -11,7 +11,7 @@ from chipmark.cell.environment import recorded_environment
 from chipmark.cell.folder import KEY
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.plugins import backend_plugin, chip_plugin, meter_plugin
-from chipmark.cell.provenance import source_commit
+from chipmark.cell.provenance import own_commit
 from chipmark.cell.unit_notes import foreign_code, meter_notes, unit_notes
 from chipmark.cell.workloads import workload_id
 from chipmark.chips.contract import ChipIdentity
@@ -42,7 +42,7 @@ def assemble(cell: MeasuredCell, chip: ChipIdentity, key: str, options: dict[str
             "schema": "chipmark.cell/2",
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
             "chipmark_version": __version__,
-            "chipmark_commit": source_commit(),
+            "chipmark_commit": own_commit(),
             "status": "done" if done else "failed",
             "failure": cell.failure,
             "backend": plan.backend,

@@ -34,7 +34,7 @@ from chipmark.results.manifest import AuditResult, Manifest
 from chipmark.results.raw import load_raw
 from chipmark.results.record import Record
 from chipmark.results.sidecar import write_sidecar
-from chipmark.results.store import file_hash
+from chipmark.results.store import file_fault
 from chipmark.workload.trace import Trace
 from chipmark_models.pull import SYNTHETIC_SUFFIX
 from chipmark_models.weights.prepared import cache_folder
@@ -114,15 +114,9 @@ def _agreed(references: References, weights: Weights, trace: Trace, device: str,
 
 def _check_files(record: Record) -> None:
     for name, entry in record.files.items():
-        path = record.path / name
-        if not path.is_file():
-            raise BrokenRecordError(path, "is missing")
-        if file_hash(path) != entry.sha256:
-            raise BrokenRecordError(
-                path,
-                "was changed after it was written",
-                hint="measure again: what it holds is lost",
-            )
+        if fault := file_fault(record.path, name, entry):
+            hint = "measure again: what it holds is lost"
+            raise BrokenRecordError(record.path / name, fault, hint=hint)
 
 
 def _before(record: Record) -> AuditData | None:

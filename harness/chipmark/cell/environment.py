@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,21 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "GLIBC_TUNABLES": glibc_tunables(environ),
     }
+
+
+def run_module(module: str, *arguments: str, limit_s: float) -> subprocess.CompletedProcess[str]:
+    """Run one of chipmark's own modules in a process of its own, in the environment of a child.
+
+    Raises subprocess.TimeoutExpired after `limit_s`; the exit code is the caller's to look at.
+    """
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        env=child_environment(os.environ),
+        check=False,
+    )
 
 
 def glibc_tunables(environ: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from chipmark.backends.host import available_memory, physical_cores
 from chipmark.backends.host_read import read_bandwidth
 from chipmark.backends.probe_size import HOST_SHARE, probe_bytes
-from chipmark.cell.environment import child_environment
+from chipmark.cell.environment import run_module
 
 _LIMIT_S = 120.0
 
@@ -35,19 +35,12 @@ def host_read_roof(
     size = probe_bytes(wanted, available_memory(), cache, HOST_SHARE)
     if size is None:
         return None, wanted
-    command = [sys.executable, "-m", "chipmark.cell.host_probe"]
-    command += ["--bytes", str(size), "--threads", str(threads or physical_cores())]
+    arguments = ["--bytes", str(size), "--threads", str(threads or physical_cores())]
     if cpus is not None:
-        command += ["--cpus", ",".join(map(str, sorted(cpus)))]
+        arguments += ["--cpus", ",".join(map(str, sorted(cpus)))]
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_LIMIT_S,
-            env=child_environment(os.environ),
-            check=True,
-        )
+        done = run_module("chipmark.cell.host_probe", *arguments, limit_s=_LIMIT_S)
+        done.check_returncode()
         rate = float(json.loads(done.stdout.splitlines()[-1])["read"])
     except (subprocess.SubprocessError, OSError, ValueError, KeyError, IndexError):
         return None, size

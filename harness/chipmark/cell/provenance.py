@@ -6,6 +6,7 @@ Standard library only, as a child reports its own packages.
 from __future__ import annotations
 
 import subprocess
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -22,7 +23,13 @@ def installed_packages() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def source_commit(source: Path = Path(__file__)) -> str:
+@cache
+def own_commit() -> str:
+    """`source_commit` of this very code, asked once: the code that runs was loaded by then."""
+    return source_commit(Path(__file__))
+
+
+def source_commit(source: Path) -> str:
     """Commit of the checkout that `source` is tracked in, "+dirty" behind it where a tracked file
     of the checkout differs; "" where `source` is not tracked (an installed wheel) or git is not
     here."""

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chipmark.cell.environment import child_environment
+from chipmark.cell.environment import run_module
 
 _LIMIT_S = 60.0
 
@@ -42,18 +42,8 @@ def scan(names: Sequence[str]) -> list[ProviderHere]:
 
 
 def _attempt(names: list[str]) -> tuple[list[ProviderHere], str]:
-    import os
-
-    command = [sys.executable, "-m", "chipmark.cell.provider_scan", *names]
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_LIMIT_S,
-            env=child_environment(os.environ),
-            check=False,
-        )
+        done = run_module("chipmark.cell.provider_scan", *names, limit_s=_LIMIT_S)
         output, how = done.stdout, f"ended with exit code {done.returncode}"
     except subprocess.TimeoutExpired as error:
         raw = error.stdout or b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from chipmark.chips.catalogue import catalogue
+from chipmark.chips.catalogue import catalogue, catalogue_name
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.cpu import read_cpu
 from chipmark.chips.identify import cpu_entry
@@ -48,7 +48,7 @@ def unit_nameplate_w(chip: ChipIdentity, root: Path = Path("/")) -> float | None
     """
     if (plate := nameplate(chip, root)) is not None:
         return plate.power_w
-    entry = catalogue().chips.get(chip.name.partition(" (")[0])
+    entry = catalogue().chips.get(catalogue_name(chip.name))
     if entry is None or entry.unit != chip.unit:
         return None
     figures = [q.value for q in (entry.tdp, entry.cap) if q.value is not None]

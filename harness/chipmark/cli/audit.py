@@ -50,17 +50,13 @@ def audit(
 
     from chipmark.cell.audit_record import can_be_audited, finish_audit
     from chipmark.cli.console import check_format, emit_json, reporting, stdout, warn
-    from chipmark.errors import BrokenRecordError, NothingToJudgeError
+    from chipmark.cli.records import folders_of
+    from chipmark.errors import BrokenRecordError
     from chipmark.results.sidecar import with_sidecar
-    from chipmark.results.store import find_records, stored_record
+    from chipmark.results.store import stored_record
 
     check_format(format_, ("rich", "json"))
-    folders = find_records(runs)
-    if not folders:
-        raise NothingToJudgeError(
-            f"there is no record under {', '.join(str(r) for r in runs)}",
-            "chipmark run quick -o DIR makes some",
-        )
+    folders = folders_of(runs)
     rows: list[dict[str, object]] = []
     broken = 0
     with tempfile.TemporaryDirectory(prefix="chipmark-audit-") as scratch, reporting() as reporter:

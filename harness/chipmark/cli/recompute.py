@@ -38,17 +38,13 @@ def recompute(
       chipmark table runs/anew
     """
     from chipmark.cli.console import check_format, emit_json, reporting, warn
-    from chipmark.errors import BrokenRecordError, NothingToJudgeError, UsageError
+    from chipmark.cli.records import folders_of
+    from chipmark.errors import BrokenRecordError, UsageError
     from chipmark.results.recompute import recompute as derive_anew
-    from chipmark.results.store import Skipped, find_records
+    from chipmark.results.store import Skipped
 
     check_format(format_, ("rich", "json"))
-    folders = find_records(runs)
-    if not folders:
-        raise NothingToJudgeError(
-            f"there is no record under {', '.join(str(r) for r in runs)}",
-            "chipmark run quick -o DIR makes some",
-        )
+    folders = folders_of(runs)
     if any(folder.resolve().parent == out.resolve() for folder in folders):
         raise UsageError(
             f"-o {out} holds the records themselves, and each would be in its tables twice",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from chipmark.errors import NothingToJudgeError
     from chipmark.results.store import Loaded
 
 
@@ -16,7 +17,7 @@ def readable(runs: Sequence[Path]) -> Loaded:
     Raises BrokenRecordError where none can be read, NothingToJudgeError where there is none.
     """
     from chipmark.cli.console import warn
-    from chipmark.errors import BrokenRecordError, NothingToJudgeError
+    from chipmark.errors import BrokenRecordError
     from chipmark.results.store import load_records
 
     loaded = load_records(runs)
@@ -26,9 +27,26 @@ def readable(runs: Sequence[Path]) -> Loaded:
         return loaded
     if loaded.skipped:
         raise BrokenRecordError(runs[0], "no record could be read")
-    raise NothingToJudgeError(
+    raise no_records(runs)
+
+
+def folders_of(runs: Sequence[Path]) -> list[Path]:
+    """The folders of records under the paths; NothingToJudgeError where there is none."""
+    from chipmark.results.store import find_records
+
+    folders = find_records(runs)
+    if not folders:
+        raise no_records(runs)
+    return folders
+
+
+def no_records(runs: Sequence[Path], more: str = "") -> NothingToJudgeError:
+    """The error of paths that hold no record; `more` is added to what makes some."""
+    from chipmark.errors import NothingToJudgeError
+
+    return NothingToJudgeError(
         f"there is no record under {', '.join(str(r) for r in runs)}",
-        "chipmark run quick -o DIR makes some",
+        f"chipmark run quick -o DIR makes some{more}",
     )
 
 

@@ -39,8 +39,8 @@ def validate(
     from chipmark.benchmark_json.store import find_runs
     from chipmark.benchmark_json.validate import validate_run
     from chipmark.cli.console import check_format, emit_json, stdout
+    from chipmark.cli.records import no_records
     from chipmark.closed_form.check import check_record
-    from chipmark.errors import NothingToJudgeError
     from chipmark.prices.book import EXAMPLE
     from chipmark.results.store import find_records
     from chipmark.results.validate import validate_record
@@ -49,10 +49,7 @@ def validate(
     folders = find_records(runs)
     imported = find_runs(path for path in runs if path.is_dir())
     if not folders and not imported:
-        raise NothingToJudgeError(
-            f"there is no record under {', '.join(str(r) for r in runs)}",
-            "chipmark run quick -o DIR makes some, chipmark import FILE -o DIR stores a run",
-        )
+        raise no_records(runs, ", chipmark import FILE -o DIR stores a run")
     findings = [f for folder in folders for f in validate_record(folder)]
     if closed_form:
         findings += [f for folder in folders for f in check_record(folder, prices or EXAMPLE)]

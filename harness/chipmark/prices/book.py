@@ -15,6 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from chipmark.chips.catalogue import catalogue_name
 from chipmark.errors import BadInputError, nearest_names
 from chipmark.metrics.cost import Site, UnitPrice
 
@@ -187,7 +188,7 @@ class PriceBook(Part):
 
         What stands in brackets behind a chip's name (a power limit) does not change its price.
         """
-        plain = chip.partition(" (")[0]
+        plain = catalogue_name(chip)
         same = [entry for entry in self.units if entry.unit == unit]
         named = [entry for entry in same if plain in entry.chips]
         return next(iter(named or [entry for entry in same if "*" in entry.chips]), None)

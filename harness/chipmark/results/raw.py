@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chipmark.chips.catalogue import catalogue
+from chipmark.chips.catalogue import catalogue, catalogue_name
 from chipmark.engine.events import COLUMNS, SINCE_2, Table, check_tables, load_events
 from chipmark.errors import BrokenRecordError
 from chipmark.meters.contract import MeterInfo, PowerSamples
@@ -63,10 +63,9 @@ def facts_of(manifest: Manifest) -> CellFacts:
 
 def nameplate_bytes_s(chip: ChipId) -> float | None:
     """Memory bandwidth of the devices used by the catalogue, bytes/s; None where it has no entry,
-    no figure, or no way to divide it (a slice that is not a whole die). A chip's name may say its
-    power limit in brackets."""
+    no figure, or no way to divide it (a slice that is not a whole die)."""
     chips = catalogue()
-    entry = chips.chips.get(chip.name.partition(" (")[0]) or chips.chip_named(
+    entry = chips.chips.get(catalogue_name(chip.name)) or chips.chip_named(
         chip.vendor, chip.device_name
     )
     if entry is None or entry.bandwidth.value is None or chip.unit != entry.unit:
