@@ -1,0 +1,1 @@
+"""The public objects behind `import chipmark`; commands are thin callers of them."""

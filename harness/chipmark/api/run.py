@@ -1,0 +1,214 @@
+"""`run`: measure a suite or a workload, and get its records."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from chipmark.api.records import PathLike, Records, load
+from chipmark.api.suite import Suite, suite_and_workload
+from chipmark.cell.available import candidates
+from chipmark.cell.inputs import Limits
+from chipmark.cell.runner import Reporter, RunOptions, run_suite
+from chipmark.cell.suite import Overrides, load_suite
+from chipmark.errors import CellFailedError, UnknownNameError, UsageError
+from chipmark.metrics.ranking import MIN_REPEATS
+from chipmark.registry import GROUPS, refused_plugins
+
+if TYPE_CHECKING:
+    from chipmark.cell.suite import Suite as PlannedSuite
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+FEEDBACK = ("forced", "sampled")
+
+
+class LogReporter:
+    """The reporter of `run` where none is given: the logger `chipmark.api.run`, silent until the
+    caller configures logging. Facts that stay are INFO, what is being done now is DEBUG."""
+
+    def say(self, text: str) -> None:
+        """Log a fact that stays."""
+        _LOG.info("%s", text)
+
+    def stage(self, text: str) -> None:
+        """Log what is being done now."""
+        _LOG.debug("%s", text)
+
+    def steps(self, total: int) -> None:
+        """Take note of nothing: a log has no progress bar."""
+
+    def step(self) -> None:
+        """Take note of nothing: a log has no progress bar."""
+
+
+def run(
+    what: Suite | str | os.PathLike[str],
+    backends: str | Iterable[str] = (),
+    *,
+    models: str | Iterable[str] = (),
+    precision: str | Iterable[str] = (),
+    concurrency: int | Iterable[int] = (),
+    scale: str = "",
+    sessions: int | None = None,
+    repeats: int | None = None,
+    budget_s: float | None = None,
+    scenario: str = "",
+    transcript: PathLike | None = None,
+    trace: PathLike | None = None,
+    block_tokens: int | None = None,
+    out: PathLike = "runs/latest",
+    seed: int = 0,
+    feedback: str = "forced",
+    threads: int = 0,
+    power_w: float | None = None,
+    python: str = "",
+    fresh: bool = False,
+    max_chunk: int = 256,
+    limit_s: float = 3600.0,
+    audit_s: float = 120.0,
+    references: Iterable[PathLike] = (),
+    reporter: Reporter | None = None,
+    check: bool = True,
+) -> Records:
+    """Measure every cell of a suite, each in a process of its own, repeats in turns.
+
+        records = chipmark.run("quick", ["torch:cpu", "ort:cpu"], out="runs/quick")
+        records = chipmark.run("agent-code-32k", "sim:golden", sessions=2, repeats=1)
+        print(records.render("md"))
+
+    It is what `chipmark run` calls. Nothing is printed; a run into the same folder resumes.
+
+    Args:
+        what: a suite (quick, standard, full, a TOML file, a `Suite`), or a workload (a profile's
+            name or its TOML file), which takes the rest from the suite `quick`.
+        backends: KIND:DEVICE, as torch:cpu; none takes the suite's, or all that are found here.
+        models: presets, PRESET@synthetic, folders of safetensors, or GGUF files.
+        precision: fp32, bf16, fp16; w8, w4, fp8 where a backend computes them.
+        concurrency: sessions at once; in the capacity scenario, where the sweep ends.
+        scale: quick, standard, full, or "context,output,tool time".
+        sessions: sessions of the workload.
+        repeats: timed repeats of each cell; fewer than 3 rank nothing.
+        budget_s: seconds of the run within which repeats are added; 0 adds none.
+        scenario: equal_n or capacity.
+        transcript: instead of a workload, recorded conversations (JSONL of OpenAI messages).
+        trace: instead of a workload, a Mooncake .jsonl or an Azure .csv file of requests.
+        block_tokens: prompt tokens of one hash id in `trace`; None is 512, as Mooncake publishes.
+        out: the folder of the records.
+        seed: seed of the workload and of synthetic weights.
+        feedback: forced (the trace's tokens) or sampled.
+        threads: threads of a CPU backend; 0 is its own choice.
+        power_w: the unit's power in watts, declared where nothing measures it.
+        python: the interpreter of the measured processes, a vendor's own.
+        fresh: a fresh process for every repeat.
+        max_chunk: most prompt tokens of one launch.
+        limit_s: seconds after which a repeat is ended.
+        audit_s: seconds for the audit of a group of cells; what needs more is pending.
+        references: files of reference logits computed elsewhere, where torch is not installed.
+        reporter: who hears how the run goes, an object with `say(text)`, `stage(text)`,
+            `steps(total)` and `step()`; None logs to `chipmark.api.run`.
+        check: raise where a cell failed, after the others are measured; False returns all.
+
+    Returns:
+        Every record under `out`, of earlier runs too; those of failed cells are `Records.failed`.
+
+    Raises:
+        UsageError: what is asked for does not fit together.
+        UnknownNameError: a suite, workload, backend, precision or scenario does not exist.
+        BadInputError: a file cannot be read, or a field of it is wrong.
+        ModelUnavailableError: weights cannot be found or fetched.
+        CellFailedError: a cell failed (`check`); the records of all are in `out`.
+    """
+    source, workload = suite_and_workload(what)
+    overrides = Overrides(
+        backends=_several(backends),
+        models=_several(models),
+        workloads=(workload,) if workload else (),
+        precisions=_several(precision),
+        concurrency=_several(concurrency),
+        scale=scale,
+        sessions=sessions,
+        scenario=scenario,
+        repeats=repeats,
+        budget_s=budget_s,
+        transcript=os.fspath(transcript or ""),
+        trace=os.fspath(trace or ""),
+        block_tokens=block_tokens,
+    )
+    _check(feedback, power_w, python, limit_s, audit_s)
+    options = RunOptions(
+        seed=seed,
+        feedback="sampled" if feedback == "sampled" else "forced",
+        threads=threads,
+        power_w=power_w,
+        python=python,
+        fresh=fresh,
+        max_chunk=max_chunk,
+        limits=Limits(run_s=limit_s, audit_s=audit_s),
+        references=tuple(Path(path) for path in references),
+    )
+    reporter = LogReporter() if reporter is None else reporter
+    suite = _planned(source, overrides, reporter, python=python)
+    folder = Path(out)
+    report = run_suite(suite, folder, options, reporter)
+    if check and report.failed:
+        raise CellFailedError(
+            f"{len(report.failed)} of {len(suite.cells)} cells failed: {'; '.join(report.failed)}",
+            f"the others were measured; {folder}/*/child.log holds what each printed",
+        )
+    return load(folder, strict=False)
+
+
+def _planned(source: str, overrides: Overrides, reporter: Reporter, *, python: str) -> PlannedSuite:
+    """The suite's cells, with the backends found here where none is named; the reporter hears what
+    is left out."""
+    named = bool(overrides.backends)
+    if python and not named:
+        raise UsageError(
+            "a Python of its own needs its backends named",
+            "what is installed there is not known here",
+        )
+    found = [] if named else candidates()
+    suite = load_suite(source, overrides, [c.backend for c in found if not c.missing])
+    used = {cell.backend for cell in suite.cells}
+    for candidate in found:
+        if candidate.missing and candidate.backend not in used:
+            remedy = f" ({candidate.remedy})" if candidate.remedy else ""
+            reporter.say(f"left out {candidate.backend}: {candidate.missing}{remedy}")
+    for text in suite.left_out:
+        reporter.say(f"left out {text}")
+    for group in GROUPS:
+        for text in refused_plugins(group):
+            reporter.say(text)
+    for text in suite.renamed:
+        reporter.say(text)
+    if suite.repeats < MIN_REPEATS:
+        reporter.say(f"{suite.repeats} repeats: fewer than {MIN_REPEATS}, so nothing is ranked")
+    return suite
+
+
+def _check(
+    feedback: str, power_w: float | None, python: str, limit_s: float, audit_s: float
+) -> None:
+    """What the settings object cannot know; raises UnknownNameError or UsageError."""
+    if feedback not in FEEDBACK:
+        raise UnknownNameError("feedback", feedback, FEEDBACK)
+    if power_w is not None and not 0 < power_w < math.inf:
+        raise UsageError(f"power_w: {power_w:g} is not a power", "give watts above 0")
+    for name, seconds in (("limit_s", limit_s), ("audit_s", audit_s)):
+        if not math.isfinite(seconds):
+            raise UsageError(f"{name}: {seconds:g} is not a time", "give seconds")
+    if python and shutil.which(python) is None:
+        raise UsageError(f"python: {python} is not an interpreter")
+
+
+def _several(given: _T | Iterable[_T]) -> tuple[_T, ...]:
+    """One value or several as several; a text is one value."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        return (given,) if given != "" else ()
+    return tuple(given)
