@@ -1,5 +1,18 @@
 """Errors that a user can act on, each with the exit code that the command line returns for it.
 
+ChipmarkError                      2
+├── UsageError                     2   arguments or a file that do not fit together
+├── UnknownNameError               2   a name that does not exist, with near ones
+├── BadInputError                  2   a file with wrong content: path, line, field
+│   └── BrokenRecordError          2   a stored record that is changed or not whole
+├── ModelUnavailableError          2   weights that cannot be found or fetched
+├── DoesNotFitError                2   more than the device's memory or the model's context
+├── MissingBackendError            2   a package or device that is not installed
+├── NothingToJudgeError            3   no record to show or to compare
+└── CellFailedError                4   a cell without a valid measurement
+
+All of them have `message`, `hint` and `exit_code`, and are names of `chipmark` itself.
+
 Exit codes: 0 done; 1 a check found what it looks for; 2 wrong usage, bad input or a broken
 record; 3 inconclusive, machine unfit or nothing to judge; 4 a cell failed, or chipmark itself did
 (an error that is no ChipmarkError); 130 interrupted.
