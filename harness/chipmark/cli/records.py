@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chipmark.errors import NothingToJudgeError
     from chipmark.results.store import Loaded
 
 
@@ -16,6 +15,7 @@ def readable(runs: Sequence[Path]) -> Loaded:
 
     Raises BrokenRecordError where none can be read, NothingToJudgeError where there is none.
     """
+    from chipmark.api.records import no_records
     from chipmark.cli.console import warn
     from chipmark.errors import BrokenRecordError
     from chipmark.results.store import load_records
@@ -32,22 +32,13 @@ def readable(runs: Sequence[Path]) -> Loaded:
 
 def folders_of(runs: Sequence[Path]) -> list[Path]:
     """The folders of records under the paths; NothingToJudgeError where there is none."""
+    from chipmark.api.records import no_records
     from chipmark.results.store import find_records
 
     folders = find_records(runs)
     if not folders:
         raise no_records(runs)
     return folders
-
-
-def no_records(runs: Sequence[Path], more: str = "") -> NothingToJudgeError:
-    """The error of paths that hold no record; `more` is added to what makes some."""
-    from chipmark.errors import NothingToJudgeError
-
-    return NothingToJudgeError(
-        f"there is no record under {', '.join(str(r) for r in runs)}",
-        f"chipmark run quick -o DIR makes some{more}",
-    )
 
 
 def refuse_skipped(loaded: Loaded) -> None:

@@ -36,10 +36,10 @@ def validate(
     """
     from rich.markup import escape
 
+    from chipmark.api.records import no_records
     from chipmark.benchmark_json.store import find_runs
     from chipmark.benchmark_json.validate import validate_run
     from chipmark.cli.console import check_format, emit_json, stdout
-    from chipmark.cli.records import no_records
     from chipmark.closed_form.check import check_record
     from chipmark.prices.book import EXAMPLE
     from chipmark.results.store import find_records
