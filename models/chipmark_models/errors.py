@@ -35,7 +35,10 @@ class UnknownNameError(ChipmarkError):
 
 
 class BadInputError(ChipmarkError):
-    """A file whose content is wrong; names the file, the line and the field where known."""
+    """A file whose content is wrong: `PATH:LINE: field 'NAME': problem`, as far as known.
+
+    `problem` is a noun phrase: "invalid JSON: ...", "no such file", "0 is not a count".
+    """
 
     def __init__(
         self,
@@ -47,7 +50,8 @@ class BadInputError(ChipmarkError):
         hint: str = "",
     ) -> None:
         where = f"{path}" + (f":{line}" if line is not None else "")
-        super().__init__(f"{where}: " + (f"{field}: " if field else "") + problem, hint)
+        at = f"field {field!r}: " if field else ""
+        super().__init__(f"{where}: {at}{problem}", hint)
         self.path, self.line, self.field, self.problem = str(path), line, field, problem
 
 

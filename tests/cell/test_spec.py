@@ -18,10 +18,10 @@ def test_spec_round_trip(sim_spec: ChildSpec) -> None:
     ("change", "problem"),
     [
         ({"threds": 1}, "did you mean threads"),
-        ({"threads": "2"}, "threads: '2' is not int"),
-        ({"threads": True}, "threads: True is not int"),
-        ({"feedback": "maybe"}, "feedback: 'maybe' is not 'forced' or 'sampled'"),
-        ({"model": []}, "model: .* is not dict"),
+        ({"threads": "2"}, "field 'threads': '2' is not int"),
+        ({"threads": True}, "field 'threads': True is not int"),
+        ({"feedback": "maybe"}, "field 'feedback': 'maybe' is not 'forced' or 'sampled'"),
+        ({"model": []}, "field 'model': .* is not dict"),
     ],
 )
 def test_wrong_field_is_named(sim_spec: ChildSpec, change: dict[str, Any], problem: str) -> None:
@@ -33,7 +33,7 @@ def test_wrong_field_is_named(sim_spec: ChildSpec, change: dict[str, Any], probl
 def test_lacking_field_is_named(sim_spec: ChildSpec) -> None:
     data = dataclasses.asdict(sim_spec)
     del data["precision"]
-    with pytest.raises(BadInputError, match="precision: is lacking"):
+    with pytest.raises(BadInputError, match="field 'precision'"):
         ChildSpec.from_json(json.dumps(data))
 
 

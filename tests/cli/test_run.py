@@ -147,7 +147,7 @@ def test_a_trace_is_replayed_at_the_block_size_that_is_given(chipmark, tmp_path:
     arguments = ("run", "quick", "-b", "sim:golden", "--trace", trace, "--scale", "1,1,0")
     refused = chipmark(*arguments, "-o", tmp_path / "a")
     assert refused.code == 2
-    assert "moon.jsonl:1: hash_ids: has 4 ids" in refused.err
+    assert "moon.jsonl:1: field 'hash_ids': has 4 ids" in refused.err
     assert "--block-tokens 64" in refused.err
     out = tmp_path / "b"
     taken = chipmark(*arguments, "--repeats", 1, "--block-tokens", 64, "-o", out)

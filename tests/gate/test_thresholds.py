@@ -71,11 +71,14 @@ def test_a_file_of_its_own_has_the_keys_at_its_top(tmp_path):
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("delta_rde = 0.1", "delta_rde: unknown key\ndid you mean delta_red"),
-        ("[[rule]]\nabsolute_flor = 1.0", r"rule\.0\.absolute_flor: unknown key\ndid you mean abs"),
-        ("delta_red = '3 %'", "delta_red: "),
-        ("delta_red = -0.1", "delta_red: "),
-        ("delta_red = nan", "delta_red: "),
+        ("delta_rde = 0.1", "field 'delta_rde': unknown key\ndid you mean delta_red"),
+        (
+            "[[rule]]\nabsolute_flor = 1.0",
+            r"field 'rule\.0\.absolute_flor': unknown key\ndid you mean abs",
+        ),
+        ("delta_red = '3 %'", "field 'delta_red': "),
+        ("delta_red = -0.1", "field 'delta_red': "),
+        ("delta_red = nan", "field 'delta_red': "),
         ("delta_red = ", "is not TOML"),
     ],
 )
@@ -88,5 +91,5 @@ def test_what_is_wrong_is_named(tmp_path, text, named):
 def test_a_missing_file_and_a_table_that_is_none_are_named(tmp_path):
     with pytest.raises(BadInputError, match="no such file"):
         load_thresholds(tmp_path / "none.toml", tmp_path)
-    with pytest.raises(BadInputError, match="gate: is no table"):
+    with pytest.raises(BadInputError, match="field 'gate': is no table"):
         load_thresholds(written(tmp_path, "[tool.chipmark]\ngate = 1\n"), tmp_path)

@@ -89,7 +89,9 @@ def test_a_checkpoint_of_the_base_model_is_read_without_its_prefix(
 
 def test_a_tensor_under_both_names_is_refused(tmp_path: Path, tensors: Tensors) -> None:
     both = tensors | {"norm.weight": tensors[FINAL_NORM] + 1}
-    with pytest.raises(BadInputError, match=r"norm\.weight: is stored twice, also as model\.norm"):
+    with pytest.raises(
+        BadInputError, match=r"field 'norm\.weight': is stored twice, also as model\.norm"
+    ):
         SafetensorsWeights(one_file(tmp_path / "m", both))
 
 
@@ -113,7 +115,7 @@ def test_an_untied_model_needs_both_matrices(tmp_path: Path, tensors: Tensors) -
             {n: a for n, a in (tensors | {HEAD: tensors[EMBEDDING]}).items() if n != name},
             tie_word_embeddings=False,
         )
-        with pytest.raises(BadInputError, match=rf"{name}: the tensor is missing"):
+        with pytest.raises(BadInputError, match=rf"field '{name}': the tensor is missing"):
             SafetensorsWeights(folder)
 
 
@@ -154,7 +156,9 @@ def test_a_shard_that_the_index_leaves_out_is_named(tmp_path: Path, tensors: Ten
 def test_a_tensor_in_two_shards_is_refused(tmp_path: Path, tensors: Tensors) -> None:
     first, second = halves(tensors)
     folder = in_shards(tmp_path / "m", first, second | {EMBEDDING: tensors[EMBEDDING]})
-    with pytest.raises(BadInputError, match=r"s1\.safetensors: model\.embed_tokens\.weight: is st"):
+    with pytest.raises(
+        BadInputError, match=r"s1\.safetensors: field 'model\.embed_tokens\.weight': is st"
+    ):
         SafetensorsWeights(folder)
 
 
@@ -184,5 +188,5 @@ def test_a_folder_with_an_adapter_is_refused(tmp_path: Path, tensors: Tensors) -
 def test_a_tensor_without_use_is_refused(tmp_path: Path, tensors: Tensors) -> None:
     name = "model.layers.0.self_attn.q_norm.weight"
     extra = tensors | {name: np.ones(TIED.head_dim, np.float32)}
-    with pytest.raises(BadInputError, match=rf"{name}: 1 tensor\(s\) do not belong"):
+    with pytest.raises(BadInputError, match=rf"field '{name}': 1 tensor\(s\) do not belong"):
         SafetensorsWeights(one_file(tmp_path / "m", extra))

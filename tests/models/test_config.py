@@ -189,14 +189,16 @@ def test_a_window_that_no_layer_has_is_none(change: dict[str, Any]) -> None:
     ],
 )
 def test_a_window_that_one_layer_has_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(BadInputError, match="sliding_window: 128 is below the context"):
+    with pytest.raises(BadInputError, match="field 'sliding_window': 128 is below the context"):
         ModelConfig.from_hf(QWEN2 | change, "x")
 
 
 def test_mistral_without_the_key_has_the_window_of_its_class() -> None:
     data = LLAMA | {"model_type": "mistral", "max_position_embeddings": 8192}
     data["num_key_value_heads"] = 2
-    with pytest.raises(BadInputError, match="sliding_window: 4096 is below the context of 8192"):
+    with pytest.raises(
+        BadInputError, match="field 'sliding_window': 4096 is below the context of 8192"
+    ):
         ModelConfig.from_hf(data, "x")
     assert ModelConfig.from_hf(data | {"sliding_window": None}, "x").sliding_window is None
 
@@ -235,7 +237,7 @@ def test_the_original_context_of_llama3_may_be_missing() -> None:
     assert config.rope_scaling == RopeScaling("llama3", 8.0, 1.0, 4.0, 512)
     key = "original_max_position_embeddings"
     both = LLAMA | {key: 64, "rope_scaling": scaling | {key: 32}}
-    with pytest.raises(BadInputError, match=f"{key}: 64 contradicts 32"):
+    with pytest.raises(BadInputError, match=f"field '{key}': 64 contradicts 32"):
         ModelConfig.from_hf(both, "x")
 
 

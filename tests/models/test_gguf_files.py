@@ -156,7 +156,7 @@ def test_a_missing_part_is_named(tmp_path: Path, weights: SyntheticWeights, lost
 def test_a_renamed_part_is_refused(tmp_path: Path, weights: SyntheticWeights) -> None:
     parts = parts_of(tmp_path / "m", weights)
     alone = parts[0].rename(tmp_path / "m" / "model.gguf")
-    with pytest.raises(BadInputError, match=r"split\.no: is part 1 of 3 by its metadata"):
+    with pytest.raises(BadInputError, match=r"field 'split\.no': is part 1 of 3 by its metadata"):
         GgufWeights(alone)
 
 
@@ -165,7 +165,9 @@ def test_parts_in_another_order_are_refused(tmp_path: Path, weights: SyntheticWe
     data = [p.read_bytes() for p in parts]
     parts[1].write_bytes(data[2])
     parts[2].write_bytes(data[1])
-    with pytest.raises(BadInputError, match=r"m-00002-of-00003\.gguf: split\.no: is 2, expected 1"):
+    with pytest.raises(
+        BadInputError, match=r"m-00002-of-00003\.gguf: field 'split\.no': is 2, expected 1"
+    ):
         GgufWeights(parts[0])
 
 
@@ -174,7 +176,7 @@ def test_a_part_of_another_model_is_refused(tmp_path: Path, weights: SyntheticWe
     larger = SyntheticWeights(dataclasses.replace(CONFIG, n_layers=3), 0)
     other = parts_of(tmp_path / "o", larger, per_part=14)
     parts[2].write_bytes(other[2].read_bytes())
-    with pytest.raises(BadInputError, match=r"split\.tensors\.count: is 26, expected"):
+    with pytest.raises(BadInputError, match=r"field 'split\.tensors\.count': is 26, expected"):
         GgufWeights(parts[0])
 
 
@@ -184,7 +186,9 @@ def test_a_tensor_in_two_parts_is_refused(tmp_path: Path, weights: SyntheticWeig
     old, new = b"blk.1.attn_norm.weight", b"blk.0.attn_norm.weight"
     assert data.count(old) == 1
     parts[1].write_bytes(data.replace(old, new))
-    with pytest.raises(BadInputError, match=r"blk\.0\.attn_norm\.weight: is in an earlier part"):
+    with pytest.raises(
+        BadInputError, match=r"field 'blk\.0\.attn_norm\.weight': is in an earlier part"
+    ):
         GgufWeights(parts[0])
 
 
@@ -209,9 +213,7 @@ def test_quantised_blocks_of_the_other_byte_order_are_refused(
     name = "model.layers.0.mlp.up_proj.weight"
     types = {name: gguf.GGMLQuantizationType.Q8_0}
     path = write_gguf(tmp_path / "m.gguf", weights, big_endian=True, types=types)
-    says = (
-        r"blk\.0\.ffn_up\.weight: has the type Q8_0 in a file of the other byte order.*\n.*endian"
-    )
+    says = r"'blk\.0\.ffn_up\.weight': has the type Q8_0 in a file of the other byte.*\n.*endian"
     with pytest.raises(BadInputError, match=says):
         GgufWeights(path)
 
@@ -234,7 +236,7 @@ def test_a_type_that_is_not_read_is_named_with_its_tensor(
     (dims,) = struct.unpack_from("<I", data, at)
     struct.pack_into("<I", data, at + 4 + 8 * dims, number)
     path.write_bytes(bytes(data))
-    with pytest.raises(BadInputError, match=rf"blk\.1\.ffn_down\.weight: has the .*{says}"):
+    with pytest.raises(BadInputError, match=rf"blk\.1\.ffn_down\.weight': has the .*{says}"):
         GgufWeights(path)
 
 

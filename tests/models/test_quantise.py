@@ -195,7 +195,7 @@ def test_groups_are_the_largest_that_divides() -> None:
     assert group_of("fp8", 176) == 176
     with pytest.raises(UnknownNameError, match="fp8"):
         group_of("bf16", 128)
-    with pytest.raises(BadInputError, match="w4: has rows of 176"):
+    with pytest.raises(BadInputError, match="field 'w4': has rows of 176"):
         quantise(np.zeros((2, 176), np.float32), "w4")
 
 

@@ -131,14 +131,14 @@ def test_a_cut_file_names_the_tensor(tmp_path: Path, tensors: dict[str, np.ndarr
     folder = model_folder(tmp_path / "m", tensors)
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(BadInputError, match=r"model\.norm\.weight: .*cut short"):
+    with pytest.raises(BadInputError, match=r"field 'model\.norm\.weight': .*cut short"):
         SafetensorsWeights(folder)
 
 
 def test_a_lacking_tensor_is_named(tmp_path: Path, tensors: dict[str, np.ndarray]) -> None:
     lacking = "model.layers.1.mlp.up_proj.weight"
     folder = model_folder(tmp_path / "m", {n: a for n, a in tensors.items() if n != lacking})
-    with pytest.raises(BadInputError, match=rf"{lacking}: the tensor is missing"):
+    with pytest.raises(BadInputError, match=rf"field '{lacking}': the tensor is missing"):
         SafetensorsWeights(folder)
 
 
@@ -160,12 +160,12 @@ def entry(**changes: Any) -> dict[str, Any]:
         (header_bytes(b"{no json"), "invalid JSON"),
         (header_bytes([1]), "not a JSON object"),
         (header_bytes(b'{"t": 1, "t": 2}'), "'t' stands twice"),
-        (header_bytes({"t": {"dtype": "F32"}}), "t: bad header entry"),
-        (header_bytes({"t": entry(dtype="F8_E5M2")}), "t: has type 'F8_E5M2'"),
+        (header_bytes({"t": {"dtype": "F32"}}), "field 't': bad header entry"),
+        (header_bytes({"t": entry(dtype="F8_E5M2")}), "field 't': has type 'F8_E5M2'"),
         (header_bytes({"t": entry(shape=[-4])}), "negative"),
         (header_bytes({"t": entry(shape=[5])}), "its shape .* needs 20"),
         (header_bytes({"t": entry(data_offsets=[1 << 40, (1 << 40) + 16])}), "cut short"),
-        (header_bytes({"a": entry(), "b": entry(data_offsets=[8, 24])}), "b: overlaps"),
+        (header_bytes({"a": entry(), "b": entry(data_offsets=[8, 24])}), "field 'b': overlaps"),
     ],
 )
 def test_a_broken_header_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
@@ -297,7 +297,7 @@ def test_a_gguf_file_that_lacks_a_tensor_names_it(
 ) -> None:
     lacking = "model.layers.2.self_attn.v_proj.weight"
     path = write_gguf(tmp_path / "m.gguf", weights, skip=lacking)
-    with pytest.raises(BadInputError, match=rf"{lacking}: the tensor is missing"):
+    with pytest.raises(BadInputError, match=rf"field '{lacking}': the tensor is missing"):
         GgufWeights(path)
 
 
@@ -313,7 +313,7 @@ def test_a_cut_gguf_file_is_refused_at_every_length(
         with pytest.raises(BadInputError, match=r"cut\.gguf"):
             GgufWeights(cut)
     cut.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BadInputError, match=r"blk\.\d+\.\w+\.weight: .*cut short"):
+    with pytest.raises(BadInputError, match=r"blk\.\d+\.\w+\.weight': .*cut short"):
         GgufWeights(cut)
 
 
@@ -337,7 +337,7 @@ def test_a_gguf_file_with_random_damage_raises_nothing_else(
 
 def test_an_unknown_architecture_is_named(tmp_path: Path, weights: SyntheticWeights) -> None:
     path = write_gguf(tmp_path / "m.gguf", weights, arch="mamba")
-    with pytest.raises(BadInputError, match=r"general\.architecture: 'mamba'"):
+    with pytest.raises(BadInputError, match=r"field 'general\.architecture': 'mamba'"):
         GgufWeights(path)
 
 

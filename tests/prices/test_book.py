@@ -101,9 +101,9 @@ def test_a_card_is_priced_whole_whatever_its_dies() -> None:
         (
             '"USD/kWh"',
             '"CNY/kWh"',
-            "site.tariff_per_kwh.unit: is in CNY, the book's currency is USD",
+            "field 'site.tariff_per_kwh.unit': is in CNY, the book's currency is USD",
         ),
-        ('"USD/vCPU"', '"EUR"', "unit.server-cpu-vcpu.purchase.unit: is in EUR"),
+        ('"USD/vCPU"', '"EUR"', "field 'unit.server-cpu-vcpu.purchase.unit': is in EUR"),
         ('vat = "excluded"', 'vat = "maybe"', "vat"),
         ("[site]", "[site", "TOML"),
     ],

@@ -67,23 +67,51 @@ def test_a_users_file_adds_profiles(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("median = 480", "medain = 480", r"own\.append\.median: is missing\nis 'medain' meant"),
+        (
+            "median = 480",
+            "medain = 480",
+            r"field 'own\.append\.median': is missing\nis 'medain' meant",
+        ),
         (
             "sigma_ln = 1.15",
             "sigma_ln = 1.15\nmaximun = 9",
-            r"own\.append\.maximun: is not a field here; did you mean maximum",
+            r"field 'own\.append\.maximun': is not a field here; did you mean maximum",
         ),
-        ("context_cap = 32768", "context_cap = -1", r"own\.context_cap: must be a whole number"),
+        (
+            "context_cap = 32768",
+            "context_cap = -1",
+            r"field 'own\.context_cap': must be a whole number",
+        ),
         ("context_cap = 32768", "context_cap = 29000", r"maximum below context_cap, 29000"),
-        ("context_cap = 32768", "context_cap = 30001\nmin_tusk = 3", r"own\.min_tusk: is not a"),
-        ('loop = "closed"', 'loop = "round"', r"own\.loop: must be closed or open, not 'round'"),
-        ("sigma_ln = 0.25", "sigma_ln = -0.25", r"own\.first_prompt\.sigma_ln: must be a number"),
+        (
+            "context_cap = 32768",
+            "context_cap = 30001\nmin_tusk = 3",
+            r"field 'own\.min_tusk': is not a",
+        ),
+        (
+            'loop = "closed"',
+            'loop = "round"',
+            r"field 'own\.loop': must be closed or open, not 'round'",
+        ),
+        (
+            "sigma_ln = 0.25",
+            "sigma_ln = -0.25",
+            r"field 'own\.first_prompt\.sigma_ln': must be a number",
+        ),
         ("sigma_ln = 0.25", "sigma_ln = nan", r"own\.toml: "),
-        ("sigma_ln = 0.25", "sigma_ln = true", r"own\.first_prompt\.sigma_ln: must be a number"),
-        ('source = "WEKA, 393', 'sauce = "WEKA, 393', r"own\.first_prompt\.source: is missing"),
-        ('kind = "blocks"', 'kind = "draw"', r"own\.sharing\.groups: is missing"),
-        ("value = 0.89", "value = 1.89", r"own\.target_hit\.value: must be a number"),
-        ('"own".turns]', '"own".turn]', r"own\.turns: is missing\nis 'turn' meant"),
+        (
+            "sigma_ln = 0.25",
+            "sigma_ln = true",
+            r"field 'own\.first_prompt\.sigma_ln': must be a number",
+        ),
+        (
+            'source = "WEKA, 393',
+            'sauce = "WEKA, 393',
+            r"field 'own\.first_prompt\.source': is missing",
+        ),
+        ('kind = "blocks"', 'kind = "draw"', r"field 'own\.sharing\.groups': is missing"),
+        ("value = 0.89", "value = 1.89", r"field 'own\.target_hit\.value': must be a number"),
+        ('"own".turns]', '"own".turn]', r"field 'own\.turns': is missing\nis 'turn' meant"),
         ('["own"]', '["<own>"]', "a profile's name is letters"),
         ('title = "', "title = ", r"own\.toml: is not TOML"),
     ],
@@ -101,7 +129,7 @@ def test_a_mistake_names_the_file_and_the_field(tmp_path, old: str, new: str, sa
 def test_a_name_that_is_taken_and_a_file_that_is_absent_are_refused(tmp_path) -> None:
     path = tmp_path / "again.toml"
     path.write_text(BUILT_IN.read_text())
-    with pytest.raises(BadInputError, match="agent-code-32k: is already the name"):
+    with pytest.raises(BadInputError, match="field 'agent-code-32k': is already the name"):
         load_profiles(path)
     with pytest.raises(BadInputError, match="cannot be read"):
         load_profiles(tmp_path / "absent.toml")

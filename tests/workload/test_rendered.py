@@ -115,7 +115,7 @@ def test_a_developer_that_no_form_shows_is_refused(tmp_path: Path) -> None:
         "{%- endfor %}{%- if add_generation_prompt %}<assistant>{%- endif %}"
     )
     talk = [say("user", "a?"), say("developer", "be brief"), say("assistant", "b")]
-    refused(tmp_path, template, talk, r"messages\[1\]\.content: vanishes")
+    refused(tmp_path, template, talk, r"field 'messages\[1\]\.content': vanishes")
 
 
 def test_calls_shown_only_where_the_content_is_null_are_shown(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_template_that_refuses_names_file_line_and_message(tmp_path: Path) -> 
         "{%- if m.content and 'shelf' in m.content %}{{ raise_exception('not that') }}{%- endif %}"
         "<{{ m.role }}>{{ m.content or '' }}" + CALLS + TAIL
     )
-    says = r"messages\[2\]: the chat template refuses it: TemplateError: no"
+    says = r"field 'messages\[2\]': the chat template refuses it: TemplateError: no"
     refused(tmp_path, template, WITH_CALL, says)
 
 
@@ -286,7 +286,9 @@ def test_a_template_of_parts_gets_parts(tmp_path: Path) -> None:
 def test_a_short_text_that_stands_elsewhere_too_does_not_hide_a_loss(tmp_path: Path) -> None:
     template = "{%- for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}" + TAIL
     talk = [say("system", "ok"), say("user", "ok ok?"), say("assistant", "ok")]
-    refused(tmp_path, template, talk, r"messages\[0\]\.content: vanishes.*\nremove the text")
+    refused(
+        tmp_path, template, talk, r"field 'messages\[0\]\.content': vanishes.*\nremove the text"
+    )
 
 
 @pytest.mark.parametrize(
@@ -322,14 +324,14 @@ def test_marks_lie_within_the_tags_that_a_template_looks_at(tmp_path: Path, text
 def test_a_text_that_the_template_cuts_is_refused(tmp_path: Path) -> None:
     template = "{%- for m in messages %}<{{ m.role }}>{{ m.content[:20] }}" + TAIL
     talk = [say("user", "a" * 50), say("assistant", "b")]
-    refused(tmp_path, template, talk, r"messages\[0\]\.content: vanishes")
+    refused(tmp_path, template, talk, r"field 'messages\[0\]\.content': vanishes")
 
 
 def test_history_that_the_template_forgets_is_refused(tmp_path: Path) -> None:
     template = "{%- for m in messages[-3:] %}<{{ m.role }}>{{ m.content }}" + TAIL
     talk = [say("user", "one"), say("assistant", "two"), say("user", "three")]
     talk += [say("assistant", "four"), say("user", "five"), say("assistant", "six")]
-    refused(tmp_path, template, talk, r"messages\[0\]\.content: vanishes")
+    refused(tmp_path, template, talk, r"field 'messages\[0\]\.content': vanishes")
 
 
 THOUGHTS = (
@@ -361,24 +363,34 @@ def test_thoughts_of_earlier_answers_may_go(tmp_path: Path, answer: Any, first: 
 
 def test_the_thought_of_the_answer_itself_may_not_go(tmp_path: Path) -> None:
     talk = [say("user", "a?"), say("assistant", "one", reasoning_content="hm")]
-    refused(tmp_path, EVERY_ROLE, talk, r"messages\[1\]\.reasoning_content: vanishes: .* thought")
+    refused(
+        tmp_path,
+        EVERY_ROLE,
+        talk,
+        r"field 'messages\[1\]\.reasoning_content': vanishes: .* thought",
+    )
     inline = [say("user", "a?"), say("assistant", "<think>hm</think>one")]
     template = THOUGHTS.replace("not loop.last and ", "")
-    refused(tmp_path, template, inline, r"messages\[1\]\.content: vanishes")
+    refused(tmp_path, template, inline, r"field 'messages\[1\]\.content': vanishes")
 
 
 def test_of_several_failures_the_last_obstacle_is_named(tmp_path: Path) -> None:
     # The first form fails for its null, and the one that gets over this loses the thought.
     template = LOOP + "<{{ m.role }}>{{ m.content + '' }}" + CALLS + TAIL
     answer = CALLED | {"reasoning_content": "hm"}
-    says = r"messages\[1\]\.reasoning_content: vanishes"
+    says = r"field 'messages\[1\]\.reasoning_content': vanishes"
     refused(tmp_path, template, [WITH_CALL[0], answer, *WITH_CALL[2:]], says, tools=TOOLS)
 
 
 def test_an_answer_after_a_thought_may_not_go(tmp_path: Path) -> None:
     template = THOUGHTS.replace("[-1]", "[0]")
     talk = [say("user", "a?"), say("assistant", "<think>hm</think>one"), say("user", "b?")]
-    refused(tmp_path, template, [*talk, say("assistant", "c")], r"messages\[1\]\.content: vanishes")
+    refused(
+        tmp_path,
+        template,
+        [*talk, say("assistant", "c")],
+        r"field 'messages\[1\]\.content': vanishes",
+    )
 
 
 @pytest.mark.parametrize(
@@ -410,25 +422,28 @@ def test_a_call_without_arguments_has_none(tmp_path: Path, arguments: object) ->
 @pytest.mark.parametrize(
     ("message", "says"),
     [
-        (say("user", "x", refusal="no"), r"messages\[1\]\.refusal: must be text, in an assistant"),
-        (say("assistant", "x", refusal="no"), r"messages\[1\]\.refusal: must be text"),
-        (say("assistant", None, refusal=7), r"messages\[1\]\.refusal: must be text"),
+        (
+            say("user", "x", refusal="no"),
+            r"field 'messages\[1\]\.refusal': must be text, in an assistant",
+        ),
+        (say("assistant", "x", refusal="no"), r"field 'messages\[1\]\.refusal': must be text"),
+        (say("assistant", None, refusal=7), r"field 'messages\[1\]\.refusal': must be text"),
         (
             say("user", [{"type": "refusal", "refusal": "no"}]),
-            r"messages\[1\]\.content\[0\]: must be a text part",
+            r"field 'messages\[1\]\.content\[0\]': must be a text part",
         ),
         (
             say("user", [{"type": "image_url", "text": "a"}]),
-            r"messages\[1\]\.content\[0\]: must be a text part",
+            r"field 'messages\[1\]\.content\[0\]': must be a text part",
         ),
         (
             say("assistant", "x", function_call={"name": "f", "arguments": "{}"}),
-            r"messages\[1\]\.function_call: is not read\nwrite it as tool_calls",
+            r"field 'messages\[1\]\.function_call': is not read\nwrite it as tool_calls",
         ),
-        (say("assistant", "x", audio={"id": "a"}), r"messages\[1\]\.audio: is not read"),
+        (say("assistant", "x", audio={"id": "a"}), r"field 'messages\[1\]\.audio': is not read"),
         (
             say("assistant", None, tool_calls=[call(arguments="[1]")]),
-            r"messages\[1\]\.tool_calls\[0\]\.function\.arguments: must be a JSON object",
+            r"field 'messages\[1\]\.tool_calls\[0\]\.function\.arguments': must be a JSON object",
         ),
     ],
 )

@@ -138,15 +138,15 @@ def test_compressed_files_and_a_first_part_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"input_length": -5}, r"moon\.jsonl:2: input_length: must be a whole number"),
-        ({"output_length": 0}, r"moon\.jsonl:2: output_length: must be a whole number"),
-        ({"output_length": 1.5}, r":2: output_length: must be"),
-        ({"output_length": True}, r":2: output_length: must be"),
-        ({"timestamp": -1}, r":2: timestamp: must be milliseconds"),
-        ({"timestamp": 10}, r":2: timestamp: decreases by 0\.09 s"),
-        ({"hash_ids": [1]}, r":2: hash_ids: has 1 ids, but 600 tokens are 2 blocks of 512"),
-        ({"hash_ids": [1, -2]}, r":2: hash_ids: must be a list of whole numbers"),
-        ({"hash_ids": None}, r":2: hash_ids: must be a list"),
+        ({"input_length": -5}, r"moon\.jsonl:2: field 'input_length': must be a whole number"),
+        ({"output_length": 0}, r"moon\.jsonl:2: field 'output_length': must be a whole number"),
+        ({"output_length": 1.5}, r":2: field 'output_length': must be"),
+        ({"output_length": True}, r":2: field 'output_length': must be"),
+        ({"timestamp": -1}, r":2: field 'timestamp': must be milliseconds"),
+        ({"timestamp": 10}, r":2: field 'timestamp': decreases by 0\.09 s"),
+        ({"hash_ids": [1]}, r":2: field 'hash_ids': has 1 ids, but 600 tokens are 2 blocks of 512"),
+        ({"hash_ids": [1, -2]}, r":2: field 'hash_ids': must be a list of whole numbers"),
+        ({"hash_ids": None}, r":2: field 'hash_ids': must be a list"),
     ],
 )
 def test_a_bad_request_names_file_line_and_field(
@@ -177,7 +177,7 @@ def test_a_file_of_other_blocks_is_replayed_at_the_size_that_is_given(tmp_path: 
 
 def test_a_wrong_block_size_is_refused_with_those_that_fit(tmp_path: Path) -> None:
     path = mooncake(tmp_path, request(0, 200, 5, 1, 2, 3, 4))
-    says = r"moon\.jsonl:1: hash_ids: has 4 ids, but 200 tokens are 1 blocks of 512\n.*"
+    says = r"moon\.jsonl:1: field 'hash_ids': has 4 ids, but 200 tokens are 1 blocks of 512\n.*"
     with pytest.raises(BadInputError, match=says + r"--block-tokens 64 \(of 50 to 66 that fit\)"):
         replay(path, FULL, 0, VOCAB)
     with pytest.raises(BadInputError, match="has 4 ids, but 200 tokens are 2 blocks of 128"):
@@ -198,19 +198,21 @@ def test_a_file_without_blocks_has_no_block_size(tmp_path: Path) -> None:
 def test_a_missing_field_names_the_nearest(tmp_path: Path) -> None:
     entry = request(0, 600, 3, 0, 1)
     entry["input_len"] = entry.pop("input_length")
-    with pytest.raises(BadInputError, match=r":1: input_length: is missing; there is input_len"):
+    with pytest.raises(
+        BadInputError, match=r":1: field 'input_length': is missing; there is input_len"
+    ):
         list(read_requests(mooncake(tmp_path, entry)))
 
 
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ("2023-11-16 18:17:05,-7,8", r"azure\.csv:3: ContextTokens: must be"),
-        ("2023-11-16 18:17:05,7,", r"azure\.csv:3: GeneratedTokens: must be"),
-        ("2023-11-16 18:17:05,7", r"azure\.csv:3: GeneratedTokens: must be"),
-        ("2023-11-16 18:17:01,7,8", r"azure\.csv:3: TIMESTAMP: decreases by 2 s"),
-        ("yesterday,7,8", r"azure\.csv:3: TIMESTAMP: 'yesterday' is not a time"),
-        ("2023-11-16 18:17:05+00:00,7,8", r"azure\.csv:3: TIMESTAMP: mixes times"),
+        ("2023-11-16 18:17:05,-7,8", r"azure\.csv:3: field 'ContextTokens': must be"),
+        ("2023-11-16 18:17:05,7,", r"azure\.csv:3: field 'GeneratedTokens': must be"),
+        ("2023-11-16 18:17:05,7", r"azure\.csv:3: field 'GeneratedTokens': must be"),
+        ("2023-11-16 18:17:01,7,8", r"azure\.csv:3: field 'TIMESTAMP': decreases by 2 s"),
+        ("yesterday,7,8", r"azure\.csv:3: field 'TIMESTAMP': 'yesterday' is not a time"),
+        ("2023-11-16 18:17:05+00:00,7,8", r"azure\.csv:3: field 'TIMESTAMP': mixes times"),
     ],
 )
 def test_a_bad_row_names_file_line_and_column(tmp_path: Path, row: str, says: str) -> None:
@@ -220,7 +222,9 @@ def test_a_bad_row_names_file_line_and_column(tmp_path: Path, row: str, says: st
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     path = azure(tmp_path, "2023-11-16 18:17:03,5,5", head="TIMESTAMP,ContextToken,GeneratedTokens")
-    with pytest.raises(BadInputError, match=r":1: ContextTokens: is missing; there is ContextTok"):
+    with pytest.raises(
+        BadInputError, match=r":1: field 'ContextTokens': is missing; there is ContextTok"
+    ):
         list(read_requests(path))
 
 

@@ -131,7 +131,7 @@ def test_a_changed_file_is_refused_by_its_hash(tmp_path) -> None:
         arrays = dict(archive)
     arrays["tokens"] = arrays["tokens"][::-1].copy()
     np.savez(path, **arrays)
-    with pytest.raises(BadInputError, match=r"hash: the content has sha256"):
+    with pytest.raises(BadInputError, match=r"field 'hash': the content has sha256"):
         load_trace(path)
 
 
@@ -142,7 +142,7 @@ def test_a_file_without_an_array_names_it(tmp_path, name: str) -> None:
     with np.load(path) as archive:
         arrays = {key: archive[key] for key in archive.files if key != name}
     np.savez(path, **arrays)
-    with pytest.raises(BadInputError, match=f"{name}: is missing"):
+    with pytest.raises(BadInputError, match=f"field '{name}': is missing"):
         load_trace(path)
 
 

@@ -191,32 +191,41 @@ def call(arguments: str = "{}", **more: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("session", "says"),
     [
-        ({"message": []}, r":1: message: is not a field of a session; did you mean messages"),
-        ({"messages": []}, r":1: messages: must be a list of messages"),
+        (
+            {"message": []},
+            r":1: field 'message': is not a field of a session; did you mean messages",
+        ),
+        ({"messages": []}, r":1: field 'messages': must be a list of messages"),
         ([], r":1: is not a JSON object"),
-        ({"messages": [message("user", "a")]}, r"messages: has no assistant message"),
-        ({"messages": [message("assistant", "a")]}, r"messages\[0\]: is the model's answer"),
+        ({"messages": [message("user", "a")]}, r"field 'messages': has no assistant message"),
+        (
+            {"messages": [message("assistant", "a")]},
+            r"field 'messages\[0\]': is the model's answer",
+        ),
         (
             {"messages": [message("usr", "a"), message("assistant", "b")]},
-            r"messages\[0\]\.role: is 'usr'; it must be user",
+            r"field 'messages\[0\]\.role': is 'usr'; it must be user",
         ),
         (
             {"messages": [message("user", None), message("assistant", "b")]},
-            r"messages\[0\]\.content: must be text",
+            r"field 'messages\[0\]\.content': must be text",
         ),
         (
             {"messages": [*TALK, message("tool", "x", tool_call_id="nobody")]},
-            r"messages\[5\]\.tool_call_id: is 'nobody', which no earlier",
+            r"field 'messages\[5\]\.tool_call_id': is 'nobody', which no earlier",
         ),
         (
             {"messages": [*TALK, message("assistant", None, tool_calls=[call("{")])]},
-            r"messages\[5\]\.tool_calls\[0\]\.function\.arguments: is not JSON",
+            r"field 'messages\[5\]\.tool_calls\[0\]\.function\.arguments': is not JSON",
         ),
         (
             {"messages": [*TALK, message("user", "x", duration_s=-1)]},
-            r"messages\[5\]\.duration_s: must be seconds",
+            r"field 'messages\[5\]\.duration_s': must be seconds",
         ),
-        ({"messages": TALK, "tools": [{"name": "f"}]}, r"tools\[0\]\.function\.name: must be"),
+        (
+            {"messages": TALK, "tools": [{"name": "f"}]},
+            r"field 'tools\[0\]\.function\.name': must be",
+        ),
     ],
 )
 def test_a_mistake_names_line_and_field(tmp_path: Path, session: object, says: str) -> None:
@@ -241,5 +250,7 @@ def test_an_answer_that_the_template_hides_is_refused(tmp_path: Path) -> None:
         shown = [m for m in messages if m["role"] != "assistant"]
         return render(shown, tools=tools, add_generation_prompt=False)
 
-    with pytest.raises(BadInputError, match=r":1: messages\[2\]: the chat template shows nothing"):
+    with pytest.raises(
+        BadInputError, match=r":1: field 'messages\[2\]': the chat template shows nothing"
+    ):
         trace_of(write(tmp_path, {"messages": TALK}), hide)
