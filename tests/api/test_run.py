@@ -113,3 +113,12 @@ def test_what_does_not_fit_is_refused_before_anything_runs(
     with pytest.raises(kind):
         chipmark.run(**arguments)  # type: ignore[arg-type]
     assert not (tmp_path / "runs").exists()
+
+
+def test_workloads_in_place_of_a_suites(tmp_path: Path) -> None:
+    settings = {"sessions": 1, "repeats": 1, "out": tmp_path}
+    two = ["func-call", "agent-code-32k"]
+    found = chipmark.run("quick", "sim:golden", workloads=two, **settings)  # type: ignore[arg-type]
+    assert sorted(r.manifest.workload.name for r in found) == sorted(two)
+    again = chipmark.run(two[0], "sim:golden", workloads=two[1], **settings)  # type: ignore[arg-type]
+    assert [r.id for r in again] == [r.id for r in found]

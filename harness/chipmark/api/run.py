@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from chipmark.api.records import PathLike, Records, load
 from chipmark.api.suite import Suite, suite_and_workload
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from chipmark.cell.suite import Suite as PlannedSuite
 
 _LOG = logging.getLogger(__name__)
-_T = TypeVar("_T")
 FEEDBACK = ("forced", "sampled")
 
 
@@ -52,6 +51,7 @@ def run(
     backends: str | Iterable[str] = (),
     *,
     models: str | Iterable[str] = (),
+    workloads: str | Iterable[str] = (),
     precision: str | Iterable[str] = (),
     concurrency: int | Iterable[int] = (),
     scale: str = "",
@@ -89,6 +89,7 @@ def run(
             name or its TOML file), which takes the rest from the suite `quick`.
         backends: KIND:DEVICE, as torch:cpu; none takes the suite's, or all that are found here.
         models: presets, PRESET@synthetic, folders of safetensors, or GGUF files.
+        workloads: profiles or TOML files in place of the suite's, next to `what` if that is one.
         precision: fp32, bf16, fp16; w8, w4, fp8 where a backend computes them.
         concurrency: sessions at once; in the capacity scenario, where the sweep ends.
         scale: quick, standard, full, or "context,output,tool time".
@@ -126,11 +127,11 @@ def run(
     """
     source, workload = suite_and_workload(what)
     overrides = Overrides(
-        backends=_several(backends),
-        models=_several(models),
-        workloads=(workload,) if workload else (),
-        precisions=_several(precision),
-        concurrency=_several(concurrency),
+        backends=_texts(backends),
+        models=_texts(models),
+        workloads=(*_texts(workload), *_texts(workloads)),
+        precisions=_texts(precision),
+        concurrency=(concurrency,) if isinstance(concurrency, int) else tuple(concurrency),
         scale=scale,
         sessions=sessions,
         scenario=scenario,
@@ -171,7 +172,7 @@ def _planned(source: str, overrides: Overrides, reporter: Reporter, *, python: s
     if python and not named:
         raise UsageError(
             "a Python of its own needs its backends named",
-            "what is installed there is not known here",
+            "what is installed there is not known here: name them (-b)",
         )
     found = [] if named else candidates()
     suite = load_suite(source, overrides, [c.backend for c in found if not c.missing])
@@ -199,16 +200,16 @@ def _check(
     if feedback not in FEEDBACK:
         raise UnknownNameError("feedback", feedback, FEEDBACK)
     if power_w is not None and not 0 < power_w < math.inf:
-        raise UsageError(f"power_w: {power_w:g} is not a power", "give watts above 0")
+        raise UsageError(f"power_w is {power_w:g}: not a power", "give watts above 0")
     for name, seconds in (("limit_s", limit_s), ("audit_s", audit_s)):
         if not math.isfinite(seconds):
-            raise UsageError(f"{name}: {seconds:g} is not a time", "give seconds")
+            raise UsageError(f"{name} is {seconds:g}: not a time", "give seconds")
     if python and shutil.which(python) is None:
-        raise UsageError(f"python: {python} is not an interpreter")
+        raise UsageError(f"python is {python}: not an interpreter")
 
 
-def _several(given: _T | Iterable[_T]) -> tuple[_T, ...]:
-    """One value or several as several; a text is one value."""
-    if isinstance(given, str) or not isinstance(given, Iterable):
-        return (given,) if given != "" else ()
+def _texts(given: str | Iterable[str]) -> tuple[str, ...]:
+    """One text or several as several; an empty one is none."""
+    if isinstance(given, str):
+        return (given,) if given else ()
     return tuple(given)
