@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
-
-if TYPE_CHECKING:
-    from chipmark.cell.runner import RunOptions
-    from chipmark.cell.suite import Suite
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
 
@@ -100,114 +95,27 @@ def run(
 
       chipmark run standard -b torch:cuda -m qwen3-8b@synthetic --precision bf16 --scenario capacity
     """
-    from chipmark.cell.runner import run_suite
-    from chipmark.cell.suite import Overrides
+    from chipmark.api.run import run as measure
     from chipmark.cli.console import check_format, reporting, warn
+    from chipmark.cli.table import print_table
     from chipmark.errors import CellFailedError
     from chipmark.table.render import FORMATS
 
     check_format(format_, FORMATS)
-    overrides = Overrides(
-        backends=tuple(backend),
-        models=tuple(model),
-        workloads=tuple(workload),
-        precisions=tuple(precision),
-        concurrency=tuple(concurrency),
-        scale=scale,
-        sessions=sessions,
-        scenario=scenario,
-        repeats=repeats,
-        budget_s=budget_s,
-        transcript=str(transcript or ""),
-        trace=str(trace or ""),
-        block_tokens=block_tokens,
-    )
-    options = _options(
-        seed, feedback, threads, power_w, python, fresh, chunk, limit_s, audit_s, reference
-    )
-    chosen = _suite(suite, overrides, named=bool(backend), python=python)
+    failed = None
     with reporting() as reporter:
-        report = run_suite(chosen, out, options, reporter)
-    from chipmark.cli.table import print_table
-
+        try:
+            measure(
+                suite, backend, models=model, workloads=workload, precision=precision,
+                concurrency=concurrency, scale=scale, sessions=sessions, repeats=repeats,
+                budget_s=budget_s, scenario=scenario, transcript=transcript, trace=trace,
+                block_tokens=block_tokens, out=out, seed=seed, feedback=feedback, threads=threads,
+                power_w=power_w, python=python, fresh=fresh, max_chunk=chunk, limit_s=limit_s,
+                audit_s=audit_s, references=reference, reporter=reporter,
+            )  # fmt: skip
+        except CellFailedError as error:
+            failed = error
     print_table([out], prices, format_)
-    if report.failed:
-        raise CellFailedError(
-            f"{len(report.failed)} of {len(chosen.cells)} cells failed: {'; '.join(report.failed)}",
-            f"the others stand; {out}/*/child.log holds what each printed",
-        )
+    if failed:
+        raise failed
     warn(f"records: {out}")
-
-
-def _options(
-    seed: int,
-    feedback: str,
-    threads: int,
-    power_w: float | None,
-    python: str,
-    fresh: bool,
-    chunk: int,
-    limit_s: float,
-    audit_s: float,
-    reference: list[Path],
-) -> RunOptions:
-    import math
-    import shutil
-
-    from chipmark.cell.inputs import Limits
-    from chipmark.cell.runner import RunOptions
-    from chipmark.errors import UnknownNameError, UsageError
-
-    if feedback not in ("forced", "sampled"):
-        raise UnknownNameError("feedback", feedback, ("forced", "sampled"))
-    if power_w is not None and not 0 < power_w < math.inf:
-        raise UsageError(f"--power-w is {power_w:g}: not a power", "give watts above 0")
-    for option, seconds in (("--limit-s", limit_s), ("--audit-s", audit_s)):
-        if not math.isfinite(seconds):
-            raise UsageError(f"{option} is {seconds:g}: not a time", "give seconds")
-    if python and shutil.which(python) is None:
-        raise UsageError(f"--python {python}: there is no such interpreter")
-    return RunOptions(
-        seed=seed,
-        feedback="sampled" if feedback == "sampled" else "forced",
-        threads=threads,
-        power_w=power_w,
-        python=python,
-        fresh=fresh,
-        max_chunk=chunk,
-        limits=Limits(run_s=limit_s, audit_s=audit_s),
-        references=tuple(reference),
-    )
-
-
-def _suite(name: str, overrides: object, *, named: bool, python: str) -> Suite:
-    """The suite, with the backends found here where none is named; what is left out is said."""
-    from chipmark.cell.available import candidates
-    from chipmark.cell.suite import Overrides, load_suite
-    from chipmark.cli.console import warn
-    from chipmark.errors import UsageError
-    from chipmark.metrics.ranking import MIN_REPEATS
-    from chipmark.registry import GROUPS, refused_plugins
-
-    assert isinstance(overrides, Overrides)
-    if python and not named:
-        raise UsageError(
-            "--python needs its backends named", "what is installed there is not known here: -b"
-        )
-    found = [] if named else candidates()
-    suite = load_suite(name, overrides, [c.backend for c in found if not c.missing])
-    used = {cell.backend for cell in suite.cells}
-    for candidate in found:
-        if candidate.missing and candidate.backend not in used:
-            remedy = f" ({candidate.remedy})" if candidate.remedy else ""
-            warn(f"left out {candidate.backend}: {candidate.missing}{remedy}")
-    for text in suite.left_out:
-        warn(f"left out {text}")
-    for group in GROUPS:
-        for text in refused_plugins(group):
-            warn(text)
-    for text in suite.renamed:
-        warn(text)
-    if suite.repeats < MIN_REPEATS:
-        warn(f"{suite.repeats} repeats: fewer than {MIN_REPEATS}, so nothing is ranked")
-    return suite
