@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chipmark.ab import readings, rounds
+from chipmark.ab import readings, session
 from chipmark.ab.arms import CACHES, Arm
 from chipmark.ab.process import ArmFailedError, Finished
 from chipmark.ab.readings import Command
@@ -35,7 +35,7 @@ with open(target, "w") as file:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("chipmark.ab.rounds.run_canary", lambda _: 0.01)
+    monkeypatch.setattr("chipmark.ab.session.run_canary", lambda _: 0.01)
     monkeypatch.setenv("CHIPMARK_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     program = tmp_path / "bin" / "pytest"
@@ -73,7 +73,7 @@ def test_two_commands_that_write_pytest_benchmarks_json(capsys, folder):
 
 def test_the_files_of_an_unfit_run_are_unfit_for_the_gate(capsys, folder, monkeypatch):
     canary = itertools.cycle([0.01, 0.02])
-    monkeypatch.setattr("chipmark.ab.rounds.run_canary", lambda _: next(canary))
+    monkeypatch.setattr("chipmark.ab.session.run_canary", lambda _: next(canary))
     arms = ["--a", "bin/pytest 0.5 t::x", "--b", "bin/pytest 0.7 t::x", "-o", "out"]
     assert ab(capsys, *arms)[0] == 3
     assert main(["gate", "out/A.json", "out/B.json", "--format", "json"]) == 3
@@ -124,7 +124,7 @@ def test_a_test_that_fails_in_arm_b_loses_its_benchmark_alone(folder, monkeypatc
     (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     command = (sys.executable, "-m", "pytest", "test_b.py", "-p", "no:cacheprovider")
     arm = Arm("A", "", folder, folder, command, Path(sys.executable))
-    runner = rounds.ProcessRunner(
+    runner = session.ProcessRunner(
         kind="configurations",
         arms={"A": arm, "B": replace(arm, name="B", env={"BREAK": "1"})},
         commands={name: Command.of(command, ()) for name in ("A", "B")},
@@ -157,7 +157,7 @@ def test_configurations(capsys):
 
 
 def test_backends(capsys, monkeypatch):
-    real, real_read = rounds.run_process, readings.read_records
+    real, real_read = session.run_process, readings.read_records
     ran, read = [], {}
 
     def once_for_each_backend(argv, cwd, env, limit_s, what):
@@ -172,7 +172,7 @@ def test_backends(capsys, monkeypatch):
             read[what[:5]] = real_read(folder, metrics, what, **more)
         return read[what[:5]]
 
-    monkeypatch.setattr(rounds, "run_process", once_for_each_backend)
+    monkeypatch.setattr(session, "run_process", once_for_each_backend)
     monkeypatch.setattr(readings, "read_records", read_once)
     monkeypatch.delitem(CACHES, "PYTHONPYCACHEPREFIX")  # compiling everything anew takes seconds
     suite = ["chipmark", "run", "quick", "-m", "tiny@synthetic", "--sessions", "1"]

@@ -11,8 +11,8 @@ import pytest
 
 from chipmark.ab.arms import CACHES, Arm
 from chipmark.ab.readings import Command
-from chipmark.ab.rounds import ProcessRunner
 from chipmark.ab.schedule import Slot
+from chipmark.ab.session import ProcessRunner
 
 PROJECT = Path(__file__).parents[2]
 BENCH = """
@@ -31,7 +31,7 @@ with open(os.environ["CHIPMARK_AB_SAMPLES"], "w") as file:
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    monkeypatch.setattr("chipmark.ab.rounds.run_canary", lambda _: 0.01)
+    monkeypatch.setattr("chipmark.ab.session.run_canary", lambda _: 0.01)
     found = tmp_path / "tree"
     found.mkdir()
     (found / "bench.py").write_text(BENCH.replace("VARIABLES", repr(tuple(CACHES))))

@@ -39,7 +39,7 @@ def project(tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    monkeypatch.setattr("chipmark.ab.rounds.run_canary", lambda _: 0.01)
+    monkeypatch.setattr("chipmark.ab.session.run_canary", lambda _: 0.01)
     monkeypatch.setenv("CHIPMARK_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(root)
     yield root

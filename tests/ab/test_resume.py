@@ -34,7 +34,7 @@ class Canary:
 @pytest.fixture
 def canary(tmp_path, monkeypatch):
     found = Canary()
-    monkeypatch.setattr("chipmark.ab.rounds.run_canary", found)
+    monkeypatch.setattr("chipmark.ab.session.run_canary", found)
     monkeypatch.setenv("CHIPMARK_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bench.py").write_text(BENCH)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from chipmark.gate.noise import Noise, paired_differences
-from chipmark.gate.shift import shift
+from chipmark.gate.simulation.noise import Noise, paired_differences
+from chipmark.gate.unpaired_effect import shift
 from chipmark.gate.verdict import LOOKS, Margins, look
 
 BENCHMARKS = 10_000

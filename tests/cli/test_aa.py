@@ -36,7 +36,7 @@ def _apart(tmp_path, monkeypatch):
 @pytest.fixture
 def quiet(monkeypatch):
     """A canary of a quiet machine, since this one is not."""
-    monkeypatch.setattr("chipmark.ab.rounds.run_canary", lambda environ: 0.01)
+    monkeypatch.setattr("chipmark.ab.session.run_canary", lambda environ: 0.01)
 
 
 @pytest.mark.usefixtures("quiet")

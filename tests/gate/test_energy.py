@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from chipmark.gate.bounds import SessionMargin
 from chipmark.gate.energy import meters_differ
-from chipmark.gate.offline import judge_stored
-from chipmark.gate.stored import Value, load_run
+from chipmark.gate.machine_bounds import SessionMargin
+from chipmark.gate.stored_series import Value, load_run
+from chipmark.gate.stored_verdicts import judge_stored
 from chipmark.gate.thresholds import Thresholds
 from chipmark.gate.verdict import Verdict
 from chipmark.results.record import document_text

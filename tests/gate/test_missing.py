@@ -13,9 +13,9 @@ import pytest
 
 from chipmark.cli.main import main
 from chipmark.errors import NothingToJudgeError
-from chipmark.gate.bounds import SessionMargin
-from chipmark.gate.offline import judge_stored
-from chipmark.gate.stored import load_run
+from chipmark.gate.machine_bounds import SessionMargin
+from chipmark.gate.stored_series import load_run
+from chipmark.gate.stored_verdicts import judge_stored
 from chipmark.gate.thresholds import Thresholds
 from chipmark.gate.verdict import Verdict
 from chipmark.results.record import document_text

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from chipmark.ab.aa import MachineReport
-from chipmark.ab.sequence import title
-from chipmark.ab.sessions import AcrossReport
-from chipmark.gate.aa import PROMISED_BENCHMARK, PROMISED_SUITE, Rate
-from chipmark.gate.bounds import ACROSS_SESSIONS
+from chipmark.ab.aa_run import MachineReport
+from chipmark.ab.between_sessions import AcrossReport
+from chipmark.ab.looks import title
+from chipmark.gate.aa_statistics import PROMISED_BENCHMARK, PROMISED_SUITE, Rate
+from chipmark.gate.machine_bounds import ACROSS_SESSIONS
 from chipmark.gate.outputs.numbers import amount, signed
 from chipmark.table.cells import plain_text
 

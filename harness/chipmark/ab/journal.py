@@ -19,8 +19,8 @@ from chipmark.ab.arms import Arm
 from chipmark.ab.machine import CardState, MachineState
 from chipmark.ab.modules import Module
 from chipmark.ab.readings import Lost, Reading
-from chipmark.ab.rounds import Measured, ProcessRunner
 from chipmark.ab.schedule import ARMS, ArmName, Slot
+from chipmark.ab.session import Measured, ProcessRunner
 from chipmark.errors import BrokenRecordError, UsageError
 from chipmark.gate.outputs.write import write_whole
 

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from chipmark.ab.readings import Direction, Lost, Reading
-from chipmark.ab.rounds import Measured
 from chipmark.ab.schedule import ArmName
+from chipmark.ab.session import Measured
 
 Key = tuple[str, str]
 """Benchmark and metric."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from chipmark.ab.sessions import AcrossReport
+    from chipmark.ab.between_sessions import AcrossReport
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
 
@@ -71,10 +71,10 @@ def aa(
         if report.exit_code:
             raise typer.Exit(report.exit_code)
         return
-    from chipmark.ab.aa import WORKLOAD, measure
     from chipmark.ab.aa_console import print_machine
-    from chipmark.ab.plan import Request
-    from chipmark.ab.run import Options
+    from chipmark.ab.aa_run import WORKLOAD, measure
+    from chipmark.ab.compare import Options
+    from chipmark.ab.resolve_arms import Request
 
     options = Options(
         metrics=tuple(metric), seed=seed, canary_limit=canary_limit, limit_s=limit_s,
@@ -94,7 +94,7 @@ def aa(
 def _across(
     words: tuple[str, ...], metrics: tuple[str, ...], out: Path | None, *, store: bool
 ) -> AcrossReport:
-    from chipmark.ab.sessions import compare_sessions
+    from chipmark.ab.between_sessions import compare_sessions
     from chipmark.errors import UsageError
 
     if out is not None:

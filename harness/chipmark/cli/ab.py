@@ -65,8 +65,8 @@ def ab(
 
       chipmark ab --b-env OMP_NUM_THREADS=1 -- pytest tests/bench -q -k decode
     """
-    from chipmark.ab.plan import Request
-    from chipmark.ab.run import Options, compare, looks_of
+    from chipmark.ab.compare import Options, compare, looks_of
+    from chipmark.ab.resolve_arms import Request
     from chipmark.cli.console import reporting
     from chipmark.gate.outputs.write import Outputs
 

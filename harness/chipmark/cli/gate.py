@@ -65,10 +65,10 @@ def gate(
     """
     from chipmark.errors import NothingToJudgeError
     from chipmark.gate.baseline import store_baseline
-    from chipmark.gate.bounds import fingerprint, session_margin
-    from chipmark.gate.offline import judge_stored
+    from chipmark.gate.machine_bounds import fingerprint, session_margin
     from chipmark.gate.outputs.write import Outputs
-    from chipmark.gate.stored import load_run
+    from chipmark.gate.stored_series import load_run
+    from chipmark.gate.stored_verdicts import judge_stored
     from chipmark.gate.thresholds import load_thresholds
 
     outputs = Outputs(format_, junit, summary, annotations)

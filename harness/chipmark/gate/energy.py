@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from chipmark.gate.stored import Value
+from chipmark.gate.stored_series import Value
 from chipmark.results.record import Record
 from chipmark.table.comparable import MEASURED, whole_unit
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from chipmark.gate.effect import hodges_lehmann, walsh_interval
+from chipmark.gate.paired_effect import hodges_lehmann, walsh_interval
 
 LOOKS: tuple[int, ...] = (6, 10, 16)
 """Pairs after which the series is looked at. The first look may only end as EQUIVALENT; what is

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from chipmark.gate.shift import shift
+from chipmark.gate.unpaired_effect import shift
 from chipmark.history.observations import Observation, Series
 
 FALSE_SHARE = 0.01

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chipmark.errors import BadInputError, ChipmarkError, NothingToJudgeError, UnknownNameError
-from chipmark.gate.bounds import fingerprint
-from chipmark.gate.stored import PYTEST_METRICS, StoredRun, load_run
+from chipmark.gate.machine_bounds import fingerprint
+from chipmark.gate.stored_series import PYTEST_METRICS, StoredRun, load_run
 
 
 @dataclass(frozen=True, slots=True)

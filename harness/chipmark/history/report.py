@@ -15,8 +15,8 @@ from rich.table import Table
 
 from chipmark.gate.findings import finite
 from chipmark.gate.outputs.numbers import signed
-from chipmark.gate.shift import shift
 from chipmark.gate.thresholds import Thresholds
+from chipmark.gate.unpaired_effect import shift
 from chipmark.gate.verdict import Estimate, exceeds
 from chipmark.history.changes import Change, Drift, History
 from chipmark.history.observations import Key, Observation, Series

@@ -26,7 +26,7 @@ from chipmark.ab.process import ArmFailedError, run_process
 from chipmark.ab.readings import PYTEST_FILE, RECORDS, Command, Lost, Reading, Readings
 from chipmark.ab.schedule import ARMS, ArmName, Slot
 from chipmark.errors import NothingToJudgeError, UsageError
-from chipmark.gate.stored import load_run
+from chipmark.gate.stored_series import load_run
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from chipmark.gate.effect import hodges_lehmann
-from chipmark.gate.shift import shift
-from chipmark.gate.simulate import SUITE, upper_bound, verdicts_of
+from chipmark.gate.paired_effect import hodges_lehmann
+from chipmark.gate.simulation.rule import SUITE, upper_bound, verdicts_of
+from chipmark.gate.unpaired_effect import shift
 from chipmark.gate.verdict import LOOKS, Estimate, Margins, estimate
 
 F64 = NDArray[np.float64]

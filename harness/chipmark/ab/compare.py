@@ -16,17 +16,17 @@ from typing import Any
 from chipmark import __version__
 from chipmark.ab.canary import LIMIT
 from chipmark.ab.journal import JournalledRunner, arm_document, goes_on, journal
-from chipmark.ab.plan import Plan, Request, planned
+from chipmark.ab.looks import Outcome, run_sequence
 from chipmark.ab.process import undisturbed
 from chipmark.ab.readings import Command, Reading
-from chipmark.ab.rounds import ProcessRunner, Runner
+from chipmark.ab.resolve_arms import Plan, Request, planned
+from chipmark.ab.run_folder import check_new, write_run
 from chipmark.ab.schedule import ARMS, ArmName
-from chipmark.ab.sequence import Outcome, run_sequence
 from chipmark.ab.series import Key, Series, readings_of
-from chipmark.ab.store import check_new, write_run
+from chipmark.ab.session import ProcessRunner, Runner
 from chipmark.cell.runner import Reporter
-from chipmark.gate.bounds import fingerprint, load_bound
 from chipmark.gate.findings import Findings, Row
+from chipmark.gate.machine_bounds import fingerprint, load_bound
 from chipmark.gate.thresholds import Thresholds, load_thresholds
 from chipmark.gate.verdict import LOOKS, Verdict
 

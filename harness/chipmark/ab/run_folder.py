@@ -16,20 +16,20 @@ from typing import Any, Protocol
 
 from chipmark.ab.arms import differences
 from chipmark.ab.journal import RUN_FILE, slot_document
+from chipmark.ab.looks import Outcome
 from chipmark.ab.modules import code_hash
-from chipmark.ab.rounds import Measured, ProcessRunner
 from chipmark.ab.schedule import ARMS, ArmName
-from chipmark.ab.sequence import Outcome
+from chipmark.ab.session import Measured, ProcessRunner
 from chipmark.benchmark_json.document import NAMESPACE
 from chipmark.errors import UsageError
 from chipmark.gate.outputs.write import write_whole
-from chipmark.gate.stored import INTERLEAVED, ROUNDS
+from chipmark.gate.stored_series import INTERLEAVED, ROUNDS
 
 SCHEMA = "chipmark.ab/1"
 
 
 class Findings(Protocol):
-    """What a run came to: of `ab` `gate.findings.Findings`, of `aa` `ab.aa.MachineReport`."""
+    """What a run came to: of `ab` `gate.findings.Findings`, of `aa` `ab.aa_run.MachineReport`."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chipmark.gate.bounds import ACROSS_SESSIONS
-from chipmark.gate.noise import Noise
+from chipmark.gate.machine_bounds import ACROSS_SESSIONS
+from chipmark.gate.simulation.noise import Noise
 
 Key = tuple[str, str]
 
@@ -18,7 +18,7 @@ MIN_SESSIONS = 5
 
 DEVIATIONS = ACROSS_SESSIONS / Noise().between_sessions()
 """Standard deviations of ln(NEW / BASE) in the margin: those of the default, whose false reds
-`python -m chipmark.gate.simulate` shows."""
+`python -m chipmark.gate.simulation.rule` shows."""
 
 _LEVEL = 0.95
 

@@ -18,13 +18,13 @@ from itertools import product
 from statistics import fmean, median
 
 from chipmark.errors import BadInputError, NothingToJudgeError, UsageError
-from chipmark.gate.bounds import SessionMargin
 from chipmark.gate.energy import meters_differ
 from chipmark.gate.findings import Findings, Row
-from chipmark.gate.interleaved import are_interleaved, judge_interleaved
-from chipmark.gate.shift import SAMPLES, shift
-from chipmark.gate.stored import Key, NoValue, StoredRun, Value, differences
+from chipmark.gate.machine_bounds import SessionMargin
+from chipmark.gate.paired_files import are_interleaved, judge_interleaved
+from chipmark.gate.stored_series import Key, NoValue, StoredRun, Value, differences
 from chipmark.gate.thresholds import Thresholds
+from chipmark.gate.unpaired_effect import SAMPLES, shift
 from chipmark.gate.verdict import (
     Estimate,
     Judgement,

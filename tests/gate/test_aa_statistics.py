@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from chipmark.gate.aa import (
+from chipmark.gate.aa_statistics import (
     MIN_PAIRS,
     Rate,
     detectable,
@@ -17,10 +17,10 @@ from chipmark.gate.aa import (
     flipped,
     pair_noise,
 )
-from chipmark.gate.across import DEVIATIONS, MIN_SESSIONS, movement, movements
-from chipmark.gate.effect import hodges_lehmann
-from chipmark.gate.noise import Noise, paired_differences
-from chipmark.gate.simulate import simulate, verdicts_of
+from chipmark.gate.paired_effect import hodges_lehmann
+from chipmark.gate.session_margin import DEVIATIONS, MIN_SESSIONS, movement, movements
+from chipmark.gate.simulation.noise import Noise, paired_differences
+from chipmark.gate.simulation.rule import simulate, verdicts_of
 from chipmark.gate.verdict import LOOKS, Margins
 
 KEY = ("decode", "time_s")

@@ -10,19 +10,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from chipmark.ab.aa import check_same, keep, report_of
+from chipmark.ab.aa_run import check_same, keep, report_of
+from chipmark.ab.between_sessions import compare_sessions, load_session
+from chipmark.ab.compare import host_identity, machine_bound
+from chipmark.ab.looks import run_sequence
 from chipmark.ab.machine import look
 from chipmark.ab.modules import Module, SameCodeError
 from chipmark.ab.readings import Reading
-from chipmark.ab.rounds import Measured
-from chipmark.ab.run import host_identity, machine_bound
 from chipmark.ab.schedule import slots
-from chipmark.ab.sequence import run_sequence
-from chipmark.ab.sessions import compare_sessions, load_session
+from chipmark.ab.session import Measured
 from chipmark.errors import BadInputError, UsageError
-from chipmark.gate.bounds import Bound, fingerprint, load_bound, session_margin, store_bound
-from chipmark.gate.offline import judge_stored
-from chipmark.gate.stored import load_run
+from chipmark.gate.machine_bounds import Bound, fingerprint, load_bound, session_margin, store_bound
+from chipmark.gate.stored_series import load_run
+from chipmark.gate.stored_verdicts import judge_stored
 from chipmark.gate.thresholds import Thresholds
 from chipmark.gate.verdict import Margins
 
@@ -64,7 +64,7 @@ class Noisy:
 
 
 def report(rounds=40, jump=0.0, machine=MACHINE):
-    from chipmark.ab.aa import _MEASURE_ALL
+    from chipmark.ab.aa_run import _MEASURE_ALL
 
     runner = Noisy(jump)
     outcome = run_sequence(runner, lambda key: _MEASURE_ALL, 0, Silent(), looks=(rounds,))

@@ -1,7 +1,7 @@
-"""How often the gate's rule is wrong: `python -m chipmark.gate.simulate`, seeded.
+"""How often the gate's rule is wrong: `python -m chipmark.gate.simulation`, seeded.
 
-Prints, for the noise of `chipmark.gate.noise` and for twice as much, the share of verdicts at
-true effects of 0 to 10 %, and the false reds of a suite of 20 benchmarks with their upper bound.
+Prints, for the noise of `chipmark.gate.simulation.noise` and for twice as much, the share of
+verdicts at true effects of 0 to 10 %, and the false reds of a suite of 20 benchmarks with their upper bound.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from chipmark.gate.bounds import ACROSS_SESSIONS
-from chipmark.gate.effect import hodges_lehmann, walsh_interval
-from chipmark.gate.noise import F64, Noise, paired_differences
+from chipmark.gate.machine_bounds import ACROSS_SESSIONS
+from chipmark.gate.paired_effect import hodges_lehmann, walsh_interval
+from chipmark.gate.simulation.noise import F64, Noise, paired_differences
 from chipmark.gate.verdict import LOOKS, Margins, beyond, inside
 
 SUITE = 20
@@ -191,7 +191,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def head_keys() -> tuple[str, ...]:
     """The shares of a row in the order of the table."""
     return ("regressed", "improved", "equivalent", "inconclusive")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

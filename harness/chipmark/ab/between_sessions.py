@@ -10,12 +10,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from chipmark.ab.aa import DOCUMENT
+from chipmark.ab.aa_run import DOCUMENT
 from chipmark.ab.series import Key
 from chipmark.errors import BadInputError, NothingToJudgeError, UsageError
-from chipmark.gate.across import MIN_SESSIONS, Movement, movements
-from chipmark.gate.bounds import Bound, fingerprint, load_bound, store_bound
-from chipmark.gate.stored import load_run
+from chipmark.gate.machine_bounds import Bound, fingerprint, load_bound, store_bound
+from chipmark.gate.session_margin import MIN_SESSIONS, Movement, movements
+from chipmark.gate.stored_series import load_run
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from statistics import median
 
 from chipmark.ab.canary import LIMIT, CanaryReport, judge_canary
 from chipmark.ab.machine import card_faults
-from chipmark.ab.rounds import Measured, Runner
 from chipmark.ab.schedule import slots
 from chipmark.ab.series import Key, Series, gaps, readings_of, series_of
+from chipmark.ab.session import Measured, Runner
 from chipmark.cell.runner import Reporter
 from chipmark.errors import NothingToJudgeError
 from chipmark.gate.verdict import (

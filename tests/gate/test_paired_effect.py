@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from chipmark.gate.effect import (
+from chipmark.gate.paired_effect import (
     hodges_lehmann,
     interval_depth,
     signed_rank_pmf,

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from chipmark.errors import BadInputError, NothingToJudgeError, UnknownNameError
-from chipmark.gate.bounds import SessionMargin
-from chipmark.gate.offline import judge_stored
-from chipmark.gate.stored import differences, load_run
+from chipmark.gate.machine_bounds import SessionMargin
+from chipmark.gate.stored_series import differences, load_run
+from chipmark.gate.stored_verdicts import judge_stored
 from chipmark.gate.thresholds import Thresholds
 from chipmark.gate.verdict import Verdict
 from chipmark.results.record import document_text

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from chipmark.ab.looks import run_sequence
 from chipmark.ab.machine import look
 from chipmark.ab.readings import Lost, Reading
-from chipmark.ab.rounds import Measured
-from chipmark.ab.sequence import run_sequence
+from chipmark.ab.session import Measured
 from chipmark.gate.verdict import Margins, Verdict
 
 STATE = look(())

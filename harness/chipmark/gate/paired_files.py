@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from chipmark.gate.stored import Key, StoredRun, Value
+from chipmark.gate.stored_series import Key, StoredRun, Value
 from chipmark.gate.verdict import (
     Judgement,
     Margins,

@@ -1,7 +1,7 @@
 """An A/A run: one command in both arms, by the rounds of `ab`, and what it says of the machine.
 
 The rounds, the canary and the check of the arms' code are those of `ab`; nothing is judged on the
-way, so that every benchmark has all rounds. The figures are made by `gate.aa`.
+way, so that every benchmark has all rounds. The figures are made by `gate.aa_statistics`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from chipmark.ab.compare import Options, machine_of, runner_of, scratch
+from chipmark.ab.looks import Outcome, run_sequence, title
 from chipmark.ab.modules import SameCodeError, code_hash
-from chipmark.ab.plan import Request, planned
-from chipmark.ab.rounds import ProcessRunner
-from chipmark.ab.run import Options, machine_of, runner_of, scratch
-from chipmark.ab.sequence import Outcome, run_sequence, title
+from chipmark.ab.resolve_arms import Request, planned
+from chipmark.ab.run_folder import check_new, write_run
 from chipmark.ab.series import Key, Series
-from chipmark.ab.store import check_new, write_run
+from chipmark.ab.session import ProcessRunner
 from chipmark.cell.runner import Reporter
 from chipmark.errors import NothingToJudgeError
-from chipmark.gate.aa import (
+from chipmark.gate.aa_statistics import (
     MIN_PAIRS,
     FalseReds,
     PairNoise,
@@ -32,8 +32,8 @@ from chipmark.gate.aa import (
     false_reds,
     pair_noise,
 )
-from chipmark.gate.bounds import Bound, fingerprint, load_bound, store_bound
 from chipmark.gate.findings import finite
+from chipmark.gate.machine_bounds import Bound, fingerprint, load_bound, store_bound
 from chipmark.gate.thresholds import Thresholds, load_thresholds
 from chipmark.gate.verdict import Margins
 

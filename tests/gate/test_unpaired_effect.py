@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from chipmark.gate.shift import MOST_SAMPLES, block_medians, rank_sum_pmf, shift, shift_depth
+from chipmark.gate.unpaired_effect import (
+    MOST_SAMPLES,
+    block_medians,
+    rank_sum_pmf,
+    shift,
+    shift_depth,
+)
 
 # Hollander and Wolfe, Nonparametric Statistical Methods, table 4.1: permeability of the human
 # chorioamnion at term and at 12 to 26 weeks of gestation.

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from chipmark.gate.noise import Noise, paired_differences
-from chipmark.gate.simulate import SUITE, main, simulate, upper_bound, verdicts_of
+from chipmark.gate.simulation.noise import Noise, paired_differences
+from chipmark.gate.simulation.rule import SUITE, main, simulate, upper_bound, verdicts_of
 from chipmark.gate.verdict import LOOKS, Margins, Next, Verdict, confirm, look
 
 SEED = 20_261_125

@@ -17,8 +17,9 @@ from chipmark.gate.outputs.write import write_whole
 
 ACROSS_SESSIONS = 0.13
 """Margin, ln, between sessions of a machine that has no A/A of its own. `python -m
-chipmark.gate.simulate` shows the false reds that it leaves at the noise of `gate.noise`, where a
-session shifts numbers by 3 %: at most 0.1 % a benchmark with a confirming second run."""
+chipmark.gate.simulation` shows the false reds that it leaves at the noise of
+`gate.simulation.noise`, where a session shifts numbers by 3 %: at most 0.1 % a benchmark with a
+confirming second run."""
 
 
 class Bound(BaseModel):
@@ -47,7 +48,7 @@ class SessionMargin:
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """Sixteen hex digits of what identifies a machine: the `identity` of a `gate.stored` run."""
+    """Sixteen hex digits of what identifies a machine: a stored run's `identity`."""
     text = json.dumps(identity, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from chipmark.errors import BadInputError, UsageError
-from chipmark.gate.bounds import (
+from chipmark.gate.machine_bounds import (
     ACROSS_SESSIONS,
     Bound,
     SessionMargin,
@@ -16,9 +16,9 @@ from chipmark.gate.bounds import (
     session_margin,
     store_bound,
 )
-from chipmark.gate.offline import judge_stored
-from chipmark.gate.simulate import simulate_stored
-from chipmark.gate.stored import load_run
+from chipmark.gate.simulation.rule import simulate_stored
+from chipmark.gate.stored_series import load_run
+from chipmark.gate.stored_verdicts import judge_stored
 from chipmark.gate.thresholds import Thresholds
 from chipmark.gate.verdict import Verdict
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from chipmark.gate.effect import LEVEL
+from chipmark.gate.paired_effect import LEVEL
 from chipmark.gate.verdict import Estimate
 
 F64 = NDArray[np.float64]

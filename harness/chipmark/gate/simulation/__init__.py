@@ -1,0 +1,1 @@
+"""How often the gate's rule is wrong, by simulation."""
