@@ -25,7 +25,9 @@ def test_every_measured_column_has_its_definition():
     text = (ROOT / "docs/definitions.md").read_text()
     measured = [c.name for c in COLUMNS.values() if c.type in ("number", "integer")]
     named = set(re.findall(r"`([a-z0-9_]+)`", text))
-    assert not [name for name in measured if name not in named and name not in ("concurrency", "sessions")]
+    assert not [
+        name for name in measured if name not in named and name not in ("concurrency", "sessions")
+    ]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -34,11 +34,15 @@ def page() -> str:
 def _lines() -> Iterator[str]:
     yield _HEAD
     for column in COLUMNS.values():
-        better = {"higher": "higher", "lower": "lower", "none": "–"}[column.direction]
-        ranks = column.kind if column.name in RANKABLE else "–"
-        reasons = ", ".join(f"`{reason}`" for reason in column.null_reasons) or "–"
-        what = column.definition.replace("|", "\\|")
-        yield f"| `{column.name}` | {column.unit or '–'} | {better} | {ranks} | {what} | {reasons} |"
+        cells = (
+            f"`{column.name}`",
+            column.unit,
+            "" if column.direction == "none" else column.direction,
+            column.kind if column.name in RANKABLE and column.kind else "",
+            column.definition.replace("|", "\\|"),
+            ", ".join(f"`{reason}`" for reason in column.null_reasons),
+        )
+        yield "| " + " | ".join(cells) + " |"
     yield _NULLS
     yield from (f"| `{code}` | {text} |" for code, text in NULL_REASONS.items())
     yield _NOTES
