@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sys
 from pathlib import Path
@@ -14,6 +15,10 @@ import pytest
 # inherit it: tests of Ctrl-C would wait for processes that never hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# What a developer has added to the built-in data must not change a test.
+os.environ["CHIPMARK_CONFIG"] = os.devnull
 
 
 @pytest.fixture(scope="session")

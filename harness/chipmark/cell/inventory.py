@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from chipmark.backends.torch_device.devices import PLUGINS
+from chipmark.backends.torch_device.devices import plugin_modules
 from chipmark.cell.available import candidates
 from chipmark.cell.provider_scan import scan
 from chipmark.cell.runner import meter_request
@@ -70,7 +70,7 @@ def as_json(items: list[Item]) -> list[dict[str, Any]]:
 
 def _torch_devices() -> list[Item]:
     items = []
-    for device, package in PLUGINS.items():
+    for device, package in plugin_modules().items():
         here = importlib.util.find_spec(package) is not None
         text = f"{package} is installed" if here else f"{package} is not installed"
         remedy = "" if here else f"the vendor's own {package}, beside its build of torch"

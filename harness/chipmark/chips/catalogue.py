@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chipmark.errors import BadInputError, UnknownNameError
+from chipmark.user_files import user_file
 
 CATALOGUE_FILE = Path(__file__).with_name("chips.toml")
 CONFIDENCES = ("H", "M", "L", "K", "?")
@@ -47,6 +48,8 @@ class ChipEntry:
     rate_int8: Quantity
     tdp: Quantity
     cap: Quantity
+    origin: str = ""
+    """The user's file that it comes from, "" for the built-in catalogue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +133,38 @@ def catalogue_name(chip_name: str) -> str:
 
 @cache
 def catalogue(path: Path = CATALOGUE_FILE) -> Catalogue:
-    """Read and check a catalogue; BadInputError names the file, the entry and the field."""
+    """The built-in catalogue with the user's `chips.toml` added, both checked.
+
+    Raises BadInputError with the file, the entry and the field.
+    """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise BadInputError(path, str(error)) from error
-    chips = [_chip(path, item) for item in data.get("chip", [])]
+    known = _entries(path, data)
+    own = user_file("chips.toml")
+    if own is None:
+        return known
+    added = _entries(own.path, own.data, own.label)
+    for names, reserved in (
+        (added.chips, known.chips),
+        (added.cpus, known.cpus),
+        (added.vendors, known.vendors),
+    ):
+        own.refuse_reserved(names, reserved)
+    return Catalogue(
+        {**known.chips, **added.chips},
+        {**known.cpus, **added.cpus},
+        {**known.vendors, **added.vendors},
+    )
+
+
+def _entries(path: Path, data: dict[str, Any], origin: str = "") -> Catalogue:
+    for key in data:
+        if key not in ("schema", "chip", "cpu", "vendor"):
+            error = UnknownNameError("table", key, ("chip", "cpu", "vendor"))
+            raise BadInputError(path, error.message)
+    chips = [_chip(path, item, origin) for item in data.get("chip", [])]
     cpus = [_cpu(path, item) for item in data.get("cpu", [])]
     vendors = [_vendor(path, item) for item in data.get("vendor", [])]
     return Catalogue(
@@ -143,7 +172,7 @@ def catalogue(path: Path = CATALOGUE_FILE) -> Catalogue:
     )
 
 
-def _chip(path: Path, item: dict[str, Any]) -> ChipEntry:
+def _chip(path: Path, item: dict[str, Any], origin: str) -> ChipEntry:
     numbers = {
         "memory": "GB",
         "bandwidth": "GB/s",
@@ -160,6 +189,7 @@ def _chip(path: Path, item: dict[str, Any]) -> ChipEntry:
         unit=item["unit"],
         dies=int(item["dies"]),
         match=tuple(item["match"]),
+        origin=origin,
         **{key: _quantity(path, item, key, unit) for key, unit in numbers.items()},
     )
 

@@ -97,7 +97,8 @@ def identify_vendor(entry: VendorEntry, loaded_device: str, root: Path = Path("/
         of=known.dies if known else 1,
         identity={"device_name": loaded_device},
         context={"pci_devices": trace.pci_devices, "dev_nodes": trace.dev_nodes},
-        evidence=trace.evidence or ("nothing but the backend's word",),
+        evidence=(trace.evidence or ("nothing but the backend's word",))
+        + ((f"catalogue entry of {known.origin}",) if known and known.origin else ()),
         verified=False,
     )
 

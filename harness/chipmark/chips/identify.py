@@ -102,6 +102,8 @@ def nvidia_identity(card: nv.Card) -> ChipIdentity:
         marks.append(f"{limit:g} W of {default:g} W")
     name = entry.name if entry else whole.name.lower().replace(" ", "-") or "nvidia-unknown"
     evidence = ["NVML: name, memory, power limit"]
+    if entry and entry.origin:
+        evidence.append(f"catalogue entry of {entry.origin}")
     if part is not None:
         evidence.append(f"MIG: {part.used} of {part.of} parts by {part.counted_by}")
     return ChipIdentity(

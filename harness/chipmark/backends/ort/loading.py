@@ -350,7 +350,8 @@ def _notes(opener: _Opener, located: Located) -> tuple[Mapping[str, str], ...]:
         text = f"{located.ep_name} took {opener.coverage:.0%} of the work: {opener.problem}"
         notes.append({"code": "ep_coverage", "text": text})
     if not located.provider.verified:
-        text = f"options of {located.provider.name} are from documents: unverified on hardware"
+        source = located.provider.origin or "documents"
+        text = f"options of {located.provider.name} are from {source}: unverified on hardware"
         notes.append({"code": "unverified_provider", "text": text})
     return tuple(notes)
 

@@ -14,7 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from chipmark.errors import MissingBackendError, UnknownNameError
+from chipmark.errors import BadInputError, MissingBackendError, UnknownNameError
+from chipmark.user_files import user_file
 
 _DATA = Path(__file__).with_name("providers.toml")
 _LIBRARY_SUFFIXES = (".so", ".dll", ".dylib")
@@ -44,6 +45,8 @@ class Provider:
     options: Mapping[str, str] = field(default_factory=dict)
     classic_options: Mapping[str, str] = field(default_factory=dict)
     precision_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    origin: str = ""
+    """The user's file that it comes from, "" for the built-in list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +68,29 @@ def known_providers() -> dict[str, Provider]:
 
 
 def _tables() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The defaults, and the table of each provider, the user's `providers.toml` added."""
     tables = tomllib.loads(_DATA.read_text(encoding="utf-8"))
-    return tables.pop("default"), tables
+    default = tables.pop("default")
+    own = user_file("providers.toml")
+    if own is not None:
+        own.refuse_reserved(own.data, ["default", *tables])
+        for name, table in own.data.items():
+            if not isinstance(table, dict):
+                raise BadInputError(own.path, "must be a table", field=name)
+            for field_name in ("verified", "origin"):
+                if field_name in table:
+                    problem = "is not for a file of the user's: it says what this project ran"
+                    raise BadInputError(own.path, problem, field=f"{name}.{field_name}")
+            tables[name] = table | {"origin": own.label}
+    return default, tables
 
 
 def _provider(name: str, table: Mapping[str, Any]) -> Provider:
     valid = {item.name for item in fields(Provider)}
     for key in table:
         if key not in valid:
-            raise UnknownNameError(f"field of provider {name!r} in {_DATA.name}", key, valid)
+            where = table.get("origin") or _DATA.name
+            raise UnknownNameError(f"field of provider {name!r} in {where}", key, valid)
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
     }

@@ -346,7 +346,7 @@ class TorchBackend:
             "threads": torch.get_num_threads(),
             "hardware": devices.hardware(self._device),
         }
-        plugin = devices.PLUGINS.get(self._device.type)
+        plugin = devices.plugin_modules().get(self._device.type)
         if plugin:
             described["plugin"] = devices.plugin_version(plugin)
         if self._device.type == "cpu":

@@ -7,12 +7,14 @@ A vendor's plug-in registers its device when it is imported; afterwards `torch.<
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from chipmark.backends.host import available_memory
-from chipmark.errors import MissingBackendError, UnknownNameError
+from chipmark.errors import BadInputError, MissingBackendError, UnknownNameError
+from chipmark.user_files import user_file
 
 PLUGINS: Mapping[str, str] = {
     "npu": "torch_npu",
@@ -33,10 +35,30 @@ BUILT_IN: Mapping[str, str] = {
 """Device types that torch knows by itself, with what to install where they are not there."""
 
 
+_TYPE = re.compile(r"[a-z][a-z0-9_]*")
+
 SPIN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """How long OpenMP's threads wait awake is left to OpenMP and the user, and kept in the record: a
 wait of 2,000 turns in place of 300,000 won fourfold beside other work on the same cores, and lost
 6 to 25 % of a decode step on a quiet machine, which is the one to measure on."""
+
+
+def plugin_modules() -> dict[str, str]:
+    """Device type -> module: PLUGINS with the user's `torch_devices.toml` added.
+
+    Raises BadInputError for a reserved name and for a table that is not one of `module` alone.
+    """
+    modules = dict(PLUGINS)
+    own = user_file("torch_devices.toml")
+    if own is not None:
+        own.refuse_reserved(own.data, [*BUILT_IN, *PLUGINS])
+        for kind, table in own.data.items():
+            module = table.get("module") if isinstance(table, dict) else None
+            if not isinstance(module, str) or len(table) != 1 or not _TYPE.fullmatch(kind):
+                problem = 'must be [TYPE] with module = "PYTHON_MODULE" and nothing else'
+                raise BadInputError(own.path, problem, field=kind)
+            modules[kind] = module
+    return modules
 
 
 def open_device(name: str) -> Any:
@@ -53,17 +75,18 @@ def open_device(name: str) -> Any:
             "pip install 'chipmark[torch]', or the vendor's own build of torch",
         ) from error
     kind, _, index = name.partition(":")
-    if kind not in PLUGINS and kind not in BUILT_IN:
-        raise UnknownNameError("torch device", name, [*BUILT_IN, *PLUGINS])
+    plugins = plugin_modules()
+    if kind not in plugins and kind not in BUILT_IN:
+        raise UnknownNameError("torch device", name, [*BUILT_IN, *plugins])
     if index and not index.isdigit():
         raise UnknownNameError("torch device", name, [kind, f"{kind}:0"])
-    if kind in PLUGINS:
-        _import_plugin(kind)
+    if kind in plugins:
+        _import_plugin(kind, plugins[kind])
     if kind == "cpu":
         return torch.device("cpu")
     module = getattr(torch, kind, None)
     if module is None or not module.is_available():
-        need = BUILT_IN.get(kind) or f"a working driver beside {PLUGINS[kind]}"
+        need = BUILT_IN.get(kind) or f"a working driver next to {plugins[kind]}"
         raise MissingBackendError(
             f"torch {torch.__version__} sees no device {kind!r} here", f"it needs {need}"
         )
@@ -76,8 +99,7 @@ def open_device(name: str) -> Any:
     return device
 
 
-def _import_plugin(kind: str) -> None:
-    package = PLUGINS[kind]
+def _import_plugin(kind: str, package: str) -> None:
     try:
         importlib.import_module(package)
     except ImportError as error:

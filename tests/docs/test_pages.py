@@ -1,0 +1,41 @@
+"""What the pages of docs/ say is what the code does: columns, links, commands, words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from chipmark.table.columns import COLUMNS
+from chipmark.table.columns_page import page
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)(?:#[^)]*)?\)")
+
+
+def test_columns_page_is_generated_from_the_code():
+    assert (ROOT / "docs/columns.md").read_text() == page(), (
+        "run: python -m chipmark.table.columns_page > docs/columns.md"
+    )
+
+
+def test_every_measured_column_has_its_definition():
+    text = (ROOT / "docs/definitions.md").read_text()
+    measured = [c.name for c in COLUMNS.values() if c.type in ("number", "integer")]
+    named = set(re.findall(r"`([a-z0-9_]+)`", text))
+    assert not [
+        name for name in measured if name not in named and name not in ("concurrency", "sessions")
+    ]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(path):
+    missing = [to for to in LINK.findall(path.read_text()) if not (path.parent / to).exists()]
+    assert not missing
+
+
+def test_readme_is_short():
+    words = (ROOT / "README.md").read_text().split()
+    assert len(words) <= 1200
