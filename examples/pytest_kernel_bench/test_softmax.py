@@ -1,6 +1,6 @@
 """A kernel under pytest-benchmark with the `chipmark` fixture: tokens, percentiles, joules, cost.
 
-    pytest examples/pytest_kernel_bench --benchmark-only --chipmark-backend sim:golden
+pytest examples/pytest_kernel_bench --benchmark-only --chipmark-backend sim:golden
 """
 
 import numpy as np

@@ -1,0 +1,70 @@
+"""Every example runs as its page says, on simulated devices."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """An example in a folder of its own, with this interpreter's programs first on PATH."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, "PATH": path, **variables},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_quickstart_prints_a_table_and_its_rows(tmp_path):
+    done = run(sys.executable, EXAMPLES / "quickstart.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "sim:golden" in done.stdout
+    assert "parity pass" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_own_workload_is_measured_and_valid(tmp_path):
+    done = run(EXAMPLES / "own_workload.sh", "sim:golden", "runs/own", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "support-agent" in done.stdout
+    assert list((tmp_path / "runs/own").glob("*/record.json"))
+
+
+def test_the_kernel_bench_runs_under_pytest_benchmark(tmp_path):
+    bench = EXAMPLES / "pytest_kernel_bench"
+    options = ("--benchmark-only", "--chipmark-backend", "sim:golden", "-p", "no:cacheprovider")
+    done = run(sys.executable, "-m", "pytest", bench, *options, "-q", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
+
+
+def test_two_commits_are_compared_in_turns(tmp_path):
+    git = ("git", "-c", "user.name=example", "-c", "user.email=example@example.org")
+    (tmp_path / "work.py").write_text("sum(range(1000))\n")
+    for command in (("init", "-q"), ("add", "."), ("commit", "-qm", "one")):
+        assert run(*git, *command, cwd=tmp_path).returncode == 0
+    (tmp_path / "work.py").write_text("import time\ntime.sleep(0.3)\n")
+    assert run(*git, "commit", "-qam", "two", cwd=tmp_path).returncode == 0
+    script = EXAMPLES / "compare_two_commits.sh"
+    done = run(script, "HEAD~1", "HEAD", sys.executable, "work.py", cwd=tmp_path)
+    assert done.returncode in (1, 3), done.stderr  # 3: this machine is too busy to judge
+    assert (tmp_path / "gate.md").exists()
+    if done.returncode == 1:
+        assert "regressed" in done.stdout.lower()
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
+def test_every_example_is_in_the_list_and_fits_a_screen(path):
+    assert f"`{path.name}" in (EXAMPLES / "README.md").read_text() or path.name == "README.md"
+    for file in [path] if path.is_file() else path.rglob("*.py"):
+        assert len(file.read_text().splitlines()) <= 60, file
