@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chipmark.metrics.codes import NULL_REASONS
+from chipmark.codes import NULL_REASONS
 from chipmark.metrics.intervals import percentile
 from chipmark.pytest_plugin.report import Measured, block
 

@@ -15,8 +15,8 @@ from chipmark.cell.provenance import own_commit
 from chipmark.cell.unit_notes import foreign_code, meter_notes, unit_notes
 from chipmark.cell.workloads import workload_id
 from chipmark.chips.contract import ChipIdentity
+from chipmark.codes import NOTE_CODES
 from chipmark.engine.plan import CACHE_POLICY
-from chipmark.metrics.codes import NOTE_CODES
 from chipmark.results.manifest import (
     ChipId,
     LoadResult,

@@ -35,7 +35,7 @@ class Part(BaseModel):
 
 
 class Note(Part):
-    """A remark in the row; `code` is from `chipmark.metrics.codes.NOTE_CODES`."""
+    """A remark in the row; `code` is from `chipmark.codes.NOTE_CODES`."""
 
     code: str
     text: str

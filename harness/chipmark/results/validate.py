@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from chipmark.codes import NOTE_CODES
 from chipmark.errors import ChipmarkError
-from chipmark.metrics.codes import NOTE_CODES
 from chipmark.metrics.consistency import inconsistencies, untrue_words
 from chipmark.metrics.derive import METRICS, SCHEMA, derive
 from chipmark.metrics.events import view

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from chipmark.metrics.codes import NOTE_CODES, NULL_REASONS
+from chipmark.codes import NOTE_CODES, NULL_REASONS
 
 __all__ = ["COLUMNS", "EXTRA_KEYS", "NOTE_CODES", "NULL_REASONS", "RANKABLE", "Column", "Kind"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from chipmark.metrics.codes import NULL_REASONS
+from chipmark.codes import NULL_REASONS
 from chipmark.table.cells import MISSING, number_text, people_text, plain_text
 from chipmark.table.costing import MONEY
 from chipmark.table.layout import TextColumn, text_tables, wrapped

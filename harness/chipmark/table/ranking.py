@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from chipmark.codes import NULL_REASONS
 from chipmark.metrics import ranking
-from chipmark.metrics.codes import NULL_REASONS
 from chipmark.table.capacity import not_found
 from chipmark.table.columns import COLUMNS
 from chipmark.table.load import load_bound, load_refusal
