@@ -1,118 +1,234 @@
-"""Why a number is missing, and what a row must say beside its numbers: two enumerations.
+"""Why a number is missing, and what a row must say beyond its numbers: two enumerations.
 
-They live below every step that uses them; `chipmark.table.columns` shows them to people. A code
-is an API: it is never renamed, and its text may be made clearer.
+They are below every step that gives or reads a code, so that a backend and the table use the same
+members; stdlib only. A code is an API: its value is never renamed, and its text may be made
+clearer. A member is its value where it is stored or printed (`StrEnum`), and `text` says what it
+means; its docstring is the same text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from enum import StrEnum
+from typing import Self
 
-NULL_REASONS: Mapping[str, str] = {
-    "cell_failed": "the cell failed, so nothing was measured",
-    "no_samples": "no sample of this kind was taken",
-    "n_too_small": "too few distinct samples: the 95th percentile needs 59, the 99th 299",
-    "one_token_turns": "no turn has a second token",
-    "zero_denominator": "the denominator is zero or negative",
-    "tool_time_scaled": "the tool-time scale is neither 0 nor 1",
-    "session_unfinished": "a session of a closed trace did not end",
-    "no_sessions": "no session was completed",
-    "repeat_incomplete": "no repeat completed, and what did not complete is no repeat",
-    "no_model_config": "the model's shape is not in the record",
-    "precision_unknown": "the bytes of this precision are not known",
-    "no_decode_launches": "no launch was decode only",
-    "no_prefill_launches": "no launch was prefill only",
-    "no_probe": "the roof was not probed beside the repeat",
-    "roof_unsteady": "the roof's probes before and after differ by over 15 %",
-    "in_cache": "the working set is under 4 x the last-level cache of the device",
-    "over_roof": "more than the measured roof allows, so the measurement is wrong",
-    "mixed": "under 90 % of the decoded tokens came from decode-only launches",
-    "w_too_short": "three estimates of the capacity differ by over 2 %: the window is too short",
-    "slo_not_met": "the measured repeats do not meet the objective",
-    "capacity_cut": "the sweep ended at its own limit, so the capacity is a lower bound",
-    "no_nameplate": "the catalogue does not have this figure of the chip",
-    "not_in_schema_1": "a record of before chipmark.record/2 does not hold what this needs",
-    "no_tokens": "the benchmark does not say how many tokens a call is",
-    "mean_of_calls": "a sample is a mean of several calls, which has no tail",
-    "not_measured": "no meter was read",
-    "power_too_few_updates": "polled power with fewer than 20 distinct updates in the window",
-    "power_gaps": "gaps of over 20 % of the window between power samples",
-    "counter_too_coarse": "the energy counter had fewer than 20 updates in the window",
-    "counter_stuck": "the energy counter did not move over 20 of its periods",
-    "counter_backwards": "the energy counter ran backwards",
-    "negative_net": "idle power times the window is more than the energy of the window",
-    "idle_missing": "power at idle was not measured",
-    "idle_too_short": "power at idle over less than 30 s or 20 updates",
-    "unit_partly_used": "only a part of the unit that meter and price cover was used",
-    "no_price_book": "no price book was given",
-    "no_price": "the price book has no entry for this chip and unit",
-    "host_power_missing": "the price book does not say the host's power",
-    "scope_without_facility": "facility power is not defined for this power scope",
-    "not_capacity_scenario": "defined in the capacity scenario only",
-    "scale_not_1": "defined at scale (1, 1, 1) only",
-    "no_demand": "the price book does not say the demand",
-    "no_hosting_price": "power is in hosting, whose price or kilowatts the price book does not say",
-    "rented": "a rented unit has no chip price",
-    "never_breaks_even": "even a chip for nothing would cost more a session than the baseline",
-    "not_comparable": "not comparable with the baseline in this kind",
-    "no_baseline": "no row can serve as the baseline",
-    "unknown": "not said by the record",
-}
-"""Reason codes of a null, with their texts."""
 
-NOTE_CODES: Mapping[str, str] = {
-    "cell_failed": "the cell failed; the text says how",
-    "parity_failed": "logits differ from the oracle's by more than the tolerance",
-    "parity_unchecked": "logits were not compared with the oracle's",
-    "ep_coverage": "a part of the graph ran outside the provider's own device",
-    "unverified_provider": "this provider was never run on that hardware",
-    "execution_eager": "eager execution; ranked in a group of its own",
-    "not_steady": "the repeats drift beyond their interval; the row is not ranked",
-    "repeats_added": "repeats were added until the interval was narrow enough or time was spent",
-    "repeat_incomplete": "a repeat did not complete, so it is no repeat; the row is not ranked",
-    "turns_lost": "a turn failed, was dropped or did not finish; the row is not ranked",
-    "load_bound": "the offered load, not the device, sets total_tok_s, which is not ranked",
-    "clock": "times of the backend, the engine and the parent contradict each other; not ranked",
-    "over_roof": "a share of a roof comes out above 1, so the measurement is wrong",
-    "far_over_roof": "over 3 x a measured roof in a repeat, so not the work was timed; not ranked",
-    "audit_failed": "ids or logits of the timed run are not the oracle's",
-    "audit_pending": "the checks after the run could not be afforded here; not ranked",
-    "slo_not_met": "the measured repeats do not meet the objective; not priced in a ranking",
-    "capacity_cut": "the sweep ended at its own limit; the capacity is a lower bound, not ranked",
-    "unit_partly_used": "only a part of the unit that meter and price cover was used",
-    "simulated": "a simulated device; ranked among its kind only",
-    "plugin": "the code that ran is not the one that this name stands for; not ranked",
-    "weight_bytes": "the stored weights are smaller than the precision needs; not ranked",
-    "kv_bytes": "the KV cache is smaller than its tokens need in that precision; not ranked",
-    "throttled_thermal": "the device slowed down because of its temperature",
-    "throttled_hardware": "the device slowed down because of power or another hardware limit",
-    "throttle_unknown": "whether the device throttled could not be read",
-    "power_limit": "the power limit is below the default; part of the chip's identity",
-    "energy_assumed": "power is assumed, not measured; never ranked",
-    "energy_declared": "power is a nameplate figure, not measured; never ranked",
-    "energy_refused": "power was sampled, but too thinly to be integrated",
-    "idle_range": "idle power before and after differ by over 5 %; net values are a range",
-    "idle_as_load": "idle power unknown; the idle hours of the year are priced at load",
-    "load_as_full": "power at the offered load unknown; priced at full load",
-    "price_assumed": "a price or cost factor is assumed",
-    "across_precision": "the ratio is to another precision class; shown, not ranked",
-    "cost_at_this_load": "cost at this very load, all day; not ranked",
-    "repeats_left_out": "some repeats had no value and are not in the ratio",
-    "few_repeats": "fewer than 3 complete repeats; the row is not ranked",
-    "llc_unknown": "size of the last-level cache unknown; the roof may be a cache's",
-    "probe_size": "the roof was probed at another working-set size than the launches'",
-    "sessions_lost": "sessions failed, were dropped or did not finish",
-    "unverified_chip": "the route to this chip was never run on that hardware",
-    "unverified_meter": "this meter was never run on that hardware",
-    "chip_by_assumption": "the chip is assumed; the machine does not say which it is",
-    "weights_synthetic": "seeded synthetic weights, not a trained model",
-    "feedback_sampled": "sampled tokens were fed back",
-    "precision_note": "what the provider really computed",
-    "kernel_replaced": "a kernel fails on this device; plain torch computes in its place",
-    "backend": "a remark of the backend",
-    "cell": "a remark of the cell",
-    "meter": "a remark of the meter",
-    "chip": "a remark on the chip's identity",
-    "skipped": "something was left out, and why",
-}
-"""Codes of notes, with their general meaning; a note's own text says the particulars."""
+class Code(StrEnum):
+    """A closed set of codes, each declared as its value and its text."""
+
+    text: str
+    """What the code means, for people."""
+
+    def __new__(cls, value: str, text: str = "") -> Self:
+        """A member: `NAME = "value", "text"`."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.text = member.__doc__ = text
+        return member
+
+    @classmethod
+    def known(cls, code: str) -> Self | None:
+        """The member with this value; None where this version does not know it, as in a record
+        of a newer or a foreign version."""
+        try:
+            return cls(code)
+        except ValueError:
+            return None
+
+
+class NullReason(Code):
+    """Why a number is null: exactly one for each null."""
+
+    CELL_FAILED = "cell_failed", "the cell failed, so nothing was measured"
+    NO_SAMPLES = "no_samples", "no sample of this kind was taken"
+    N_TOO_SMALL = (
+        "n_too_small",
+        "too few distinct samples: the 95th percentile needs 59, the 99th 299",
+    )
+    ONE_TOKEN_TURNS = "one_token_turns", "no turn has a second token"
+    ZERO_DENOMINATOR = "zero_denominator", "the denominator is zero or negative"
+    TOOL_TIME_SCALED = "tool_time_scaled", "the tool-time scale is neither 0 nor 1"
+    SESSION_UNFINISHED = "session_unfinished", "a session of a closed trace did not end"
+    NO_SESSIONS = "no_sessions", "no session was completed"
+    REPEAT_INCOMPLETE = (
+        "repeat_incomplete",
+        "no repeat completed, and what did not complete is no repeat",
+    )
+    NO_MODEL_CONFIG = "no_model_config", "the model's shape is not in the record"
+    PRECISION_UNKNOWN = "precision_unknown", "the bytes of this precision are not known"
+    NO_DECODE_LAUNCHES = "no_decode_launches", "no launch was decode only"
+    NO_PREFILL_LAUNCHES = "no_prefill_launches", "no launch was prefill only"
+    NO_PROBE = "no_probe", "the roof was not probed beside the repeat"
+    ROOF_UNSTEADY = "roof_unsteady", "the roof's probes before and after differ by over 15 %"
+    IN_CACHE = "in_cache", "the working set is under 4 x the last-level cache of the device"
+    OVER_ROOF = "over_roof", "more than the measured roof allows, so the measurement is wrong"
+    MIXED = "mixed", "under 90 % of the decoded tokens came from decode-only launches"
+    W_TOO_SHORT = (
+        "w_too_short",
+        "three estimates of the capacity differ by over 2 %: the window is too short",
+    )
+    SLO_NOT_MET = "slo_not_met", "the measured repeats do not meet the objective"
+    NO_NAMEPLATE = "no_nameplate", "the catalogue does not have this figure of the chip"
+    NOT_IN_SCHEMA_1 = (
+        "not_in_schema_1",
+        "a record of before chipmark.record/2 does not hold what this needs",
+    )
+    NO_TOKENS = "no_tokens", "the benchmark does not say how many tokens a call is"
+    MEAN_OF_CALLS = "mean_of_calls", "a sample is a mean of several calls, which has no tail"
+    NOT_MEASURED = "not_measured", "no meter was read"
+    POWER_TOO_FEW_UPDATES = (
+        "power_too_few_updates",
+        "polled power with fewer than 20 distinct updates in the window",
+    )
+    POWER_GAPS = "power_gaps", "gaps of over 20 % of the window between power samples"
+    COUNTER_TOO_COARSE = (
+        "counter_too_coarse",
+        "the energy counter had fewer than 20 updates in the window",
+    )
+    COUNTER_STUCK = "counter_stuck", "the energy counter did not move over 20 of its periods"
+    COUNTER_BACKWARDS = "counter_backwards", "the energy counter ran backwards"
+    NEGATIVE_NET = (
+        "negative_net",
+        "idle power times the window is more than the energy of the window",
+    )
+    IDLE_MISSING = "idle_missing", "power at idle was not measured"
+    IDLE_TOO_SHORT = "idle_too_short", "power at idle over less than 30 s or 20 updates"
+    UNIT_PARTLY_USED = (
+        "unit_partly_used",
+        "only a part of the unit that meter and price cover was used",
+    )
+    NO_PRICE_BOOK = "no_price_book", "no price book was given"
+    NO_PRICE = "no_price", "the price book has no entry for this chip and unit"
+    HOST_POWER_MISSING = "host_power_missing", "the price book does not say the host's power"
+    SCOPE_WITHOUT_FACILITY = (
+        "scope_without_facility",
+        "facility power is not defined for this power scope",
+    )
+    NOT_CAPACITY_SCENARIO = "not_capacity_scenario", "defined in the capacity scenario only"
+    SCALE_NOT_1 = "scale_not_1", "defined at scale (1, 1, 1) only"
+    NO_DEMAND = "no_demand", "the price book does not say the demand"
+    NO_HOSTING_PRICE = (
+        "no_hosting_price",
+        "power is in hosting, whose price or kilowatts the price book does not say",
+    )
+    RENTED = "rented", "a rented unit has no chip price"
+    NEVER_BREAKS_EVEN = (
+        "never_breaks_even",
+        "even a chip for nothing would cost more a session than the baseline",
+    )
+    NOT_COMPARABLE = "not_comparable", "not comparable with the baseline in this kind"
+    NO_BASELINE = "no_baseline", "no row can serve as the baseline"
+    UNKNOWN = "unknown", "not said by the record"
+
+
+class NoteCode(Code):
+    """What a row must say beyond its numbers: the general meaning; a note's own text says the
+    particulars."""
+
+    CELL_FAILED = "cell_failed", "the cell failed; the text says how"
+    PARITY_FAILED = "parity_failed", "logits differ from the oracle's by more than the tolerance"
+    PARITY_UNCHECKED = "parity_unchecked", "logits were not compared with the oracle's"
+    EP_COVERAGE = "ep_coverage", "a part of the graph ran outside the provider's own device"
+    UNVERIFIED_PROVIDER = "unverified_provider", "this provider was never run on that hardware"
+    EXECUTION_EAGER = "execution_eager", "eager execution; ranked in a group of its own"
+    NOT_STEADY = "not_steady", "the repeats drift beyond their interval; the row is not ranked"
+    REPEATS_ADDED = (
+        "repeats_added",
+        "repeats were added until the interval was narrow enough or time was spent",
+    )
+    REPEAT_INCOMPLETE = (
+        "repeat_incomplete",
+        "a repeat did not complete, so it is no repeat; the row is not ranked",
+    )
+    TURNS_LOST = "turns_lost", "a turn failed, was dropped or did not finish; the row is not ranked"
+    LOAD_BOUND = (
+        "load_bound",
+        "the offered load, not the device, sets total_tok_s, which is not ranked",
+    )
+    CLOCK = (
+        "clock",
+        "times of the backend, the engine and the parent contradict each other; not ranked",
+    )
+    OVER_ROOF = "over_roof", "a share of a roof comes out above 1, so the measurement is wrong"
+    FAR_OVER_ROOF = (
+        "far_over_roof",
+        "over 3 x a measured roof in a repeat, so not the work was timed; not ranked",
+    )
+    AUDIT_FAILED = "audit_failed", "ids or logits of the timed run are not the oracle's"
+    AUDIT_PENDING = (
+        "audit_pending",
+        "the checks after the run could not be afforded here; not ranked",
+    )
+    SLO_NOT_MET = (
+        "slo_not_met",
+        "the measured repeats do not meet the objective; not priced in a ranking",
+    )
+    CAPACITY_CUT = (
+        "capacity_cut",
+        "the sweep ended at its own limit; the capacity is a lower bound, not ranked",
+    )
+    UNIT_PARTLY_USED = (
+        "unit_partly_used",
+        "only a part of the unit that meter and price cover was used",
+    )
+    SIMULATED = "simulated", "a simulated device; ranked among its kind only"
+    PLUGIN = "plugin", "the code that ran is not the one that this name stands for; not ranked"
+    WEIGHT_BYTES = (
+        "weight_bytes",
+        "the stored weights are smaller than the precision needs; not ranked",
+    )
+    KV_BYTES = (
+        "kv_bytes",
+        "the KV cache is smaller than its tokens need in that precision; not ranked",
+    )
+    THROTTLED_THERMAL = "throttled_thermal", "the device slowed down because of its temperature"
+    THROTTLED_HARDWARE = (
+        "throttled_hardware",
+        "the device slowed down because of power or another hardware limit",
+    )
+    THROTTLE_UNKNOWN = "throttle_unknown", "whether the device throttled could not be read"
+    POWER_LIMIT = "power_limit", "the power limit is below the default; part of the chip's identity"
+    ENERGY_ASSUMED = "energy_assumed", "power is assumed, not measured; never ranked"
+    ENERGY_DECLARED = "energy_declared", "power is a nameplate figure, not measured; never ranked"
+    ENERGY_REFUSED = "energy_refused", "power was sampled, but too thinly to be integrated"
+    IDLE_RANGE = (
+        "idle_range",
+        "idle power before and after differ by over 5 %; net values are a range",
+    )
+    IDLE_AS_LOAD = (
+        "idle_as_load",
+        "idle power unknown; the idle hours of the year are priced at load",
+    )
+    LOAD_AS_FULL = "load_as_full", "power at the offered load unknown; priced at full load"
+    PRICE_ASSUMED = "price_assumed", "a price or cost factor is assumed"
+    ACROSS_PRECISION = (
+        "across_precision",
+        "the ratio is to another precision class; shown, not ranked",
+    )
+    COST_AT_THIS_LOAD = "cost_at_this_load", "cost at this very load, all day; not ranked"
+    REPEATS_LEFT_OUT = "repeats_left_out", "some repeats had no value and are not in the ratio"
+    FEW_REPEATS = "few_repeats", "fewer than 3 complete repeats; the row is not ranked"
+    LLC_UNKNOWN = "llc_unknown", "size of the last-level cache unknown; the roof may be a cache's"
+    PROBE_SIZE = "probe_size", "the roof was probed at another working-set size than the launches'"
+    SESSIONS_LOST = "sessions_lost", "sessions failed, were dropped or did not finish"
+    UNVERIFIED_CHIP = "unverified_chip", "the route to this chip was never run on that hardware"
+    UNVERIFIED_METER = "unverified_meter", "this meter was never run on that hardware"
+    CHIP_BY_ASSUMPTION = (
+        "chip_by_assumption",
+        "the chip is assumed; the machine does not say which it is",
+    )
+    WEIGHTS_SYNTHETIC = "weights_synthetic", "seeded synthetic weights, not a trained model"
+    FEEDBACK_SAMPLED = "feedback_sampled", "sampled tokens were fed back"
+    PRECISION_NOTE = "precision_note", "what the provider really computed"
+    KERNEL_REPLACED = (
+        "kernel_replaced",
+        "a kernel fails on this device; plain torch computes in its place",
+    )
+    BACKEND = "backend", "a remark of the backend"
+    CELL = "cell", "a remark of the cell"
+    METER = "meter", "a remark of the meter"
+
+
+def meaning(reason: str) -> str:
+    """The text of a null's reason; the code itself where this version does not know it."""
+    found = NullReason.known(reason)
+    return reason if found is None else found.text

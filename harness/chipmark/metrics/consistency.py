@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chipmark.codes import NoteCode
 from chipmark.engine.events import Table
 from chipmark.metrics.events import DECODE, DONE, EDGE_S, KV, MIXED, RepeatView, view
 from chipmark.metrics.phases import new_positions, prefix_hits
@@ -53,9 +54,9 @@ def untrue_words(data: RepeatData, facts: CellFacts) -> list[Inconsistency]:
         joined = view(data.events)
     except ValueError:
         return []  # `inconsistencies` names it
-    found = [Inconsistency("clock", t) for t in contradictions(joined, facts, data.timing)]
+    found = [Inconsistency(NoteCode.CLOCK, t) for t in contradictions(joined, facts, data.timing)]
     if data.timing is None and not facts.simulated:
-        found.append(Inconsistency("clock", "timing.json is missing: the parent's clock"))
+        found.append(Inconsistency(NoteCode.CLOCK, "timing.json is missing: the parent's clock"))
     if not found and (text := uncovered(joined, on_host=facts.on_host).text):
         found.append(Inconsistency("uncovered_time", text))
     return found + _ids(joined)

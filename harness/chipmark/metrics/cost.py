@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from chipmark.codes import NullReason
+
 HOURS_A_YEAR = 8760.0
 
 
@@ -106,9 +108,9 @@ def facility_power(
         return power_w / site.psu_efficiency * site.pue, ""
     if scope in ("board", "die", "package", "cpu-share"):
         if host_w is None:
-            return None, "host_power_missing"
+            return None, NullReason.HOST_POWER_MISSING
         return (power_w + host_w) / site.psu_efficiency * site.pue, ""
-    return None, "scope_without_facility"
+    return None, NullReason.SCOPE_WITHOUT_FACILITY
 
 
 def yearly_energy_cost(site: Site, load_w: float, idle_w: float) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chipmark.codes import NullReason
 from chipmark.engine.window import spread
 from chipmark.metrics.events import (
     DONE,
@@ -115,7 +116,7 @@ def sessions_per_hour(view: RepeatView, facts: CellFacts, trace: Trace) -> Ratio
     W is not whole passes over the trace's sessions, or the three differ by over 2 %.
     """
     if facts.scale[2] not in (0, 1):
-        return null("tool_time_scaled")
+        return null(NullReason.TOOL_TIME_SCALED)
     if facts.scenario == "equal_n":
         return Ratio(3600.0 * completed_sessions(view), view.window_s)
     return capacity_rate(view, trace)
@@ -126,7 +127,7 @@ def capacity_rate(view: RepeatView, trace: Trace) -> Ratio:
     estimates = capacity_estimates(view, trace)
     passes, rest = divmod(int(estimates[0]), len(trace.sessions))
     if not passes or rest or spread(estimates) > MAX_SPREAD:
-        return null("w_too_short")
+        return null(NullReason.W_TOO_SHORT)
     return Ratio(3600.0 * sum(estimates) / len(estimates), view.window_s)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chipmark.codes import NullReason
 from chipmark.engine.contract import PHASES
 from chipmark.metrics.events import (
     DECODE,
@@ -117,9 +118,9 @@ def rates(view: RepeatView, done: Work) -> dict[str, Ratio]:
         "total_tok_s": Ratio(done.tokens, view.window_s),
     }
     if not decode.any():
-        found["decode_rows"] = null("no_decode_launches")
+        found["decode_rows"] = null(NullReason.NO_DECODE_LAUNCHES)
     if not prefill.any():
-        found["prefill_tok_s"] = null("no_prefill_launches")
+        found["prefill_tok_s"] = null(NullReason.NO_PREFILL_LAUNCHES)
     return found
 
 
@@ -212,9 +213,9 @@ def _continues(view: RepeatView) -> Ints:
 
 def _decode_rate(done: Work, seconds: float) -> Ratio:
     if not done.n_decoded:
-        return null("no_decode_launches")
+        return null(NullReason.NO_DECODE_LAUNCHES)
     if done.n_decoded_pure < PURE_SHARE * done.n_decoded:
-        return null("mixed")
+        return null(NullReason.MIXED)
     return Ratio(done.n_decoded_pure, seconds)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chipmark.codes import NoteCode
 from chipmark.engine.times import slack_s
 from chipmark.metrics.events import DONE, EDGE_S, Bools, RepeatView
 from chipmark.metrics.rawcell import CellFacts, RawCell, RunTiming
@@ -67,7 +68,7 @@ def slow_marks(views: Sequence[RepeatView], timings: Sequence[RunTiming | None])
     return f"the parent saw the run last at least {least:.3g} s beyond the engine's {of:.4g} s"
 
 
-def clock_notes(raw: RawCell, views: Sequence[RepeatView]) -> list[tuple[str, str]]:
+def clock_notes(raw: RawCell, views: Sequence[RepeatView]) -> list[tuple[NoteCode, str]]:
     """The note `clock`, which bars a row from comparison, where times contradict each other."""
     found = []
     for index, (view, data) in enumerate(zip(views, raw.repeats, strict=True)):
@@ -79,7 +80,7 @@ def clock_notes(raw: RawCell, views: Sequence[RepeatView]) -> list[tuple[str, st
         text = slow_marks(views, [data.timing for data in raw.repeats])
         found += [text] if text else []
     more = f" ({len(found)} such)" if len(found) > 1 else ""
-    return [("clock", found[0] + more)] if found else []
+    return [(NoteCode.CLOCK, found[0] + more)] if found else []
 
 
 def _steps(view: RepeatView) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from chipmark.codes import NoteCode
 from chipmark.errors import ChipmarkError
 from chipmark.metrics.rawcell import RawCell
 from chipmark.registry import BUILT_IN
@@ -73,7 +74,7 @@ def audit_remarks(folder: Path, record: Record, raw: RawCell) -> Iterator[Remark
         yield Remark("error", "audit", where, f"the audit failed: {final.reason}")
     elif final.verdict == "pending":
         text = f"the audit is pending: {final.reason}; `chipmark audit` finishes it"
-        yield Remark("warning", "audit_pending", where, text)
+        yield Remark("warning", NoteCode.AUDIT_PENDING, where, text)
     yield from _plugin(where, record)
     yield from _stored_bytes(where, record)
 
@@ -136,8 +137,8 @@ def _contradictions(
 
 
 def _plugin(where: Path, record: Record) -> Iterator[Remark]:
-    noted = [note.text for note in record.manifest.notes if note.code == "plugin"]
-    yield from (Remark("error", "plugin", where, text) for text in noted)
+    noted = [note.text for note in record.manifest.notes if note.code == NoteCode.PLUGIN]
+    yield from (Remark("error", NoteCode.PLUGIN, where, text) for text in noted)
     if noted:
         return
     backend = record.manifest.plugins.get("backend")
@@ -147,7 +148,7 @@ def _plugin(where: Path, record: Record) -> Iterator[Remark]:
     module = BUILT_IN["chipmark.backends"][kind].partition(":")[0]
     if not backend.built_in or backend.module != module:
         text = f"{kind} is built in, but the module {backend.module} was measured"
-        yield Remark("error", "plugin", where, text)
+        yield Remark("error", NoteCode.PLUGIN, where, text)
 
 
 def _stored_bytes(where: Path, record: Record) -> Iterator[Remark]:
@@ -159,8 +160,10 @@ def _stored_bytes(where: Path, record: Record) -> Iterator[Remark]:
     peak = load.peak_rss_bytes if manifest.backend.endswith(":cpu") else None
     precision = manifest.precision
     found = {
-        "weight_bytes": too_few_weight_bytes(config, precision.weights, load.weight_bytes, peak),
-        "kv_bytes": too_few_kv_bytes(config, precision.kv, load.kv_bytes, load.caps),
+        NoteCode.WEIGHT_BYTES: too_few_weight_bytes(
+            config, precision.weights, load.weight_bytes, peak
+        ),
+        NoteCode.KV_BYTES: too_few_kv_bytes(config, precision.kv, load.kv_bytes, load.caps),
     }
     for code, text in found.items():
         if text:

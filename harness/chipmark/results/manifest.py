@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from chipmark.codes import NoteCode
 from chipmark.errors import BrokenRecordError
 from chipmark_models.precision import CLASS_PATTERN
 
@@ -35,10 +36,13 @@ class Part(BaseModel):
 
 
 class Note(Part):
-    """A remark in the row; `code` is from `chipmark.codes.NOTE_CODES`."""
+    """A remark in the row."""
 
-    code: str
+    code: Annotated[NoteCode | str, Field(union_mode="left_to_right")]
+    """A string only where a record of a newer or a foreign version has a code that this version
+    does not know; `chipmark validate` warns of it."""
     text: str
+    """The particulars."""
 
 
 class WorkloadId(Part):

@@ -38,10 +38,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from chipmark.codes import NullReason
 from chipmark.errors import BrokenRecordError
 from chipmark.results.manifest import Manifest, Note
 from chipmark.results.upgrades import record_1_to_2
@@ -56,6 +57,9 @@ UPGRADES: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 """From a schema to the next one: takes the document, returns it with its new `schema`."""
 
 RECORD_FILE = "record.json"
+
+Reason = Annotated[NullReason | str, Field(union_mode="left_to_right")]
+"""Why a number is null; a string only where this version does not know the code."""
 
 _BLANK = "0" * 64
 _OWN_KEY = '"self_sha256"'
@@ -84,7 +88,7 @@ class Metrics(Part):
     values: dict[str, float | int | None]
     per_repeat: tuple[dict[str, float | int | None], ...] = ()
     intervals: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
-    null_reasons: dict[str, str] = Field(default_factory=dict)
+    null_reasons: dict[str, Reason] = Field(default_factory=dict)
     notes: tuple[Note, ...] = ()
     details: dict[str, Any] = Field(default_factory=dict)
 
@@ -119,7 +123,7 @@ def metrics_of(derived: Derived) -> Metrics:
         values=derived.metrics,
         per_repeat=derived.per_repeat,
         intervals=derived.intervals,
-        null_reasons=derived.null_reasons,
+        null_reasons=dict(derived.null_reasons),
         notes=tuple(Note(code=code, text=text) for code, text in derived.notes),
         details=derived.details,
     )

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from chipmark.codes import NOTE_CODES
+from chipmark.codes import NoteCode
 from chipmark.errors import ChipmarkError
 from chipmark.metrics.consistency import inconsistencies, untrue_words
-from chipmark.metrics.derive import METRICS, SCHEMA, derive
+from chipmark.metrics.derive import derive
 from chipmark.metrics.events import view
+from chipmark.metrics.names import METRICS, SCHEMA
 from chipmark.metrics.rawcell import RawCell
 from chipmark.metrics.times import slow_marks
 from chipmark.results.audit_check import audit_remarks
@@ -100,7 +101,7 @@ def _marks(folder: Path, raw: RawCell) -> list[Finding]:
     except ValueError:
         return []  # a finding of its own by now
     text = slow_marks(views, [repeat.timing for repeat in raw.repeats])
-    return [Finding("error", "clock", folder, text)] if text else []
+    return [Finding("error", NoteCode.CLOCK, folder, text)] if text else []
 
 
 def _files(folder: Path, record: Record) -> list[Finding]:
@@ -119,7 +120,7 @@ def _notes(folder: Path, record: Record) -> list[Finding]:
     codes = {n.code for n in (*record.manifest.notes, *record.metrics.notes)}
     return [
         Finding("warning", "note_code", folder / RECORD_FILE, f"unknown note code {code!r}")
-        for code in sorted(codes - set(NOTE_CODES))
+        for code in sorted(codes - set(NoteCode))
     ]
 
 
@@ -157,7 +158,7 @@ def _recomputed(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
     return findings + [
         Finding("error", code, where, text)
         for code, text in again.notes
-        if code in ("over_roof", "far_over_roof")
+        if code in (NoteCode.OVER_ROOF, NoteCode.FAR_OVER_ROOF)
     ]
 
 
