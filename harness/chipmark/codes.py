@@ -1,9 +1,9 @@
-"""Why a number is missing, and what a row must say beyond its numbers: two enumerations.
+"""Why a number is missing, what a row must say beyond its numbers, what a record has wrong.
 
-They are below every step that gives or reads a code, so that a backend and the table use the same
-members; stdlib only. A code is an API: its value is never renamed, and its text may be made
-clearer. A member is its value where it is stored or printed (`StrEnum`), and `text` says what it
-means; its docstring is the same text.
+The enumerations are below every step that gives or reads a code, so that a backend and the table
+use the same members; stdlib only. A code is an API: its value is never renamed, and its text may
+be made clearer. A member is its value where it is stored or printed (`StrEnum`), and `text` says
+what it means; its docstring is the same text.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class NullReason(Code):
     NO_SESSIONS = "no_sessions", "no session was completed"
     REPEAT_INCOMPLETE = (
         "repeat_incomplete",
-        "no repeat completed, and what did not complete is no repeat",
+        "no repeat completed, and what did not complete is left out",
     )
     NO_MODEL_CONFIG = "no_model_config", "the model's shape is not in the record"
     PRECISION_UNKNOWN = "precision_unknown", "the bytes of this precision are not known"
     NO_DECODE_LAUNCHES = "no_decode_launches", "no launch was decode only"
     NO_PREFILL_LAUNCHES = "no_prefill_launches", "no launch was prefill only"
-    NO_PROBE = "no_probe", "the roof was not probed beside the repeat"
+    NO_PROBE = "no_probe", "the roof was not probed around the repeat"
     ROOF_UNSTEADY = "roof_unsteady", "the roof's probes before and after differ by over 15 %"
     IN_CACHE = "in_cache", "the working set is under 4 x the last-level cache of the device"
     OVER_ROOF = "over_roof", "more than the measured roof allows, so the measurement is wrong"
@@ -137,7 +137,7 @@ class NoteCode(Code):
     )
     REPEAT_INCOMPLETE = (
         "repeat_incomplete",
-        "a repeat did not complete, so it is no repeat; the row is not ranked",
+        "a repeat did not complete and is left out; the row is not ranked",
     )
     TURNS_LOST = "turns_lost", "a turn failed, was dropped or did not finish; the row is not ranked"
     LOAD_BOUND = (
@@ -226,6 +226,48 @@ class NoteCode(Code):
     BACKEND = "backend", "a remark of the backend"
     CELL = "cell", "a remark of the cell"
     METER = "meter", "a remark of the meter"
+
+
+class FindingCode(Code):
+    """What `chipmark validate` finds wrong with a record or an imported run."""
+
+    RECORD = "record", "record.json is not whole, or is not a record"
+    PATH = "path", "a file of the record is outside its folder"
+    MISSING = "missing", "a file of the record is missing"
+    CHECKSUM = "checksum", "a file is not the one that was stored"
+    EXTRA = "extra", "a file does not belong to the record or to the run"
+    RAW = "raw", "the raw files are not whole"
+    TRACE_HASH = "trace_hash", "the trace is not the one that the manifest names"
+    MANIFEST = "manifest", "the manifest contradicts the raw files"
+    NOTE_CODE = "note_code", "a note has a code that this version does not know"
+    METRICS = "metrics", "the stored metrics do not follow from the raw files"
+    METRICS_SCHEMA = "metrics_schema", "the metrics follow other definitions than this version's"
+    CLOCK = "clock", "times of the backend, the engine and the parent contradict each other"
+    EVENTS_KEYS = "events_keys", "the event tables do not refer to each other's rows"
+    WINDOW = "window", "the window has no length"
+    LAUNCH_TIME = "launch_time", "a launch ends before it starts"
+    PHASES_EXCEED_WINDOW = "phases_exceed_window", "phases last longer than the window"
+    LAUNCH_ROWS = "launch_rows", "a launch does not have the rows that it counts"
+    BUCKET_TOO_SMALL = "bucket_too_small", "a launch has more rows or tokens than its bucket"
+    POSITIONS = "positions", "rows compute other positions than their turn has"
+    TURN_UNKNOWN = "turn_unknown", "a turn is not in the trace"
+    TURN_COUNTS = "turn_counts", "a turn has other token counts than in the trace"
+    HIT_ABOVE_IDEAL = "hit_above_ideal", "more tokens were reused than an endless cache has"
+    TURN_TIMES = "turn_times", "times of a turn are not in order"
+    WORK_MISSING = "work_missing", "a turn is done without all of its work"
+    IDS = "ids", "sampled ids are missing, or were not sampled"
+    UNCOVERED_TIME = "uncovered_time", "a share of the steps is covered by no time of the backend"
+    PARITY = "parity", "logits differ from the oracle's by more than the tolerance"
+    AUDIT = "audit", "the audit failed, or does not follow from its arrays"
+    AUDIT_PENDING = "audit_pending", "the checks after the run are not finished"
+    AUDIT_EVENTS = "audit_events", "the audited ids are not those of the events"
+    PLUGIN = "plugin", "the code that ran is not the one that this name stands for"
+    WEIGHT_BYTES = "weight_bytes", "the stored weights are smaller than the precision needs"
+    KV_BYTES = "kv_bytes", "the KV cache is smaller than its tokens need in that precision"
+    OVER_ROOF = "over_roof", "a share of a roof is above 1"
+    FAR_OVER_ROOF = "far_over_roof", "over 3 x a measured roof in a repeat"
+    CLOSED_FORM = "closed_form", "a number of a simulated device is not its closed form"
+    BENCHMARK_RUN = "benchmark_run", "a stored run of pytest-benchmark is not whole"
 
 
 def meaning(reason: str) -> str:

@@ -189,16 +189,6 @@ def break_even_chip_price(
     return result if result > 0 else None
 
 
-def break_even_utilisation(
-    site: Site, cost: YearlyCost, sessions_per_hour: float, bill_per_session: float
-) -> float | None:
-    """u*, the least u with C / Y <= an API's bill for the whole session; None is "never" (> 1)."""
-    at_full = cost_per_session(cost, yearly_sessions(site, sessions_per_hour, 1.0))
-    if at_full is None or bill_per_session <= 0 or at_full > bill_per_session:
-        return None
-    return at_full / bill_per_session
-
-
 def daily_active_agents(
     sessions_per_hour: float, headroom: float, sessions_per_agent_day: float, peak_share: float
 ) -> float | None:

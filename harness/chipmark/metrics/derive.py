@@ -133,10 +133,10 @@ def nothing(reason: NullReason) -> Derived:
 def _combined(
     name: str, every: Sequence[OneRepeat], done: Sequence[OneRepeat]
 ) -> tuple[Ratio, Interval | None, str]:
-    """A ratio over repeats, its interval, and what must be said of repeats without a value.
+    """A ratio over repeats, its interval, and the text on repeats without a value.
 
     A share of a roof is judged over the repeats together, because a probe scatters by some
-    percent: above 1 it is no number.
+    percent: above 1 it is null.
     """
     ratios = [r.ratios[name] for r in (every if name in _OF_ALL_REPEATS else done)]
     if not ratios:

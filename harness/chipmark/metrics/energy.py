@@ -291,7 +291,7 @@ def _largest_gap(time: Floats, start_s: float, end_s: float) -> float:
 
 
 def _extended(time: Floats, energy: Floats, at: Floats) -> Floats:
-    """Linear interpolation that goes on with the mean slope beyond the samples."""
+    """Linear interpolation that continues with the mean slope beyond the samples."""
     values = np.interp(at, time, energy)
     if time[-1] > time[0]:
         mean = (energy[-1] - energy[0]) / (time[-1] - time[0])

@@ -1,6 +1,6 @@
 """Work done in the window, seconds by phase, the rates, and what work was wasted.
 
-Work tokens come from the trace alone. A prompt position earns when it lies in
+Work tokens come from the trace alone. A prompt position earns when it is in
 [n_cached, prompt_tokens) of its turn, once; an output token earns when it was emitted. So
 computing a position again, padding and copying cost time and earn nothing.
 """
@@ -141,8 +141,8 @@ def pad_ratio(view: RepeatView) -> Ratio:
 def necessary_tokens(view: RepeatView) -> Ints:
     """Per turn, the positions that an endless cache computes to answer it.
 
-    n_new, the outputs but the last (nobody reads its keys within the turn), and the last output
-    of the turn before where the prompt goes on from it: its work is that turn's n_out.
+    n_new, the outputs but the last (whose keys no position of the turn reads), and the last output
+    of the turn before where the prompt continues from it: its work is that turn's n_out.
     """
     turns = view.tables["turns"]
     continues = _continues(view)

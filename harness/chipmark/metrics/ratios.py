@@ -1,4 +1,4 @@
-"""Ratios with a reason when they are no number, and how repeats combine."""
+"""Ratios with a reason when they are null, and how repeats combine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ratio:
 
 
 def null(reason: NullReason) -> Ratio:
-    """A ratio that is no number because of `reason`."""
+    """A ratio that is null because of `reason`."""
     return Ratio(None, None, reason)
 
 

@@ -1,4 +1,4 @@
-"""What a row must say of its repeats beside their numbers: as (code, text)."""
+"""What a row must say of its repeats with their numbers: as (code, text)."""
 
 from __future__ import annotations
 

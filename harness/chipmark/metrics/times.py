@@ -29,7 +29,7 @@ DRIFT_REL = 0.005
 """Share of W by which the engine's time of a run may differ from the parent's."""
 
 MARK_S = 1.0
-"""Seconds beside that share: a mark waits until both processes get a core. Of 200 marks on two
+"""Seconds on top of that share: a mark waits until both processes get a core. Of 200 marks on two
 cores with over eight busy processes the slowest took 0.06 s."""
 
 BEST_MARK_S = 0.1
@@ -45,7 +45,7 @@ def has_engine_times(view: RepeatView) -> bool:
 
 def contradictions(view: RepeatView, facts: CellFacts, timing: RunTiming | None) -> list[str]:
     """What in one repeat's times does not fit together. Without `timing` the parent's clock is
-    left out; so it is on a virtual clock, which is no time of the machine."""
+    left out; so it is on a virtual clock, which is not a time of the machine."""
     if not has_engine_times(view):
         return ["the events hold no times of the engine's clock"]
     found = _steps(view)

@@ -140,7 +140,7 @@ def document_text(document: Mapping[str, Any]) -> str:
 def parse_record(path: Path, text: str) -> Record:
     """A record from the text of its `record.json`; `path` names it in errors.
 
-    Raises BrokenRecordError where it is no JSON, has an unknown schema, lacks a field or was
+    Raises BrokenRecordError where it is not JSON, has an unknown schema, lacks a field or was
     changed after it was written.
     """
     if not checked_text(text):
@@ -167,7 +167,7 @@ def parse_record(path: Path, text: str) -> Record:
 
 
 def checked_text(text: str) -> bool:
-    """Whether a text that `document_text` made has the checksum that stands in it."""
+    """Whether a text that `document_text` made has the checksum that it holds."""
     found = _OWN_HASH.search(text, max(0, text.rfind(_OWN_KEY)))
     return found is not None and _digest(_with_own_hash(text, _BLANK)) == found[1]
 

@@ -1,4 +1,4 @@
-"""Which rows may stand in one ranking, for which of perf, energy and cost, and why not."""
+"""Which rows may share one ranking, for which of perf, energy and cost, and why not."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def perf_identity(record: Record) -> dict[str, Any]:
 
 def rank_refusals(record: Record) -> tuple[str, ...]:
     """Why a row may not be ranked for speed with anything, by itself: `own_refusals`, and what
-    nobody proved about the run."""
+    nothing proved about the run."""
     m = record.manifest
     own = own_refusals(record)
     if m.status != "done" or m.load is None:
@@ -120,7 +120,7 @@ def rank_refusals(record: Record) -> tuple[str, ...]:
 
 
 def own_refusals(record: Record) -> tuple[str, ...]:
-    """Why the numbers of a record are no fair measurement of its work."""
+    """Why the numbers of a record are not a fair measurement of its work."""
     m = record.manifest
     if m.status != "done" or m.load is None:
         return ("the cell failed",)
@@ -196,7 +196,7 @@ def _incomplete(record: Record) -> Iterator[str]:
 
 
 def whole_unit(record: Record) -> bool:
-    """Whether the meter covers just what was used: every device of a unit that is no share."""
+    """Whether the meter covers just what was used: every device of a unit that is not a share."""
     return all_devices_used(record) and not is_share(record)
 
 
