@@ -23,7 +23,7 @@ from chipmark.metrics.one_repeat import OneRepeat, one_repeat
 from chipmark.metrics.quantiles import quantiles
 from chipmark.metrics.ratios import Ratio, combine, null
 from chipmark.metrics.rawcell import RawCell, RepeatData
-from chipmark.metrics.remarks import Remark, Seen, remarks
+from chipmark.metrics.remarks import Remark, RepeatSummary, remarks
 from chipmark.metrics.repeats import lost_turns
 from chipmark.metrics.times import clock_notes
 from chipmark.metrics.waiting import nobody_waits_s
@@ -92,8 +92,8 @@ def derive(raw: RawCell) -> Derived:
         if number is not None and not np.isfinite(number):
             raise ValueError(f"{name} comes out as {number}: a done turn or launch has no time")
     per_repeat = tuple(repeat.values() for repeat in every)
-    seen = [
-        _seen(raw, r, data, v) for r, data, v in zip(every, raw.repeats, per_repeat, strict=True)
+    summaries = [
+        _summary(raw, r, data, v) for r, data, v in zip(every, raw.repeats, per_repeat, strict=True)
     ]
     over = [
         (name, _shares(name, done))
@@ -103,7 +103,7 @@ def derive(raw: RawCell) -> Derived:
     probed = [(name, _shares(name, done)) for name in PROBED_ROOFS]
     views = [r.view for r in every]
     notes += clock_notes(raw, views)
-    notes += remarks(raw.facts, seen, over, probed)
+    notes += remarks(raw.facts, summaries, over, probed)
     if text := energy.idle_power(raw.idle_before, raw.idle_after, raw.facts.meter).note:
         notes.append((NoteCode.IDLE_RANGE, text))
     claim = attainment(views, raw.facts.slo, raw.facts.scenario, raw.trace)
@@ -161,10 +161,10 @@ def _shares(name: str, done: Sequence[OneRepeat]) -> list[float]:
     return [v for r in done if (v := r.ratios[name].value) is not None]
 
 
-def _seen(
+def _summary(
     raw: RawCell, repeat: OneRepeat, data: RepeatData, values: Mapping[str, float | int | None]
-) -> Seen:
-    return Seen(
+) -> RepeatSummary:
+    return RepeatSummary(
         complete=repeat.complete,
         lost_turns=lost_turns(repeat.view, raw.facts.scenario),
         lost_sessions=latency.unfinished_sessions(repeat.view),

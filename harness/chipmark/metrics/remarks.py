@@ -24,7 +24,7 @@ Remark = tuple[NoteCode, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class RepeatSummary:
     """One repeat, as remarks need it."""
 
     complete: bool
@@ -45,7 +45,7 @@ class Seen:
 
 def remarks(
     facts: CellFacts,
-    repeats: Sequence[Seen],
+    repeats: Sequence[RepeatSummary],
     over_roof: Sequence[tuple[str, Sequence[float]]],
     probed: Sequence[tuple[str, Sequence[float]]],
 ) -> list[Remark]:
@@ -74,7 +74,7 @@ def remarks(
     ]
 
 
-def _load_bound(facts: CellFacts, done: Sequence[Seen]) -> list[Remark]:
+def _load_bound(facts: CellFacts, done: Sequence[RepeatSummary]) -> list[Remark]:
     window = sum(repeat.window_s for repeat in done)
     share = sum(repeat.nobody_waits_s for repeat in done) / window if window > 0 else 0.0
     if facts.loop == "open":
@@ -87,7 +87,7 @@ def _load_bound(facts: CellFacts, done: Sequence[Seen]) -> list[Remark]:
     return []
 
 
-def _not_steady(done: Sequence[Seen], load_bound: bool) -> list[Remark]:
+def _not_steady(done: Sequence[RepeatSummary], load_bound: bool) -> list[Remark]:
     """A drift of total_tok_s, or where the load sets that, of the TTFT that is ranked instead."""
     names = ("ttft_p50_s", "ttft_cold_p50_s") if load_bound else ("total_tok_s",)
     for name in names:
@@ -104,7 +104,9 @@ def _not_steady(done: Sequence[Seen], load_bound: bool) -> list[Remark]:
     return []
 
 
-def _lost(facts: CellFacts, repeats: Sequence[Seen], done: Sequence[Seen]) -> list[Remark]:
+def _lost(
+    facts: CellFacts, repeats: Sequence[RepeatSummary], done: Sequence[RepeatSummary]
+) -> list[Remark]:
     notes: list[Remark] = []
     if len(done) < len(repeats):
         text = f"{len(repeats) - len(done)} of {len(repeats)} repeats did not complete"
@@ -122,7 +124,7 @@ def _lost(facts: CellFacts, repeats: Sequence[Seen], done: Sequence[Seen]) -> li
     return notes
 
 
-def _energy(facts: CellFacts, done: Sequence[Seen]) -> list[Remark]:
+def _energy(facts: CellFacts, done: Sequence[RepeatSummary]) -> list[Remark]:
     meter = facts.meter
     if meter is None:
         return []
@@ -135,7 +137,7 @@ def _energy(facts: CellFacts, done: Sequence[Seen]) -> list[Remark]:
     return notes
 
 
-def _roofs(done: Sequence[Seen]) -> list[Remark]:
+def _roofs(done: Sequence[RepeatSummary]) -> list[Remark]:
     notes: list[Remark] = []
     roofs = [repeat.roofs for repeat in done if repeat.roofs is not None and repeat.has_mbu]
     if any(roof.llc_bytes is None for roof in roofs):

@@ -43,7 +43,7 @@ def block(measured: Measured) -> dict[str, Any]:
     def put(name: str, value: float | None, reason: str) -> None:
         values[name] = value
         if value is None:
-            nulls[name] = reason
+            nulls[name] = str(reason)
 
     p95, reason = _p95(measured.seconds, measured.calls)
     put("p50_s", _quantile(measured.seconds, 0.5), NullReason.NO_SAMPLES)

@@ -26,7 +26,7 @@ from chipmark.metrics.rawcell import (
     RunTiming,
     SloLimits,
 )
-from chipmark.results.manifest import ChipId, Manifest, Part, Probes, Slo, Timing
+from chipmark.results.manifest import ChipId, Manifest, Probes, Slo, StoredPart, Timing
 from chipmark.workload.trace import load_trace
 from chipmark_models.config import ModelConfig
 
@@ -36,7 +36,7 @@ POWER_COLUMNS = ("time_s", "energy_j", "power_w")
 _REPEAT = re.compile(r"repeat-(\d+)")
 
 
-def from_stored(kind: type[Facts], part: Part) -> Facts:
+def from_stored(kind: type[Facts], part: StoredPart) -> Facts:
     """A part of a file as the dataclass that metrics take, whose fields are all among the part's.
 
     Files are checked by models; metrics, and the child, know only the standard library and NumPy.

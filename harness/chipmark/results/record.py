@@ -40,11 +40,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from chipmark.codes import NullReason
 from chipmark.errors import BrokenRecordError
-from chipmark.results.manifest import Manifest, Note
+from chipmark.results.manifest import Manifest, Note, StoredPart
 from chipmark.results.upgrades import record_1_to_2
 
 if TYPE_CHECKING:
@@ -68,20 +68,14 @@ _DIGITS = re.compile(r"[0-9a-f]{64}")
 _CURRENT = re.compile(r'\{\s*"schema":\s*"chipmark\.record/2"')
 
 
-class Part(BaseModel):
-    """Frozen; unknown fields are an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class FileEntry(Part):
+class FileEntry(StoredPart):
     """A file of the record, by its path inside it."""
 
     sha256: str
     bytes: int
 
 
-class Metrics(Part):
+class Metrics(StoredPart):
     """`chipmark.metrics.derive.Derived` as stored."""
 
     schema_: str = Field(alias="schema")
@@ -93,7 +87,7 @@ class Metrics(Part):
     details: dict[str, Any] = Field(default_factory=dict)
 
 
-class Record(Part):
+class Record(StoredPart):
     """A cell's identity, its metrics and the checksums of its raw files.
 
     `path` is the folder it was read from, `written_as` the schema of the file; neither is stored.
