@@ -20,7 +20,7 @@ from chipmark.codes import NoteCode
 from chipmark.metrics.events import Ints, RepeatView
 from chipmark.metrics.intervals import CONFIDENCE, P95_MIN_SAMPLES
 from chipmark.metrics.latency import judged_turns
-from chipmark.metrics.rawcell import SloLimits
+from chipmark.metrics.rawcell import Scenario, SloLimits
 from chipmark.workload.passes import trace_ids
 from chipmark.workload.trace import Trace
 
@@ -51,7 +51,7 @@ class Attainment:
 
 
 def attainment(
-    views: Sequence[RepeatView], slo: SloLimits, scenario: str, trace: Trace
+    views: Sequence[RepeatView], slo: SloLimits, scenario: Scenario, trace: Trace
 ) -> Attainment:
     """The attainment of all repeats together."""
     met: list[Ints] = []

@@ -11,7 +11,7 @@ from chipmark.codes import FindingCode
 from chipmark.engine.events import Table
 from chipmark.metrics.events import DECODE, DONE, EDGE_S, KV, MIXED, RepeatView, view
 from chipmark.metrics.phases import new_positions, prefix_hits
-from chipmark.metrics.rawcell import CellFacts, RepeatData
+from chipmark.metrics.rawcell import CellFacts, RepeatData, Scenario
 from chipmark.metrics.steps import uncovered
 from chipmark.metrics.times import contradictions
 from chipmark.workload.passes import trace_ids
@@ -31,7 +31,7 @@ class Inconsistency:
 
 
 def inconsistencies(
-    tables: Mapping[str, Table], trace: Trace, scenario: str = "equal_n"
+    tables: Mapping[str, Table], trace: Trace, scenario: Scenario = "equal_n"
 ) -> list[Inconsistency]:
     """Every contradiction found; an empty list for events that can be believed.
 

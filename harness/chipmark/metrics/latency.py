@@ -21,7 +21,7 @@ from chipmark.metrics.events import (
 from chipmark.metrics.intervals import Interval
 from chipmark.metrics.phases import work
 from chipmark.metrics.ratios import Ratio, null
-from chipmark.metrics.rawcell import CellFacts, SloLimits
+from chipmark.metrics.rawcell import CellFacts, Scenario, SloLimits
 from chipmark.workload.trace import Trace
 
 MAX_SPREAD = 0.02
@@ -37,7 +37,7 @@ class JudgedTurns:
     met: Bools
 
 
-def judged_turns(view: RepeatView, slo: SloLimits, scenario: str) -> JudgedTurns:
+def judged_turns(view: RepeatView, slo: SloLimits, scenario: Scenario) -> JudgedTurns:
     """Which turns of a repeat met the SLO.
 
     Failed and dropped turns are misses, and so are turns that were not finished when the run was
@@ -66,18 +66,18 @@ def judged_turns(view: RepeatView, slo: SloLimits, scenario: str) -> JudgedTurns
     return JudgedTurns(counted, met & counted)
 
 
-def slo_attainment(view: RepeatView, slo: SloLimits, scenario: str) -> Ratio:
+def slo_attainment(view: RepeatView, slo: SloLimits, scenario: Scenario) -> Ratio:
     """Turns inside the SLO over turns, as `judged_turns` counts them."""
     judged = judged_turns(view, slo, scenario)
     return Ratio(float(judged.met.sum()), float(judged.counted.sum()))
 
 
-def goodput_turns(view: RepeatView, slo: SloLimits, scenario: str) -> Ratio:
+def goodput_turns(view: RepeatView, slo: SloLimits, scenario: Scenario) -> Ratio:
     """Turns that met the SLO, per second of W."""
     return Ratio(float(judged_turns(view, slo, scenario).met.sum()), view.window_s)
 
 
-def goodput_tokens(view: RepeatView, slo: SloLimits, scenario: str) -> Ratio:
+def goodput_tokens(view: RepeatView, slo: SloLimits, scenario: Scenario) -> Ratio:
     """Work tokens (n_new + n_out) of turns that met the SLO, per second of W."""
     turns = view.tables["turns"]
     tokens = turns["n_new"].astype(np.int64) + turns["n_out"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chipmark.metrics.events import DONE, DROPPED, FAILED, UNFINISHED, RepeatView
-from chipmark.metrics.rawcell import CellFacts, RepeatData
+from chipmark.metrics.rawcell import CellFacts, RepeatData, Scenario
 from chipmark.workload.trace import Trace
 
 DRIFT_CONFIDENCE = 0.99
@@ -37,7 +37,7 @@ def is_complete(view: RepeatView, data: RepeatData, trace: Trace, facts: CellFac
     return all((session.id, turn.index) in have for session, turn in trace.walk())
 
 
-def lost_turns(view: RepeatView, scenario: str) -> int:
+def lost_turns(view: RepeatView, scenario: Scenario) -> int:
     """Turns that failed or were dropped, and in `equal_n`, which owes all, those unfinished."""
     lost = (FAILED, DROPPED, UNFINISHED) if scenario == "equal_n" else (FAILED, DROPPED)
     return int(np.isin(view.tables["turns"]["status"], lost).sum())

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from chipmark.codes import NoteCode
 from chipmark.errors import BrokenRecordError
+from chipmark.metrics.rawcell import Scenario
 from chipmark_models.precision import CLASS_PATTERN
 
 ClassName = Annotated[str, StringConstraints(pattern=CLASS_PATTERN)]
@@ -304,7 +305,7 @@ class Manifest(StoredPart):
     workload: WorkloadId
     model: ModelId
     precision: PrecisionId
-    scenario: Literal["equal_n", "capacity"]
+    scenario: Scenario
     concurrency: int
     feedback: Literal["forced", "sampled"] = "forced"
     cache_policy: dict[str, Any]

@@ -17,13 +17,14 @@ SAME_REL = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class MetricChange:
-    """A metric whose value differs. old, new: None where it is null, and then `old_reason` or
-    `new_reason` is its code ("" for a metric that the old record does not have)."""
+    """A metric whose value differs."""
 
     metric: str
     old: float | None
+    """None where it is null."""
     new: float | None
     old_reason: str
+    """Code of the null; "" for a number, and for a metric that the old record does not have."""
     new_reason: str
 
     @property
@@ -36,13 +37,13 @@ class MetricChange:
 
 @dataclass(frozen=True, slots=True)
 class Recomputed:
-    """A record and the one that was written from its raw files. unchanged: metrics that came out
-    as they were."""
+    """A record and the one that was written from its raw files."""
 
     old: Record
     new: Record
     changes: tuple[MetricChange, ...]
     unchanged: int
+    """Number of metrics with the same result."""
 
 
 def recompute(folders: list[Path], out_dir: Path) -> Iterator[Recomputed | Skipped]:
