@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binomtest
 
+from chipmark.codes import NoteCode
 from chipmark.engine.events import empty_table
 from chipmark.metrics.attainment import Attainment, attainment, lower_bound, slo_notes
 from chipmark.metrics.derive import derive
@@ -205,12 +206,17 @@ def test_repeats_that_miss_are_noted_whatever_the_sweep_has_seen(rawcells: Any) 
     capacity, trace = facts(rawcells, scenario="capacity"), trace_of(20)
     every = [(s, t) for s in range(20) for t in range(20)]
     good, bad = repeat(20, 20, []), repeat(20, 20, every)
-    assert slo_notes([good] * 3, capacity, trace) == []
-    ((code, text),) = slo_notes([bad] * 3, capacity, trace)
+
+    def noted(views: list[RepeatView], trace: Trace = trace) -> list[tuple[NoteCode, str]]:
+        found = attainment(views, capacity.slo, capacity.scenario, trace)
+        return slo_notes(found, capacity.slo.share)
+
+    assert noted([good] * 3) == []
+    ((code, text),) = noted([bad] * 3)
     assert code == "slo_not_met"
     assert "0.0% of 400 turns" in text
-    assert slo_notes([events([])], capacity, trace) == [("slo_not_met", "no turn was measured")]
-    ((_, text),) = slo_notes([repeat(4, 10, [])], capacity, trace_of(4))
+    assert noted([events([])]) == [("slo_not_met", "no turn was measured")]
+    ((_, text),) = noted([repeat(4, 10, [])], trace_of(4))
     assert "59 turns are the fewest" in text
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from chipmark.metrics import phases
-from chipmark.metrics.derive import METRICS, Derived, derive
+from chipmark.metrics.derive import Derived, derive
 from chipmark.metrics.events import view
+from chipmark.metrics.names import METRICS
 from chipmark.metrics.rawcell import (
     RawCell,
     Roofs,

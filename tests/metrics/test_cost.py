@@ -103,13 +103,6 @@ def test_break_even_price_gives_the_references_cost_back() -> None:
     assert cost.break_even_chip_price(0.001, sessions, site, price, energy) is None
 
 
-def test_break_even_utilisation_or_never() -> None:
-    yearly = cost.yearly_cost(EXAMPLE, CARD, 0.0)
-    full = yearly.total / cost.yearly_sessions(EXAMPLE, 10.0, 1.0)
-    assert cost.break_even_utilisation(EXAMPLE, yearly, 10.0, 2 * full) == pytest.approx(0.5)
-    assert cost.break_even_utilisation(EXAMPLE, yearly, 10.0, 0.9 * full) is None
-
-
 def test_allocated_costs_sum_to_the_whole() -> None:
     yearly = cost.yearly_cost(EXAMPLE, CARD, 0.0)
     seconds = {"new": 30.0, "out": 60.0, "cached": 10.0}

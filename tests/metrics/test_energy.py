@@ -156,7 +156,7 @@ def test_gap_is_three_of_the_slower_of_sensor_and_reader() -> None:
 
 
 @pytest.mark.parametrize(
-    ("moves_until_s", "reason"), [(0.0, "counter_stuck"), (6.0, "counter_stuck"), (9.0, "")]
+    ("moves_until_s", "reason"), [(0.0, "counter_stuck"), (6.0, "counter_stuck"), (9.0, None)]
 )
 def test_counter_that_stands_still_is_no_energy(moves_until_s: float, reason: str) -> None:
     time = np.arange(0.0, 10.01, 0.05)

@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from chipmark.codes import NoteCode, NullReason
 from chipmark.engine.contract import PHASES
 from chipmark.meters.contract import MeterInfo
 from chipmark.metrics import phases
-from chipmark.metrics.derive import METRICS, Derived, derive, nothing
+from chipmark.metrics.derive import Derived, derive, nothing
 from chipmark.metrics.events import view
+from chipmark.metrics.names import METRICS
 from chipmark.metrics.rawcell import (
     RawCell,
     Roofs,
     SloLimits,
 )
 from chipmark.metrics.samples import samples_of
-from chipmark.table.columns import COLUMNS, NOTE_CODES, NULL_REASONS
+from chipmark.table.columns import COLUMNS
 
 METER = MeterInfo("hand", "counter", "board", "hand", update_period_s=0.001, error_rel=0.02)
 
@@ -314,5 +316,5 @@ def check_reasons(d: Derived) -> None:
     for name, value in d.metrics.items():
         assert (value is None) == (name in d.null_reasons)
         assert d.null_reasons.get(name, "cell_failed") in COLUMNS[name].null_reasons, name
-    assert set(d.null_reasons.values()) <= set(NULL_REASONS)
-    assert {code for code, _ in d.notes} <= set(NOTE_CODES)
+    assert set(d.null_reasons.values()) <= set(NullReason)
+    assert {code for code, _ in d.notes} <= set(NoteCode)

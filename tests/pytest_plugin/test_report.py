@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chipmark.metrics.codes import NULL_REASONS
+from chipmark.codes import NullReason
 from chipmark.metrics.intervals import percentile
 from chipmark.pytest_plugin.report import Measured, block
 
@@ -28,7 +28,7 @@ def test_percentiles_are_values_that_were_measured_by_the_rule_of_the_table(n):
 )
 def test_reasons_are_those_of_the_table(changes):
     found = block(Measured("t.py::t", "call", "host", (1.0, 2.0), **changes))
-    assert set(found["null_reasons"].values()) <= set(NULL_REASONS)
+    assert set(found["null_reasons"].values()) <= set(NullReason)
     assert all((found[name] is None) for name in found["null_reasons"])
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from chipmark.cell.audit_record import can_be_audited
 from chipmark.errors import BrokenRecordError, UsageError
-from chipmark.metrics.derive import METRICS
+from chipmark.metrics.names import METRICS
 from chipmark.results.recompute import Recomputed, recompute
 from chipmark.results.record import document_text
 from chipmark.results.store import Skipped, load_record, write_recomputed, write_record

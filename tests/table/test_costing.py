@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from chipmark.codes import NullReason
 from chipmark.metrics.cost import capital_factor
 from chipmark.prices.book import EXAMPLE, PriceBook, load_book
 from chipmark.results.manifest import SweepPoint
 from chipmark.results.record import Record
 from chipmark.table.cells import people_text
-from chipmark.table.columns import NULL_REASONS
 from chipmark.table.costing import MONEY, break_even, power_at, price
 from chipmark.table.rows import build_rows
 
@@ -82,7 +82,7 @@ def test_a_cost_that_is_not_known_has_its_reason(
     assert costing.cost_per_session is None
     assert costing.reasons["cost_per_session"] == reason
     assert costing.reasons["cost_per_mtok"] == reason
-    assert set(costing.reasons.values()) <= set(NULL_REASONS)
+    assert set(costing.reasons.values()) <= set(NullReason)
 
 
 def test_without_a_book_there_is_no_money(make_record: Make) -> None:
@@ -123,7 +123,7 @@ def test_a_chip_that_is_too_slow_even_for_nothing_says_so(make_record: Make) -> 
     slower = price(make_record(9.0, **patient), BOOK)
     found = break_even(slower, costing, ())
     assert (found.price, found.reason) == (None, "never_breaks_even")
-    assert found.reason in NULL_REASONS
+    assert found.reason in set(NullReason)
 
 
 def edited(change: Callable[[dict[str, Any]], None]) -> PriceBook:

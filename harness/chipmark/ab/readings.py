@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from chipmark.codes import NullReason, meaning
 from chipmark.errors import (
     BadInputError,
     CellFailedError,
@@ -220,7 +221,7 @@ def read_records(
     cell's, or that the offered load sets, cannot be used."""
     from chipmark.prices.book import EXAMPLE, load_book
     from chipmark.results.store import load_records
-    from chipmark.table.columns import COLUMNS, NULL_REASONS
+    from chipmark.table.columns import COLUMNS
     from chipmark.table.comparable import MEASURED, work_faults
     from chipmark.table.load import load_refusal, load_words, own_metric
     from chipmark.table.rows import build_rows
@@ -246,8 +247,8 @@ def read_records(
         for metric in metrics or (own_metric(record),):
             value, failure = values[metric], record.manifest.failure
             if value is None:
-                code = values["null_reasons"].get(metric, "unknown")
-                reason = NULL_REASONS.get(code, code) if failure is None else failure.text
+                code = values["null_reasons"].get(metric, NullReason.UNKNOWN)
+                reason = meaning(code) if failure is None else failure.text
                 lost.append(Lost(name, metric, reason))
                 continue
             column = COLUMNS[metric]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from chipmark.benchmark_json.store import CONTENT_FILE, RUN_FILE, description, load_run, run_name
+from chipmark.codes import FindingCode
 from chipmark.errors import BadInputError, ChipmarkError
-from chipmark.results.validate import Finding
+from chipmark.results.finding import Finding
 
 
 def validate_run(folder: Path) -> list[Finding]:
@@ -17,7 +18,7 @@ def validate_run(folder: Path) -> list[Finding]:
         run = load_run(folder)
     except ChipmarkError as error:
         path = Path(error.path) if isinstance(error, BadInputError) else folder
-        return [Finding("error", "benchmark_run", path, error.message)]
+        return [Finding("error", FindingCode.BENCHMARK_RUN, path, error.message)]
     findings = []
     file = described["file"]
     claims = (
@@ -30,11 +31,11 @@ def validate_run(folder: Path) -> list[Finding]:
     for name, said, found in claims:
         if said != found:
             text = f"{name} is {said!r}, the file gives {found!r}"
-            findings.append(Finding("error", "benchmark_run", folder / RUN_FILE, text))
+            findings.append(Finding("error", FindingCode.BENCHMARK_RUN, folder / RUN_FILE, text))
     for fault in run.faults:
         text = f"{fault.field}: {fault.problem}"
-        findings.append(Finding("error", "benchmark_run", folder / CONTENT_FILE, text))
+        findings.append(Finding("error", FindingCode.BENCHMARK_RUN, folder / CONTENT_FILE, text))
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         if path.relative_to(folder).as_posix() not in (RUN_FILE, CONTENT_FILE):
-            findings.append(Finding("warning", "extra", path, "is not of the run"))
+            findings.append(Finding("warning", FindingCode.EXTRA, path, "is not of the run"))
     return findings

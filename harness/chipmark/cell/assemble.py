@@ -15,8 +15,8 @@ from chipmark.cell.provenance import own_commit
 from chipmark.cell.unit_notes import foreign_code, meter_notes, unit_notes
 from chipmark.cell.workloads import workload_id
 from chipmark.chips.contract import ChipIdentity
+from chipmark.codes import NoteCode
 from chipmark.engine.plan import CACHE_POLICY
-from chipmark.metrics.codes import NOTE_CODES
 from chipmark.results.manifest import (
     ChipId,
     LoadResult,
@@ -129,8 +129,8 @@ def _too_few_bytes(cell: MeasuredCell) -> list[Note]:
     peak = (cell.peak_rss_bytes or None) if on_host else None
     told = int(cell.loaded["weight_bytes"])
     found = {
-        "weight_bytes": too_few_weight_bytes(config, computed.weights, told, peak),
-        "kv_bytes": too_few_kv_bytes(
+        NoteCode.WEIGHT_BYTES: too_few_weight_bytes(config, computed.weights, told, peak),
+        NoteCode.KV_BYTES: too_few_kv_bytes(
             config, computed.kv, int(cell.loaded["kv_bytes"]), cell.loaded["caps"]
         ),
     }
@@ -140,25 +140,29 @@ def _too_few_bytes(cell: MeasuredCell) -> list[Note]:
 def _notes(cell: MeasuredCell, chip: ChipIdentity) -> list[Note]:
     notes = []
     for told in cell.loaded.get("notes", ()):
-        code = told.get("code", "backend")
-        known = code if code in NOTE_CODES else "backend"
+        code = told.get("code", NoteCode.BACKEND)
+        known = NoteCode.known(code) or NoteCode.BACKEND
         notes.append(Note(code=known, text=told.get("text", code)))
     notes += cell.notes
     if cell.loaded:
         if wrong := backend_plugin(cell.inputs.plan.backend, cell.loaded)[1]:
-            notes.append(Note(code="plugin", text=wrong))
+            notes.append(Note(code=NoteCode.PLUGIN, text=wrong))
         notes += _too_few_bytes(cell)
     if not chip.verified:
-        notes.append(Note(code="unverified_chip", text=f"{chip.name}: {'; '.join(chip.evidence)}"))
+        notes.append(
+            Note(code=NoteCode.UNVERIFIED_CHIP, text=f"{chip.name}: {'; '.join(chip.evidence)}")
+        )
     notes += unit_notes(chip)
     if cell.inputs.meter is not None:
         notes += meter_notes(cell.inputs.meter.info)
     if cell.inputs.model.source_kind == "synthetic":
-        notes.append(Note(code="weights_synthetic", text="seeded weights of the model's shape"))
+        notes.append(
+            Note(code=NoteCode.WEIGHTS_SYNTHETIC, text="seeded weights of the model's shape")
+        )
     if kept := _quantised(cell).get("quantised", {}).get("kept_matrices"):
         text = f"{len(kept)} matrices stay bf16, as no group divides their rows: {kept[0]} first"
-        notes.append(Note(code="precision_note", text=text))
+        notes.append(Note(code=NoteCode.PRECISION_NOTE, text=text))
     if cell.inputs.feedback == "sampled":
-        notes.append(Note(code="feedback_sampled", text="contexts differ between backends"))
+        notes.append(Note(code=NoteCode.FEEDBACK_SAMPLED, text="contexts differ between backends"))
     unique = {(note.code, note.text): note for note in notes}
     return list(unique.values())

@@ -24,6 +24,7 @@ from chipmark.cell.settle import settle
 from chipmark.cell.spec import ChildSpec
 from chipmark.cell.workloads import sim_load
 from chipmark.chips.throttle import throttle_notes, watch_for
+from chipmark.codes import NoteCode
 from chipmark.engine.events import Table, load_events
 from chipmark.errors import ChipmarkError, DoesNotFitError
 from chipmark.meters.replay import save_samples
@@ -87,7 +88,7 @@ class MeasuredCell:
         try:
             step()
         except (ChipmarkError, OSError) as error:
-            self.failure = Note(code="cell_failed", text=str(error))
+            self.failure = Note(code=NoteCode.CELL_FAILED, text=str(error))
             self.end()
 
     def start(self) -> None:
@@ -272,7 +273,7 @@ class MeasuredCell:
             try:
                 self.note_memory(child.close())
             except ChipmarkError as error:
-                self.notes.append(Note(code="cell", text=f"closing: {error.message}"))
+                self.notes.append(Note(code=NoteCode.CELL, text=f"closing: {error.message}"))
         child.kill()
         (self.folder / "child.log").write_bytes(child.log.tail())
         shutil.rmtree(self.folder / "scratch", ignore_errors=True)
@@ -296,5 +297,5 @@ class MeasuredCell:
         """The oracle's logits at these places, what it had to say in the cell's notes."""
         found = self.references.of(self.weights, trace, keys, rounded)
         while self.references.remarks:
-            self.notes.append(Note(code="cell", text=self.references.remarks.pop()))
+            self.notes.append(Note(code=NoteCode.CELL, text=self.references.remarks.pop()))
         return found

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.steadiness import Steadiness, steadiness
+from chipmark.codes import NoteCode
 from chipmark.errors import ChipmarkError
 from chipmark.results.manifest import Note
 
@@ -60,7 +61,7 @@ def add_repeats(
         text = str(found)
         if spent and not found.enough:
             text += "; the time budget of the run does not allow more"
-        cell.notes.append(Note(code="repeats_added", text=text))
+        cell.notes.append(Note(code=NoteCode.REPEATS_ADDED, text=text))
 
 
 def _look(cell: MeasuredCell) -> Steadiness:

@@ -9,6 +9,7 @@ from chipmark.cell.contexts import Keys, turn_keys
 from chipmark.cell.logits import LogitRows, distance, load_logits
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.parity import all_turns, closed_rule_errors
+from chipmark.codes import NoteCode
 from chipmark.results.manifest import Note, ParityResult
 from chipmark.results.tolerance import tolerance_of
 from chipmark.workload.trace import Trace, save_trace
@@ -96,7 +97,7 @@ def _tolerance(cell: MeasuredCell, plain: LogitRows, trace: Trace, keys: Keys) -
     text += f"{tolerance:.2g} passes"
     if rounding == "fp8":
         text += ", and faults below that show in bf16 only"
-    cell.notes.append(Note(code="precision_note", text=text))
+    cell.notes.append(Note(code=NoteCode.PRECISION_NOTE, text=text))
     return tolerance
 
 

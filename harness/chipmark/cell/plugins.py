@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chipmark.chips.contract import ChipIdentity
+from chipmark.codes import NoteCode
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter
 from chipmark.registry import (
@@ -31,7 +32,9 @@ _NO_IDENTITY = "the child did not report which code it loaded"
 
 def child_remarks(loaded: Mapping[str, Any]) -> list[Note]:
     """Plug-ins that the child found and did not use, from its answer to `load`."""
-    return [Note(code="backend", text=str(text)) for text in loaded.get("refused_plugins", ())]
+    return [
+        Note(code=NoteCode.BACKEND, text=str(text)) for text in loaded.get("refused_plugins", ())
+    ]
 
 
 def backend_plugin(backend: str, loaded: Mapping[str, Any]) -> tuple[PluginId | None, str]:

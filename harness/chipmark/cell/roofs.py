@@ -14,6 +14,7 @@ from typing import Any, Literal
 from chipmark.cell.host_probe import host_read_roof
 from chipmark.cell.parent import ChildProcess
 from chipmark.chips.contract import ChipIdentity
+from chipmark.codes import NoteCode
 from chipmark.results.manifest import Note, Probes
 from chipmark.workload.trace import Trace
 from chipmark_models.precision import product_type
@@ -119,4 +120,4 @@ def size_notes(probes: Probes) -> list[Note]:
         return []
     text = f"probed at {probes.read_bytes / 1e9:.3g} GB, the most that was safely free; "
     text += f"launches read {wanted / 1e9:.3g} GB"
-    return [Note(code="probe_size", text=text)]
+    return [Note(code=NoteCode.PROBE_SIZE, text=text)]

@@ -33,6 +33,7 @@ from chipmark.chips.catalogue import catalogue, catalogue_name
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chip_of
 from chipmark.chips.nameplate import nameplate, unit_nameplate_w
+from chipmark.codes import NoteCode
 from chipmark.engine.lanes import check_closed_loop
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter, Scope
@@ -273,10 +274,10 @@ class _Preparation:
         if not simulated:
             # A card that is not known yet is metered as soon as the loaded process tells it.
             meter, remarks = (None, ()) if is_open(chip) else pick(chip)
-            notes += [Note(code="meter", text=text) for text in remarks]
+            notes += [Note(code=NoteCode.METER, text=text) for text in remarks]
         entry = catalogue().cpus.get(catalogue_name(chip.name))
         if entry is not None and entry.assumed:
-            notes.append(Note(code="chip_by_assumption", text="; ".join(chip.evidence)))
+            notes.append(Note(code=NoteCode.CHIP_BY_ASSUMPTION, text="; ".join(chip.evidence)))
         key = cell_key(
             {
                 "backend": plan.backend,

@@ -14,6 +14,7 @@ from typing import Any
 from chipmark.chips.contract import ChipIdentity, DeviceKey
 from chipmark.chips.detect import chip_of
 from chipmark.chips.nvml import same_pci, same_uuid
+from chipmark.codes import NoteCode
 from chipmark.errors import CellFailedError
 from chipmark.meters.contract import Meter
 from chipmark.results.manifest import Note
@@ -66,7 +67,7 @@ def settle(
     if is_open(chip):
         chip = chip_of(backend, key.name or str(loaded["device"]), key=key)
         meter, remarks = pick(chip)
-        notes = tuple(Note(code="meter", text=text) for text in remarks)
+        notes = tuple(Note(code=NoteCode.METER, text=text) for text in remarks)
         settled = Settled(chip, meter, notes)
     else:
         settled = Settled(chip, meter)

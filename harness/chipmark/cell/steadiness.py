@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from chipmark.cell.assemble import assemble
 from chipmark.cell.measure import MeasuredCell
+from chipmark.codes import NoteCode
 from chipmark.metrics.derive import Derived, derive
 from chipmark.metrics.ranking import default_metric
 from chipmark.results.raw import load_raw
@@ -50,7 +51,7 @@ def steadiness(cell: MeasuredCell) -> Steadiness:
 
 def of_metrics(derived: Derived, scenario: str, repeats: int) -> Steadiness:
     """Of derived metrics."""
-    load_bound = any(code == "load_bound" for code, _ in derived.notes)
+    load_bound = any(code == NoteCode.LOAD_BOUND for code, _ in derived.notes)
     name = default_metric(
         scenario,
         load_bound=load_bound,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chipmark.cell.measure import MeasuredCell
+from chipmark.codes import NoteCode
 from chipmark.engine.events import load_events
 from chipmark.meters.contract import Meter
 from chipmark.meters.replay import load_samples
@@ -88,10 +89,10 @@ def capacity_notes(found: Capacity, slo: Slo) -> list[Note]:
     """What a row must say of how its sweep ended."""
     if not found.best:
         text = f"not one session meets {slo.name} on {slo.share:.0%} of its turns; measured at one"
-        return [Note(code="slo_not_met", text=text)]
+        return [Note(code=NoteCode.SLO_NOT_MET, text=text)]
     if found.cut:
         text = f"the sweep ended at {found.best} sessions, which still meet {slo.name}"
-        return [Note(code="capacity_cut", text=f"{text}; --concurrency sets its end")]
+        return [Note(code=NoteCode.CAPACITY_CUT, text=f"{text}; --concurrency sets its end")]
     return []
 
 

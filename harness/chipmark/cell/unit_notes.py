@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.nvml import limited
+from chipmark.codes import NoteCode
 from chipmark.meters.contract import MeterInfo
 from chipmark.results.manifest import Note, PluginId
 
@@ -17,19 +18,21 @@ def unit_notes(chip: ChipIdentity) -> list[Note]:
     notes = []
     if chip.used < chip.of:
         text = f"{chip.used} of {chip.of} of a {chip.unit}: {'; '.join(chip.evidence)}"
-        notes.append(Note(code="unit_partly_used", text=text))
+        notes.append(Note(code=NoteCode.UNIT_PARTLY_USED, text=text))
     limit, default = (
         chip.identity.get(name) for name in ("power_limit_w", "power_limit_default_w")
     )
     if limited(limit, default):
-        notes.append(Note(code="power_limit", text=f"{limit:g} W of {default:g} W by default"))
+        notes.append(
+            Note(code=NoteCode.POWER_LIMIT, text=f"{limit:g} W of {default:g} W by default")
+        )
     return notes
 
 
 def foreign_code(plugins: Mapping[str, PluginId]) -> list[Note]:
     """That the meter, or what named the chip, is no code of chipmark's: nothing here checks it."""
     notes = []
-    for role, code in (("meter", "unverified_meter"), ("chip", "unverified_chip")):
+    for role, code in (("meter", NoteCode.UNVERIFIED_METER), ("chip", NoteCode.UNVERIFIED_CHIP)):
         plugin = plugins.get(role)
         if plugin is not None and not plugin.built_in:
             owner = plugin.distribution or "an installed module"
@@ -41,7 +44,9 @@ def foreign_code(plugins: Mapping[str, PluginId]) -> list[Note]:
 def meter_notes(info: MeterInfo) -> list[Note]:
     """What the meter says of itself; that it was never run on that hardware under its own code."""
     notes = (
-        [] if info.verified else [Note(code="unverified_meter", text=f"{info.name}: {UNVERIFIED}")]
+        []
+        if info.verified
+        else [Note(code=NoteCode.UNVERIFIED_METER, text=f"{info.name}: {UNVERIFIED}")]
     )
     rest = [text for text in info.notes if not text.startswith(UNVERIFIED)]
-    return notes + [Note(code="meter", text=f"{info.name}: {text}") for text in rest]
+    return notes + [Note(code=NoteCode.METER, text=f"{info.name}: {text}") for text in rest]

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from chipmark.chips import nvml as nv
 from chipmark.chips.contract import ChipIdentity
+from chipmark.codes import NoteCode
 from chipmark.errors import ChipmarkError
 
 _PERIOD_S = 0.1  # reasons last for seconds; NVML answers in a fraction of a millisecond
@@ -141,14 +142,14 @@ def watch_for(
     return UnknownWatch()
 
 
-def throttle_notes(reasons: tuple[str, ...] | None, chip: str) -> list[tuple[str, str]]:
+def throttle_notes(reasons: tuple[str, ...] | None, chip: str) -> list[tuple[NoteCode, str]]:
     """(note code, text) of what a watch saw: thermal, hardware, or that nothing could tell."""
     if reasons is None:
-        return [("throttle_unknown", f"{chip}: nothing here says whether it throttled")]
+        return [(NoteCode.THROTTLE_UNKNOWN, f"{chip}: nothing here says whether it throttled")]
     notes = []
     for code, names in (
-        ("throttled_thermal", (*nv.THERMAL, CPU_THERMAL)),
-        ("throttled_hardware", nv.HARDWARE),
+        (NoteCode.THROTTLED_THERMAL, (*nv.THERMAL, CPU_THERMAL)),
+        (NoteCode.THROTTLED_HARDWARE, nv.HARDWARE),
     ):
         seen = [name for name in reasons if name in names]
         if seen:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from chipmark.results.recompute import Change, Recomputed
+    from chipmark.results.recompute import MetricChange, Recomputed
     from chipmark.results.store import Skipped
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
@@ -124,7 +124,7 @@ def _print(done: list[Recomputed]) -> None:
         console.print(f"{len(result.changes)} changed, {result.unchanged} unchanged\n")
 
 
-def _texts(change: Change) -> tuple[str, str, str]:
+def _texts(change: MetricChange) -> tuple[str, str, str]:
     from chipmark.table.cells import number_text
 
     def text(value: float | None, reason: str) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 from chipmark.backends.sim.spec import SPECS, SimSpec
 from chipmark.closed_form.columns import expected_columns
 from chipmark.closed_form.cost import expected_cost
+from chipmark.codes import FindingCode
 from chipmark.errors import ChipmarkError
 from chipmark.prices.book import load_book
+from chipmark.results.finding import Finding
 from chipmark.results.raw import load_raw
 from chipmark.results.record import RECORD_FILE, Record
 from chipmark.results.store import load_record
-from chipmark.results.validate import Finding
 from chipmark.table.rows import build_rows
 
 TOLERANCE = 1e-6
@@ -37,12 +38,12 @@ def check_record(folder: Path, book: Path) -> list[Finding]:
         kind, _, device = record.manifest.backend.partition(":")
         if kind != "sim" or device not in SPECS:
             text = f"{record.manifest.backend} has no closed form; only built-in sim: backends do"
-            return [Finding("error", "closed_form", where, text)]
+            return [Finding("error", FindingCode.CLOSED_FORM, where, text)]
         differences = _differences(folder, record, SPECS[device])
         differences += _cost_differences(record, book)
     except ChipmarkError as error:
-        return [Finding("error", "closed_form", where, error.message)]
-    return [Finding("error", "closed_form", where, text) for text in differences]
+        return [Finding("error", FindingCode.CLOSED_FORM, where, error.message)]
+    return [Finding("error", FindingCode.CLOSED_FORM, where, text) for text in differences]
 
 
 def _differences(folder: Path, record: Record, spec: SimSpec) -> list[str]:

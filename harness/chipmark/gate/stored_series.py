@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from chipmark.benchmark_json.document import NAMESPACE, Benchmark, BenchmarkRun
 from chipmark.benchmark_json.identity import ambiguous, cpu_identity, without_addresses
+from chipmark.codes import NullReason, meaning
 from chipmark.errors import BadInputError, NothingToJudgeError, UnknownNameError
 
 Key = tuple[str, str]
@@ -226,7 +227,7 @@ def _rounds(path: Path, benchmark: Benchmark) -> tuple[tuple[int, int], ...]:
 def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
     from chipmark.gate.energy import of_energy
     from chipmark.results.store import load_records
-    from chipmark.table.columns import COLUMNS, NULL_REASONS, RANKABLE
+    from chipmark.table.columns import COLUMNS, RANKABLE
     from chipmark.table.comparable import own_refusals, perf_identity
     from chipmark.table.load import load_refusal, load_words, own_metric
 
@@ -262,8 +263,8 @@ def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
             known = [float(v) for v in repeats if v is not None]
             lost = m.status != "done" or not known or len(known) < len(repeats)
             if lost or min(known) <= 0:
-                code = record.metrics.null_reasons.get(metric, "cell_failed")
-                reason = NULL_REASONS.get(code, code) if lost else "a repeat is not above zero"
+                code = record.metrics.null_reasons.get(metric, NullReason.CELL_FAILED)
+                reason = meaning(code) if lost else "a repeat is not above zero"
                 if m.failure is not None:
                     reason = f"the cell failed: {m.failure.text}"
                 no_values[name, metric] = NoValue(column.unit, direction, reason, lost)

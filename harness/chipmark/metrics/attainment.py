@@ -16,26 +16,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chipmark.codes import NoteCode
 from chipmark.metrics.events import Ints, RepeatView
 from chipmark.metrics.intervals import CONFIDENCE, P95_MIN_SAMPLES
 from chipmark.metrics.latency import judged_turns
-from chipmark.metrics.rawcell import CellFacts, SloLimits
+from chipmark.metrics.rawcell import Scenario, SloLimits
 from chipmark.workload.passes import trace_ids
 from chipmark.workload.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
 class Attainment:
-    """The share of turns inside the SLO over all repeats, and what can be claimed of it.
-
-    value: the pooled share, None without turns. lower: its one-sided 95 % bound. turns: distinct
-    ones; effective: what they are worth as independent ones.
-    """
+    """The share of turns inside the SLO over all repeats, and what can be claimed of it."""
 
     value: float | None
+    """The pooled share; None without turns."""
     lower: float | None
+    """Its one-sided 95 % bound."""
     turns: int
+    """Distinct ones."""
     effective: float
+    """How many independent turns they are worth."""
 
     def meets(self, share: float) -> bool:
         """Whether the share is met beyond doubt: the lower bound is not below it."""
@@ -50,7 +51,7 @@ class Attainment:
 
 
 def attainment(
-    views: Sequence[RepeatView], slo: SloLimits, scenario: str, trace: Trace
+    views: Sequence[RepeatView], slo: SloLimits, scenario: Scenario, trace: Trace
 ) -> Attainment:
     """The attainment of all repeats together."""
     met: list[Ints] = []
@@ -71,30 +72,26 @@ def attainment(
     return Attainment(value, lower_bound(value, effective), distinct, effective)
 
 
-def slo_bound(
-    views: Sequence[RepeatView], facts: CellFacts, trace: Trace
-) -> dict[str, float | int | None]:
+def slo_bound(found: Attainment) -> dict[str, float | int | None]:
     """What can be claimed of a cell's slo_attainment, as JSON: its exact one-sided 95 % bound, over
     how many distinct turns, and what those are worth as independent ones."""
-    found = attainment(views, facts.slo, facts.scenario, trace)
     return {"lower": found.lower, "turns": found.turns, "effective_turns": found.effective}
 
 
-def slo_notes(views: Sequence[RepeatView], facts: CellFacts, trace: Trace) -> list[tuple[str, str]]:
+def slo_notes(found: Attainment, share: float) -> list[tuple[NoteCode, str]]:
     """The note `slo_not_met` of a cell in the capacity scenario whose repeats do not meet its
-    objective, and why; empty where they do."""
-    found = attainment(views, facts.slo, facts.scenario, trace)
-    if found.meets(facts.slo.share):
+    objective (`share` of the turns), and why; empty where they do."""
+    if found.meets(share):
         return []
     if found.value is None or found.lower is None:
-        return [("slo_not_met", "no turn was measured")]
+        return [(NoteCode.SLO_NOT_MET, "no turn was measured")]
     text = (
         f"{found.value:.1%} of {found.turns} turns are inside the SLO, at least {found.lower:.1%} "
-        f"with 95 % confidence; {facts.slo.share:.0%} are asked for"
+        f"with 95 % confidence; {share:.0%} are asked for"
     )
-    if found.turns < P95_MIN_SAMPLES and found.value >= facts.slo.share:
+    if found.turns < P95_MIN_SAMPLES and found.value >= share:
         text += f". More sessions: {P95_MIN_SAMPLES} turns are the fewest that can show it"
-    return [("slo_not_met", text)]
+    return [(NoteCode.SLO_NOT_MET, text)]
 
 
 def lower_bound(share: float, n: float) -> float:

@@ -1,8 +1,8 @@
-"""Which session drew which joules: E_W shared out by step, the rest said to be unallocated.
+"""Which session drew which joules: E_W shared out by step, the rest is unallocated.
 
 A session's share is, over steps, the step's energy times the session's part of the step's
 modelled time, plus idle energy shared by the sessions that were in a tool gap then. What falls
-where nobody is in a tool gap is unallocated. All shares and `unallocated_j` sum to E_W.
+where no session is in a tool gap is unallocated. All shares and `unallocated_j` sum to E_W.
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chipmark.codes import FindingCode
 from chipmark.engine.events import Table
 from chipmark.metrics.events import DECODE, DONE, EDGE_S, KV, MIXED, RepeatView, view
 from chipmark.metrics.phases import new_positions, prefix_hits
-from chipmark.metrics.rawcell import CellFacts, RepeatData
+from chipmark.metrics.rawcell import CellFacts, RepeatData, Scenario
 from chipmark.metrics.steps import uncovered
 from chipmark.metrics.times import contradictions
 from chipmark.workload.passes import trace_ids
@@ -22,14 +23,15 @@ CONSTANT_IDS = 32
 
 @dataclass(frozen=True, slots=True)
 class Inconsistency:
-    """What does not fit: a code, and a text that names table, row and values."""
+    """What does not fit."""
 
-    code: str
+    code: FindingCode
     text: str
+    """Names table, row and values."""
 
 
 def inconsistencies(
-    tables: Mapping[str, Table], trace: Trace, scenario: str = "equal_n"
+    tables: Mapping[str, Table], trace: Trace, scenario: Scenario = "equal_n"
 ) -> list[Inconsistency]:
     """Every contradiction found; an empty list for events that can be believed.
 
@@ -38,7 +40,7 @@ def inconsistencies(
     try:
         joined = view(tables)
     except ValueError as error:
-        return [Inconsistency("events_keys", str(error))]
+        return [Inconsistency(FindingCode.EVENTS_KEYS, str(error))]
     found = _window(joined)
     found += _launches(joined)
     found += _turns(joined, trace, passes=scenario == "capacity")
@@ -53,11 +55,13 @@ def untrue_words(data: RepeatData, facts: CellFacts) -> list[Inconsistency]:
         joined = view(data.events)
     except ValueError:
         return []  # `inconsistencies` names it
-    found = [Inconsistency("clock", t) for t in contradictions(joined, facts, data.timing)]
+    found = [
+        Inconsistency(FindingCode.CLOCK, t) for t in contradictions(joined, facts, data.timing)
+    ]
     if data.timing is None and not facts.simulated:
-        found.append(Inconsistency("clock", "timing.json is missing: the parent's clock"))
+        found.append(Inconsistency(FindingCode.CLOCK, "timing.json is missing: the parent's clock"))
     if not found and (text := uncovered(joined, on_host=facts.on_host).text):
-        found.append(Inconsistency("uncovered_time", text))
+        found.append(Inconsistency(FindingCode.UNCOVERED_TIME, text))
     return found + _ids(joined)
 
 
@@ -76,33 +80,33 @@ def _ids(joined: RepeatView) -> list[Inconsistency]:
         i = int(lost[0])
         text = f"session {turns['session'][i]}, turn {turns['turn'][i]}: {counts[i]} ids of"
         text += f" {turns['n_out'][i]} output tokens ({len(lost)} such turns)"
-        found.append(Inconsistency("ids", text))
+        found.append(Inconsistency(FindingCode.IDS, text))
     unordered = np.flatnonzero(seen & ~(rows["best_logit"] >= rows["second_logit"]))
     if len(unordered):
         i = int(unordered[0])
         text = f"row {i}: an id whose two largest logits are {rows['best_logit'][i]:g} and"
         text += f" {rows['second_logit'][i]:g} ({len(unordered)} such rows)"
-        found.append(Inconsistency("ids", text))
+        found.append(Inconsistency(FindingCode.IDS, text))
     ids = rows["sampled"][seen]
     if len(ids) >= CONSTANT_IDS and (ids == ids[0]).all():
         text = f"all {len(ids)} sampled ids are {ids[0]}, whatever the context"
-        found.append(Inconsistency("ids", text))
+        found.append(Inconsistency(FindingCode.IDS, text))
     return found
 
 
 def _window(joined: RepeatView) -> list[Inconsistency]:
     found = []
     if not joined.window_s > 0:
-        return [Inconsistency("window", f"the window is {joined.window_s:g} s long")]
+        return [Inconsistency(FindingCode.WINDOW, f"the window is {joined.window_s:g} s long")]
     launches = joined.tables["launches"]
     if (joined.launch_seconds < 0).any():
         row = int(np.flatnonzero(joined.launch_seconds < 0)[0])
-        found.append(Inconsistency("launch_time", f"launch {row} ends before it starts"))
+        found.append(Inconsistency(FindingCode.LAUNCH_TIME, f"launch {row} ends before it starts"))
     inside = joined.launch_in & (launches["start_s"] >= joined.start_s - EDGE_S)
     busy = float(joined.launch_seconds[inside].sum())
     if busy > joined.window_s * (1 + 1e-6) + EDGE_S:
         text = f"launches take {busy:.6g} s of a window of {joined.window_s:.6g} s"
-        found.append(Inconsistency("phases_exceed_window", text))
+        found.append(Inconsistency(FindingCode.PHASES_EXCEED_WINDOW, text))
     return found
 
 
@@ -118,7 +122,9 @@ def _launches(joined: RepeatView) -> list[Inconsistency]:
         if len(wrong):
             i = int(wrong[0])
             text = f"launch {launches['launch'][i]} says {name} {launches[name][i]}, its rows say"
-            found.append(Inconsistency("launch_rows", f"{text} {have[i]:g} ({len(wrong)} such)"))
+            found.append(
+                Inconsistency(FindingCode.LAUNCH_ROWS, f"{text} {have[i]:g} ({len(wrong)} such)")
+            )
     area = launches["batch_bucket"].astype(np.int64) * launches["chunk_bucket"]
     small = np.flatnonzero(real & (area < launches["n_tokens"]))
     if len(small):
@@ -126,14 +132,14 @@ def _launches(joined: RepeatView) -> list[Inconsistency]:
         text = (
             f"launch {launches['launch'][i]}: {launches['n_tokens'][i]} tokens in {area[i]} places"
         )
-        found.append(Inconsistency("bucket_too_small", text))
+        found.append(Inconsistency(FindingCode.BUCKET_TOO_SMALL, text))
     positions = launches["n_positions"]
     few = np.flatnonzero(real & (positions >= 0) & (positions < launches["n_tokens"]))
     if len(few):
         i = int(few[0])
         text = f"launch {launches['launch'][i]}: {launches['n_tokens'][i]} tokens in"
         text += f" {positions[i]} positions ({len(few)} such)"
-        found.append(Inconsistency("positions", text))
+        found.append(Inconsistency(FindingCode.POSITIONS, text))
     return found
 
 
@@ -147,12 +153,12 @@ def _turns(joined: RepeatView, trace: Trace, *, passes: bool) -> list[Inconsiste
         turn = expected.get(key)
         where = f"session {key[0]}, turn {key[1]}"
         if turn is None:
-            found.append(Inconsistency("turn_unknown", f"{where} is not in the trace"))
+            found.append(Inconsistency(FindingCode.TURN_UNKNOWN, f"{where} is not in the trace"))
             break
         for name in ("prompt_tokens", "n_new", "n_cached", "n_out"):
             if int(turns[name][i]) != getattr(turn, name):
                 text = f"{where}: {name} {turns[name][i]}, the trace says {getattr(turn, name)}"
-                found.append(Inconsistency("turn_counts", text))
+                found.append(Inconsistency(FindingCode.TURN_COUNTS, text))
                 break
         if found:
             break
@@ -164,17 +170,19 @@ def _turns(joined: RepeatView, trace: Trace, *, passes: bool) -> list[Inconsiste
         text += (
             f" {turns['reused_tokens'][i]} of {turns['n_cached'][i]} tokens an endless cache has"
         )
-        found.append(Inconsistency("hit_above_ideal", text))
+        found.append(Inconsistency(FindingCode.HIT_ABOVE_IDEAL, text))
     hit, ideal = (r.value for r in prefix_hits(joined))
     if hit is not None and ideal is not None and hit > ideal + 1e-12:
-        found.append(Inconsistency("hit_above_ideal", f"prefix_hit {hit:g} > ideal {ideal:g}"))
+        found.append(
+            Inconsistency(FindingCode.HIT_ABOVE_IDEAL, f"prefix_hit {hit:g} > ideal {ideal:g}")
+        )
     times = [turns[n] for n in ("intended_s", "first_token_s", "last_token_s")]
     ordered = (times[0] <= times[1] + EDGE_S) & (times[1] <= times[2] + EDGE_S)
     wrong = np.flatnonzero(done & ~ordered)
     if len(wrong):
         i = int(wrong[0])
         text = f"session {turns['session'][i]}, turn {turns['turn'][i]}: times are not in order"
-        found.append(Inconsistency("turn_times", text))
+        found.append(Inconsistency(FindingCode.TURN_TIMES, text))
     return found
 
 
@@ -200,5 +208,5 @@ def _work(joined: RepeatView) -> list[Inconsistency]:
                 f"session {turns['session'][i]}, turn {turns['turn'][i]} is done with {have[i]:g}"
             )
             text += f" of {need[i]} {name} ({len(lacking)} such turns)"
-            found.append(Inconsistency("work_missing", text))
+            found.append(Inconsistency(FindingCode.WORK_MISSING, text))
     return found

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from chipmark.codes import NullReason
+
 HOURS_A_YEAR = 8760.0
 
 
@@ -106,9 +108,9 @@ def facility_power(
         return power_w / site.psu_efficiency * site.pue, ""
     if scope in ("board", "die", "package", "cpu-share"):
         if host_w is None:
-            return None, "host_power_missing"
+            return None, NullReason.HOST_POWER_MISSING
         return (power_w + host_w) / site.psu_efficiency * site.pue, ""
-    return None, "scope_without_facility"
+    return None, NullReason.SCOPE_WITHOUT_FACILITY
 
 
 def yearly_energy_cost(site: Site, load_w: float, idle_w: float) -> float:
@@ -185,16 +187,6 @@ def break_even_chip_price(
     left -= price.software_year + price.staff_year
     result = (left / capital_factor(site) - price.host_share) / (1 + site.tax + site.duty)
     return result if result > 0 else None
-
-
-def break_even_utilisation(
-    site: Site, cost: YearlyCost, sessions_per_hour: float, bill_per_session: float
-) -> float | None:
-    """u*, the least u with C / Y <= an API's bill for the whole session; None is "never" (> 1)."""
-    at_full = cost_per_session(cost, yearly_sessions(site, sessions_per_hour, 1.0))
-    if at_full is None or bill_per_session <= 0 or at_full > bill_per_session:
-        return None
-    return at_full / bill_per_session
 
 
 def daily_active_agents(

@@ -7,9 +7,11 @@ assumed power is a constant times the window. Gross is the headline; net takes i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from chipmark.codes import NullReason
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.metrics.events import Floats
 
@@ -24,38 +26,40 @@ sensor and reading period; the share of the window that gaps may sum to; periods
 counter that stands still is stuck; seconds of idle; relative difference of idle before and after.
 """
 
+EnergyMethod = Literal["counter", "trapezoid", "constant", "none"]
+"""How joules follow from samples; `none` where there are no samples."""
+
 _UNREAD_EDGE = 0.01
 """Share of the window that a counter may be extended over beyond its last reading."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowEnergy:
-    """Energy of a window in joules, or the reason why it is refused.
-
-    method: `counter`, `trapezoid` or `constant`. error_rel bounds sensor class, aliasing, gaps
-    and edges together; None where the sensor class has no known bound, or where there are gaps and
-    the most that the unit can draw is not known. updates: of the sensor in the window, by its
-    period where that is known, else changes of value; largest_gap_s: longest time without a
-    sample; gap_s: sum of the gaps.
-    """
+    """Energy of a window in joules, or the reason why it is refused."""
 
     energy_j: float | None
-    reason: str
-    method: str
+    reason: NullReason | None
+    method: EnergyMethod
     error_rel: float | None = None
+    """Bound of sensor class, aliasing, gaps and edges together; None where the sensor class has no
+    known bound, or where there are gaps and the most that the unit can draw is not known."""
     updates: int = 0
+    """Of the sensor in the window, by its period where that is known, else changes of value."""
     largest_gap_s: float = 0.0
+    """Longest time without a sample."""
     gap_s: float = 0.0
+    """Sum of the gaps."""
 
 
 @dataclass(frozen=True, slots=True)
 class IdlePower:
     """Power with the model loaded and no work, before and after; equal ends unless they differ
-    by over 5 %. `reason` where it is not known."""
+    by over 5 %."""
 
     low_w: float | None
     high_w: float | None
-    reason: str = ""
+    reason: NullReason | None = None
+    """Why it is not known."""
 
     @property
     def note(self) -> str:
@@ -70,15 +74,15 @@ def window_energy(
 ) -> WindowEnergy:
     """Energy drawn between two times of the samples' clock, under the rules of refusal."""
     if meter is None or samples is None or not len(samples.time_s):
-        return WindowEnergy(None, "not_measured", "none")
+        return WindowEnergy(None, NullReason.NOT_MEASURED, "none")
     window = end_s - start_s
     if window <= 0:
-        return WindowEnergy(None, "zero_denominator", "none")
+        return WindowEnergy(None, NullReason.ZERO_DENOMINATOR, "none")
     if meter.source in ("declared", "assumed"):
         power = samples.power_w[np.isfinite(samples.power_w)]
         if not len(power):
-            return WindowEnergy(None, "not_measured", "constant")
-        return WindowEnergy(float(power.mean()) * window, "", "constant", meter.error_rel)
+            return WindowEnergy(None, NullReason.NOT_MEASURED, "constant")
+        return WindowEnergy(float(power.mean()) * window, None, "constant", meter.error_rel)
     if int(np.isfinite(samples.energy_j).sum()) >= 2:
         return _by_counter(samples, meter, start_s, end_s)
     return _by_trapezoid(samples, meter, start_s, end_s)
@@ -110,18 +114,18 @@ def idle_power(
 ) -> IdlePower:
     """Idle power from the two idle stretches, each at least 30 s and 20 updates."""
     if meter is None or meter.source in ("declared", "assumed"):
-        return IdlePower(None, None, "idle_missing")
+        return IdlePower(None, None, NullReason.IDLE_MISSING)
     values = []
     for samples in (before, after):
         if samples is None or len(samples.time_s) < 2:
-            return IdlePower(None, None, "idle_missing")
+            return IdlePower(None, None, NullReason.IDLE_MISSING)
         start_s, end_s = float(samples.time_s[0]), float(samples.time_s[-1])
         if end_s - start_s < IDLE_MIN_S - 1e-6:
-            return IdlePower(None, None, "idle_too_short")
+            return IdlePower(None, None, NullReason.IDLE_TOO_SHORT)
         energy = window_energy(samples, meter, start_s, end_s)
         if energy.energy_j is None:
-            few = energy.reason in ("power_too_few_updates", "counter_too_coarse")
-            return IdlePower(None, None, "idle_too_short" if few else energy.reason)
+            few = energy.reason in (NullReason.POWER_TOO_FEW_UPDATES, NullReason.COUNTER_TOO_COARSE)
+            return IdlePower(None, None, NullReason.IDLE_TOO_SHORT if few else energy.reason)
         values.append(energy.energy_j / (end_s - start_s))
     low, high = min(values), max(values)
     if high - low <= IDLE_DRIFT * low:
@@ -154,19 +158,19 @@ def _by_counter(
     inner = [min(b, end_s) - max(a, start_s) for a, b in brackets if b - a > least]
     gap_s = float(sum(inner))
 
-    def refused(reason: str) -> WindowEnergy:
+    def refused(reason: NullReason) -> WindowEnergy:
         return WindowEnergy(None, reason, "counter", None, updates, largest, gap_s)
 
     if (np.diff(energy) < 0).any():
-        return refused("counter_backwards")
+        return refused(NullReason.COUNTER_BACKWARDS)
     exact = meter.scope == "sim"  # a closed form: no sensor, no period
     if not exact and _standstill_s(time, energy, start_s, end_s) > _stuck_after(meter, window):
-        return refused("counter_stuck")
+        return refused(NullReason.COUNTER_STUCK)
     if not exact and updates < MIN_UPDATES:
-        return refused("counter_too_coarse")
+        return refused(NullReason.COUNTER_TOO_COARSE)
     unread = max(time[0] - start_s, end_s - time[-1], 0.0)
     if unread > max(period, _UNREAD_EDGE * window) or gap_s > MAX_GAP * window:
-        return refused("power_gaps")
+        return refused(NullReason.POWER_GAPS)
     ends = _extended(time, energy, np.array([start_s, end_s]))
     joules = float(ends[1] - ends[0])
     error = None
@@ -180,7 +184,7 @@ def _by_counter(
             )
         )
         error = meter.error_rel + lost / joules + 2 * (period + unread) / window
-    return WindowEnergy(joules, "", "counter", error, updates, largest, gap_s)
+    return WindowEnergy(joules, None, "counter", error, updates, largest, gap_s)
 
 
 def _by_trapezoid(
@@ -200,17 +204,17 @@ def _by_trapezoid(
     spans = np.diff(edges)
     gap_s = float(spans[spans > least].sum())
 
-    def refused(reason: str) -> WindowEnergy:
+    def refused(reason: NullReason) -> WindowEnergy:
         return WindowEnergy(None, reason, "trapezoid", None, updates, largest, gap_s)
 
     if updates < MIN_UPDATES:
-        return refused("power_too_few_updates")
+        return refused(NullReason.POWER_TOO_FEW_UPDATES)
     if gap_s > MAX_GAP * window:
-        return refused("power_gaps")
+        return refused(NullReason.POWER_GAPS)
     cumulative = energy_at(samples, meter, edges)
     joules = float(cumulative[-1] - cumulative[0])
     if meter.error_rel is None or joules <= 0:
-        return WindowEnergy(joules, "", "trapezoid", None, updates, largest, gap_s)
+        return WindowEnergy(joules, None, "trapezoid", None, updates, largest, gap_s)
     at_edges = np.interp(edges, time, power)
     # Between two samples the true curve may be anywhere between their values, in a gap anywhere
     # up to the unit's limit; the edges may be smeared by one averaging window.
@@ -218,12 +222,12 @@ def _by_trapezoid(
     gaps = spans > least
     if gaps.any():
         if meter.cap_w is None:
-            return WindowEnergy(joules, "", "trapezoid", None, updates, largest, gap_s)
+            return WindowEnergy(joules, None, "trapezoid", None, updates, largest, gap_s)
         hidden = np.maximum(0.0, meter.cap_w * spans - np.diff(cumulative))
         aliased = np.where(gaps, np.maximum(aliased, hidden), aliased)
     smear = (meter.averaging_s or meter.update_period_s) * float(np.ptp(seen))
     error = meter.error_rel + (float(aliased.sum()) + smear) / joules
-    return WindowEnergy(joules, "", "trapezoid", error, updates, largest, gap_s)
+    return WindowEnergy(joules, None, "trapezoid", error, updates, largest, gap_s)
 
 
 def _updates(meter: MeterInfo, window_s: float, changes: int) -> int:
@@ -287,7 +291,7 @@ def _largest_gap(time: Floats, start_s: float, end_s: float) -> float:
 
 
 def _extended(time: Floats, energy: Floats, at: Floats) -> Floats:
-    """Linear interpolation that goes on with the mean slope beyond the samples."""
+    """Linear interpolation that continues with the mean slope beyond the samples."""
     values = np.interp(at, time, energy)
     if time[-1] > time[0]:
         mean = (energy[-1] - energy[0]) / (time[-1] - time[0])

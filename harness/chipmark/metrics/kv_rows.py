@@ -22,7 +22,7 @@ class SharedPrefixes:
     """Leading tokens that pairs of a trace's sessions have in common, looked up once a pair.
 
     Only what the trace means to be shared counts: sessions of one group, up to the longest prefix
-    that one of the two is said to share. Sessions of two passes have other tokens and share
+    that one of the two is declared to share. Sessions of two passes have other tokens and share
     nothing, and neither do ids that the trace does not have.
     """
 

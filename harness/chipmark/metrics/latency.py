@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chipmark.codes import NullReason
 from chipmark.engine.window import spread
 from chipmark.metrics.events import (
     DONE,
@@ -20,7 +21,7 @@ from chipmark.metrics.events import (
 from chipmark.metrics.intervals import Interval
 from chipmark.metrics.phases import work
 from chipmark.metrics.ratios import Ratio, null
-from chipmark.metrics.rawcell import CellFacts, SloLimits
+from chipmark.metrics.rawcell import CellFacts, Scenario, SloLimits
 from chipmark.workload.trace import Trace
 
 MAX_SPREAD = 0.02
@@ -36,7 +37,7 @@ class JudgedTurns:
     met: Bools
 
 
-def judged_turns(view: RepeatView, slo: SloLimits, scenario: str) -> JudgedTurns:
+def judged_turns(view: RepeatView, slo: SloLimits, scenario: Scenario) -> JudgedTurns:
     """Which turns of a repeat met the SLO.
 
     Failed and dropped turns are misses, and so are turns that were not finished when the run was
@@ -65,18 +66,18 @@ def judged_turns(view: RepeatView, slo: SloLimits, scenario: str) -> JudgedTurns
     return JudgedTurns(counted, met & counted)
 
 
-def slo_attainment(view: RepeatView, slo: SloLimits, scenario: str) -> Ratio:
+def slo_attainment(view: RepeatView, slo: SloLimits, scenario: Scenario) -> Ratio:
     """Turns inside the SLO over turns, as `judged_turns` counts them."""
     judged = judged_turns(view, slo, scenario)
     return Ratio(float(judged.met.sum()), float(judged.counted.sum()))
 
 
-def goodput_turns(view: RepeatView, slo: SloLimits, scenario: str) -> Ratio:
+def goodput_turns(view: RepeatView, slo: SloLimits, scenario: Scenario) -> Ratio:
     """Turns that met the SLO, per second of W."""
     return Ratio(float(judged_turns(view, slo, scenario).met.sum()), view.window_s)
 
 
-def goodput_tokens(view: RepeatView, slo: SloLimits, scenario: str) -> Ratio:
+def goodput_tokens(view: RepeatView, slo: SloLimits, scenario: Scenario) -> Ratio:
     """Work tokens (n_new + n_out) of turns that met the SLO, per second of W."""
     turns = view.tables["turns"]
     tokens = turns["n_new"].astype(np.int64) + turns["n_out"]
@@ -115,7 +116,7 @@ def sessions_per_hour(view: RepeatView, facts: CellFacts, trace: Trace) -> Ratio
     W is not whole passes over the trace's sessions, or the three differ by over 2 %.
     """
     if facts.scale[2] not in (0, 1):
-        return null("tool_time_scaled")
+        return null(NullReason.TOOL_TIME_SCALED)
     if facts.scenario == "equal_n":
         return Ratio(3600.0 * completed_sessions(view), view.window_s)
     return capacity_rate(view, trace)
@@ -126,7 +127,7 @@ def capacity_rate(view: RepeatView, trace: Trace) -> Ratio:
     estimates = capacity_estimates(view, trace)
     passes, rest = divmod(int(estimates[0]), len(trace.sessions))
     if not passes or rest or spread(estimates) > MAX_SPREAD:
-        return null("w_too_short")
+        return null(NullReason.W_TOO_SHORT)
     return Ratio(3600.0 * sum(estimates) / len(estimates), view.window_s)
 
 

@@ -1,6 +1,6 @@
 """Work done in the window, seconds by phase, the rates, and what work was wasted.
 
-Work tokens come from the trace alone. A prompt position earns when it lies in
+Work tokens come from the trace alone. A prompt position earns when it is in
 [n_cached, prompt_tokens) of its turn, once; an output token earns when it was emitted. So
 computing a position again, padding and copying cost time and earn nothing.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chipmark.codes import NullReason
 from chipmark.engine.contract import PHASES
 from chipmark.metrics.events import (
     DECODE,
@@ -117,9 +118,9 @@ def rates(view: RepeatView, done: Work) -> dict[str, Ratio]:
         "total_tok_s": Ratio(done.tokens, view.window_s),
     }
     if not decode.any():
-        found["decode_rows"] = null("no_decode_launches")
+        found["decode_rows"] = null(NullReason.NO_DECODE_LAUNCHES)
     if not prefill.any():
-        found["prefill_tok_s"] = null("no_prefill_launches")
+        found["prefill_tok_s"] = null(NullReason.NO_PREFILL_LAUNCHES)
     return found
 
 
@@ -140,8 +141,8 @@ def pad_ratio(view: RepeatView) -> Ratio:
 def necessary_tokens(view: RepeatView) -> Ints:
     """Per turn, the positions that an endless cache computes to answer it.
 
-    n_new, the outputs but the last (nobody reads its keys within the turn), and the last output
-    of the turn before where the prompt goes on from it: its work is that turn's n_out.
+    n_new, the outputs but the last (whose keys no position of the turn reads), and the last output
+    of the turn before where the prompt continues from it: its work is that turn's n_out.
     """
     turns = view.tables["turns"]
     continues = _continues(view)
@@ -212,9 +213,9 @@ def _continues(view: RepeatView) -> Ints:
 
 def _decode_rate(done: Work, seconds: float) -> Ratio:
     if not done.n_decoded:
-        return null("no_decode_launches")
+        return null(NullReason.NO_DECODE_LAUNCHES)
     if done.n_decoded_pure < PURE_SHARE * done.n_decoded:
-        return null("mixed")
+        return null(NullReason.MIXED)
     return Ratio(done.n_decoded_pure, seconds)
 
 

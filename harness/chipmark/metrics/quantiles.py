@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from chipmark.codes import NullReason
 from chipmark.metrics.intervals import (
     CONFIDENCE,
     Interval,
@@ -36,11 +37,12 @@ _BETWEEN_TOKENS: tuple[Kind, ...] = ("tpot", "itl")
 
 @dataclass(frozen=True, slots=True)
 class Quantile:
-    """A quantile in seconds, or the reason why there is none. interval: over repeats."""
+    """A quantile in seconds, or the reason why there is none."""
 
     value: float | None
-    reason: str = ""
+    reason: NullReason | None = None
     interval: Interval | None = None
+    """95 % over the repeats."""
 
 
 def least_n(q: float) -> int:
@@ -65,15 +67,17 @@ def quantiles(repeats: Repeats) -> dict[str, Quantile]:
     for name, (kind, q) in QUANTILES.items():
         if not distinct[kind]:
             one_token = kind in _BETWEEN_TOKENS and turns > 0
-            found[name] = Quantile(None, "one_token_turns" if one_token else "no_samples")
+            found[name] = Quantile(
+                None, NullReason.ONE_TOKEN_TURNS if one_token else NullReason.NO_SAMPLES
+            )
         elif distinct[kind] < least_n(q):
-            found[name] = Quantile(None, "n_too_small")
+            found[name] = Quantile(None, NullReason.N_TOO_SMALL)
         else:
             value = percentile(pooled[kind].value_s, q)
             own = [percentile(repeat[kind].value_s, q) for repeat in each]
             known = [v for v in own if v is not None]
             interval = None if value is None else by_repeat(value, known)
-            found[name] = Quantile(value, "", interval)
+            found[name] = Quantile(value, None, interval)
     return found
 
 

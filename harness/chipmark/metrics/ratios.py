@@ -1,39 +1,42 @@
-"""Ratios with a reason when they are no number, and how repeats combine."""
+"""Ratios with a reason when they are null, and how repeats combine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chipmark.codes import NullReason
+
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """numerator / denominator; `reason` is a code of NULL_REASONS where there is no number."""
+    """numerator / denominator."""
 
     numerator: float | None
     denominator: float | None
-    reason: str = ""
+    reason: NullReason | None = None
+    """Why there is no number, where a part of it is not even defined."""
 
     @property
     def value(self) -> float | None:
         """The quotient; None where a part is missing or the denominator is not positive."""
-        if self.reason or self.numerator is None or self.denominator is None:
+        if self.reason is not None or self.numerator is None or self.denominator is None:
             return None
         return self.numerator / self.denominator if self.denominator > 0 else None
 
     @property
-    def null_reason(self) -> str:
-        """Why `value` is None; "" where it is a number."""
+    def null_reason(self) -> NullReason:
+        """Why `value` is None. ValueError where it is a number."""
         if self.value is not None:
-            return ""
-        if self.reason:
+            raise ValueError(f"{self} is a number")
+        if self.reason is not None:
             return self.reason
         missing = self.numerator is None or self.denominator is None
-        return "no_samples" if missing else "zero_denominator"
+        return NullReason.NO_SAMPLES if missing else NullReason.ZERO_DENOMINATOR
 
 
-def null(reason: str) -> Ratio:
-    """A ratio that is no number because of `reason`."""
+def null(reason: NullReason) -> Ratio:
+    """A ratio that is null because of `reason`."""
     return Ratio(None, None, reason)
 
 
@@ -44,7 +47,7 @@ def combine(ratios: Sequence[Ratio], *, every: bool = False) -> Ratio:
     `every`, where a single one lacks it.
     """
     if not ratios:
-        return null("no_samples")
+        return null(NullReason.NO_SAMPLES)
     valid = [r for r in ratios if r.value is not None]
     lacking = [r for r in ratios if r.value is None]
     if lacking and (every or 2 * len(valid) < len(ratios) or not valid):

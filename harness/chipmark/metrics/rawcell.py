@@ -13,92 +13,106 @@ from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.workload.trace import Trace
 from chipmark_models.config import ModelConfig
 
+Scenario = Literal["equal_n", "capacity"]
+"""How sessions are offered: a given number of clients, or the most that meet the objective."""
+
 
 @dataclass(frozen=True, slots=True)
 class SloLimits:
-    """A turn meets the objective when its TTFT (append or cold) and TPOT are within these seconds;
-    `share` of the turns must."""
+    """A turn meets the objective when its TTFT (append or cold) and TPOT are within these
+    seconds."""
 
     ttft_append_s: float = 2.0
     ttft_cold_s: float = 10.0
     tpot_s: float = 0.050
     share: float = 0.95
+    """Of the turns, which must meet it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Roofs:
-    """Roofs probed before and after a repeat: read bandwidth in bytes/s at a working set of
-    `read_bytes`, matrix rate in FLOP/s; None where not probed. `llc_bytes`: last-level cache.
-    `wanted_bytes`: working set that the probe should have had, None where that was not kept."""
+    """Roofs probed before and after a repeat; None where not probed."""
 
     read_bytes: int
+    """Working set of the probe of read bandwidth."""
     read_before: float | None
+    """Read bandwidth in bytes/s."""
     read_after: float | None
     matmul_before: float | None
+    """Matrix rate in FLOP/s."""
     matmul_after: float | None
     llc_bytes: int | None = None
+    """Last-level cache of the device; None where its size is unknown."""
     wanted_bytes: int | None = None
+    """Working set that the probe should have had; None where that was not kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunTiming:
-    """A repeat by the parent's clock, the machine's monotonic one in seconds.
-
-    sent_s, answered_s: the command. started_s, ended_s: the child's marks around the engine's run,
-    as they arrived. clock_before, clock_after: the child's clock just before and after the command:
-    when it was asked, what it said, when the answer came; None where it was not asked. complete:
-    every session of the plan ended before the time limit. captured: logits were captured.
-    throttle: names of throttle reasons seen, None where nothing could tell.
-    """
+    """A repeat by the parent's clock, the machine's monotonic one in seconds."""
 
     sent_s: float
+    """When the command was sent."""
     started_s: float | None
+    """The child's mark before the engine's run, as it arrived."""
     ended_s: float | None
+    """The child's mark after the engine's run, as it arrived."""
     answered_s: float
+    """When the answer to the command came."""
     complete: bool
+    """Every session of the plan ended before the time limit."""
     captured: bool = False
+    """Logits were captured."""
     clock_before: tuple[float, float, float] | None = None
+    """The child's clock just before the command: when it was asked, its answer, when the answer
+    came; None where it was not asked."""
     clock_after: tuple[float, float, float] | None = None
+    """The same just after the command."""
     throttle: tuple[str, ...] | None = None
+    """Names of throttle reasons seen; None where nothing could tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepeatData:
-    """One repeat: the tables of `chipmark.engine.events`, power samples, roofs, and the parent's
-    clock around it (None in records of before chipmark.record/2)."""
+    """One repeat as it was measured."""
 
     events: Mapping[str, Table]
+    """The tables of `chipmark.engine.events`."""
     power: PowerSamples | None = None
     roofs: Roofs | None = None
     timing: RunTiming | None = None
+    """None in records of before chipmark.record/2."""
 
 
 @dataclass(frozen=True, slots=True)
 class CellFacts:
-    """What of a cell's identity changes how its numbers are computed.
+    """What of a cell's identity changes how its numbers are computed."""
 
-    scale: (context, output, tool time). unit, used, of: what meter and price cover.
-    weights_precision, kv_precision: names that `chipmark_models.costs` knows. config is None
-    where the model has no shape (`sim:`). nameplate_bytes_s: memory bandwidth of the devices
-    used by the catalogue, in bytes/s; None where it has none. clock: whose the launches' times are
-    (`Caps.clock`). simulated: of a built-in simulated device, whose clock is virtual.
-    """
-
-    scenario: Literal["equal_n", "capacity"]
+    scenario: Scenario
     concurrency: int
     slo: SloLimits
     scale: tuple[Fraction, Fraction, Fraction]
+    """Of context, output and tool time."""
     loop: Literal["closed", "open"]
     meter: MeterInfo | None
     unit: str
+    """What meter and price cover."""
     used: int
+    """Devices or slices of the unit that computed."""
     of: int
+    """Devices or slices that the unit has."""
     config: ModelConfig | None
+    """None where the model has no shape (`sim:`)."""
     weights_precision: str
+    """A name that `chipmark_models.costs` knows."""
     kv_precision: str
+    """The same of the KV cache."""
     nameplate_bytes_s: float | None = None
+    """Memory bandwidth of the devices used, in bytes/s by the catalogue; None where it has none."""
     clock: Literal["device", "host"] = "host"
+    """Whose the launches' times are (`Caps.clock`)."""
     simulated: bool = False
+    """A built-in simulated device, whose clock is virtual."""
 
     @property
     def on_host(self) -> bool:

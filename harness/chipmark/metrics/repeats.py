@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chipmark.metrics.events import DONE, DROPPED, FAILED, UNFINISHED, RepeatView
-from chipmark.metrics.rawcell import CellFacts, RepeatData
+from chipmark.metrics.rawcell import CellFacts, RepeatData, Scenario
 from chipmark.workload.trace import Trace
 
 DRIFT_CONFIDENCE = 0.99
@@ -21,7 +21,7 @@ itself up to rounding."""
 
 
 def is_complete(view: RepeatView, data: RepeatData, trace: Trace, facts: CellFacts) -> bool:
-    """Whether a repeat counts: what did not complete is no repeat.
+    """Whether a repeat counts: what did not complete does not.
 
     By the events: in `equal_n` every turn of the trace is done; in `capacity`, where the window
     is cut while all clients are busy, a session was completed. The engine's own word, where it
@@ -37,7 +37,7 @@ def is_complete(view: RepeatView, data: RepeatData, trace: Trace, facts: CellFac
     return all((session.id, turn.index) in have for session, turn in trace.walk())
 
 
-def lost_turns(view: RepeatView, scenario: str) -> int:
+def lost_turns(view: RepeatView, scenario: Scenario) -> int:
     """Turns that failed or were dropped, and in `equal_n`, which owes all, those unfinished."""
     lost = (FAILED, DROPPED, UNFINISHED) if scenario == "equal_n" else (FAILED, DROPPED)
     return int(np.isin(view.tables["turns"]["status"], lost).sum())
@@ -67,7 +67,7 @@ def drift(values: Sequence[float]) -> Drift | None:
     The spread alone never counts. Simulated for independent noise of 3 to 12 repeats (200,000
     each): it lies beyond in 0.8 to 1.0 % where the noise is normal, in 0.5 to 1.1 % where it is
     uniform, exponential or Student's with 3 degrees of freedom. At 3 repeats only an almost
-    perfect line can be told from noise; what such a row pays is its wide interval.
+    perfect line can be distinguished from noise; what such a row pays is its wide interval.
     """
     x = np.asarray(values, dtype=np.float64)
     n = len(x)

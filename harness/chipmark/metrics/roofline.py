@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chipmark.codes import NullReason
 from chipmark.metrics.events import DECODE, PREFILL, RepeatView
 from chipmark.metrics.kv_rows import live_rows
 from chipmark.metrics.phases import new_positions
@@ -29,13 +30,14 @@ CACHES = 4
 
 @dataclass(frozen=True, slots=True)
 class DecodeReads:
-    """What the decode-only launches of a repeat had to move. bytes: over all launches, `reason`
-    where that is not known. seconds: of the device."""
+    """What the decode-only launches of a repeat had to move."""
 
     bytes: float
+    """Over all launches; 0 where `reason` says why that is not known."""
     launches: int
     seconds: float
-    reason: str = ""
+    """Of the device."""
+    reason: NullReason | None = None
 
     @property
     def working_set_bytes(self) -> float:
@@ -48,13 +50,13 @@ def decode_reads(view: RepeatView, trace: Trace, facts: CellFacts) -> DecodeRead
     decode = view.launch_in & (view.tables["launches"]["phase"] == DECODE)
     n, seconds = int(decode.sum()), float(view.launch_seconds[decode].sum())
     if not n:
-        return DecodeReads(0.0, 0, 0.0, "no_decode_launches")
+        return DecodeReads(0.0, 0, 0.0, NullReason.NO_DECODE_LAUNCHES)
     if facts.config is None:
-        return DecodeReads(0.0, n, seconds, "no_model_config")
+        return DecodeReads(0.0, n, seconds, NullReason.NO_MODEL_CONFIG)
     try:
         return DecodeReads(necessary_decode_bytes(view, trace, facts), n, seconds)
     except UnknownNameError:
-        return DecodeReads(0.0, n, seconds, "precision_unknown")
+        return DecodeReads(0.0, n, seconds, NullReason.PRECISION_UNKNOWN)
 
 
 def necessary_decode_bytes(view: RepeatView, trace: Trace, facts: CellFacts) -> float:
@@ -77,25 +79,25 @@ def mbu(reads: DecodeReads, roofs: Roofs | None) -> Ratio:
 
     A share above 1 is left as it is here: `derive` judges the repeats together.
     """
-    if reads.reason:
+    if reads.reason is not None:
         return null(reads.reason)
     if roofs is None or roofs.read_before is None or roofs.read_after is None:
-        return null("no_probe")
+        return null(NullReason.NO_PROBE)
     if in_cache(reads, roofs):
-        return null("in_cache")
+        return null(NullReason.IN_CACHE)
     if _drifted(roofs.read_before, roofs.read_after):
-        return null("roof_unsteady")
+        return null(NullReason.ROOF_UNSTEADY)
     return Ratio(reads.bytes, reads.seconds * (roofs.read_before + roofs.read_after) / 2)
 
 
 def mbu_nameplate(reads: DecodeReads, facts: CellFacts, roofs: Roofs | None) -> Ratio:
     """The same bytes over the catalogue's bandwidth; null, too, where they may come from cache."""
-    if reads.reason:
+    if reads.reason is not None:
         return null(reads.reason)
     if facts.nameplate_bytes_s is None:
-        return null("no_nameplate")
+        return null(NullReason.NO_NAMEPLATE)
     if roofs is not None and _below_caches(reads.working_set_bytes, roofs):
-        return null("in_cache")
+        return null(NullReason.IN_CACHE)
     return Ratio(reads.bytes, reads.seconds * facts.nameplate_bytes_s)
 
 
@@ -131,13 +133,13 @@ def mfu(view: RepeatView, facts: CellFacts, roofs: Roofs | None) -> Ratio:
     """Necessary FLOPs over (device seconds x dense rate) of the prefill-only launches."""
     prefill = view.launch_in & np.isin(view.tables["launches"]["phase"], PREFILL)
     if not prefill.any():
-        return null("no_prefill_launches")
+        return null(NullReason.NO_PREFILL_LAUNCHES)
     if facts.config is None:
-        return null("no_model_config")
+        return null(NullReason.NO_MODEL_CONFIG)
     if roofs is None or roofs.matmul_before is None or roofs.matmul_after is None:
-        return null("no_probe")
+        return null(NullReason.NO_PROBE)
     if _drifted(roofs.matmul_before, roofs.matmul_after):
-        return null("roof_unsteady")
+        return null(NullReason.ROOF_UNSTEADY)
     rate = (roofs.matmul_before + roofs.matmul_after) / 2
     seconds = float(view.launch_seconds[prefill].sum())
     return Ratio(necessary_prefill_flops(view, facts), seconds * rate)

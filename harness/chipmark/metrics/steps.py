@@ -21,12 +21,12 @@ and 0.01 % on smollm2-135m; ort:cpu nothing on both. Without host time taken off
 `tiny`. Who reports a third of each launch leaves 66 %."""
 
 UNCOVERED_STEP_S = 150e-6
-"""Seconds of a step that are free beside that share: arrays put together, calls made. Seen: 80 to
-260 microseconds in all on a busy machine."""
+"""Seconds of a step that are free on top of that share: arrays put together, calls made. Seen: 80
+to 260 microseconds in all on a busy machine."""
 
 HOST_SHARE = 0.5
 """The same with host time counted as uncovered, so that device time cannot be called host time: of
-a device beside the host, which really waits for it."""
+a device apart from the host, which really waits for it."""
 
 
 @dataclass(frozen=True, slots=True)

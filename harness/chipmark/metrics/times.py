@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chipmark.codes import NoteCode
 from chipmark.engine.times import slack_s
 from chipmark.metrics.events import DONE, EDGE_S, Bools, RepeatView
 from chipmark.metrics.rawcell import CellFacts, RawCell, RunTiming
@@ -28,7 +29,7 @@ DRIFT_REL = 0.005
 """Share of W by which the engine's time of a run may differ from the parent's."""
 
 MARK_S = 1.0
-"""Seconds beside that share: a mark waits until both processes get a core. Of 200 marks on two
+"""Seconds on top of that share: a mark waits until both processes get a core. Of 200 marks on two
 cores with over eight busy processes the slowest took 0.06 s."""
 
 BEST_MARK_S = 0.1
@@ -44,7 +45,7 @@ def has_engine_times(view: RepeatView) -> bool:
 
 def contradictions(view: RepeatView, facts: CellFacts, timing: RunTiming | None) -> list[str]:
     """What in one repeat's times does not fit together. Without `timing` the parent's clock is
-    left out; so it is on a virtual clock, which is no time of the machine."""
+    left out; so it is on a virtual clock, which is not a time of the machine."""
     if not has_engine_times(view):
         return ["the events hold no times of the engine's clock"]
     found = _steps(view)
@@ -67,7 +68,7 @@ def slow_marks(views: Sequence[RepeatView], timings: Sequence[RunTiming | None])
     return f"the parent saw the run last at least {least:.3g} s beyond the engine's {of:.4g} s"
 
 
-def clock_notes(raw: RawCell, views: Sequence[RepeatView]) -> list[tuple[str, str]]:
+def clock_notes(raw: RawCell, views: Sequence[RepeatView]) -> list[tuple[NoteCode, str]]:
     """The note `clock`, which bars a row from comparison, where times contradict each other."""
     found = []
     for index, (view, data) in enumerate(zip(views, raw.repeats, strict=True)):
@@ -79,7 +80,7 @@ def clock_notes(raw: RawCell, views: Sequence[RepeatView]) -> list[tuple[str, st
         text = slow_marks(views, [data.timing for data in raw.repeats])
         found += [text] if text else []
     more = f" ({len(found)} such)" if len(found) > 1 else ""
-    return [("clock", found[0] + more)] if found else []
+    return [(NoteCode.CLOCK, found[0] + more)] if found else []
 
 
 def _steps(view: RepeatView) -> list[str]:

@@ -1,4 +1,4 @@
-"""How much of W nobody waited for: every session was in its tool."""
+"""How much of W had no outstanding turn: every session was in its tool."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from chipmark.cell.settle import reported_key
 from chipmark.chips.contract import DeviceKey
 from chipmark.chips.detect import chip_of
 from chipmark.chips.nameplate import unit_nameplate_w
+from chipmark.codes import NullReason
 from chipmark.meters.contract import Meter, MeterInfo, PowerSamples
 from chipmark.meters.pick import pick_meter
 from chipmark.meters.request import MeterRequest
@@ -78,10 +79,10 @@ class Joules:
         if self._loaded is not None:
             # Exact between its samples: too few changes of power are no fault of a closed form.
             at = energy_at(self._loaded.power_samples(), SIM_METER, np.array([start_s, end_s]))
-            return WindowEnergy(float(at[1] - at[0]), "", "counter", 0.0)
+            return WindowEnergy(float(at[1] - at[0]), None, "counter", 0.0)
         if self._partly_used:
             # The meter, or the power that was declared, is that of the whole unit.
-            return WindowEnergy(None, "unit_partly_used", "none")
+            return WindowEnergy(None, NullReason.UNIT_PARTLY_USED, "none")
         return window_energy(self._samples, self.info, start_s, end_s)
 
 

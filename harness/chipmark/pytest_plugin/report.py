@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from chipmark.codes import NullReason
+
 SCHEMA = "chipmark.pytest/1"
 
 
@@ -24,7 +26,7 @@ class Measured:
     ttft_s: tuple[float, ...] = ()
     tpot_s: tuple[float, ...] = ()
     energy_j: float | None = None
-    energy_reason: str = "not_measured"
+    energy_reason: NullReason | None = NullReason.NOT_MEASURED
     energy_source: str | None = None
     power_scope: str | None = None
     price_per_hour: float | None = None
@@ -41,24 +43,26 @@ def block(measured: Measured) -> dict[str, Any]:
     def put(name: str, value: float | None, reason: str) -> None:
         values[name] = value
         if value is None:
-            nulls[name] = reason
+            nulls[name] = str(reason)
 
     p95, reason = _p95(measured.seconds, measured.calls)
-    put("p50_s", _quantile(measured.seconds, 0.5), "no_samples")
+    put("p50_s", _quantile(measured.seconds, 0.5), NullReason.NO_SAMPLES)
     put("p95_s", p95, reason)
     rate = tokens / mean_s if tokens and mean_s > 0 else None
-    put("tok_s", rate, "zero_denominator" if tokens else "no_tokens")
+    put("tok_s", rate, NullReason.ZERO_DENOMINATOR if tokens else NullReason.NO_TOKENS)
     for name, samples in (("ttft", measured.ttft_s), ("tpot", measured.tpot_s)):
-        put(f"{name}_p50_s", _quantile(samples, 0.5), "no_samples")
+        put(f"{name}_p50_s", _quantile(samples, 0.5), NullReason.NO_SAMPLES)
         p95, reason = _p95(samples, 1)
         put(f"{name}_p95_s", p95, reason)
-    put("energy_j", measured.energy_j, measured.energy_reason)
+    no_energy = measured.energy_reason or NullReason.NOT_MEASURED
+    put("energy_j", measured.energy_j, no_energy)
     joules = measured.energy_j
+    no_rate = NullReason.NO_TOKENS if joules else measured.energy_reason
     put("tok_per_joule", tokens / joules if tokens and joules else None,
-        "no_tokens" if joules else measured.energy_reason or "zero_denominator")  # fmt: skip
+        no_rate or NullReason.ZERO_DENOMINATOR)  # fmt: skip
     price = measured.price_per_hour
     cost = price / 3600 / rate * 1e6 if price is not None and rate else None
-    put("cost_per_mtok", cost, "no_price" if price is None else "no_tokens")
+    put("cost_per_mtok", cost, NullReason.NO_PRICE if price is None else NullReason.NO_TOKENS)
     return {
         "schema": SCHEMA,
         "what": measured.what,
@@ -124,9 +128,9 @@ def _p95(samples: Sequence[float], calls: int) -> tuple[float | None, str]:
     from chipmark.metrics.intervals import P95_MIN_SAMPLES
 
     if not samples:
-        return None, "no_samples"
+        return None, NullReason.NO_SAMPLES
     if calls != 1:
-        return None, "mean_of_calls"
+        return None, NullReason.MEAN_OF_CALLS
     if len(samples) < P95_MIN_SAMPLES:
-        return None, "n_too_small"
+        return None, NullReason.N_TOO_SMALL
     return _quantile(samples, 0.95), ""

@@ -147,7 +147,7 @@ def judge(data: AuditData, tolerance: float, *, top2_required: bool) -> AuditRes
 
     tolerance: rms-relative, of the cell. top2_required: a backend that gives ids without the two
     largest logits fails. Fewer places than MIN_PLACES or clear ones than MIN_CLEAR are stated in
-    `reason`, and bar nothing: a short trace has no more, and the logits are compared all the same.
+    `reason`, and bar nothing: a short trace has too few, and the logits are compared all the same.
     """
     failed: list[str] = []
     margin = (data.oracle_top2[:, 0] - data.oracle_top2[:, 1]) / data.scale
@@ -181,7 +181,7 @@ def judge(data: AuditData, tolerance: float, *, top2_required: bool) -> AuditRes
     longest, equal = _captured(data, tolerance, failed)
     few = []
     if len(checked) < MIN_PLACES:
-        few.append(f"{len(checked)} places of {MIN_PLACES}: the trace has no more")
+        few.append(f"{len(checked)} places of {MIN_PLACES}: the trace has too few")
     if int(clear[checked].sum()) < MIN_CLEAR:
         few.append(f"{int(clear[checked].sum())} of {len(checked)} places are clear")
     keys = data.captured_keys

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import numpy as np
 
+from chipmark.codes import FindingCode, NoteCode
 from chipmark.errors import ChipmarkError
 from chipmark.metrics.rawcell import RawCell
 from chipmark.registry import BUILT_IN
@@ -19,6 +19,7 @@ from chipmark.results.audit import (
     load_audit,
     seen_at,
 )
+from chipmark.results.finding import Finding
 from chipmark.results.manifest import AuditResult
 from chipmark.results.manifest_check import wrong_tolerance
 from chipmark.results.record import RECORD_FILE, Record
@@ -37,66 +38,61 @@ _JUDGED = (
 )
 
 
-class Remark(NamedTuple):
-    """A finding of `chipmark validate` before it is one."""
-
-    severity: Literal["error", "warning"]
-    code: str
-    path: Path
-    text: str
-
-
-def audit_remarks(folder: Path, record: Record, raw: RawCell) -> Iterator[Remark]:
+def audit_findings(folder: Path, record: Record, raw: RawCell) -> Iterator[Finding]:
     """Everything that is wrong; `record` is as it was stored, without what lies next to it."""
     where = folder / RECORD_FILE
     manifest = record.manifest
     if manifest.parity.verdict == "fail":
-        yield Remark("error", "parity", where, f"parity failed: {manifest.parity.reason}")
+        yield Finding(
+            "error", FindingCode.PARITY, where, f"parity failed: {manifest.parity.reason}"
+        )
     final = manifest.audit
     yield from _own_audit(folder, record, raw)
     try:
         sidecar = load_sidecar(record)
     except ChipmarkError as error:
-        yield Remark("error", "audit", sidecar_path(folder), error.message)
+        yield Finding("error", FindingCode.AUDIT, sidecar_path(folder), error.message)
         sidecar = None
     if sidecar is not None:
         path = sidecar_path(folder)
         try:
             data = audit_of_text(path, sidecar.data)
         except ChipmarkError as error:
-            yield Remark("error", "audit", path, error.message)
+            yield Finding("error", FindingCode.AUDIT, path, error.message)
         else:
             yield from _contradictions(path, record, sidecar.audit, data, raw)
         if final.verdict != "fail":
             final = sidecar.audit
     if final.verdict == "fail":
-        yield Remark("error", "audit", where, f"the audit failed: {final.reason}")
+        yield Finding("error", FindingCode.AUDIT, where, f"the audit failed: {final.reason}")
     elif final.verdict == "pending":
         text = f"the audit is pending: {final.reason}; `chipmark audit` finishes it"
-        yield Remark("warning", "audit_pending", where, text)
+        yield Finding("warning", FindingCode.AUDIT_PENDING, where, text)
     yield from _plugin(where, record)
     yield from _stored_bytes(where, record)
 
 
-def _own_audit(folder: Path, record: Record, raw: RawCell) -> Iterator[Remark]:
+def _own_audit(folder: Path, record: Record, raw: RawCell) -> Iterator[Finding]:
     audit = record.manifest.audit
     if audit.verdict == "none":
         return
     path = folder / AUDIT_FILE
     if AUDIT_FILE not in record.files:
-        yield Remark("error", "audit", path, "is missing, so the audit cannot be checked")
+        yield Finding(
+            "error", FindingCode.AUDIT, path, "is missing, so the audit cannot be checked"
+        )
         return
     try:
         data = load_audit(path)
     except ChipmarkError as error:
-        yield Remark("error", "audit", path, error.message)
+        yield Finding("error", FindingCode.AUDIT, path, error.message)
         return
     yield from _contradictions(path, record, audit, data, raw)
 
 
 def _contradictions(
     path: Path, record: Record, audit: AuditResult, data: AuditData, raw: RawCell
-) -> Iterator[Remark]:
+) -> Iterator[Finding]:
     """The ids that were audited against the events, and the verdict against its arrays."""
     events = [repeat.events for repeat in raw.repeats]
     for name, keys, seen in (
@@ -113,31 +109,31 @@ def _contradictions(
         if before != after:
             changed = len(set(before) ^ set(after))
             text = f"ids of {name} in the events are not those that were audited ({changed} differ)"
-            yield Remark("error", "audit_events", path, text)
+            yield Finding("error", FindingCode.AUDIT_EVENTS, path, text)
     if audit.verdict == "pending":
         return
     if audit.tolerance_rms_rel is None:
-        yield Remark("error", "audit", path, "the verdict has no tolerance")
+        yield Finding("error", FindingCode.AUDIT, path, "the verdict has no tolerance")
         return
     if text := wrong_tolerance(record.manifest, audit):
-        yield Remark("error", "audit", path, text)
+        yield Finding("error", FindingCode.AUDIT, path, text)
     simulated = record.manifest.backend.startswith("sim:")
     again = judge(data, audit.tolerance_rms_rel, top2_required=not simulated)
     for field in _JUDGED:
         stored, computed = getattr(audit, field), getattr(again, field)
         if stored != computed:
             text = f"{field} of the audit is stored as {stored}, its arrays give {computed}"
-            yield Remark("error", "audit", path, text)
+            yield Finding("error", FindingCode.AUDIT, path, text)
     for field in ("logits_worst_rel", "longest_rms_rel"):
         stored, computed = getattr(audit, field), getattr(again, field)
         if not _near(stored, computed):
             text = f"{field} of the audit is stored as {stored}, its arrays give {computed}"
-            yield Remark("error", "audit", path, text)
+            yield Finding("error", FindingCode.AUDIT, path, text)
 
 
-def _plugin(where: Path, record: Record) -> Iterator[Remark]:
-    noted = [note.text for note in record.manifest.notes if note.code == "plugin"]
-    yield from (Remark("error", "plugin", where, text) for text in noted)
+def _plugin(where: Path, record: Record) -> Iterator[Finding]:
+    noted = [note.text for note in record.manifest.notes if note.code == NoteCode.PLUGIN]
+    yield from (Finding("error", FindingCode.PLUGIN, where, text) for text in noted)
     if noted:
         return
     backend = record.manifest.plugins.get("backend")
@@ -147,10 +143,10 @@ def _plugin(where: Path, record: Record) -> Iterator[Remark]:
     module = BUILT_IN["chipmark.backends"][kind].partition(":")[0]
     if not backend.built_in or backend.module != module:
         text = f"{kind} is built in, but the module {backend.module} was measured"
-        yield Remark("error", "plugin", where, text)
+        yield Finding("error", FindingCode.PLUGIN, where, text)
 
 
-def _stored_bytes(where: Path, record: Record) -> Iterator[Remark]:
+def _stored_bytes(where: Path, record: Record) -> Iterator[Finding]:
     manifest = record.manifest
     load = manifest.load
     if load is None or not manifest.model.config or record.measured_as != record.schema_:
@@ -159,12 +155,14 @@ def _stored_bytes(where: Path, record: Record) -> Iterator[Remark]:
     peak = load.peak_rss_bytes if manifest.backend.endswith(":cpu") else None
     precision = manifest.precision
     found = {
-        "weight_bytes": too_few_weight_bytes(config, precision.weights, load.weight_bytes, peak),
-        "kv_bytes": too_few_kv_bytes(config, precision.kv, load.kv_bytes, load.caps),
+        FindingCode.WEIGHT_BYTES: too_few_weight_bytes(
+            config, precision.weights, load.weight_bytes, peak
+        ),
+        FindingCode.KV_BYTES: too_few_kv_bytes(config, precision.kv, load.kv_bytes, load.caps),
     }
     for code, text in found.items():
         if text:
-            yield Remark("error", code, where, text)
+            yield Finding("error", code, where, text)
 
 
 def _near(a: float | None, b: float | None) -> bool:

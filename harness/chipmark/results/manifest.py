@@ -22,26 +22,32 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from chipmark.codes import NoteCode
 from chipmark.errors import BrokenRecordError
+from chipmark.metrics.rawcell import Scenario
 from chipmark_models.precision import CLASS_PATTERN
 
 ClassName = Annotated[str, StringConstraints(pattern=CLASS_PATTERN)]
 
 
-class Part(BaseModel):
-    """Frozen; unknown fields are an error, so that a misspelt one is not lost."""
+class StoredPart(BaseModel):
+    """A part of a stored file. Frozen; unknown fields are an error, so that a misspelt one is not
+    lost."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-class Note(Part):
-    """A remark in the row; `code` is from `chipmark.metrics.codes.NOTE_CODES`."""
+class Note(StoredPart):
+    """A remark in the row."""
 
-    code: str
+    code: Annotated[NoteCode | str, Field(union_mode="left_to_right")]
+    """A string only where a record of a newer or a foreign version has a code that this version
+    does not know; `chipmark validate` warns of it."""
     text: str
+    """The particulars."""
 
 
-class WorkloadId(Part):
+class WorkloadId(StoredPart):
     """The trace that was run. `scale` is (context, output, tool time) as exact fractions."""
 
     name: str
@@ -56,7 +62,7 @@ class WorkloadId(Part):
     n_out: int
 
 
-class ModelId(Part):
+class ModelId(StoredPart):
     """Weights by their hashes. `config` is ModelConfig.to_dict()."""
 
     name: str
@@ -66,7 +72,7 @@ class ModelId(Part):
     config: dict[str, Any]
 
 
-class PrecisionId(Part):
+class PrecisionId(StoredPart):
     """What was computed. `class_name` is the parent's conclusion from weights, activation and KV
     (`chipmark_models.precision.precision_class`), never a backend's word."""
 
@@ -78,7 +84,7 @@ class PrecisionId(Part):
     class_name: ClassName
 
 
-class ChipId(Part):
+class ChipId(StoredPart):
     """chips.contract.ChipIdentity as stored."""
 
     name: str
@@ -93,7 +99,7 @@ class ChipId(Part):
     verified: bool = True
 
 
-class Slo(Part):
+class Slo(StoredPart):
     """A turn meets it when TTFT (append or cold) and TPOT are all within these seconds."""
 
     name: str = "agent-interactive"
@@ -103,7 +109,7 @@ class Slo(Part):
     share: float = 0.95
 
 
-class MeterId(Part):
+class MeterId(StoredPart):
     """meters.contract.MeterInfo as stored."""
 
     name: str
@@ -121,7 +127,7 @@ class MeterId(Part):
     cap_w: float | None = None
 
 
-class ReferenceId(Part):
+class ReferenceId(StoredPart):
     """Where the oracle's logits came from."""
 
     sha256: str
@@ -132,7 +138,7 @@ class ReferenceId(Part):
     """Hash of the oracle's source code (`cell.reference`); "" where the file does not say."""
 
 
-class ParityResult(Part):
+class ParityResult(StoredPart):
     """Distance of the backend's logits from the oracle, through the timed path.
 
     rms_rel: rms of the difference over rms of the oracle's centred logits, worst position;
@@ -155,7 +161,7 @@ class ParityResult(Part):
     reference: ReferenceId | None = None
 
 
-class AuditResult(Part):
+class AuditResult(StoredPart):
     """What was checked after the timed run, at places that the backend could not know before.
 
     Counts are over all repeats. `pending`: it could not be afforded here (`reason` says why);
@@ -184,7 +190,7 @@ class AuditResult(Part):
     reference: ReferenceId | None = None
 
 
-class PluginId(Part):
+class PluginId(StoredPart):
     """The code behind a backend, meter or chip identification."""
 
     module: str
@@ -196,7 +202,7 @@ class PluginId(Part):
     built_in: bool
 
 
-class CapacityResult(Part):
+class CapacityResult(StoredPart):
     """How the sweep of the capacity scenario ended."""
 
     concurrency: int | None
@@ -205,7 +211,7 @@ class CapacityResult(Part):
     """The sweep ended at its own limit, so the capacity is a lower bound."""
 
 
-class Timing(Part):
+class Timing(StoredPart):
     """A repeat by the parent's clock (CLOCK_MONOTONIC, as the engine's): when it sent the
     command, when the child said that the engine started and ended, and when the answer came."""
 
@@ -226,7 +232,7 @@ class Timing(Part):
     """Throttle reasons seen during the repeat, by name; None where nothing could tell."""
 
 
-class LoadResult(Part):
+class LoadResult(StoredPart):
     """engine.contract.Loaded as stored; `caps` is its capabilities as a dictionary."""
 
     load_s: float
@@ -243,7 +249,7 @@ class LoadResult(Part):
     peak_rss_bytes: int | None = None
 
 
-class Probes(Part):
+class Probes(StoredPart):
     """Roofs measured around a repeat: read bandwidth in bytes/s at a working set of `read_bytes`,
     matrix rate in FLOP/s."""
 
@@ -263,7 +269,7 @@ class Probes(Part):
     """Who measured: the harness by its own process where it can."""
 
 
-class SweepPoint(Part):
+class SweepPoint(StoredPart):
     """One N of the capacity scenario's sweep."""
 
     concurrency: int
@@ -273,7 +279,7 @@ class SweepPoint(Part):
     power_w: float | None = None
 
 
-class RecomputedFrom(Part):
+class RecomputedFrom(StoredPart):
     """The record whose raw files these are: its metrics were derived anew from them."""
 
     id: str
@@ -283,7 +289,7 @@ class RecomputedFrom(Part):
     metrics_schema: str
 
 
-class Manifest(Part):
+class Manifest(StoredPart):
     """A measured (or failed) cell. `cache_policy`: the engine's declared one."""
 
     schema_: Literal["chipmark.cell/2"] = Field("chipmark.cell/2", alias="schema")
@@ -299,7 +305,7 @@ class Manifest(Part):
     workload: WorkloadId
     model: ModelId
     precision: PrecisionId
-    scenario: Literal["equal_n", "capacity"]
+    scenario: Scenario
     concurrency: int
     feedback: Literal["forced", "sampled"] = "forced"
     cache_policy: dict[str, Any]
@@ -318,7 +324,6 @@ class Manifest(Part):
     options: dict[str, Any] = Field(default_factory=dict)
     notes: tuple[Note, ...] = ()
     recomputed_from: RecomputedFrom | None = None
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 def load_manifest(path: Path) -> Manifest:

@@ -29,7 +29,7 @@ def contradictions(manifest: Manifest, raw: RawCell) -> Iterator[str]:
 
 
 def wrong_tolerance(manifest: Manifest, audit: AuditResult) -> str:
-    """Why an audit's tolerance is not the cell's, "" where it is or cannot be told: where
+    """Why an audit's tolerance is not the cell's, "" where it is or is unknown: where
     products take rounded activations, the oracle found it."""
     if audit.tolerance_rms_rel is None:
         return ""

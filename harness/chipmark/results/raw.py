@@ -6,9 +6,10 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,17 +26,27 @@ from chipmark.metrics.rawcell import (
     RunTiming,
     SloLimits,
 )
-from chipmark.results.manifest import ChipId, Manifest, Probes, Slo, Timing
+from chipmark.results.manifest import ChipId, Manifest, Probes, Slo, StoredPart, Timing
 from chipmark.workload.trace import load_trace
 from chipmark_models.config import ModelConfig
+
+Facts = TypeVar("Facts", SloLimits, MeterInfo, RunTiming, Roofs)
 
 POWER_COLUMNS = ("time_s", "energy_j", "power_w")
 _REPEAT = re.compile(r"repeat-(\d+)")
 
 
+def from_stored(kind: type[Facts], part: StoredPart) -> Facts:
+    """A part of a file as the dataclass that metrics take, whose fields are all among the part's.
+
+    Files are checked by models; metrics, and the child, know only the standard library and NumPy.
+    """
+    return kind(**{field.name: getattr(part, field.name) for field in fields(kind)})
+
+
 def slo_limits(slo: Slo) -> SloLimits:
     """The numbers of an objective, as metrics take them."""
-    return SloLimits(slo.ttft_append_s, slo.ttft_cold_s, slo.tpot_s, slo.share)
+    return from_stored(SloLimits, slo)
 
 
 def facts_of(manifest: Manifest) -> CellFacts:
@@ -48,7 +59,7 @@ def facts_of(manifest: Manifest) -> CellFacts:
         slo=slo_limits(manifest.slo),
         scale=(Fraction(scale[0]), Fraction(scale[1]), Fraction(scale[2])),
         loop=manifest.workload.loop,
-        meter=MeterInfo(**meter.model_dump()) if meter is not None else None,
+        meter=None if meter is None else from_stored(MeterInfo, meter),
         unit=manifest.chip.unit,
         used=manifest.chip.used,
         of=manifest.chip.of,
@@ -167,17 +178,7 @@ def _timing(folder: Path) -> RunTiming | None:
         timing = Timing.model_validate_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise BrokenRecordError(path, f"is not what the cell writes ({error})") from error
-    return RunTiming(
-        sent_s=timing.sent_s,
-        started_s=timing.started_s,
-        ended_s=timing.ended_s,
-        answered_s=timing.answered_s,
-        complete=timing.complete,
-        captured=timing.captured,
-        throttle=timing.throttle,
-        clock_before=timing.clock_before,
-        clock_after=timing.clock_after,
-    )
+    return from_stored(RunTiming, timing)
 
 
 def _roofs(folder: Path) -> Roofs | None:
@@ -188,15 +189,7 @@ def _roofs(folder: Path) -> Roofs | None:
         probes = Probes.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise BrokenRecordError(path, f"is not what the cell writes ({error})") from error
-    return Roofs(
-        probes.read_bytes,
-        probes.read_before,
-        probes.read_after,
-        probes.matmul_before,
-        probes.matmul_after,
-        probes.llc_bytes,
-        probes.wanted_bytes,
-    )
+    return from_stored(Roofs, probes)
 
 
 def _read_columns(

@@ -16,14 +16,15 @@ SAME_REL = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A metric whose value differs. old, new: None where it is null, and then `old_reason` or
-    `new_reason` is its code ("" for a metric that the old record does not have)."""
+class MetricChange:
+    """A metric whose value differs."""
 
     metric: str
     old: float | None
+    """None where it is null."""
     new: float | None
     old_reason: str
+    """Code of the null; "" for a number, and for a metric that the old record does not have."""
     new_reason: str
 
     @property
@@ -36,13 +37,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Recomputed:
-    """A record and the one that was written from its raw files. unchanged: metrics that came out
-    as they were."""
+    """A record and the one that was written from its raw files."""
 
     old: Record
     new: Record
-    changes: tuple[Change, ...]
+    changes: tuple[MetricChange, ...]
     unchanged: int
+    """Number of metrics with the same result."""
 
 
 def recompute(folders: list[Path], out_dir: Path) -> Iterator[Recomputed | Skipped]:
@@ -62,11 +63,11 @@ def recompute(folders: list[Path], out_dir: Path) -> Iterator[Recomputed | Skipp
             yield Recomputed(old, new, found, len(names) - len(found))
 
 
-def changes(old: Record, new: Record) -> tuple[Change, ...]:
+def changes(old: Record, new: Record) -> tuple[MetricChange, ...]:
     """What differs between two records' metrics, in the order of the new one's."""
     a, b = old.metrics, new.metrics
     found = [
-        Change(
+        MetricChange(
             name,
             a.values.get(name),
             b.values.get(name),
@@ -78,7 +79,7 @@ def changes(old: Record, new: Record) -> tuple[Change, ...]:
     return tuple(change for change in found if not _same(change))
 
 
-def _same(change: Change) -> bool:
+def _same(change: MetricChange) -> bool:
     if change.old is None or change.new is None:
         return change.old is change.new and change.old_reason == change.new_reason
     return math.isclose(change.old, change.new, rel_tol=SAME_REL, abs_tol=1e-12)

@@ -38,12 +38,13 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from chipmark.codes import NullReason
 from chipmark.errors import BrokenRecordError
-from chipmark.results.manifest import Manifest, Note
+from chipmark.results.manifest import Manifest, Note, StoredPart
 from chipmark.results.upgrades import record_1_to_2
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ UPGRADES: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 RECORD_FILE = "record.json"
 
+Reason = Annotated[NullReason | str, Field(union_mode="left_to_right")]
+"""Why a number is null; a string only where this version does not know the code."""
+
 _BLANK = "0" * 64
 _OWN_KEY = '"self_sha256"'
 _OWN_HASH = re.compile(_OWN_KEY + r':\s*"([0-9a-f]{64})"')
@@ -64,32 +68,26 @@ _DIGITS = re.compile(r"[0-9a-f]{64}")
 _CURRENT = re.compile(r'\{\s*"schema":\s*"chipmark\.record/2"')
 
 
-class Part(BaseModel):
-    """Frozen; unknown fields are an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class FileEntry(Part):
+class FileEntry(StoredPart):
     """A file of the record, by its path inside it."""
 
     sha256: str
     bytes: int
 
 
-class Metrics(Part):
+class Metrics(StoredPart):
     """`chipmark.metrics.derive.Derived` as stored."""
 
     schema_: str = Field(alias="schema")
     values: dict[str, float | int | None]
     per_repeat: tuple[dict[str, float | int | None], ...] = ()
     intervals: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
-    null_reasons: dict[str, str] = Field(default_factory=dict)
+    null_reasons: dict[str, Reason] = Field(default_factory=dict)
     notes: tuple[Note, ...] = ()
     details: dict[str, Any] = Field(default_factory=dict)
 
 
-class Record(Part):
+class Record(StoredPart):
     """A cell's identity, its metrics and the checksums of its raw files.
 
     `path` is the folder it was read from, `written_as` the schema of the file; neither is stored.
@@ -119,7 +117,7 @@ def metrics_of(derived: Derived) -> Metrics:
         values=derived.metrics,
         per_repeat=derived.per_repeat,
         intervals=derived.intervals,
-        null_reasons=derived.null_reasons,
+        null_reasons=dict(derived.null_reasons),
         notes=tuple(Note(code=code, text=text) for code, text in derived.notes),
         details=derived.details,
     )
@@ -136,7 +134,7 @@ def document_text(document: Mapping[str, Any]) -> str:
 def parse_record(path: Path, text: str) -> Record:
     """A record from the text of its `record.json`; `path` names it in errors.
 
-    Raises BrokenRecordError where it is no JSON, has an unknown schema, lacks a field or was
+    Raises BrokenRecordError where it is not JSON, has an unknown schema, lacks a field or was
     changed after it was written.
     """
     if not checked_text(text):
@@ -163,7 +161,7 @@ def parse_record(path: Path, text: str) -> Record:
 
 
 def checked_text(text: str) -> bool:
-    """Whether a text that `document_text` made has the checksum that stands in it."""
+    """Whether a text that `document_text` made has the checksum that it holds."""
     found = _OWN_HASH.search(text, max(0, text.rfind(_OWN_KEY)))
     return found is not None and _digest(_with_own_hash(text, _BLANK)) == found[1]
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chipmark.codes import NullReason
 from chipmark.errors import BadInputError, BrokenRecordError, UsageError
 from chipmark.results.manifest import Manifest, RecomputedFrom, load_manifest
 from chipmark.results.record import (
@@ -228,7 +229,7 @@ def derived_from(raw_dir: Path, manifest: Manifest) -> tuple[RawCell | None, Der
     from chipmark.results.raw import load_raw
 
     if manifest.status == "failed":
-        return None, metrics.nothing("cell_failed")
+        return None, metrics.nothing(NullReason.CELL_FAILED)
     raw = load_raw(raw_dir, manifest)
     if len(raw.repeats) != manifest.repeats:
         raise BrokenRecordError(

@@ -1,6 +1,6 @@
 """How far from the oracle a cell's logits may be: by its precision class, or by what rounding does.
 
-They stand below every step that compares, so that a stored tolerance can be checked, too.
+They are below every step that compares, so that a stored tolerance can be checked, too.
 """
 
 from __future__ import annotations

@@ -7,18 +7,19 @@ again from the raw files and compared with what is stored.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
+from chipmark.codes import FindingCode, NoteCode
 from chipmark.errors import ChipmarkError
-from chipmark.metrics.codes import NOTE_CODES
 from chipmark.metrics.consistency import inconsistencies, untrue_words
-from chipmark.metrics.derive import METRICS, SCHEMA, derive
+from chipmark.metrics.derive import derive
 from chipmark.metrics.events import view
+from chipmark.metrics.names import METRICS, SCHEMA
 from chipmark.metrics.rawcell import RawCell
 from chipmark.metrics.times import slow_marks
-from chipmark.results.audit_check import audit_remarks
+from chipmark.results.audit_check import audit_findings
+from chipmark.results.finding import Finding
 from chipmark.results.manifest_check import contradictions, lost_throttling
 from chipmark.results.raw import load_raw
 from chipmark.results.record import RECORD_FILE, Record
@@ -29,14 +30,14 @@ RELATIVE_TOLERANCE = 1e-9
 """Sums may be taken in another order by another NumPy; nothing else may differ."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What is wrong with a record. `error`: it cannot be believed; `warning`: it may mislead."""
+_OVER_ROOF = {
+    NoteCode.OVER_ROOF: FindingCode.OVER_ROOF,
+    NoteCode.FAR_OVER_ROOF: FindingCode.FAR_OVER_ROOF,
+}
+"""Notes of a measurement that cannot be right."""
 
-    severity: Literal["error", "warning"]
-    code: str
-    path: Path
-    text: str
+_FAULTS = {"lies outside the record": FindingCode.PATH, "is missing": FindingCode.MISSING}
+"""Faults of a file that `file_fault` names; another one is of its bytes."""
 
 
 def validate(path: Path) -> list[Finding]:
@@ -52,7 +53,7 @@ def validate_record(folder: Path) -> list[Finding]:
     try:
         record = stored_record(folder)
     except ChipmarkError as error:
-        return [Finding("error", "record", folder / RECORD_FILE, error.message)]
+        return [Finding("error", FindingCode.RECORD, folder / RECORD_FILE, error.message)]
     findings = _files(folder, record)
     findings += _notes(folder, record)
     if findings and any(f.severity == "error" for f in findings):
@@ -62,10 +63,10 @@ def validate_record(folder: Path) -> list[Finding]:
     try:
         raw = load_raw(folder, record.manifest)
     except ChipmarkError as error:
-        return [*findings, Finding("error", "raw", folder, error.message)]
+        return [*findings, Finding("error", FindingCode.RAW, folder, error.message)]
     if raw.trace.hash != record.manifest.workload.hash:
         text = f"is {raw.trace.hash[:12]}…, the manifest says {record.manifest.workload.hash[:12]}…"
-        findings.append(Finding("error", "trace_hash", folder / "trace.npz", text))
+        findings.append(Finding("error", FindingCode.TRACE_HASH, folder / "trace.npz", text))
     engine_times = record.measured_as == RECORD_SCHEMA
     for index, repeat in enumerate(raw.repeats):
         where = folder / f"repeat-{index}"
@@ -77,7 +78,7 @@ def validate_record(folder: Path) -> list[Finding]:
     if engine_times:
         findings += _marks(folder, raw)
         findings += _manifest(folder, record, raw)
-    findings += [Finding(*remark) for remark in audit_remarks(folder, record, raw)]
+    findings += audit_findings(folder, record, raw)
     findings += _recomputed(folder, record, raw)
     return findings
 
@@ -88,7 +89,7 @@ def _manifest(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
         *contradictions(record.manifest, raw),
         *lost_throttling(record.manifest, throttle),
     ]
-    return [Finding("error", "manifest", folder / RECORD_FILE, text) for text in texts]
+    return [Finding("error", FindingCode.MANIFEST, folder / RECORD_FILE, text) for text in texts]
 
 
 def _marks(folder: Path, raw: RawCell) -> list[Finding]:
@@ -100,26 +101,30 @@ def _marks(folder: Path, raw: RawCell) -> list[Finding]:
     except ValueError:
         return []  # a finding of its own by now
     text = slow_marks(views, [repeat.timing for repeat in raw.repeats])
-    return [Finding("error", "clock", folder, text)] if text else []
+    return [Finding("error", FindingCode.CLOCK, folder, text)] if text else []
 
 
 def _files(folder: Path, record: Record) -> list[Finding]:
     findings = []
     for name, entry in record.files.items():
         if fault := file_fault(folder, name, entry):
-            code = {"lies outside the record": "path", "is missing": "missing"}.get(fault)
-            findings.append(Finding("error", code or "checksum", folder / name, fault))
+            code = _FAULTS.get(fault, FindingCode.CHECKSUM)
+            findings.append(Finding("error", code, folder / name, fault))
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     for name in sorted(there - set(record.files) - {RECORD_FILE}):
-        findings.append(Finding("warning", "extra", folder / name, "is not of the record"))
+        findings.append(
+            Finding("warning", FindingCode.EXTRA, folder / name, "is not of the record")
+        )
     return findings
 
 
 def _notes(folder: Path, record: Record) -> list[Finding]:
     codes = {n.code for n in (*record.manifest.notes, *record.metrics.notes)}
     return [
-        Finding("warning", "note_code", folder / RECORD_FILE, f"unknown note code {code!r}")
-        for code in sorted(codes - set(NOTE_CODES))
+        Finding(
+            "warning", FindingCode.NOTE_CODE, folder / RECORD_FILE, f"unknown note code {code!r}"
+        )
+        for code in sorted(codes - set(NoteCode))
     ]
 
 
@@ -127,14 +132,14 @@ def _recomputed(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
     if record.metrics.schema_ != SCHEMA:
         text = f"metrics are {record.metrics.schema_}, this version computes {SCHEMA} (chipmark "
         text += "recompute derives them anew)"
-        return [Finding("warning", "metrics_schema", folder / RECORD_FILE, text)]
+        return [Finding("warning", FindingCode.METRICS_SCHEMA, folder / RECORD_FILE, text)]
     # The catalogue may have been corrected since; what was known then is in the record.
     bandwidth = record.metrics.details.get("nameplate_bytes_s")
     facts = replace(raw.facts, nameplate_bytes_s=bandwidth)
     try:
         again = derive(replace(raw, facts=facts))
     except ValueError as error:
-        return [Finding("error", "metrics", folder, str(error))]
+        return [Finding("error", FindingCode.METRICS, folder, str(error))]
     where, stored = folder / RECORD_FILE, record.metrics
     texts = [
         f"{name} is stored as {stored.values.get(name)}, computed as {again.metrics[name]}"
@@ -153,11 +158,11 @@ def _recomputed(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
     codes = {note.code for note in stored.notes} ^ {code for code, _ in again.notes}
     if codes:
         texts.append(f"the notes differ from those computed: {', '.join(sorted(codes))}")
-    findings = [Finding("error", "metrics", where, text) for text in texts]
+    findings = [Finding("error", FindingCode.METRICS, where, text) for text in texts]
     return findings + [
-        Finding("error", code, where, text)
+        Finding("error", _OVER_ROOF[code], where, text)
         for code, text in again.notes
-        if code in ("over_roof", "far_over_roof")
+        if code in _OVER_ROOF
     ]
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A hidden path beside `path` to write to, which takes its place by one rename.
+    """A hidden path next to `path` to write to, which takes its place by one rename.
 
-    Whatever is raised inside leaves `path` as it was, and nothing beside it.
+    Whatever is raised inside leaves `path` as it was, and leaves no partial file.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from chipmark.codes import NoteCode
 from chipmark.results.record import Record
 
 METRICS_1 = "chipmark.metrics/1"
@@ -16,7 +17,7 @@ def slo_missed(record: Record) -> str:
     if m.scenario != "capacity" or m.status != "done":
         return ""
     for note in (*m.notes, *record.metrics.notes):
-        if note.code == "slo_not_met":
+        if note.code == NoteCode.SLO_NOT_MET:
             return note.text
     if m.capacity is not None and m.capacity.concurrency is None:
         return f"not one session meets {m.slo.name} on {m.slo.share:.0%} of its turns"
@@ -38,7 +39,7 @@ def of_first_definitions(record: Record) -> bool:
 def is_cut(record: Record) -> bool:
     """Whether the sweep ended at its own limit, so that the capacity is a lower bound."""
     m = record.manifest
-    noted = any(note.code == "capacity_cut" for note in (*m.notes, *record.metrics.notes))
+    noted = any(note.code == NoteCode.CAPACITY_CUT for note in (*m.notes, *record.metrics.notes))
     return m.scenario == "capacity" and (noted or (m.capacity is not None and m.capacity.cut))
 
 

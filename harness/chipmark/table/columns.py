@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from chipmark.metrics.codes import NOTE_CODES, NULL_REASONS
-
-__all__ = ["COLUMNS", "EXTRA_KEYS", "NOTE_CODES", "NULL_REASONS", "RANKABLE", "Column", "Kind"]
+from chipmark.codes import NullReason as Null
 
 Kind = Literal["perf", "energy", "cost"]
 Direction = Literal["higher", "lower", "none"]
@@ -30,25 +28,27 @@ class Column:
     kind: Kind | None
     title: str
     definition: str
-    null_reasons: tuple[str, ...] = ()
+    null_reasons: tuple[Null, ...] = ()
 
 
-_NOTHING = ("cell_failed", "repeat_incomplete", "not_in_schema_1")
-_RATE = (*_NOTHING, "no_samples", "zero_denominator")
-_LATENCY = (*_NOTHING, "no_samples")
+_NOTHING = (Null.CELL_FAILED, Null.REPEAT_INCOMPLETE, Null.NOT_IN_SCHEMA_1)
+_RATE = (*_NOTHING, Null.NO_SAMPLES, Null.ZERO_DENOMINATOR)
+_LATENCY = (*_NOTHING, Null.NO_SAMPLES)
 _POWER = (
-    *_NOTHING, "not_measured", "power_too_few_updates", "power_gaps", "counter_too_coarse",
-    "counter_stuck", "counter_backwards", "unit_partly_used", "zero_denominator",
+    *_NOTHING, Null.NOT_MEASURED, Null.POWER_TOO_FEW_UPDATES, Null.POWER_GAPS,
+    Null.COUNTER_TOO_COARSE, Null.COUNTER_STUCK, Null.COUNTER_BACKWARDS, Null.UNIT_PARTLY_USED,
+    Null.ZERO_DENOMINATOR,
 )  # fmt: skip
 _COST = (
-    *_NOTHING, "no_price_book", "no_price", "unit_partly_used", "tool_time_scaled",
-    "no_sessions", "zero_denominator", "not_measured", "power_too_few_updates", "power_gaps",
-    "counter_too_coarse", "counter_stuck", "counter_backwards", "host_power_missing",
-    "scope_without_facility", "no_demand", "slo_not_met", "no_hosting_price", "w_too_short",
+    *_NOTHING, Null.NO_PRICE_BOOK, Null.NO_PRICE, Null.UNIT_PARTLY_USED, Null.TOOL_TIME_SCALED,
+    Null.NO_SESSIONS, Null.ZERO_DENOMINATOR, Null.NOT_MEASURED, Null.POWER_TOO_FEW_UPDATES,
+    Null.POWER_GAPS, Null.COUNTER_TOO_COARSE, Null.COUNTER_STUCK, Null.COUNTER_BACKWARDS,
+    Null.HOST_POWER_MISSING, Null.SCOPE_WITHOUT_FACILITY, Null.NO_DEMAND, Null.SLO_NOT_MET,
+    Null.NO_HOSTING_PRICE, Null.W_TOO_SHORT,
 )  # fmt: skip
 
 
-def _text(name: str, title: str, definition: str, *reasons: str) -> Column:
+def _text(name: str, title: str, definition: str, *reasons: Null) -> Column:
     return Column(name, "string", "", "none", None, title, definition, reasons)
 
 
@@ -57,7 +57,7 @@ def _rate(
     unit: str,
     title: str,
     definition: str,
-    *reasons: str,
+    *reasons: Null,
     direction: Direction = "higher",
     kind: Kind = "perf",
 ) -> Column:
@@ -69,15 +69,15 @@ _LIST: tuple[Column, ...] = (
     _text("chip", "chip", "what it ran on, by evidence, not by what the device calls itself"),
     _text("model", "model", "name of the model"),
     _text("workload", "workload", "name of the workload"),
-    _text("currency", "currency", "currency of the price book", "no_price_book"),
+    _text("currency", "currency", "currency of the price book", Null.NO_PRICE_BOOK),
     _text("unit", "unit", "what price and meter cover, with devices used of devices in it"),
     _text(
         "precision",
         "precision",
         "what was computed: weights, activation, KV, accumulate; and its class",
     ),
-    _text("execution", "exec", "eager, compiled or graph", "unknown"),
-    _text("graph", "graph", "plain, standard, contrib or none", "unknown"),
+    _text("execution", "exec", "eager, compiled or graph", Null.UNKNOWN),
+    _text("graph", "graph", "plain, standard, contrib or none", Null.UNKNOWN),
     _text("scale", "scale", "factors of context, output and tool time"),
     _text("scenario", "scenario", "equal_n (a fixed number of sessions) or capacity"),
     Column("concurrency", "integer", "", "none", None, "N", "sessions that run at once"),
@@ -87,18 +87,18 @@ _LIST: tuple[Column, ...] = (
     ),
     _rate(
         "decode_rows", "1", "decode\nrows", "mean rows of a decode launch",
-        *_RATE, "no_decode_launches", direction="none",
+        *_RATE, Null.NO_DECODE_LAUNCHES, direction="none",
     ),
     _rate(
         "prefill_tok_s", "1/s", "prefill\ntok/s",
         "n_new / seconds of prefill launches (cold, append, refill) and of copies of KV",
-        *_RATE, "no_prefill_launches",
+        *_RATE, Null.NO_PREFILL_LAUNCHES,
     ),
     _rate(
         "decode_tok_s", "1/s", "decode\ntok/s",
         "output tokens that decode launches sampled / seconds of decode launches; a turn's first "
         "token is prefill's; null where under 90 % came from decode-only launches",
-        *_RATE, "no_decode_launches", "mixed",
+        *_RATE, Null.NO_DECODE_LAUNCHES, Null.MIXED,
     ),
     _rate(
         "total_tok_s", "1/s", "total\ntok/s",
@@ -112,7 +112,7 @@ _LIST: tuple[Column, ...] = (
     ),
     _rate(
         "ttft_p95_s", "s", "TTFT\np95 s", "the same, 95th percentile; null under 59 distinct turns",
-        *_LATENCY, "n_too_small", direction="lower",
+        *_LATENCY, Null.N_TOO_SMALL, direction="lower",
     ),
     _rate(
         "ttft_cold_p50_s", "s", "TTFT\ncold s", "cold turns: the same, median",
@@ -121,24 +121,24 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "tpot_p50_s", "s", "TPOT\np50 s",
         "(last token - first token) / (n_out - 1) of a turn, median; null for one token",
-        *_LATENCY, "one_token_turns", direction="lower",
+        *_LATENCY, Null.ONE_TOKEN_TURNS, direction="lower",
     ),
     _rate(
         "tpot_p95_s", "s", "TPOT\np95 s", "the same, 95th percentile; null under 59 distinct turns",
-        *_LATENCY, "n_too_small", "one_token_turns", direction="lower",
+        *_LATENCY, Null.N_TOO_SMALL, Null.ONE_TOKEN_TURNS, direction="lower",
     ),
     _rate(
         "itl_p50_s", "s", "ITL\np50 s",
         "gaps between the tokens of a turn as the host sees them, all turns pooled; median",
-        *_LATENCY, "one_token_turns", direction="lower",
+        *_LATENCY, Null.ONE_TOKEN_TURNS, direction="lower",
     ),
     _rate(
         "itl_p95_s", "s", "ITL\np95 s", "the same, 95th percentile; null under 59 distinct gaps",
-        *_LATENCY, "n_too_small", "one_token_turns", direction="lower",
+        *_LATENCY, Null.N_TOO_SMALL, Null.ONE_TOKEN_TURNS, direction="lower",
     ),
     _rate(
         "itl_p99_s", "s", "ITL\np99 s", "the same, 99th percentile; null under 299 distinct gaps",
-        *_LATENCY, "n_too_small", "one_token_turns", direction="lower",
+        *_LATENCY, Null.N_TOO_SMALL, Null.ONE_TOKEN_TURNS, direction="lower",
     ),
     _rate(
         "session_p50_s", "s", "sess.\np50 s",
@@ -148,7 +148,7 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "session_p95_s", "s", "sess.\np95 s",
         "the same, 95th percentile; null under 59 distinct sessions",
-        *_LATENCY, "n_too_small", direction="lower",
+        *_LATENCY, Null.N_TOO_SMALL, direction="lower",
     ),
     _rate(
         "goodput_turns_s", "1/s", "good\nturns/s", "turns that met the SLO / W", *_RATE,
@@ -167,7 +167,7 @@ _LIST: tuple[Column, ...] = (
         "completed sessions / W; in the capacity scenario the mean of three estimates (sessions, "
         "n_new, n_out, each over its mean a session), null where they differ by over 2 %; null "
         "where the tool-time scale is neither 0 nor 1",
-        *_RATE, "tool_time_scaled", "slo_not_met", "w_too_short",
+        *_RATE, Null.TOOL_TIME_SCALED, Null.SLO_NOT_MET, Null.W_TOO_SHORT,
     ),
     _rate(
         "prefix_hit_ideal", "1", "hit\nideal",
@@ -190,21 +190,21 @@ _LIST: tuple[Column, ...] = (
         "mbu", "1", "MBU",
         "decode-only launches: necessary bytes / (device seconds x probed read bandwidth); null "
         "under 4 x the last-level cache, and over 1",
-        *_RATE, "no_decode_launches", "no_model_config", "precision_unknown", "no_probe",
-        "roof_unsteady", "in_cache", "over_roof",
+        *_RATE, Null.NO_DECODE_LAUNCHES, Null.NO_MODEL_CONFIG, Null.PRECISION_UNKNOWN,
+        Null.NO_PROBE, Null.ROOF_UNSTEADY, Null.IN_CACHE, Null.OVER_ROOF,
     ),
     _rate(
         "mbu_nameplate", "1", "MBU\nplate",
         "the same bytes / (device seconds x the catalogue's bandwidth)",
-        *_RATE, "no_decode_launches", "no_model_config", "precision_unknown", "no_nameplate",
-        "in_cache", "over_roof",
+        *_RATE, Null.NO_DECODE_LAUNCHES, Null.NO_MODEL_CONFIG, Null.PRECISION_UNKNOWN,
+        Null.NO_NAMEPLATE, Null.IN_CACHE, Null.OVER_ROOF,
     ),
     _rate(
         "mfu", "1", "MFU",
         "prefill-only launches: necessary FLOPs / (device seconds x probed dense rate); null over "
         "1",
-        *_RATE, "no_prefill_launches", "no_model_config", "no_probe", "roof_unsteady",
-        "over_roof",
+        *_RATE, Null.NO_PREFILL_LAUNCHES, Null.NO_MODEL_CONFIG, Null.NO_PROBE, Null.ROOF_UNSTEADY,
+        Null.OVER_ROOF,
     ),
     _rate(
         "host_s_per_step", "s", "host\ns/step",
@@ -220,12 +220,12 @@ _LIST: tuple[Column, ...] = (
         "power_w", "W", "W", "energy of W / W", *_POWER, direction="lower", kind="energy",
     ),
     _text(
-        "energy_source", "source", "counter, polled, wall, declared or assumed", "not_measured"
+        "energy_source", "source", "counter, polled, wall, declared or assumed", Null.NOT_MEASURED
     ),
     _text(
         "power_scope", "scope",
         "die, package, board, node_dc, wall, facility; cpu-share or sim where that is the unit",
-        "not_measured",
+        Null.NOT_MEASURED,
     ),
     _rate(
         "tok_per_joule", "1/J", "tok/J", "(n_new + n_out) / energy of W, gross",
@@ -234,7 +234,7 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "joule_per_session", "J", "J/sess.",
         "energy of W / sessions completed, idle included; null if one of a closed trace ran on",
-        *_POWER, "session_unfinished", "no_sessions", "w_too_short", direction="lower",
+        *_POWER, Null.SESSION_UNFINISHED, Null.NO_SESSIONS, Null.W_TOO_SHORT, direction="lower",
         kind="energy",
     ),
     _rate(
@@ -249,16 +249,16 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "daily_active_agents", "1/unit", "agents\n/unit",
         "sessions per hour x headroom / (sessions per agent-day x share of the peak hour)",
-        "cell_failed", "not_in_schema_1", "no_price_book", "not_capacity_scenario", "scale_not_1",
-        "no_demand",
-        "unit_partly_used", "no_sessions", "zero_denominator", "slo_not_met", "w_too_short",
+        Null.CELL_FAILED, Null.NOT_IN_SCHEMA_1, Null.NO_PRICE_BOOK, Null.NOT_CAPACITY_SCENARIO,
+        Null.SCALE_NOT_1, Null.NO_DEMAND, Null.UNIT_PARTLY_USED, Null.NO_SESSIONS,
+        Null.ZERO_DENOMINATOR, Null.SLO_NOT_MET, Null.W_TOO_SHORT,
         kind="cost",
     ),
     _text("parity", "parity", "pass, fail, unchecked or audit_pending"),
     _rate(
         "ep_coverage", "1", "cover",
         "the smaller of the shares of FLOPs and bytes that ran on the provider's own device",
-        "cell_failed", "unknown",
+        Null.CELL_FAILED, Null.UNKNOWN,
     ),
     Column(
         "comparable", "list", "", "none", None, "comparable",
@@ -268,7 +268,7 @@ _LIST: tuple[Column, ...] = (
         "vs_baseline", "number", "1", "higher", None, "vs\nbase",
         "ratio of the ranked metric to the baseline's, turned so that over 1 is better; of a "
         "median of turns, the mean ratio turn by turn",
-        ("not_comparable", "no_baseline", "zero_denominator", "cell_failed"),
+        (Null.NOT_COMPARABLE, Null.NO_BASELINE, Null.ZERO_DENOMINATOR, Null.CELL_FAILED),
     ),
     Column("notes", "list", "", "none", None, "notes", "list of {code, text}"),
 )  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chipmark.table.columns import COLUMNS, NOTE_CODES, NULL_REASONS, RANKABLE
+from chipmark.codes import NoteCode, NullReason
+from chipmark.table.columns import COLUMNS, RANKABLE
 
 _HEAD = """# Columns
 
@@ -44,9 +45,9 @@ def _lines() -> Iterator[str]:
         )
         yield "| " + " | ".join(cells) + " |"
     yield _NULLS
-    yield from (f"| `{code}` | {text} |" for code, text in NULL_REASONS.items())
+    yield from (f"| `{code}` | {code.text} |" for code in NullReason)
     yield _NOTES
-    yield from (f"| `{code}` | {text} |" for code, text in NOTE_CODES.items())
+    yield from (f"| `{code}` | {code.text} |" for code in NoteCode)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which rows may stand in one ranking, for which of perf, energy and cost, and why not."""
+"""Which rows may share one ranking, for which of perf, energy and cost, and why not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chipmark.codes import NoteCode
 from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.results.manifest import WorkloadId
 from chipmark.results.record import SCHEMA, Record
@@ -17,11 +18,16 @@ from chipmark.table.units import all_devices_used, is_share, meters_more_than_un
 
 MIN_COVERAGE = 0.99
 MEASURED = ("counter", "polled", "wall")
-_LOST_NOTES = ("repeat_incomplete", "turns_lost", "sessions_lost")
-_FALSE_NOTES = ("clock", "plugin", "weight_bytes", "kv_bytes")
+_LOST_NOTES = (NoteCode.REPEAT_INCOMPLETE, NoteCode.TURNS_LOST, NoteCode.SESSIONS_LOST)
+_FALSE_NOTES = (NoteCode.CLOCK, NoteCode.PLUGIN, NoteCode.WEIGHT_BYTES, NoteCode.KV_BYTES)
 """What a backend reports and the record contradicts: an error of `chipmark validate`."""
 
-_UNSTEADY_NOTES = ("far_over_roof", "not_steady", "throttled_thermal", "throttled_hardware")
+_UNSTEADY_NOTES = (
+    NoteCode.FAR_OVER_ROOF,
+    NoteCode.NOT_STEADY,
+    NoteCode.THROTTLED_THERMAL,
+    NoteCode.THROTTLED_HARDWARE,
+)
 _PRECISION = "precision class"
 _JSON_FIELDS = ("cache policy", "SLO")
 _SCENARIO_FIELDS = ("number of sessions", "SLO")
@@ -103,7 +109,7 @@ def perf_identity(record: Record) -> dict[str, Any]:
 
 def rank_refusals(record: Record) -> tuple[str, ...]:
     """Why a row may not be ranked for speed with anything, by itself: `own_refusals`, and what
-    nobody proved about the run."""
+    nothing proved about the run."""
     m = record.manifest
     own = own_refusals(record)
     if m.status != "done" or m.load is None:
@@ -114,7 +120,7 @@ def rank_refusals(record: Record) -> tuple[str, ...]:
 
 
 def own_refusals(record: Record) -> tuple[str, ...]:
-    """Why the numbers of a record are no fair measurement of its work."""
+    """Why the numbers of a record are not a fair measurement of its work."""
     m = record.manifest
     if m.status != "done" or m.load is None:
         return ("the cell failed",)
@@ -155,7 +161,9 @@ def _unproven(record: Record) -> Iterator[str]:
     """What a rank needs beyond a fair measurement: an audit, repeats, a clock that is held."""
     m = record.manifest
     if m.audit.verdict == "pending":
-        yield "audit_pending" + _because(m.audit.reason or "`chipmark audit RUN` finishes it")
+        yield NoteCode.AUDIT_PENDING + _because(
+            m.audit.reason or "`chipmark audit RUN` finishes it"
+        )
     elif m.audit.verdict == "none":
         yield "not audited" + _because(m.audit.reason)
     if (done := len(_complete(record))) < MIN_REPEATS:
@@ -188,7 +196,7 @@ def _incomplete(record: Record) -> Iterator[str]:
 
 
 def whole_unit(record: Record) -> bool:
-    """Whether the meter covers just what was used: every device of a unit that is no share."""
+    """Whether the meter covers just what was used: every device of a unit that is not a share."""
     return all_devices_used(record) and not is_share(record)
 
 

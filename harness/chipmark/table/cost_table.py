@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from chipmark.metrics.codes import NULL_REASONS
+from chipmark.codes import meaning
 from chipmark.table.cells import MISSING, number_text, people_text, plain_text
 from chipmark.table.costing import MONEY
 from chipmark.table.layout import TextColumn, text_tables, wrapped
@@ -94,11 +94,11 @@ def _remarks(row: Row) -> list[str]:
         if reason := row.null_reasons.get(name):
             by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
-        texts.append(f"no {', '.join(names)}: {NULL_REASONS.get(reason, reason)} ({reason})")
+        texts.append(f"no {', '.join(names)}: {meaning(reason)} ({reason})")
     refusals = row.details["break_even_refusals"]
     reason = row.details["break_even_null_reason"]
     if refusals:
         texts.append(f"no break-even price: {'; '.join(refusals)}")
     elif reason and reason not in by_reason:
-        texts.append(f"no break-even price: {NULL_REASONS.get(reason, reason)} ({reason})")
+        texts.append(f"no break-even price: {meaning(reason)} ({reason})")
     return texts

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from chipmark.codes import NoteCode, NullReason
 from chipmark.metrics import cost
 from chipmark.prices.book import PriceBook, UnitEntry
 from chipmark.prices.inputs import Input, agent_inputs, cost_inputs
@@ -52,7 +53,7 @@ class Costing:
     cost_per_mtok: float | None = None
     daily_active_agents: float | None = None
     reasons: dict[str, str] = field(default_factory=dict)
-    notes: tuple[tuple[str, str], ...] = ()
+    notes: tuple[tuple[NoteCode, str], ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
     basis: Basis | None = None
     power_enters: bool = True
@@ -93,29 +94,29 @@ def price(record: Record, book: PriceBook | None) -> Costing:
     """Cost of a record's cell by a book."""
     agents = _agents(record, book)
     if book is None:
-        return _without("no_price_book", agents)
+        return _without(NullReason.NO_PRICE_BOOK, agents)
     if record.manifest.status != "done":
-        return _without("cell_failed", agents)
+        return _without(NullReason.CELL_FAILED, agents)
     if slo_missed(record):
-        return _without("slo_not_met", agents)
+        return _without(NullReason.SLO_NOT_MET, agents)
     if of_first_definitions(record):
-        return _without("not_in_schema_1", agents)
+        return _without(NullReason.NOT_IN_SCHEMA_1, agents)
     if not all_devices_used(record):
-        return _without("unit_partly_used", agents)
+        return _without(NullReason.UNIT_PARTLY_USED, agents)
     entry = book.match(record.manifest.chip.name, record.manifest.chip.unit)
     if entry is None:
-        return _without("no_price", agents)
+        return _without(NullReason.NO_PRICE, agents)
     rate = record.metrics.values.get("sessions_per_hour")
     if not rate:
-        reason = record.metrics.null_reasons.get("sessions_per_hour", "no_sessions")
+        reason = record.metrics.null_reasons.get("sessions_per_hour", NullReason.NO_SESSIONS)
         return _without(reason, agents)
     capacity = record.manifest.scenario == "capacity"
     load = _load(book, rate) if capacity else _Load(None, 1.0)
     if load is None:
-        return _without("no_demand", agents)
+        return _without(NullReason.NO_DEMAND, agents)
     if entry.rent_per_hour is None and book.site.power_in_hosting and not _hosted(book, entry):
         # Power would be paid by nobody.
-        return _without("no_hosting_price", agents)
+        return _without(NullReason.NO_HOSTING_PRICE, agents)
     return _priced(record, book, entry, rate, load, agents)
 
 
@@ -131,7 +132,7 @@ def _priced(
     site = book.site_factors()
     if not capacity:
         site = replace(site, on_share=1.0)
-    notes: list[tuple[str, str]] = []
+    notes: list[tuple[NoteCode, str]] = []
     power_enters = entry.rent_per_hour is None and not site.power_in_hosting
     energy, reason = 0.0, ""
     if power_enters:
@@ -143,20 +144,22 @@ def _priced(
     sessions = cost.yearly_sessions(site, rate, load.utilisation)
     basis = None if unit.rent_per_hour is not None else Basis(sessions, site, unit, energy)
     if unit.chip is None and unit.rent_per_hour is None:
-        return replace(_without("no_price", agents), basis=basis, power_enters=power_enters)
+        return replace(
+            _without(NullReason.NO_PRICE, agents), basis=basis, power_enters=power_enters
+        )
     yearly = cost.yearly_cost(site, unit, energy)
     tokens = record.metrics.details.get("work_tokens_per_session") or 0.0
     scope = _scope(record) if power_enters else None
     inputs = cost_inputs(book, entry, capacity=capacity, scope=scope)
     if not capacity:
-        notes.append(("cost_at_this_load", "cost at this very load, all day; not ranked"))
+        notes.append((NoteCode.COST_AT_THIS_LOAD, "cost at this very load, all day; not ranked"))
     entered = tuple({i.field: i for i in (*inputs, *agents.inputs)}.values())
     if assumed := _assumed(entered):
-        notes.append(("price_assumed", f"{book.name}: {', '.join(assumed)}"))
+        notes.append((NoteCode.PRICE_ASSUMED, f"{book.name}: {', '.join(assumed)}"))
     per_mtok = cost.cost_per_mtok(yearly, sessions, tokens)
     reasons: dict[str, str] = {} if agents.value is not None else {AGENTS: agents.reason}
     if per_mtok is None:
-        reasons["cost_per_mtok"] = "zero_denominator"
+        reasons["cost_per_mtok"] = NullReason.ZERO_DENOMINATOR
     return Costing(
         cost_per_session=cost.cost_per_session(yearly, sessions),
         cost_per_mtok=per_mtok,
@@ -192,16 +195,16 @@ def break_even(costing: Costing, reference: Costing, refusals: Sequence[str]) ->
     numbers are. Linear, so that "wins below this price" is true of every lower one.
     """
     if refusals:
-        return BreakEven(None, "not_comparable", tuple(refusals))
+        return BreakEven(None, NullReason.NOT_COMPARABLE, tuple(refusals))
     if costing.basis is None:
-        return BreakEven(None, costing.reasons.get("cost_per_session", "rented"))
+        return BreakEven(None, costing.reasons.get("cost_per_session", NullReason.RENTED))
     if reference.cost_per_session is None:
-        return BreakEven(None, reference.reasons.get("cost_per_session", "unknown"))
+        return BreakEven(None, reference.reasons.get("cost_per_session", NullReason.UNKNOWN))
     basis = costing.basis
     found = cost.break_even_chip_price(
         reference.cost_per_session, basis.sessions_a_year, basis.site, basis.price, basis.energy
     )
-    return BreakEven(found, "" if found is not None else "never_breaks_even")
+    return BreakEven(found, "" if found is not None else NullReason.NEVER_BREAKS_EVEN)
 
 
 def _without(reason: str, agents: _Agents) -> Costing:
@@ -209,7 +212,7 @@ def _without(reason: str, agents: _Agents) -> Costing:
     if agents.value is None:
         reasons[AGENTS] = agents.reason
     assumed = _assumed(agents.inputs)
-    note = (("price_assumed", f"for {AGENTS}: {', '.join(assumed)}"),) if assumed else ()
+    note = ((NoteCode.PRICE_ASSUMED, f"for {AGENTS}: {', '.join(assumed)}"),) if assumed else ()
     return Costing(
         daily_active_agents=agents.value,
         reasons=reasons,
@@ -256,19 +259,19 @@ def _energy(
     entry: UnitEntry,
     site: cost.Site,
     offered_per_hour: float,
-    notes: list[tuple[str, str]],
+    notes: list[tuple[NoteCode, str]],
 ) -> tuple[float | None, str]:
     """Energy cost of a year, or the reason why it is not known."""
     scope = _scope(record)
     power_w = record.metrics.values.get("power_w")
     if scope is None or power_w is None:
-        return None, record.metrics.null_reasons.get("power_w", "not_measured")
+        return None, record.metrics.null_reasons.get("power_w", NullReason.NOT_MEASURED)
     if meters_more_than_unit(record):
-        return None, "unit_partly_used"
+        return None, NullReason.UNIT_PARTLY_USED
     if record.manifest.scenario == "capacity":
         at_load = power_at(record.manifest.sweep, offered_per_hour)
         if at_load is None:
-            notes.append(("load_as_full", "power at the offered load is not in the sweep"))
+            notes.append((NoteCode.LOAD_AS_FULL, "power at the offered load is not in the sweep"))
         else:
             power_w = at_load
     host_w = entry.host_power_w(record.manifest.chip.used)
@@ -280,7 +283,7 @@ def _energy(
     if idle:
         idle_w, reason = cost.facility_power((idle[0] + idle[1]) / 2, scope, site, host_w)
     elif site.availability < 1:
-        notes.append(("idle_as_load", "power at idle is not known"))
+        notes.append((NoteCode.IDLE_AS_LOAD, "power at idle is not known"))
     return cost.yearly_energy_cost(site, load_w, load_w if idle_w is None else idle_w), ""
 
 
@@ -333,30 +336,32 @@ def _agents(record: Record, book: PriceBook | None) -> _Agents:
     """daily_active_agents, or its reason code: capacity scenario at scale (1, 1, 1) only."""
     m = record.manifest
     if m.status != "done":
-        return _Agents(None, "cell_failed")
+        return _Agents(None, NullReason.CELL_FAILED)
     if m.scenario != "capacity":
-        return _Agents(None, "not_capacity_scenario")
+        return _Agents(None, NullReason.NOT_CAPACITY_SCENARIO)
     if m.workload.scale != ("1", "1", "1"):
-        return _Agents(None, "scale_not_1")
+        return _Agents(None, NullReason.SCALE_NOT_1)
     if book is None:
-        return _Agents(None, "no_price_book")
+        return _Agents(None, NullReason.NO_PRICE_BOOK)
     if slo_missed(record):
-        return _Agents(None, "slo_not_met")
+        return _Agents(None, NullReason.SLO_NOT_MET)
     if of_first_definitions(record):
-        return _Agents(None, "not_in_schema_1")
+        return _Agents(None, NullReason.NOT_IN_SCHEMA_1)
     if not all_devices_used(record):
-        return _Agents(None, "unit_partly_used")
+        return _Agents(None, NullReason.UNIT_PARTLY_USED)
     inputs = agent_inputs(book)
     given = {i.field: i.quantity.value for i in inputs}
     if "demand.sessions_per_agent_day" not in given:
-        return _Agents(None, "no_demand")
+        return _Agents(None, NullReason.NO_DEMAND)
     rate = record.metrics.values.get("sessions_per_hour")
     if not rate:
-        return _Agents(None, record.metrics.null_reasons.get("sessions_per_hour", "no_sessions"))
+        return _Agents(
+            None, record.metrics.null_reasons.get("sessions_per_hour", NullReason.NO_SESSIONS)
+        )
     agents = cost.daily_active_agents(
         rate,
         given["demand.headroom"],
         given["demand.sessions_per_agent_day"],
         given["demand.peak_share"],
     )
-    return _Agents(agents, "" if agents is not None else "zero_denominator", inputs)
+    return _Agents(agents, "" if agents is not None else NullReason.ZERO_DENOMINATOR, inputs)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from chipmark.codes import NoteCode
 from chipmark.metrics.ranking import default_metric
 from chipmark.results.record import Record
 
 
 def load_bound(record: Record) -> bool:
     """Whether the offered load sets total_tok_s: an open loop, or a note of the record."""
-    noted = any(n.code == "load_bound" for n in (*record.manifest.notes, *record.metrics.notes))
+    noted = any(
+        n.code == NoteCode.LOAD_BOUND for n in (*record.manifest.notes, *record.metrics.notes)
+    )
     return noted or record.manifest.workload.loop == "open"
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from chipmark.codes import NullReason, meaning
 from chipmark.metrics import ranking
-from chipmark.metrics.codes import NULL_REASONS
 from chipmark.table.capacity import not_found
 from chipmark.table.columns import COLUMNS
 from chipmark.table.load import load_bound, load_refusal
@@ -36,8 +36,8 @@ def bars(sheet: Sheet, metric: str) -> Iterator[str]:
     if unknown := not_found(sheet.record):
         yield unknown
     if metric not in sheet.values:
-        reason = sheet.reasons.get(metric, "unknown")
-        yield f"no {metric}: {NULL_REASONS.get(reason, reason)} ({reason})"
+        reason = sheet.reasons.get(metric, NullReason.UNKNOWN)
+        yield f"no {metric}: {meaning(reason)} ({reason})"
 
 
 def span(sheet: Sheet, metric: str) -> Span | str:

@@ -13,9 +13,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from chipmark.codes import NullReason, meaning
 from chipmark.errors import UnknownNameError
 from chipmark.table.cells import MISSING, file_text, markdown_text, people_text, plain_text
-from chipmark.table.columns import COLUMNS, NULL_REASONS
+from chipmark.table.columns import COLUMNS
 from chipmark.table.layout import TextColumn, text_tables, wrapped
 from chipmark.table.rows import Row
 
@@ -97,12 +98,12 @@ def _remarks_on(row: Row) -> list[str]:
     texts = [f"{note['code']}: {note['text']}" for note in row.values["notes"]]
     by_reason: dict[str, list[str]] = {}
     for name, reason in row.null_reasons.items():
-        if name in _NULLS_SHOWN and reason not in ("unknown", "not_comparable"):
+        if name in _NULLS_SHOWN and reason not in (NullReason.UNKNOWN, NullReason.NOT_COMPARABLE):
             by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
         # A failed cell lacks everything; listing every column would say nothing more.
         shown = "numbers" if len(names) > 12 else ", ".join(names)
-        texts.append(f"no {shown}: {NULL_REASONS.get(reason, reason)} ({reason})")
+        texts.append(f"no {shown}: {meaning(reason)} ({reason})")
     if barred := row.details["not_ranked"]:
         texts.append(f"not ranked by {row.details['rank_by']}: {'; '.join(barred)}")
     return texts
@@ -252,7 +253,7 @@ def _html(rows: Sequence[Row]) -> str:
         cells = [cell("td", str(index)), cell("td", MISSING if row.rank is None else str(row.rank))]
         for name in COLUMNS:
             reason = row.null_reasons.get(name, "")
-            cells.append(cell("td", people_text(row, name), title=NULL_REASONS.get(reason, reason)))
+            cells.append(cell("td", people_text(row, name), title=meaning(reason)))
         body.append(f"<tr>{''.join(cells)}</tr>")
     notes = "".join(cell("li", line) for line in remarks(rows))
     return (

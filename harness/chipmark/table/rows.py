@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from chipmark.codes import NoteCode, NullReason
 from chipmark.errors import UnknownNameError
 from chipmark.prices.book import PriceBook
 from chipmark.results.record import Record
@@ -22,7 +23,7 @@ from chipmark.table.ranking import (
 from chipmark.table.sheet import Bounds, Sheet, sheet
 from chipmark.table.versus import Versus
 
-_ACROSS = "across_precision"
+_ACROSS = NoteCode.ACROSS_PRECISION
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ def _row(pair: _Pair) -> tuple[Row, Span | None]:
     for name in COLUMNS:
         if values.get(name) is None:
             values[name] = None
-            reasons.setdefault(name, "unknown")
+            reasons.setdefault(name, NullReason.UNKNOWN)
     row = Row(
         values={name: values[name] for name in COLUMNS},
         intervals=intervals,
@@ -192,20 +193,20 @@ def _ratio(pair: _Pair, comparability: Comparability) -> tuple[float, Bounds | N
     """(vs_baseline, its interval, whether it is across precisions), or a reason code."""
     own, base, metric = pair.own, pair.base, pair.metric
     if base is None:
-        return "no_baseline"
+        return NullReason.NO_BASELINE
     kind = COLUMNS[metric].kind
     is_across = False
     if kind not in comparability.kinds:
         if not pair.across or kind not in _compared(pair, across=True).kinds:
-            return "not_comparable"
+            return NullReason.NOT_COMPARABLE
         is_across = True
     mine, its = own.values.get(metric), base.values.get(metric)
     if mine is None or its is None:
-        return str((own if mine is None else base).reasons.get(metric, "unknown"))
+        return str((own if mine is None else base).reasons.get(metric, NullReason.UNKNOWN))
     if any(bars(own, metric)) or any(bars(base, metric)):
-        return "not_comparable"
+        return NullReason.NOT_COMPARABLE
     found = pair.versus.ratio(own, base, metric)
-    return "zero_denominator" if found is None else (*found, is_across)
+    return NullReason.ZERO_DENOMINATOR if found is None else (*found, is_across)
 
 
 def _details(pair: _Pair, comparability: Comparability, barred: Sequence[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from chipmark.codes import NoteCode, NullReason
 from chipmark.prices.book import PriceBook
 from chipmark.results.record import SCHEMA, Record
 from chipmark.table.capacity import METRICS_1, cut_words, is_cut, of_first_definitions, slo_missed
@@ -70,11 +71,11 @@ def _refused(record: Record) -> dict[str, str]:
     """Metrics of the record that may not be shown as numbers, each with its reason code."""
     refused: dict[str, str] = {}
     if meters_more_than_unit(record):
-        refused |= dict.fromkeys(ENERGY, "unit_partly_used")
+        refused |= dict.fromkeys(ENERGY, NullReason.UNIT_PARTLY_USED)
     if of_first_definitions(record):
-        refused["sessions_per_hour"] = "not_in_schema_1"
+        refused["sessions_per_hour"] = NullReason.NOT_IN_SCHEMA_1
     if slo_missed(record):
-        refused["sessions_per_hour"] = "slo_not_met"
+        refused["sessions_per_hour"] = NullReason.SLO_NOT_MET
     return refused
 
 
@@ -83,7 +84,7 @@ def _not_kept(record: Record) -> dict[str, str]:
     if record.metrics.schema_ != METRICS_1:
         return {}
     of_runs = [c.name for c in COLUMNS.values() if c.kind in ("perf", "energy")]
-    return {n: "not_in_schema_1" for n in of_runs if n not in record.metrics.values}
+    return {n: NullReason.NOT_IN_SCHEMA_1 for n in of_runs if n not in record.metrics.values}
 
 
 def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
@@ -138,29 +139,35 @@ def _notes(record: Record, costing: Costing) -> Iterator[tuple[str, str]]:
 def _conclusions(record: Record) -> Iterator[tuple[str, str]]:
     m = record.manifest
     if m.failure is not None:
-        yield "cell_failed", f"{m.failure.code}: {m.failure.text}"
+        yield NoteCode.CELL_FAILED, f"{m.failure.code}: {m.failure.text}"
     if m.parity.verdict == "fail":
-        yield "parity_failed", m.parity.reason or "logits differ from the oracle's"
+        yield NoteCode.PARITY_FAILED, m.parity.reason or "logits differ from the oracle's"
     if m.parity.verdict == "unchecked":
-        yield "parity_unchecked", m.parity.reason or "logits were not compared"
+        yield NoteCode.PARITY_UNCHECKED, m.parity.reason or "logits were not compared"
     if m.audit.verdict == "fail":
-        yield "audit_failed", m.audit.reason or "the timed run is not what the oracle computes"
+        yield (
+            NoteCode.AUDIT_FAILED,
+            m.audit.reason or "the timed run is not what the oracle computes",
+        )
     if m.audit.verdict == "pending":
-        yield "audit_pending", m.audit.reason or "`chipmark audit RUN` finishes it"
+        yield NoteCode.AUDIT_PENDING, m.audit.reason or "`chipmark audit RUN` finishes it"
     if m.load is not None and m.load.execution == "eager":
-        yield "execution_eager", "ranked in a group of its own"
+        yield NoteCode.EXECUTION_EAGER, "ranked in a group of its own"
     if m.model.source_kind == "synthetic":
-        yield "weights_synthetic", "seeded synthetic weights"
+        yield NoteCode.WEIGHTS_SYNTHETIC, "seeded synthetic weights"
     if is_simulated(record):
-        yield "simulated", "ranked among simulated devices only"
+        yield NoteCode.SIMULATED, "ranked among simulated devices only"
     if limit := power_limit(m.chip):
-        yield "power_limit", f"{limit[0]:g} W of {limit[1]:g} W by default"
+        yield NoteCode.POWER_LIMIT, f"{limit[0]:g} W of {limit[1]:g} W by default"
     if meters_more_than_unit(record) and m.meter is not None:
-        yield "unit_partly_used", f"the meter covers a {m.meter.scope}, the unit is a share of it"
+        yield (
+            NoteCode.UNIT_PARTLY_USED,
+            f"the meter covers a {m.meter.scope}, the unit is a share of it",
+        )
     if missed := slo_missed(record):
-        yield "slo_not_met", missed
+        yield NoteCode.SLO_NOT_MET, missed
     elif is_cut(record):
-        yield "capacity_cut", cut_words(record)
+        yield NoteCode.CAPACITY_CUT, cut_words(record)
 
 
 def _with_meter_error(record: Record, known: Mapping[str, Bounds]) -> dict[str, Bounds]:

@@ -24,6 +24,7 @@ from chipmark.backends.ort.session import (
 )
 from chipmark.backends.ort.slot_cache import SlotCache
 from chipmark.backends.ort.weights_file import PlacedWeights, place_weights
+from chipmark.codes import NoteCode
 from chipmark.engine.contract import Caps, Loaded, LoadSpec
 from chipmark.errors import UnknownNameError, UsageError
 from chipmark_models.config import ModelConfig
@@ -348,11 +349,11 @@ def _notes(opener: _Opener, located: Located) -> tuple[Mapping[str, str], ...]:
     notes = []
     if opener.coverage < 1.0 or opener.problem:
         text = f"{located.ep_name} took {opener.coverage:.0%} of the work: {opener.problem}"
-        notes.append({"code": "ep_coverage", "text": text})
+        notes.append({"code": NoteCode.EP_COVERAGE, "text": text})
     if not located.provider.verified:
         source = located.provider.origin or "documents"
         text = f"options of {located.provider.name} are from {source}: unverified on hardware"
-        notes.append({"code": "unverified_provider", "text": text})
+        notes.append({"code": NoteCode.UNVERIFIED_PROVIDER, "text": text})
     return tuple(notes)
 
 

@@ -25,6 +25,7 @@ from chipmark.backends.triton_cuda.devices import (
 from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda.product_choice import choose_products
 from chipmark.backends.triton_cuda.streams import Call, Stream, stream_of
+from chipmark.codes import NoteCode
 from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
 from chipmark.errors import UnknownNameError, UsageError
 from chipmark_models.config import ModelConfig
@@ -328,15 +329,15 @@ def _notes(
 ) -> tuple[Mapping[str, str], ...]:
     notes = [
         {
-            "code": "kernel_replaced",
+            "code": NoteCode.KERNEL_REPLACED,
             "text": f"{operation} is computed by torch: the kernel fails here ({reason})",
         }
         for operation, reason in replaced.items()
     ]
     if name == INTERPRETER:
         text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
-        notes.append({"code": "ep_coverage", "text": text})
+        notes.append({"code": NoteCode.EP_COVERAGE, "text": text})
     elif device_name(device) not in VERIFIED:
         text = f"triton:cuda on {device_name(device)}: unverified on hardware"
-        notes.append({"code": "unverified_provider", "text": text})
+        notes.append({"code": NoteCode.UNVERIFIED_PROVIDER, "text": text})
     return tuple(notes)
