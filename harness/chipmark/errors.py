@@ -21,6 +21,7 @@ __all__ = [
     "BrokenRecordError",
     "CellFailedError",
     "ChipmarkError",
+    "ContractError",
     "DoesNotFitError",
     "MissingBackendError",
     "ModelUnavailableError",
@@ -33,6 +34,13 @@ __all__ = [
 
 class UsageError(ChipmarkError):
     """The command or a file asks for something that does not make sense."""
+
+
+class ContractError(ChipmarkError):
+    """A caller did what a contract forbids: a step before `load`, one more than fit in flight, a
+    page that nobody wrote. A fault of the code that calls, never of the user."""
+
+    exit_code = 4
 
 
 class BrokenRecordError(BadInputError):

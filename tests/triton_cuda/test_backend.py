@@ -16,7 +16,13 @@ from chipmark.engine.contract import LaunchPlan, LoadSpec, Rows, Step
 from chipmark.engine.loop import run
 from chipmark.engine.plan import RunPlan
 from chipmark.engine.trial import SessionShape, TurnShape, trial_trace
-from chipmark.errors import DoesNotFitError, MissingBackendError, UnknownNameError, UsageError
+from chipmark.errors import (
+    ContractError,
+    DoesNotFitError,
+    MissingBackendError,
+    UnknownNameError,
+    UsageError,
+)
 from chipmark_models.decoder import paged_ops
 from chipmark_models.oracle import Oracle
 from chipmark_models.presets import preset
@@ -92,7 +98,7 @@ def test_the_kernels_give_the_oracles_logits_over_turns_with_a_shared_page():
     ]
     backend.submit(Step(0, (), steps[0]))
     backend.submit(Step(1, (), steps[1], (10, 11)))
-    with pytest.raises(UsageError, match="in flight"):
+    with pytest.raises(ContractError, match="in flight"):
         backend.submit(Step(2, (), steps[2]))
     first, appended = backend.wait(), backend.wait()
     assert first.sampled.size == 0
@@ -118,10 +124,10 @@ def test_the_kernels_give_the_oracles_logits_over_turns_with_a_shared_page():
     times = [t for done in (first, appended, decoded, last) for x in done.launches
              for t in (x.start_s, x.end_s)]  # fmt: skip
     assert times == sorted(times)
-    with pytest.raises(UsageError, match="no step"):
+    with pytest.raises(ContractError, match="no step"):
         backend.wait()
     backend.close()
-    with pytest.raises(UsageError, match="not loaded"):
+    with pytest.raises(ContractError, match="not loaded"):
         backend.submit(Step(4, (), steps[3]))
 
 

@@ -14,7 +14,7 @@ launch (`conformance_load`). Failures raise ConformanceError. Standard library a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from chipmark.engine.plan import RunPlan, RunResult
 from chipmark.engine.shapes import check_caps
 from chipmark.engine.times import slack_s
 from chipmark.engine.trial import SessionShape, TurnShape, trial_trace
+from chipmark.errors import ContractError
 from chipmark.workload.trace import Trace
 
 SEQUENCES, CONTEXT, CHUNK = 4, 192, 64
@@ -273,6 +274,21 @@ def check_in_flight(subject: Subject) -> None:
     _same(subject, one, _run(subject, trace, concurrency=3), "steps in flight")
 
 
+def check_misuse(subject: Subject) -> None:
+    """ContractError for a `wait` without a step and for a step too many; the steps that were in
+    flight are finished all the same."""
+    recorder = _Recorder(subject.backend)
+    _run(subject, _agents(subject), recorder, concurrency=1)
+    first = recorder.finished[0][0]
+    _forbidden(subject.backend.wait, "wait() without a step")
+    for _ in range(subject.caps.in_flight):
+        subject.backend.submit(first)
+    _forbidden(lambda: subject.backend.submit(first), "one step more than fit in flight")
+    for _ in range(subject.caps.in_flight):
+        done = subject.backend.wait()
+        _require(done.step == first.id, f"step {first.id} was answered as {done.step}")
+
+
 def check_description(subject: Subject) -> None:
     """What the backend says of itself survives JSON; synchronize may come at any time."""
     described = subject.backend.describe()
@@ -294,6 +310,7 @@ CHECKS = (
     check_sampled_feedback,
     check_deterministic,
     check_in_flight,
+    check_misuse,
     check_description,
 )
 """Every check, cheapest first."""
@@ -362,6 +379,19 @@ def _compare(subject: Subject, expected: dict[Key, Any], found: dict[Key, Any], 
 
 def _scale(logits: Any) -> float:
     return max(float(np.std(logits.astype(np.float64))), 1e-12)
+
+
+def _forbidden(call: Callable[[], object], what: str) -> None:
+    """Require that `call` raises ContractError."""
+    try:
+        call()
+    except ContractError:
+        return
+    except Exception as error:  # whatever a backend raises in its place is the finding
+        raise ConformanceError(
+            f"{what} raised {type(error).__name__}, not ContractError"
+        ) from error
+    raise ConformanceError(f"{what} was taken")
 
 
 def _require(holds: bool, message: str) -> None:

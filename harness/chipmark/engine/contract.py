@@ -245,11 +245,12 @@ class Backend(Protocol):
         ...
 
     def submit(self, step: Step) -> None:
-        """Queue a step; at most `caps.in_flight` steps may be waiting."""
+        """Queue a step. Raises ContractError before `load`, and where `caps.in_flight` steps are
+        waiting already; those are finished all the same."""
         ...
 
     def wait(self) -> Done:
-        """The oldest submitted step, finished."""
+        """The oldest submitted step, finished. Raises ContractError where none is submitted."""
         ...
 
     def synchronize(self) -> None:

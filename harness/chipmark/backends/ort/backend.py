@@ -35,7 +35,7 @@ from chipmark.engine.contract import (
     LoadSpec,
     Step,
 )
-from chipmark.errors import CellFailedError
+from chipmark.errors import ContractError
 
 
 class OrtBackend:
@@ -71,14 +71,14 @@ class OrtBackend:
 
     def _loaded(self) -> Engine:
         if self._engine is None:
-            raise CellFailedError("the backend is not loaded")
+            raise ContractError("the backend was not loaded")
         return self._engine
 
     def submit(self, step: Step) -> None:
         """Run a step: KV operations, then its launches."""
         engine = self._loaded()
         if self._done:
-            raise RuntimeError("a step is waiting to be fetched; caps.in_flight is 1")
+            raise ContractError("more than 1 steps in flight")
         launches: list[Launch] = []
         self._change_kv(engine, step.ops, launches)
         ids: list[I32] = [np.zeros(0, np.int32)]
@@ -146,6 +146,8 @@ class OrtBackend:
 
     def wait(self) -> Done:
         """The step that was submitted last."""
+        if not self._done:
+            raise ContractError("no step was submitted")
         return self._done.pop(0)
 
     def synchronize(self) -> None:

@@ -30,7 +30,7 @@ from chipmark.engine.contract import (
     LoadSpec,
     Step,
 )
-from chipmark.errors import UnknownNameError, UsageError
+from chipmark.errors import ContractError, UnknownNameError, UsageError
 from chipmark_models.precision import PLAIN
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class TorchBackend:
         """Compute the step; it is finished when this returns."""
         decoder = self._loaded()
         if self._done:
-            raise UsageError("one step may be in flight, and one is not yet waited for")
+            raise ContractError("more than 1 steps in flight")
         launches: list[Launch] = []
         sampled: list[_Sampled] = []
         logits: dict[int, Any] = {}
@@ -257,7 +257,7 @@ class TorchBackend:
     def wait(self) -> Done:
         """The submitted step."""
         if not self._done:
-            raise UsageError("no step was submitted")
+            raise ContractError("no step was submitted")
         return self._done.pop(0)
 
     def _operate(self, decoder: Decoder, ops: tuple[KvOp, ...], launches: list[Launch]) -> int:
@@ -374,5 +374,5 @@ class TorchBackend:
 
     def _loaded(self) -> Decoder:
         if self._decoder is None:
-            raise UsageError("the backend was not loaded")
+            raise ContractError("the backend was not loaded")
         return self._decoder

@@ -15,7 +15,7 @@ from chipmark.backends.triton_cuda import devices
 from chipmark.backends.triton_cuda.timeline import Span, Timeline
 from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import F32, Done, Launch, LaunchPlan, Loaded, LoadSpec, Step
-from chipmark.errors import UsageError
+from chipmark.errors import ContractError
 
 if TYPE_CHECKING:
     from chipmark.backends.triton_cuda.loading import Engine
@@ -86,7 +86,7 @@ class TritonBackend:
         """Queue the step's launches; nothing is waited for unless logits are wanted."""
         engine = self._loaded()
         if len(self._queue) >= engine.loaded.caps.in_flight:
-            raise UsageError(f"more than {engine.loaded.caps.in_flight} steps in flight")
+            raise ContractError(f"more than {engine.loaded.caps.in_flight} steps in flight")
         # Pages move no bytes: a sequence that ends or shares is a change of tables.
         behind = self._queue[-1].launches[-1].last if self._queue else None
         submitted_s = self._clock.now()
@@ -138,7 +138,7 @@ class TritonBackend:
     def wait(self) -> Done:
         """The oldest submitted step, finished."""
         if not self._queue:
-            raise UsageError("no step was submitted")
+            raise ContractError("no step was submitted")
         stream, queued = self._loaded().stream, self._queue.popleft()
         launches = queued.launches
         if launches:
@@ -211,5 +211,5 @@ class TritonBackend:
 
     def _loaded(self) -> Engine:
         if self._engine is None:
-            raise UsageError("the backend was not loaded")
+            raise ContractError("the backend was not loaded")
         return self._engine
