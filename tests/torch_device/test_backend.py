@@ -129,7 +129,7 @@ def test_copies_are_launches_of_phase_kv_and_their_bytes_are_counted():
     ids = np.arange(20)
     backend.submit(Step(0, (), (plan("prefill_cold", rows([0], [ids])),)))
     backend.wait()
-    ops = (KvOp("copy", 0, 2, 12, 10), KvOp("drop", 1, -1, 0, 10), KvOp("move", 2, 1, 12, 10))
+    ops = (KvOp("copy", 0, 2, 12, 10), KvOp("drop", 1, -1, 0, 10), KvOp("copy", 2, 1, 12, 10))
     appended = rows([12], [ids[12:]], slot=[1], sample=False)
     backend.submit(Step(1, ops, (plan("prefill_append", appended),)))
     done = backend.wait()

@@ -84,7 +84,7 @@ def plan(phase, the_rows: Rows, bucket: int = 0) -> LaunchPlan:
 
 def test_the_kernels_give_the_oracles_logits_over_turns_with_a_shared_page():
     backend, loaded = load(n_seqs=3, kv_tokens=288)
-    assert loaded.caps.execution == "eager"
+    assert loaded.execution == "eager"
     assert loaded.caps.prefix == "share"
     a, b = (np.random.default_rng(1).integers(0, TINY.vocab_size, n) for n in (40, 25))
     b[:16] = a[:16]
@@ -307,6 +307,6 @@ def test_a_gpu_keeps_the_contract_in_every_precision(precision):
     subject = Subject(backend, loaded, vocab_size=TINY.vocab_size, tolerance=tolerance)
     for check in CHECKS:
         check(subject)
-    assert loaded.caps.execution == "graph"
+    assert loaded.execution == "graph"
     assert not loaded.details["kernels_replaced"]
     backend.close()

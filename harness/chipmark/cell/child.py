@@ -252,9 +252,15 @@ def roof_of(probe: Callable[[], float | None]) -> float | None:
 
 
 def loaded_to_dict(loaded: Loaded) -> dict[str, Any]:
-    """`Loaded` as JSON types."""
+    """`Loaded` as JSON types, its `caps` as records keep them."""
     return {
-        "caps": dataclasses.asdict(loaded.caps),
+        "caps": dataclasses.asdict(loaded.caps)
+        | {
+            "sampling": loaded.sampling,
+            "clock": "device" if loaded.clock == "simulated" else loaded.clock,
+            "execution": loaded.execution,
+            "bind_is_snapshot": loaded.bind_is_snapshot,
+        },
         "load_s": loaded.load_s,
         "compile_s": loaded.compile_s,
         "weight_bytes": loaded.weight_bytes,

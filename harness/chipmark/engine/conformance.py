@@ -107,7 +107,9 @@ def check_times(subject: Subject) -> None:
         for launch in done.launches:
             _require(launch.phase in PHASES, f"no phase is called {launch.phase!r}")
             ran = f"step {step.id}: a launch runs {launch.start_s} to {launch.end_s}"
-            slack = float(slack_s(subject.caps.clock, np.array([launch.end_s - launch.start_s]))[0])
+            slack = float(
+                slack_s(subject.loaded.clock, np.array([launch.end_s - launch.start_s]))[0]
+            )
             _require(launch.start_s <= launch.end_s, ran)
             _require(launch.start_s >= before - slack, f"{ran}, the one before it to {before}")
             inside = first - slack <= launch.start_s and launch.end_s <= last + slack
@@ -145,7 +147,7 @@ def check_sampling(subject: Subject) -> None:
                 f"step {step.id}: id {token} was sampled, {int(logits.argmax())} is the largest",
             )
             seen += 1
-    if subject.caps.sampling == "device" and not seen:
+    if subject.loaded.sampling == "device" and not seen:
         raise ConformanceError("no sampled id could be seen")
 
 

@@ -34,6 +34,13 @@ a later turn. `prefill_refill`: tokens computed again because their KV was evict
 copies and compaction. A phase is stored in events as its index in this tuple."""
 
 
+Place = Literal["device", "host"]
+Timed = Literal["device", "host", "simulated"]
+"""`device`: the device's own events. `host`: the host's clock around a synchronised call.
+`simulated`: a virtual clock, which only the built-in `sim:` may have."""
+Execution = Literal["eager", "compiled", "graph"]
+
+
 @dataclass(frozen=True, slots=True)
 class Caps:
     """What a loaded backend can do; the engine plans by it and by nothing else.
@@ -41,7 +48,6 @@ class Caps:
     `kv` is how bytes are addressed: `paged` (rows carry a page table of `page_tokens`-token
     pages) or `slots` (rows carry a slot of `max_context` tokens). `prefix`: pages are shared,
     rows of a slot are copied, or neither. Buckets are ascending; `()` means any size.
-    `bind_is_snapshot`: binding an input copies it, so KV lives in memory the provider allocated.
     """
 
     kv: Literal["paged", "slots"]
@@ -59,10 +65,6 @@ class Caps:
     context_buckets: tuple[int, ...] = ()
     prefill_rows: int = 1
     """Most rows (sequences) of one prefill launch."""
-    sampling: Literal["device", "host"] = "host"
-    clock: Literal["device", "host"] = "host"
-    execution: Literal["eager", "compiled", "graph"] = "eager"
-    bind_is_snapshot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +106,12 @@ class LaunchPlan:
 class KvOp:
     """A change of cached bytes before the launches of a step.
 
-    copy: the first `length` tokens of slot `src` to slot `dst`. move: the same, and `src` is free
-    afterwards. drop: `src` holds nothing any more (a hint; no bytes move). `seq` is the session
-    that receives the copy and whose turn is charged with it.
+    copy: the first `length` tokens of slot `src` to slot `dst`. drop: `src` holds nothing any more
+    (a hint; no bytes move). `seq` is the session that receives the copy and whose turn is charged
+    with it.
     """
 
-    kind: Literal["copy", "drop", "move"]
+    kind: Literal["copy", "drop"]
     src: int
     dst: int
     length: int
@@ -136,7 +138,7 @@ class Launch:
     start_s, end_s: device time of the launch, or wall time around a synchronised call; head and
     sampling are in it, and so is growth of the KV that it caused. A launch lies between the
     engine's `submit` and the end of its `wait`, and does not overlap another. host_s: host time
-    spent preparing and launching. For `kv` operations (the step's copies and moves, at most one
+    spent preparing and launching. For `kv` operations (the step's copies, at most one
     launch each) `plan` is -1. positions:
     those really computed, padding included; 0 where they are those of the plan's buckets, or,
     without batch and chunk buckets in the capabilities, the useful tokens.
@@ -227,6 +229,14 @@ class Loaded:
     device: str
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[Mapping[str, str], ...] = ()
+    sampling: Place = "host"
+    """Where ids are sampled."""
+    clock: Timed = "host"
+    """Whose clock the times of launches are of."""
+    execution: Execution = "eager"
+    """How a launch reaches the device."""
+    bind_is_snapshot: bool = False
+    """Binding an input copies it, so KV lives in memory that the provider allocated."""
 
 
 class Backend(Protocol):

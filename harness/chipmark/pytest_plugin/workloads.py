@@ -109,7 +109,7 @@ class LoadedBackend:
     @property
     def clock_name(self) -> str:
         """What its times are: `sim`, `device`, or `host` around a synchronised call."""
-        return "sim" if self.simulated else self.loaded.caps.clock
+        return "sim" if self.simulated else self.loaded.clock
 
     def power_samples(self) -> PowerSamples:
         """Power of a simulated device since its start."""

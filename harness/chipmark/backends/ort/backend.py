@@ -113,8 +113,6 @@ class OrtBackend:
                 cache.drop(op.src)
                 continue
             copied += cache.copy(op.src, op.dst, op.length)
-            if op.kind == "move":
-                cache.drop(op.src)
         engine.runner.traffic.kv_copied_bytes += copied
         if copied:
             launches.append(Launch("kv", -1, start, self._clock.now(), 0.0))

@@ -114,7 +114,7 @@ def load(spec: LoadSpec, located: Located) -> Engine:
     warm(runner, plan, spec.n_seqs)
     compile_s = opener.compile_s + time.perf_counter() - warm_started
     loaded = Loaded(
-        caps=_caps(plan, spec, choice.way),
+        caps=_caps(plan, spec),
         load_s=load_s,
         compile_s=compile_s,
         weight_bytes=_weight_bytes(opener.graph, spec.precision),
@@ -125,6 +125,8 @@ def load(spec: LoadSpec, located: Located) -> Engine:
         device=located.device_name,
         details=_details(opener, choice.way, settings),
         notes=_notes(opener, located),
+        execution="compiled" if plan.static else "graph",
+        bind_is_snapshot=choice.way != "shared",
     )
     return Engine(loaded, runner, cache, opener.sessions, settings, threads, host_device)
 
@@ -283,7 +285,7 @@ def _rows(slots: list[int], start: int, length: int) -> LaunchRows:
     )
 
 
-def _caps(plan: Plan, spec: LoadSpec, way: binding.Way) -> Caps:
+def _caps(plan: Plan, spec: LoadSpec) -> Caps:
     return Caps(
         kv="slots",
         prefix="copy",
@@ -295,8 +297,6 @@ def _caps(plan: Plan, spec: LoadSpec, way: binding.Way) -> Caps:
         context_buckets=plan.context_buckets,
         batch_buckets=(1, plan.n_slots) if "batch" in plan.static else (),
         prefill_rows=1,
-        execution="compiled" if plan.static else "graph",
-        bind_is_snapshot=way != "shared",
     )
 
 

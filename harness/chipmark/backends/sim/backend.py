@@ -87,6 +87,9 @@ class SimBackend:
             ep_coverage=1.0,
             device=f"sim:{sim.name}",
             details={"vocab_size": self._vocab},
+            sampling="device",
+            clock="simulated",
+            execution="compiled",
         )
 
     def submit(self, step: Step) -> None:
@@ -186,8 +189,6 @@ class SimBackend:
             cells.drop(op.src)
             return 0
         cells.copy(op.src, op.dst, op.length)
-        if op.kind == "move":
-            cells.drop(op.src)
         self._pass_time(launches, "kv", -1, op.length * self.spec.copy_s)
         return op.length
 

@@ -150,9 +150,6 @@ class TorchBackend:
             max_chunk=spec.max_chunk,
             n_slots=n_slots,
             prefill_rows=_PREFILL_ROWS,
-            sampling="device",
-            clock="host",
-            execution="eager",
         )
         return Loaded(
             caps=caps,
@@ -169,6 +166,9 @@ class TorchBackend:
                 "product_trials_s": {n: dict(t) for n, t in decoder.weights.trials.items()},
                 "threads": self._threads,
             },
+            sampling="device",
+            clock="host",
+            execution="eager",
         )
 
     def _precision(self, precision: str, decoder: Decoder) -> dict[str, str]:
@@ -261,7 +261,7 @@ class TorchBackend:
         return self._done.pop(0)
 
     def _operate(self, decoder: Decoder, ops: tuple[KvOp, ...], launches: list[Launch]) -> int:
-        """Copies and moves of slots as one `kv` launch each; bytes copied."""
+        """Copies of slots as one `kv` launch each; bytes copied."""
         copied = 0
         for op in ops:
             if op.kind == "drop":

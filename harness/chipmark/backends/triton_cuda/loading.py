@@ -130,9 +130,6 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         in_flight=IN_FLIGHT,
         batch_buckets=buckets,
         prefill_rows=min(PREFILL_ROWS, buckets[-1]),
-        sampling="device",
-        clock="device" if device.type != "cpu" else "host",
-        execution="graph" if graphed else "eager",
     )
     loaded = Loaded(
         caps=caps,
@@ -157,6 +154,9 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
             },
         },
         notes=_notes(name, device, replaced),
+        sampling="device",
+        clock="device" if device.type != "cpu" else "host",
+        execution="graph" if graphed else "eager",
     )
     return Engine(decoder, inputs, stream, decode, loaded, names)
 
