@@ -18,6 +18,7 @@ from chipmark_models.errors import (
 
 __all__ = [
     "BadInputError",
+    "BrokenPluginError",
     "BrokenRecordError",
     "CellFailedError",
     "ChipmarkError",
@@ -45,6 +46,10 @@ class ContractError(ChipmarkError):
 
 class BrokenRecordError(BadInputError):
     """A record that is not whole, was changed, or has a schema that cannot be read."""
+
+
+class BrokenPluginError(ChipmarkError):
+    """A plug-in that lacks a member which its contract asks for; the message names it."""
 
 
 class MissingBackendError(ChipmarkError):

@@ -150,7 +150,7 @@ def test_other_precisions_run_through_the_engine(precision):
 def test_the_interpreter_is_never_ranked_and_says_what_it_is():
     backend, loaded = load(options={"ops": TORCH_OPS})
     assert loaded.ep_coverage == 0.0
-    assert [note["code"] for note in loaded.notes] == ["ep_coverage"]
+    assert [code for code, _ in loaded.notes] == ["ep_coverage"]
     described = json.loads(json.dumps(dict(backend.describe())))
     assert described["interpreted"] is True
     assert described["operations"]["qkv"] == "torch"
@@ -176,7 +176,7 @@ def test_a_kernel_that_is_wrong_here_is_replaced_by_torch_and_said(monkeypatch):
     assert "(a) rms-relative" in replaced["qkv"]
     assert "PassManager::run failed" in replaced["greedy"]
     assert "many lines" not in replaced["greedy"]
-    assert [n["code"] for n in loaded.notes].count("kernel_replaced") == 6
+    assert [code for code, _ in loaded.notes].count("kernel_replaced") == 6
     assert backend.describe()["operations"]["qkv"] == "torch"
     with pytest.raises(UsageError, match="greedy fails parity"):
         load(options={"kernel_check": True, "ops": {"greedy": "triton"}}, n_seqs=1, max_chunk=16)
@@ -267,7 +267,7 @@ def test_what_is_compiled_is_warmed_at_every_tile_and_captured_largest_first(mon
     assert len(order) == 3
     assert tokens[:3] == [-4, -2, -1]
     assert set(tokens[3:]) == {1, 2, 4, 8, 16, 32}
-    assert [note["code"] for note in loaded.notes] == ["unverified_provider"]
+    assert [code for code, _ in loaded.notes] == ["unverified_provider"]
 
 
 def test_products_are_tried_and_the_fastest_is_used_and_named(monkeypatch):

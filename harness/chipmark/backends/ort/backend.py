@@ -6,14 +6,15 @@ over what is finished, so one step is in flight.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from chipmark.backends.host_read import read_bandwidth
 from chipmark.backends.ort import loading
 from chipmark.backends.ort.loading import Engine
+from chipmark.backends.ort.provider_scan import candidates
 from chipmark.backends.ort.providers import (
     Located,
     find_provider,
@@ -27,20 +28,26 @@ from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import (
     F32,
     I32,
+    BackendDefaults,
+    Candidate,
     Done,
     KvOp,
     Launch,
     LaunchPlan,
     Loaded,
     LoadSpec,
+    Machine,
     Step,
 )
 from chipmark.errors import ContractError
 
 
-class OrtBackend:
+class OrtBackend(BackendDefaults):
     """One provider of ONNX Runtime; `device` is a name of providers.toml, a library's path, or the
     Python module of a plug-in. Raises UnknownNameError for a name that is none of these."""
+
+    needs_weights_file: ClassVar[bool] = True
+    """A provider maps the weights' file: arrays handed over would be copied."""
 
     def __init__(self, device: str) -> None:
         self._clock = MonotonicClock()
@@ -53,6 +60,11 @@ class OrtBackend:
     def precisions(device: str) -> tuple[str, ...]:
         """What providers.toml says of the provider, or of any that it does not list."""
         return precisions_of(device)
+
+    @staticmethod
+    def candidates(machine: Machine) -> Sequence[Candidate]:
+        """The CPU's own provider and OpenVINO's, which lists only processors that it supports."""
+        return candidates(machine)
 
     def _locate(self) -> Located:
         if self._located is None:

@@ -29,7 +29,7 @@ from chipmark.errors import UnknownNameError, UsageError
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import Graph
 from chipmark_models.onnx_graphs.decoder_graph import build_graph
-from chipmark_models.onnx_graphs.emitter import LEVELS, GraphShape
+from chipmark_models.onnx_graphs.emitter import LEVELS, GraphShape, Level
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
 OPTIONS = ("graph", "spinning", "prepacking", "static", "provider")
@@ -61,7 +61,7 @@ class Engine:
 class Plan:
     """What will be opened: the level, the sizes and the buckets."""
 
-    level: str
+    level: Level
     dtype: str
     n_slots: int
     max_context: int
@@ -158,7 +158,7 @@ def _plan(spec: LoadSpec, located: Located, config: ModelConfig) -> Plan:
     context_buckets = _buckets(contexts, spec.max_context)
     chunk_buckets = _buckets(chunks, spec.max_chunk)
     return Plan(
-        level=level,
+        level=next(known for known in LEVELS if known == level),
         dtype="float16" if spec.precision == "fp16" else "float32",
         n_slots=spec.n_seqs + spec.reserved_slots,
         max_context=spec.max_context,
@@ -344,14 +344,14 @@ def _details(opener: _Opener, way: binding.Way, settings: SessionSettings) -> Ma
     }
 
 
-def _notes(opener: _Opener, located: Located) -> tuple[Mapping[str, str], ...]:
-    notes = []
+def _notes(opener: _Opener, located: Located) -> tuple[tuple[str, str], ...]:
+    notes: list[tuple[str, str]] = []
     if opener.coverage < 1.0 or opener.problem:
         text = f"{located.ep_name} took {opener.coverage:.0%} of the work: {opener.problem}"
-        notes.append({"code": "ep_coverage", "text": text})
+        notes.append(("ep_coverage", text))
     if not located.provider.verified:
         text = f"options of {located.provider.name} are from documents: unverified on hardware"
-        notes.append({"code": "unverified_provider", "text": text})
+        notes.append(("unverified_provider", text))
     return tuple(notes)
 
 

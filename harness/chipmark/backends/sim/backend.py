@@ -20,6 +20,7 @@ from chipmark.backends.sim.spec import SPECS, SimSpec
 from chipmark.engine.clock import VirtualClock
 from chipmark.engine.contract import (
     F32,
+    BackendDefaults,
     Caps,
     Clock,
     Done,
@@ -36,7 +37,7 @@ from chipmark.errors import ContractError, UnknownNameError
 F64 = NDArray[np.float64]
 
 
-class SimBackend:
+class SimBackend(BackendDefaults):
     """The contract as a null system. `device` is a name of `SPECS`, or a `SimSpec` of one's own.
 
     `clock` is the virtual clock that the engine must run on (`RunPlan.clock`): it moves to where
@@ -234,10 +235,3 @@ class SimBackend:
         best = int(sampled_ids(context, self._vocab)[0])
         logits[[(best + 1) % self._vocab, best]] = two_largest(context)[0, ::-1]
         return logits
-
-
-def virtual_clock(kind: str, backend: object) -> Clock | None:
-    """The clock that the engine runs on where `backend`, registered as `kind`, is the built-in
-    simulated device itself; None for all others, also for what derives from it or is made by a
-    plug-in: their time is the host's."""
-    return backend.clock if kind == "sim" and type(backend) is SimBackend else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,8 @@ from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import (
     F32,
     I32,
+    BackendDefaults,
+    Candidate,
     Caps,
     Done,
     KvOp,
@@ -28,6 +30,7 @@ from chipmark.engine.contract import (
     LaunchPlan,
     Loaded,
     LoadSpec,
+    Machine,
     Step,
 )
 from chipmark.errors import ContractError, UnknownNameError, UsageError
@@ -58,7 +61,7 @@ class _Sampled:
 _NOTHING = _Sampled(np.zeros(0, np.int32), np.zeros((0, 2), np.float32))
 
 
-class TorchBackend:
+class TorchBackend(BackendDefaults):
     """A `Backend` over slots of KV; one step at a time, timed by the host around synchronised
     launches. `device` is torch's own name for it.
 
@@ -79,6 +82,11 @@ class TorchBackend:
         """The plain ones on every device. Quantised weights could be widened here, but a cell of
         them would then measure 16-bit arithmetic under another name."""
         return PLAIN
+
+    @staticmethod
+    def candidates(machine: Machine) -> Sequence[Candidate]:
+        """The CPU, what calls itself cuda, and a vendor's device that is seen here."""
+        return devices.candidates(machine)
 
     def load(self, spec: LoadSpec) -> Loaded:
         """Read the weights of `spec.model` (`WeightSpec.to_dict`), allocate slots, warm.

@@ -7,11 +7,12 @@ A vendor's plug-in registers its device when it is imported; afterwards `torch.<
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from chipmark.backends.host import available_memory
+from chipmark.engine.contract import Candidate, Machine
 from chipmark.errors import MissingBackendError, UnknownNameError
 
 PLUGINS: Mapping[str, str] = {
@@ -37,6 +38,29 @@ SPIN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """How long OpenMP's threads wait awake is left to OpenMP and the user, and kept in the record: a
 wait of 2,000 turns in place of 300,000 won fourfold beside other work on the same cores, and lost
 6 to 25 % of a decode step on a quiet machine, which is the one to measure on."""
+
+
+def candidates(machine: Machine) -> Sequence[Candidate]:
+    """The CPU and `cuda` always, with what is missing; a vendor's own device where one is seen."""
+    torch = "" if machine.has_module("torch") else "torch is not installed"
+    cards = "" if machine.has_device("cuda") else "no card that torch calls cuda is here"
+    found = [
+        Candidate("cpu", torch, "pip install 'chipmark[torch]'" if torch else "", 10),
+        Candidate(
+            "cuda", torch or cards, "pip install 'chipmark[torch,cuda]'" if torch else "", 50
+        ),
+    ]
+    for kind, package in PLUGINS.items():
+        if not machine.has_device(kind):
+            continue
+        if torch:
+            found.append(Candidate(kind, torch, "the vendor's own build of torch", 60))
+        elif machine.has_module(package):
+            found.append(Candidate(kind, order=60))
+        else:
+            missing = f"{package} is not installed"
+            found.append(Candidate(kind, missing, f"the vendor's own {package}, beside torch", 60))
+    return found
 
 
 def open_device(name: str) -> Any:

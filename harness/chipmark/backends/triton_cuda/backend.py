@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,18 @@ from chipmark.backends.torch_device.devices import release, synchronize
 from chipmark.backends.triton_cuda import devices
 from chipmark.backends.triton_cuda.timeline import Span, Timeline
 from chipmark.engine.clock import MonotonicClock
-from chipmark.engine.contract import F32, Done, Launch, LaunchPlan, Loaded, LoadSpec, Step
+from chipmark.engine.contract import (
+    F32,
+    BackendDefaults,
+    Candidate,
+    Done,
+    Launch,
+    LaunchPlan,
+    Loaded,
+    LoadSpec,
+    Machine,
+    Step,
+)
 from chipmark.errors import ContractError
 
 if TYPE_CHECKING:
@@ -50,7 +61,7 @@ class _Submitted:
     d2h_bytes: int
 
 
-class TritonBackend:
+class TritonBackend(BackendDefaults):
     """A `Backend` over pages of KV. Steps are queued and finish in order, two at a time.
 
     `device` is "cuda", "cuda:N", or "interpreter" (tests). Raises UnknownNameError for another
@@ -69,6 +80,11 @@ class TritonBackend:
     def precisions(device: str) -> tuple[str, ...]:
         """All of them; the interpreter leaves out what it computes wrongly itself."""
         return devices.precisions(device)
+
+    @staticmethod
+    def candidates(machine: Machine) -> Sequence[Candidate]:
+        """The card that CUDA puts first; the interpreter is for tests."""
+        return (devices.candidate(machine),)
 
     def load(self, spec: LoadSpec) -> Loaded:
         """Read weights, allocate pages, hold every kernel against its reference, pick the fastest

@@ -325,18 +325,15 @@ def _precision(precision: str, activation: str) -> dict[str, str]:
 
 def _notes(
     name: str, device: torch.device, replaced: Mapping[str, str]
-) -> tuple[Mapping[str, str], ...]:
+) -> tuple[tuple[str, str], ...]:
     notes = [
-        {
-            "code": "kernel_replaced",
-            "text": f"{operation} is computed by torch: the kernel fails here ({reason})",
-        }
+        ("kernel_replaced", f"{operation} is computed by torch: the kernel fails here ({reason})")
         for operation, reason in replaced.items()
     ]
     if name == INTERPRETER:
         text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
-        notes.append({"code": "ep_coverage", "text": text})
+        notes.append(("ep_coverage", text))
     elif device_name(device) not in VERIFIED:
         text = f"triton:cuda on {device_name(device)}: unverified on hardware"
-        notes.append({"code": "unverified_provider", "text": text})
+        notes.append(("unverified_provider", text))
     return tuple(notes)
