@@ -15,7 +15,8 @@ with tempfile.TemporaryDirectory() as folder:
     print(records.render())
 
     for row in records.table(baseline=backends[0]):
-        place = row["rank"] or "–"
-        print(f"{place} {row['backend']}: {row['total_tok_s']:.1f} tok/s, parity {row['parity']}")
-        for code in row["null_reasons"].items():
-            print("  no {}: {}".format(*code))
+        place = row["rank"] or "-"
+        rate, parity = row["total_tok_s"], row["parity"]
+        print(f"{place} {row['backend']}: {rate:.1f} tok/s, parity {parity}")
+        for column, reason in row["null_reasons"].items():
+            print(f"  {column} is null: {reason}")

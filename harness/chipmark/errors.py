@@ -31,9 +31,11 @@ from chipmark_models.errors import (
 
 __all__ = [
     "BadInputError",
+    "BrokenPluginError",
     "BrokenRecordError",
     "CellFailedError",
     "ChipmarkError",
+    "ContractError",
     "DoesNotFitError",
     "MissingBackendError",
     "ModelUnavailableError",
@@ -48,8 +50,19 @@ class UsageError(ChipmarkError):
     """The command or a file asks for something that does not make sense."""
 
 
+class ContractError(ChipmarkError):
+    """A caller did what a contract forbids: a step before `load`, one more than fit in flight, a
+    page that nobody wrote. A fault of the code that calls, never of the user."""
+
+    exit_code = 4
+
+
 class BrokenRecordError(BadInputError):
     """A record that is not whole, was changed, or has a schema that cannot be read."""
+
+
+class BrokenPluginError(ChipmarkError):
+    """A plug-in that lacks a member which its contract asks for; the message names it."""
 
 
 class MissingBackendError(ChipmarkError):

@@ -16,9 +16,9 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
-from chipmark.errors import MissingBackendError, UnknownNameError
+from chipmark.errors import BrokenPluginError, MissingBackendError, UnknownNameError
 
 Group = Literal["chipmark.backends", "chipmark.chips", "chipmark.meters"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -44,6 +44,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
 }
 """The same lines as in pyproject.toml (a test holds them equal). The child may run in a vendor's
 container from a source path, where this distribution has no metadata and so no entry points."""
+
+SIMULATED = "sim"
+"""The kind of the simulated devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +92,45 @@ def load_plugin(group: Group, name: str) -> Any:
     known = plugins(group)
     if name not in known:
         hint = "\n".join(refused_plugins(group))
-        kind = group.removeprefix("chipmark.").rstrip("s")
-        raise UnknownNameError(kind, name, known, hint)
+        raise UnknownNameError(_kind(group), name, known, hint)
     module, _, attribute = known[name].value.partition(":")
     try:
         return getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] in ("chipmark", "chipmark_models"):
             raise
+        if is_built_in(group, name):
+            hint = f"pip install 'chipmark[{name}]', or the vendor's own build of {error.name}"
+        else:
+            hint = f"install {error.name}, which {_owner(known[name])} needs"
         raise MissingBackendError(
-            f"{name!r} needs the package {error.name!r}, which is not installed",
-            f"pip install 'chipmark[{name}]', or the vendor's own build of {error.name}",
+            f"{name!r} needs the package {error.name!r}, which is not installed", hint
         ) from error
+
+
+def check_members(group: Group, name: str, found: object, contract: type[Any]) -> None:
+    """Raise BrokenPluginError where `found`, a plug-in or what its factory made, lacks a member of
+    the protocol `contract`."""
+    for member in _members(contract):
+        if not (callable(found) if member == "__call__" else hasattr(found, member)):
+            kind = _kind(group)
+            said = "cannot be called" if member == "__call__" else f"has no {member!r}"
+            owner = "chipmark" if is_built_in(group, name) else _owner(plugins(group)[name])
+            raise BrokenPluginError(
+                f"the {kind} {name!r} of {owner} {said}, which {contract.__name__} asks for",
+                f"{contract.__module__} says what each member does",
+            )
+
+
+def is_built_in(group: Group, name: str) -> bool:
+    """Whether a name is reserved for chipmark's own plug-in."""
+    return name in BUILT_IN[group]
+
+
+def is_simulated(backend: str) -> bool:
+    """Whether a backend `KIND:DEVICE` is a simulated device: the built-in one, by its reserved
+    name. No other has a virtual clock, a chip of its own or power in closed form."""
+    return backend.partition(":")[0] == SIMULATED
 
 
 def identity_of(group: Group, name: str, loaded: Any) -> PluginIdentity:
@@ -156,7 +186,7 @@ def _known(group: Group) -> _Known:
     found = {
         name: EntryPoint(name=name, value=value, group=group) for name, value in built_in.items()
     }
-    kind = group.removeprefix("chipmark.").rstrip("s")
+    kind = _kind(group)
     refused: list[str] = []
     owners: dict[str, dict[str, EntryPoint]] = {}
     for point in entry_points(group=group):
@@ -179,6 +209,24 @@ def _known(group: Group) -> _Known:
             continue
         found[name] = next(iter(points.values()))
     return _Known(found, tuple(refused))
+
+
+def _kind(group: Group) -> str:
+    return group.removeprefix("chipmark.").rstrip("s")
+
+
+def _owner(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "its distribution"
+
+
+def _members(contract: type[Any]) -> list[str]:
+    """Names that a protocol declares, those of protocols that it extends included."""
+    found: dict[str, None] = {}
+    for part in reversed(contract.__mro__):
+        if getattr(part, "_is_protocol", False) and part is not Protocol:
+            names = (*vars(part).get("__annotations__", {}), *vars(part))
+            found |= {n: None for n in names if n == "__call__" or not n.startswith("_")}
+    return list(found)
 
 
 @cache

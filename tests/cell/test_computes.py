@@ -43,7 +43,7 @@ def test_who_does_not_say_is_not_judged(monkeypatch: pytest.MonkeyPatch) -> None
     def missing(*_: object) -> object:
         raise MissingBackendError("torch is not here")
 
-    monkeypatch.setattr("chipmark.cell.computes.load_plugin", missing)
+    monkeypatch.setattr("chipmark.cell.computes.backend_factory", missing)
     assert precisions_of("torch:cpu") is None
     with pytest.raises(UnknownNameError, match="backend"):
         precisions_of("tourch:cpu")

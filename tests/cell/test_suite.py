@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from chipmark.cell.available import candidates
 from chipmark.cell.suite import Overrides, Suite, groups, load_suite, order_of, suite_names
 from chipmark.errors import BadInputError, ChipmarkError, UnknownNameError, UsageError
 
@@ -140,15 +139,6 @@ def test_no_backend_at_all_says_what_to_do() -> None:
     with pytest.raises(UsageError, match="no backend was found") as caught:
         load_suite("quick", Overrides(), ())
     assert "doctor" in caught.value.hint
-
-
-def test_what_is_left_out_has_a_reason_and_a_remedy() -> None:
-    found = {c.backend: c for c in candidates(lambda name: name == "torch")}
-    assert not found["torch:cpu"].missing
-    assert "onnxruntime is not installed" in found["ort:cpu"].missing
-    assert "pip install" in found["ort:openvino"].remedy
-    empty = candidates(lambda name: False)
-    assert all(c.missing and c.remedy for c in empty)
 
 
 def test_suites_are_frozen() -> None:

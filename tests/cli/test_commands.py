@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from chipmark.cell import inventory, provider_scan
-from chipmark.cell.provider_scan import ProviderHere
+from chipmark.backends.ort import provider_scan
+from chipmark.backends.ort.provider_scan import ProviderHere
+from chipmark.cell import inventory
 
 
 def test_chips_are_listed_and_shown_with_sources(chipmark) -> None:
@@ -60,7 +61,7 @@ def test_doctor_says_what_is_here_and_how_to_get_the_rest(
         ProviderHere("cpu", True, "CPUExecutionProvider"),
         ProviderHere("cann", False, "no CANN", "pip install onnxruntime-cann"),
     ]
-    monkeypatch.setattr(inventory, "scan", lambda names: found)
+    monkeypatch.setattr(inventory, "scan", lambda names, run: found)
     answer = chipmark("doctor", "--format", "json")
     assert answer.code == 0
     kinds = {item["kind"] for item in answer.json}
@@ -82,7 +83,7 @@ def test_overhead_ends_with_its_figure(chipmark, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_provider_that_crashes_costs_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def attempt(names: list[str]) -> tuple[list[ProviderHere], str]:
+    def attempt(names: list[str], run: object) -> tuple[list[ProviderHere], str]:
         good = (
             [ProviderHere(n, True, n) for n in names[: names.index("b")]]
             if "b" in names
@@ -91,7 +92,7 @@ def test_a_provider_that_crashes_costs_its_own_line(monkeypatch: pytest.MonkeyPa
         return good, "ended with exit code -11"
 
     monkeypatch.setattr(provider_scan, "_attempt", attempt)
-    found = provider_scan.scan(["a", "b", "c"])
+    found = provider_scan.scan(["a", "b", "c"], inventory.run_module)
     assert [(p.name, p.here) for p in found] == [("a", True), ("b", False), ("c", True)]
     assert "-11" in found[1].text
 

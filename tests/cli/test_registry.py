@@ -9,7 +9,11 @@ from types import SimpleNamespace
 import pytest
 
 from chipmark import registry
-from chipmark.errors import MissingBackendError, UnknownNameError
+from chipmark.chips.plugins import chip_identifier
+from chipmark.engine.contract import BackendDefaults
+from chipmark.engine.plugins import backend_factory, needs_weights_file, open_backend
+from chipmark.errors import BrokenPluginError, MissingBackendError, UnknownNameError
+from chipmark.meters.plugins import meter_factory
 from chipmark.registry import (
     BUILT_IN,
     GROUPS,
@@ -70,6 +74,48 @@ def test_unknown_plugin_and_missing_package_are_told_apart(
     with pytest.raises(MissingBackendError) as caught:
         load_plugin("chipmark.backends", "torch")
     assert "chipmark[torch]" in caught.value.hint
+
+
+def test_a_strangers_missing_package_is_not_an_extra_of_chipmark(install: Install) -> None:
+    install(("vendor-wheel", "chipmark.backends", "npu", "no_such_package:Backend"))
+    with pytest.raises(MissingBackendError, match="no_such_package") as caught:
+        load_plugin("chipmark.backends", "npu")
+    assert "chipmark[" not in caught.value.hint
+    assert "vendor-wheel" in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["sim", "torch", "ort", "triton"])
+def test_built_in_backends_keep_the_contract_of_factories(kind: str) -> None:
+    factory = backend_factory(kind)
+    assert factory.needs_weights_file == (kind == "ort")
+    assert needs_weights_file(f"{kind}:cpu") == (kind == "ort")
+
+
+def test_a_plugin_that_lacks_a_member_is_refused_by_its_name(install: Install) -> None:
+    install(
+        ("w", "chipmark.meters", "lacking", "json.decoder:JSONDecoder"),
+        ("w", "chipmark.chips", "lacking", "json:__name__"),
+        ("w", "chipmark.backends", "lacking", "json.decoder:JSONDecoder"),
+    )
+    with pytest.raises(BrokenPluginError, match=r"'lacking' of w has no 'for_request'"):
+        meter_factory("lacking")
+    with pytest.raises(BrokenPluginError, match="cannot be called"):
+        chip_identifier("lacking")
+    with pytest.raises(BrokenPluginError, match="needs_weights_file"):
+        backend_factory("lacking")
+
+
+def test_a_backend_that_a_factory_makes_is_held_to_the_contract(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lacks(BackendDefaults):
+        def __init__(self, device: str) -> None:
+            self.device = device
+
+    install(("w", "chipmark.backends", "lacks", "json:JSONDecoder"))
+    monkeypatch.setattr("json.JSONDecoder", Lacks)
+    with pytest.raises(BrokenPluginError, match="has no 'load'"):
+        open_backend("lacks:0")
 
 
 def test_backend_names_are_split_at_the_first_colon() -> None:

@@ -96,6 +96,18 @@ class HalfPrecisionLogits(SimBackend):
         return super()._logits(context).astype(np.float16)
 
 
+class FailsWithoutAStep(SimBackend):
+    def wait(self):
+        return super().wait() if self._queue else [].pop()
+
+
+class TakesAStepTooMany(SimBackend):
+    def submit(self, step):
+        caps, self._caps = self._caps, replace(self._caps, in_flight=99)
+        super().submit(step)
+        self._caps = caps
+
+
 def subject_of(backend):
     loaded = backend.load(conformance_load({"vocab_size": VOCAB}))
     return Subject(backend, loaded, VOCAB, tolerance=1e-6, clock=backend.clock)
@@ -117,6 +129,8 @@ UNVERIFIED_SLOTS = replace(SPECS["golden-slots"], verify=False)
         (SamplesTheLeast("golden"), conformance.check_sampling),
         (SwapsTheTwoLargest("golden"), conformance.check_two_largest),
         (KeepsTheFirstTwoLargest("golden"), conformance.check_two_largest),
+        (FailsWithoutAStep("golden"), conformance.check_misuse),
+        (TakesAStepTooMany("golden"), conformance.check_misuse),
         (HalfPrecisionLogits("golden"), conformance.check_logits_form),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, SimBackend) else value.__name__,

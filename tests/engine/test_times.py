@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chipmark.backends.sim.backend import SimBackend, virtual_clock
+from chipmark.backends.sim.backend import SimBackend
 from chipmark.backends.sim.cells import context_hash, two_largest
 from chipmark.backends.sim.spec import SPECS
 from chipmark.engine.clock import VirtualClock
@@ -16,6 +16,7 @@ from chipmark.engine.conformance import conformance_load
 from chipmark.engine.contract import PHASES
 from chipmark.engine.loop import run
 from chipmark.engine.plan import RunPlan
+from chipmark.engine.plugins import virtual_clock
 from chipmark.engine.times import slack_s
 from chipmark.engine.trial import SessionShape, TurnShape, trial_trace
 
@@ -67,11 +68,11 @@ def test_only_the_built_in_simulated_device_has_a_virtual_clock():
         pass
 
     backend = SimBackend("golden")
-    assert virtual_clock("sim", backend) is backend.clock
-    assert virtual_clock("fast", backend) is None
-    assert virtual_clock("sim", Derived("golden")) is None
+    assert virtual_clock("sim:golden", backend) is backend.clock
+    assert virtual_clock("fast:golden", backend) is None
+    assert virtual_clock("sim:golden", Derived("golden")) is None
     other = type("Other", (), {"clock": VirtualClock(), "simulated": True})()
-    assert virtual_clock("sim", other) is None
+    assert virtual_clock("sim:golden", other) is None
 
 
 def test_the_two_largest_logits_are_stored_with_the_ids():

@@ -9,7 +9,7 @@ import pytest
 from chipmark.backends.ort.backend import OrtBackend
 from chipmark.backends.ort.memory import check_fits
 from chipmark.engine.conformance import CHECKS, Subject, conformance_load
-from chipmark.errors import DoesNotFitError, UnknownNameError, UsageError
+from chipmark.errors import ContractError, DoesNotFitError, UnknownNameError, UsageError
 from chipmark_models.presets import preset
 
 VARIANTS = {
@@ -105,6 +105,11 @@ def test_two_steps_at_once_are_refused(helpers, prepared, tmp_path):
     from chipmark.engine.contract import Step
 
     driver.backend.submit(Step(90, (), ()))
-    with pytest.raises(RuntimeError, match="in_flight"):
+    with pytest.raises(ContractError, match="in flight"):
         driver.backend.submit(Step(91, (), ()))
     assert driver.backend.wait().step == 90
+    with pytest.raises(ContractError, match="no step"):
+        driver.backend.wait()
+    driver.backend.close()
+    with pytest.raises(ContractError, match="not loaded"):
+        driver.backend.submit(Step(92, (), ()))

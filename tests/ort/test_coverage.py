@@ -97,6 +97,6 @@ def test_a_provider_that_takes_nothing_says_so_in_its_row(helpers, prepared, tmp
     )
     driver = helpers.Driver("cpu", prepared(preset("tiny"))[0], tmp_path)
     assert driver.loaded.ep_coverage == 0.0
-    assert [note["code"] for note in driver.loaded.notes] == ["ep_coverage"]
-    assert "AnotherExecutionProvider took 0%" in driver.loaded.notes[0]["text"]
+    assert [code for code, _ in driver.loaded.notes] == ["ep_coverage"]
+    assert "AnotherExecutionProvider took 0%" in driver.loaded.notes[0][1]
     assert opened

@@ -122,7 +122,7 @@ def test_rebinding_is_right_and_counted_where_nothing_else_is_safe(
     )
     spec, sequences, reference = case(helpers.preset("tiny"))
     driver = helpers.Driver("cpu", spec, tmp_path, options={"graph": "plain"})
-    assert driver.loaded.caps.bind_is_snapshot
+    assert driver.loaded.bind_is_snapshot
     worst, at = two_turns(driver, sequences, reference)
     assert worst < TOLERANCE
     done = driver.run([0], [at[0]], [sequences[0][at[0] : at[0] + 1]])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from chipmark.backends.sim.backend import SimBackend
-from chipmark.backends.sim.cells import ContractViolation, context_hash
+from chipmark.backends.sim.cells import context_hash
 from chipmark.backends.sim.spec import SPECS
 from chipmark.engine.contract import KvOp, LaunchPlan, LoadSpec, Rows, Step
-from chipmark.errors import DoesNotFitError, UnknownNameError, UsageError
+from chipmark.errors import ContractError, DoesNotFitError, UnknownNameError
 
 LOAD = LoadSpec({}, "fp32", n_seqs=2, max_context=32, kv_tokens=64, max_chunk=16)
 
@@ -105,7 +105,7 @@ FIRST = launch(paged_rows(0, (5, 6, 7, 8, 9), (3, 1)))
 def test_a_broken_step_raises(bad, message):
     backend = loaded()
     do(backend, FIRST)
-    with pytest.raises(ContractViolation, match=message):
+    with pytest.raises(ContractError, match=message):
         do(backend, bad)
 
 
@@ -121,7 +121,7 @@ def test_writing_into_a_page_that_another_row_shares_raises():
         i32(3, 1, 3, 1).reshape(2, 2),
         np.array([True, True]),
     )
-    with pytest.raises(ContractViolation, match="same cell"):
+    with pytest.raises(ContractError, match="same cell"):
         do(backend, launch(both, "decode"))
 
 
@@ -138,20 +138,20 @@ def test_writing_into_a_page_that_another_row_reads_raises():
         i32(3, 1, -1, 2, 1, 0).reshape(2, 3),
         np.array([True, True]),
     )
-    with pytest.raises(ContractViolation):
+    with pytest.raises(ContractError):
         do(backend, launch(rows, "decode"))
 
 
 def test_too_many_steps_in_flight_raise():
     backend = loaded()
     backend.submit(Step(0, (), (FIRST,)))
-    with pytest.raises(ContractViolation, match="in flight"):
+    with pytest.raises(ContractError, match="in flight"):
         backend.submit(Step(1, (), (FIRST,)))
 
 
 def test_copying_what_was_never_written_raises():
     backend = loaded("golden-slots")
-    with pytest.raises(ContractViolation, match="does not hold"):
+    with pytest.raises(ContractError, match="does not hold"):
         do(backend, launch(slot_rows(0, (1,), 1)), ops=(KvOp("copy", 0, 1, 4, 7),))
 
 
@@ -164,8 +164,8 @@ def test_unknown_names_and_misuse():
     with pytest.raises(UnknownNameError, match="golden"):
         SimBackend("goldn")
     backend = SimBackend("golden")
-    with pytest.raises(UsageError, match="before load"):
+    with pytest.raises(ContractError, match="not loaded"):
         backend.submit(Step(0, (), ()))
     backend.load(LOAD)
-    with pytest.raises(UsageError, match="nothing was submitted"):
+    with pytest.raises(ContractError, match="no step"):
         backend.wait()

@@ -19,7 +19,13 @@ from chipmark.backends.torch_device.backend import TorchBackend
 from chipmark.backends.torch_device.threads import threads_for
 from chipmark.engine.conformance import CHECKS, Subject, conformance_load
 from chipmark.engine.contract import KvOp, LaunchPlan, LoadSpec, Rows, Step
-from chipmark.errors import DoesNotFitError, MissingBackendError, UnknownNameError, UsageError
+from chipmark.errors import (
+    ContractError,
+    DoesNotFitError,
+    MissingBackendError,
+    UnknownNameError,
+    UsageError,
+)
 from chipmark_models.oracle import Oracle
 from chipmark_models.precision import product_type
 from chipmark_models.presets import preset
@@ -123,7 +129,7 @@ def test_copies_are_launches_of_phase_kv_and_their_bytes_are_counted():
     ids = np.arange(20)
     backend.submit(Step(0, (), (plan("prefill_cold", rows([0], [ids])),)))
     backend.wait()
-    ops = (KvOp("copy", 0, 2, 12, 10), KvOp("drop", 1, -1, 0, 10), KvOp("move", 2, 1, 12, 10))
+    ops = (KvOp("copy", 0, 2, 12, 10), KvOp("drop", 1, -1, 0, 10), KvOp("copy", 2, 1, 12, 10))
     appended = rows([12], [ids[12:]], slot=[1], sample=False)
     backend.submit(Step(1, ops, (plan("prefill_append", appended),)))
     done = backend.wait()
@@ -140,13 +146,13 @@ def test_copies_are_launches_of_phase_kv_and_their_bytes_are_counted():
 def test_only_one_step_may_be_in_flight():
     backend, _ = load()
     step = Step(0, (), (plan("prefill_cold", rows([0], [np.arange(4)])),))
-    with pytest.raises(UsageError, match="no step"):
+    with pytest.raises(ContractError, match="no step"):
         backend.wait()
     backend.submit(step)
-    with pytest.raises(UsageError, match="in flight"):
+    with pytest.raises(ContractError, match="in flight"):
         backend.submit(step)
     backend.close()
-    with pytest.raises(UsageError, match="not loaded"):
+    with pytest.raises(ContractError, match="not loaded"):
         backend.submit(step)
 
 

@@ -16,7 +16,13 @@ from chipmark.engine.contract import LaunchPlan, LoadSpec, Rows, Step
 from chipmark.engine.loop import run
 from chipmark.engine.plan import RunPlan
 from chipmark.engine.trial import SessionShape, TurnShape, trial_trace
-from chipmark.errors import DoesNotFitError, MissingBackendError, UnknownNameError, UsageError
+from chipmark.errors import (
+    ContractError,
+    DoesNotFitError,
+    MissingBackendError,
+    UnknownNameError,
+    UsageError,
+)
 from chipmark_models.decoder import paged_ops
 from chipmark_models.oracle import Oracle
 from chipmark_models.presets import preset
@@ -78,7 +84,7 @@ def plan(phase, the_rows: Rows, bucket: int = 0) -> LaunchPlan:
 
 def test_the_kernels_give_the_oracles_logits_over_turns_with_a_shared_page():
     backend, loaded = load(n_seqs=3, kv_tokens=288)
-    assert loaded.caps.execution == "eager"
+    assert loaded.execution == "eager"
     assert loaded.caps.prefix == "share"
     a, b = (np.random.default_rng(1).integers(0, TINY.vocab_size, n) for n in (40, 25))
     b[:16] = a[:16]
@@ -92,7 +98,7 @@ def test_the_kernels_give_the_oracles_logits_over_turns_with_a_shared_page():
     ]
     backend.submit(Step(0, (), steps[0]))
     backend.submit(Step(1, (), steps[1], (10, 11)))
-    with pytest.raises(UsageError, match="in flight"):
+    with pytest.raises(ContractError, match="in flight"):
         backend.submit(Step(2, (), steps[2]))
     first, appended = backend.wait(), backend.wait()
     assert first.sampled.size == 0
@@ -118,10 +124,10 @@ def test_the_kernels_give_the_oracles_logits_over_turns_with_a_shared_page():
     times = [t for done in (first, appended, decoded, last) for x in done.launches
              for t in (x.start_s, x.end_s)]  # fmt: skip
     assert times == sorted(times)
-    with pytest.raises(UsageError, match="no step"):
+    with pytest.raises(ContractError, match="no step"):
         backend.wait()
     backend.close()
-    with pytest.raises(UsageError, match="not loaded"):
+    with pytest.raises(ContractError, match="not loaded"):
         backend.submit(Step(4, (), steps[3]))
 
 
@@ -144,7 +150,7 @@ def test_other_precisions_run_through_the_engine(precision):
 def test_the_interpreter_is_never_ranked_and_says_what_it_is():
     backend, loaded = load(options={"ops": TORCH_OPS})
     assert loaded.ep_coverage == 0.0
-    assert [note["code"] for note in loaded.notes] == ["ep_coverage"]
+    assert [code for code, _ in loaded.notes] == ["ep_coverage"]
     described = json.loads(json.dumps(dict(backend.describe())))
     assert described["interpreted"] is True
     assert described["operations"]["qkv"] == "torch"
@@ -170,7 +176,7 @@ def test_a_kernel_that_is_wrong_here_is_replaced_by_torch_and_said(monkeypatch):
     assert "(a) rms-relative" in replaced["qkv"]
     assert "PassManager::run failed" in replaced["greedy"]
     assert "many lines" not in replaced["greedy"]
-    assert [n["code"] for n in loaded.notes].count("kernel_replaced") == 6
+    assert [code for code, _ in loaded.notes].count("kernel_replaced") == 6
     assert backend.describe()["operations"]["qkv"] == "torch"
     with pytest.raises(UsageError, match="greedy fails parity"):
         load(options={"kernel_check": True, "ops": {"greedy": "triton"}}, n_seqs=1, max_chunk=16)
@@ -261,7 +267,7 @@ def test_what_is_compiled_is_warmed_at_every_tile_and_captured_largest_first(mon
     assert len(order) == 3
     assert tokens[:3] == [-4, -2, -1]
     assert set(tokens[3:]) == {1, 2, 4, 8, 16, 32}
-    assert [note["code"] for note in loaded.notes] == ["unverified_provider"]
+    assert [code for code, _ in loaded.notes] == ["unverified_provider"]
 
 
 def test_products_are_tried_and_the_fastest_is_used_and_named(monkeypatch):
@@ -301,6 +307,6 @@ def test_a_gpu_keeps_the_contract_in_every_precision(precision):
     subject = Subject(backend, loaded, vocab_size=TINY.vocab_size, tolerance=tolerance)
     for check in CHECKS:
         check(subject)
-    assert loaded.caps.execution == "graph"
+    assert loaded.execution == "graph"
     assert not loaded.details["kernels_replaced"]
     backend.close()

@@ -12,7 +12,7 @@ from chipmark.results.manifest import Manifest, Note
 from chipmark.results.record import Record as StoredRecord
 
 if TYPE_CHECKING:
-    from chipmark.results.validate import Finding
+    from chipmark.results.finding import Finding
 
 
 @dataclass(frozen=True, slots=True, repr=False)

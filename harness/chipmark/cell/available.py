@@ -3,82 +3,105 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import subprocess
 from dataclasses import dataclass
 from glob import glob
 from typing import Any
 
-from chipmark.backends.triton_cuda.devices import LEAST_CAPABILITY
-from chipmark.cell.provider_scan import scan
+from chipmark.cell.environment import run_module
 from chipmark.chips.catalogue import catalogue
 from chipmark.chips.detect import vendor_trace
-from chipmark.chips.nvml import candidates as candidates_of
+from chipmark.chips.nvml import candidates as cards_of
 from chipmark.chips.nvml import initialised, open_nvml
+from chipmark.engine.contract import Candidate, Machine
+from chipmark.engine.plugins import backend_factory
 from chipmark.errors import ChipmarkError
+from chipmark.registry import is_built_in, plugins
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A backend that a suite without names would use; `missing` says why it is left out and
-    `remedy` what helps ("" where nothing is missing)."""
+class Offer:
+    """A backend that a suite without names would use."""
 
     backend: str
+    """`KIND:DEVICE`; KIND alone where its plug-in could not be asked."""
     missing: str = ""
+    """Why it is left out, "" where nothing is missing."""
     remedy: str = ""
 
 
-def candidates(has_module: Callable[[str], bool] | None = None) -> list[Candidate]:
-    """Every backend that a suite looks for, in the order of measurement."""
-    has = has_module or _has_module
-    cards = bool(glob("/dev/nvidia[0-9]*")) or any(
-        vendor_trace(entry).pci_devices
-        for entry in catalogue().vendors.values()
-        if "cuda" in entry.devices
-    )
-    torch = "" if has("torch") else "torch is not installed"
-    ort = "" if has("onnxruntime") else "onnxruntime is not installed"
-    openvino, remedy = ort, "pip install 'chipmark[openvino]'"
-    if not ort and not has("onnxruntime_ep_openvino"):
-        openvino = "onnxruntime-ep-openvino is not installed"
-    elif not ort and has_module is None:
-        # Installed is not enough: the plug-in lists only processors that it supports.
-        found = scan(["openvino"])[0]
-        openvino, remedy = ("", "") if found.here else (found.text, found.remedy)
-    cuda = torch or ("" if cards else "no card that torch calls cuda is here")
-    triton = "" if has("triton") else "triton is not installed"
-    kernels, kernels_remedy = torch or triton, "pip install 'chipmark[triton]'"
-    if not kernels:
-        kernels, kernels_remedy = cuda, ""
-    if not kernels and has_module is None:
-        kernels, kernels_remedy = too_old()
-    return [
-        Candidate("torch:cpu", torch, "pip install 'chipmark[torch]'" if torch else ""),
-        Candidate("ort:cpu", ort, "pip install 'chipmark[ort]'" if ort else ""),
-        Candidate("ort:openvino", openvino, remedy if openvino else ""),
-        Candidate("triton:cuda", kernels, kernels_remedy if kernels else ""),
-        Candidate("torch:cuda", cuda, "pip install 'chipmark[torch,cuda]'" if torch else ""),
-    ]
+class ThisMachine:
+    """The machine that the process runs on, as plug-ins may ask about it."""
+
+    def has_module(self, name: str) -> bool:
+        """Whether a module is installed."""
+        return importlib.util.find_spec(name) is not None
+
+    def has_device(self, kind: str) -> bool:
+        """By the PCI ids of the catalogue's vendors, and by the node of NVIDIA's driver, which
+        containers show without the bus."""
+        if kind == "cuda" and glob("/dev/nvidia[0-9]*"):
+            return True
+        entries = (e for e in catalogue().vendors.values() if kind in e.devices)
+        return any(vendor_trace(entry).pci_devices for entry in entries)
+
+    def cuda_capability(self) -> tuple[int, int] | None:
+        """By NVIDIA's library, where it is installed."""
+        return capability_of(None) if self.has_module("pynvml") else None
+
+    def run_module(
+        self, module: str, *arguments: str, limit_s: float
+    ) -> subprocess.CompletedProcess[str]:
+        """In the environment of a child."""
+        return run_module(module, *arguments, limit_s=limit_s)
 
 
-def too_old(nvml: Any = None) -> tuple[str, str]:
-    """Why NVIDIA's cards are too old for our kernels, and what measures them instead; ("", "")
-    where the first card that CUDA may take is not, or where nothing tells its capability."""
-    if nvml is None and not _has_module("pynvml"):
-        return "", ""
+def candidates(machine: Machine | None = None) -> list[Offer]:
+    """Every backend that a suite looks for, of all installed plug-ins, in the order of measurement.
+
+    A plug-in of another distribution that cannot be asked is an offer of its own, with what is
+    wrong with it.
+    """
+    asked = machine or ThisMachine()
+    found: list[tuple[int, Offer]] = []
+    for name in plugins("chipmark.backends"):
+        try:
+            told = [_checked(candidate) for candidate in backend_factory(name).candidates(asked)]
+        except Exception as error:  # whatever a stranger's code raises costs only its own line
+            if is_built_in("chipmark.backends", name):
+                raise
+            found.append((_LAST, _broken(name, error)))
+            continue
+        for c in told:
+            found.append((c.order, Offer(f"{name}:{c.device}", c.missing, c.remedy)))
+    return [offer for _, offer in sorted(found, key=lambda pair: pair[0])]
+
+
+def capability_of(nvml: Any) -> tuple[int, int] | None:
+    """Compute capability of the card that CUDA puts first; None where nothing tells it. `nvml`:
+    bindings of one's own, None for the library's."""
     try:
         bindings = open_nvml() if nvml is None else initialised(nvml)
-        cards = candidates_of(bindings, "cuda")
+        cards = cards_of(bindings, "cuda")
     except ChipmarkError:
-        return "", ""
+        return None
     # Where CUDA's order is open, its first card is the fastest.
     known = [card.ask("nvmlDeviceGetCudaComputeCapability") for card in cards]
-    found = max((tuple(pair) for pair in known if pair), default=LEAST_CAPABILITY)
-    if found >= LEAST_CAPABILITY:
-        return "", ""
-    least = ".".join(map(str, LEAST_CAPABILITY))
-    text = f"compute capability {found[0]}.{found[1]}; the kernels need {least} or newer"
-    return text, "torch:cuda measures this card without them"
+    return max(((int(a), int(b)) for a, b in filter(None, known)), default=None)
 
 
-def _has_module(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+_LAST = 1_000
+
+
+def _checked(candidate: Candidate) -> Candidate:
+    if not isinstance(candidate, Candidate):
+        raise TypeError(f"candidates() gives {type(candidate).__name__}, not Candidate")
+    return candidate
+
+
+def _broken(name: str, error: Exception) -> Offer:
+    owner = plugins("chipmark.backends")[name].dist
+    said = error.message if isinstance(error, ChipmarkError) else f"{type(error).__name__}: {error}"
+    hint = error.hint if isinstance(error, ChipmarkError) else ""
+    remedy = hint or f"repair or uninstall {owner.name if owner is not None else 'its package'}"
+    return Offer(name, f"its plug-in cannot be asked: {said}", remedy)

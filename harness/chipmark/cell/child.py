@@ -27,15 +27,15 @@ from typing import Any, TextIO
 import numpy as np
 
 from chipmark.backends.probe_size import is_out_of_memory
-from chipmark.backends.sim.backend import virtual_clock
 from chipmark.cell.provenance import installed_packages
 from chipmark.cell.spec import ChildSpec, RunCommand, parse
 from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import Backend, Caps, Clock, Loaded, LoadSpec
 from chipmark.engine.events import save_events
 from chipmark.engine.plan import CapturedLogits, Progress, RunPlan
+from chipmark.engine.plugins import open_backend, virtual_clock
 from chipmark.errors import ChipmarkError, DoesNotFitError, UsageError
-from chipmark.registry import identity_of, load_plugin, refused_plugins, split_backend
+from chipmark.registry import identity_of, refused_plugins, split_backend
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -88,9 +88,9 @@ class Child:
 
     def _load(self, _: str) -> dict[str, Any]:
         spec = self.spec
-        kind, device = split_backend(spec.backend)
+        kind = split_backend(spec.backend)[0]
         started = time.perf_counter()
-        backend: Backend = load_plugin("chipmark.backends", kind)(device)
+        backend = open_backend(spec.backend)
         loaded = backend.load(
             LoadSpec(
                 model=spec.model,
@@ -106,7 +106,7 @@ class Child:
             )
         )
         self._backend, self._caps = backend, loaded.caps
-        self._clock = virtual_clock(kind, backend)
+        self._clock = virtual_clock(spec.backend, backend)
         return loaded_to_dict(loaded) | {
             "describe": dict(backend.describe()),
             "plugin": identity_of("chipmark.backends", kind, backend).to_dict(),
@@ -139,7 +139,7 @@ class Child:
         backend = self.backend
         start_s = time.perf_counter()
         size: int | None = command.read_bytes
-        if size and hasattr(backend, "probe_bytes"):
+        if size:
             size = backend.probe_bytes(size)
         read = roof_of(lambda: backend.probe_read(size)) if size else None
         matmul = roof_of(lambda: backend.probe_matmul(command.precision))
@@ -190,9 +190,9 @@ class Child:
         save_events(Path(command.events), result.tables)
         if command.captured and result.logits:
             save_logits(Path(command.captured), result.logits)
-        samples = getattr(self.backend, "power_samples", None)
+        samples = self.backend.power_samples()
         if command.power and samples is not None:
-            time_s, energy_j, power_w = samples()
+            time_s, energy_j, power_w = samples
             with Path(command.power).open("wb") as file:
                 np.savez(file, time_s=time_s, energy_j=energy_j, power_w=power_w)
         turns = result.tables["turns"]["status"]
@@ -252,9 +252,15 @@ def roof_of(probe: Callable[[], float | None]) -> float | None:
 
 
 def loaded_to_dict(loaded: Loaded) -> dict[str, Any]:
-    """`Loaded` as JSON types."""
+    """`Loaded` as JSON types, its `caps` as records keep them."""
     return {
-        "caps": dataclasses.asdict(loaded.caps),
+        "caps": dataclasses.asdict(loaded.caps)
+        | {
+            "sampling": loaded.sampling,
+            "clock": "device" if loaded.clock == "simulated" else loaded.clock,
+            "execution": loaded.execution,
+            "bind_is_snapshot": loaded.bind_is_snapshot,
+        },
         "load_s": loaded.load_s,
         "compile_s": loaded.compile_s,
         "weight_bytes": loaded.weight_bytes,
@@ -264,7 +270,7 @@ def loaded_to_dict(loaded: Loaded) -> dict[str, Any]:
         "ep_coverage": loaded.ep_coverage,
         "device": loaded.device,
         "details": dict(loaded.details),
-        "notes": [dict(note) for note in loaded.notes],
+        "notes": [{"code": code, "text": text} for code, text in loaded.notes],
     }
 
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chipmark.engine.plugins import backend_factory
 from chipmark.errors import MissingBackendError, UsageError
-from chipmark.registry import load_plugin, split_backend
+from chipmark.registry import split_backend
 
 
 def precisions_of(backend: str) -> tuple[str, ...] | None:
-    """What `KIND:DEVICE` says that it computes, by the static `precisions(device)` of its class.
+    """What `KIND:DEVICE` says that it computes, by `BackendFactory.precisions`.
 
-    None where it does not say, or where its module needs a package that is not here: then its
+    None where it takes any, or where its module needs a package that is not here: then its
     child answers. Raises UnknownNameError for a kind that does not exist.
     """
     kind, device = split_backend(backend)
     try:
-        told = getattr(load_plugin("chipmark.backends", kind), "precisions", None)
+        return backend_factory(kind).precisions(device)
     except MissingBackendError:
         return None
-    return None if told is None else tuple(told(device))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ import importlib.util
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from chipmark.backends.ort.provider_scan import scan
 from chipmark.backends.torch_device.devices import plugin_modules
 from chipmark.cell.available import candidates
-from chipmark.cell.provider_scan import scan
+from chipmark.cell.environment import run_module
 from chipmark.cell.runner import meter_request
 from chipmark.chips.detect import chips_here
 from chipmark.meters.pick import pick_meter
@@ -86,5 +87,5 @@ def _ort_providers() -> list[Item]:
 
     return [
         Item("provider", f"ort:{found.name}", found.here, found.text, found.remedy)
-        for found in scan(list(known_providers()))
+        for found in scan(list(known_providers()), run_module)
     ]

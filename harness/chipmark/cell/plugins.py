@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chipmark.chips.contract import ChipIdentity
+from chipmark.chips.plugins import chip_identifier
 from chipmark.codes import NoteCode
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter
@@ -18,7 +19,6 @@ from chipmark.registry import (
     PluginIdentity,
     built_in_identity,
     identity_of,
-    load_plugin,
     plugins,
     source_hash,
     split_backend,
@@ -80,7 +80,7 @@ def chip_plugin(backend: str, chip: ChipIdentity) -> PluginId:
     device = split_backend(backend)[1]
     for name in plugins(_CHIPS):
         try:
-            identify = load_plugin(_CHIPS, name)
+            identify = chip_identifier(name)
             found = identify(device)
         except ChipmarkError:
             continue  # a plug-in without its driver or package is not the one that answered

@@ -35,6 +35,7 @@ from chipmark.chips.detect import chip_of
 from chipmark.chips.nameplate import nameplate, unit_nameplate_w
 from chipmark.codes import NoteCode
 from chipmark.engine.lanes import check_closed_loop
+from chipmark.engine.plugins import needs_weights_file
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter, Scope
 from chipmark.meters.pick import pick_meter
@@ -331,7 +332,7 @@ class _Preparation:
         return self._refs[name]
 
     def _model(self, ref: WeightRef, plan: CellPlan) -> ModelInUse:
-        key = (plan.model, plan.precision, plan.backend.startswith("ort:"))
+        key = (plan.model, plan.precision, needs_weights_file(plan.backend))
         if key not in self._models:
             self._models[key] = prepare_model(
                 ref, plan.precision, plan.backend, self._reporter.stage

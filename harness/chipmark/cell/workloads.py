@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chipmark.cell.suite import CellPlan
+from chipmark.engine.plugins import needs_weights_file
 from chipmark.errors import ChipmarkError, UnknownNameError, UsageError
 from chipmark.results.manifest import ModelId, WorkloadId
 from chipmark.workload.generate import generate
@@ -69,10 +70,10 @@ def find_model(name: str, seed: int, say: Say) -> WeightRef:
 def prepare_model(ref: WeightRef, precision: str, backend: str, say: Say) -> ModelInUse:
     """Write the weights in a precision once, and name them by their hashes.
 
-    ONNX graphs keep their weights in a file, so for `ort:` they are always written.
+    A backend that maps them has them always written (`BackendFactory.needs_weights_file`).
     """
     say(f"{ref.model or ref.path}: preparing {ref.kind} weights in {precision}")
-    to_disk = True if backend.startswith("ort:") else None
+    to_disk = True if needs_weights_file(backend) else None
     spec: WeightSpec = prepare_spec(ref, precision, to_disk=to_disk)
     weights = open_any(spec)
     identity = ModelId.model_validate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 HOST_UNITS = ("package", "cpu-share")
 """Units of the host's own processor."""
@@ -21,26 +21,27 @@ class DeviceKey:
 
 @dataclass(frozen=True, slots=True)
 class ChipIdentity:
-    """A chip by evidence. `name` is the catalogue's; `device_name` what the device calls itself.
-
-    unit: what price and meter cover (`cpu-share`, `card`, `server`), used/of: devices (or slices)
-    of it used. A power limit below default or a MIG slice is part of the name, in brackets;
-    `catalogue.catalogue_name` is the name without.
-    identity: facts that must agree for two rows to be the same chip (model, memory, power limit);
-    context: facts that may explain a difference (driver, kernel, governor). evidence: what was
-    looked at. verified: False where the route was never run on that hardware.
-    """
+    """A chip by evidence."""
 
     name: str
+    """The catalogue's. A power limit below default or a MIG slice is part of it, in brackets;
+    `catalogue.catalogue_name` is the name without."""
     vendor: str
     device_name: str
+    """What the device calls itself."""
     unit: str
+    """What price and meter cover: `cpu-share`, `package`, `card`, `server`."""
     used: int
     of: int
+    """Devices (or slices) of the unit: used of all."""
     identity: dict[str, Any] = field(default_factory=dict)
+    """Facts that must agree for two rows to be the same chip: model, memory, power limit."""
     context: dict[str, Any] = field(default_factory=dict)
+    """Facts that may explain a difference: driver, kernel, governor."""
     evidence: tuple[str, ...] = ()
+    """What was looked at."""
     verified: bool = True
+    """False where the route was never run on that hardware."""
 
     @property
     def key(self) -> DeviceKey:
@@ -52,3 +53,13 @@ class ChipIdentity:
     def on_host(self) -> bool:
         """Whether it is the host's own processor."""
         return self.unit in HOST_UNITS
+
+
+class ChipIdentifier(Protocol):
+    """The object behind an entry point of `chipmark.chips`: a function, as a rule."""
+
+    def __call__(self, device: str, *, key: DeviceKey | None = None) -> ChipIdentity | None:
+        """The chip that `device` (after the colon of a backend's name) computes on; None for
+        devices that it does not know. `key`: the very card, once the computing process has
+        reported it. Raises MissingBackendError where the vendor's library is not here."""
+        ...

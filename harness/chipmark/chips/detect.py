@@ -11,8 +11,9 @@ from chipmark.chips.catalogue import VendorEntry, catalogue
 from chipmark.chips.contract import ChipIdentity, DeviceKey
 from chipmark.chips.identify import nvidia_identity
 from chipmark.chips.nvml import cards, open_nvml
+from chipmark.chips.plugins import chip_identifier
 from chipmark.errors import MissingBackendError, UsageError
-from chipmark.registry import load_plugin, plugins, split_backend
+from chipmark.registry import plugins, split_backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def chip_of(
     key = key or DeviceKey(name=loaded_device)
     for name in plugins("chipmark.chips"):
         try:
-            found = load_plugin("chipmark.chips", name)(device, key=key)
+            found = chip_identifier(name)(device, key=key)
         except MissingBackendError:
             # No NVIDIA driver behind "cuda": it may be one of the vendors that look like it.
             alike = [entry for entry in vendors if vendor_trace(entry, root).pci_devices]

@@ -9,9 +9,10 @@ vendor's container.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,14 @@ a later turn. `prefill_refill`: tokens computed again because their KV was evict
 copies and compaction. A phase is stored in events as its index in this tuple."""
 
 
+Place = Literal["device", "host"]
+Timed = Literal["device", "host", "simulated"]
+"""`device`: the device's own events. `host`: the host's clock around a synchronised call.
+`simulated`: a virtual clock, which only the built-in `sim:` may have."""
+Execution = Literal["eager", "compiled", "graph"]
+GraphLevel = Literal["plain", "standard", "contrib", "none"]
+
+
 @dataclass(frozen=True, slots=True)
 class Caps:
     """What a loaded backend can do; the engine plans by it and by nothing else.
@@ -41,7 +50,6 @@ class Caps:
     `kv` is how bytes are addressed: `paged` (rows carry a page table of `page_tokens`-token
     pages) or `slots` (rows carry a slot of `max_context` tokens). `prefix`: pages are shared,
     rows of a slot are copied, or neither. Buckets are ascending; `()` means any size.
-    `bind_is_snapshot`: binding an input copies it, so KV lives in memory the provider allocated.
     """
 
     kv: Literal["paged", "slots"]
@@ -59,30 +67,27 @@ class Caps:
     context_buckets: tuple[int, ...] = ()
     prefill_rows: int = 1
     """Most rows (sequences) of one prefill launch."""
-    sampling: Literal["device", "host"] = "host"
-    clock: Literal["device", "host"] = "host"
-    execution: Literal["eager", "compiled", "graph"] = "eager"
-    bind_is_snapshot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of one launch, as columns of length n.
-
-    seq: session ids. slot: slot of each row (-1 when paged). start: tokens already in KV.
-    length: tokens computed now (1 in decode). tokens: their ids, concatenated, sum(length).
-    pages: (n, width) page table, page index of each `page_tokens` block, -1 beyond the end; the
-    pages cover start + length tokens; None for slots. sample: rows whose last position is
-    sampled (the last chunk of a prompt, and every decode row).
-    """
+    """The rows of one launch, as columns of length n."""
 
     seq: I32
+    """Session ids."""
     slot: I32
+    """Slot of each row; -1 when paged."""
     start: I32
+    """Tokens already in KV."""
     length: I32
+    """Tokens computed now; 1 in decode."""
     tokens: I32
+    """Their ids, concatenated: sum(length) of them."""
     pages: I32 | None
+    """(n, width) page table, page index of each `page_tokens` block, -1 beyond the end; the pages
+    cover start + length tokens. None for slots."""
     sample: Bool
+    """Rows whose last position is sampled: the last chunk of a prompt, and every decode row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +109,12 @@ class LaunchPlan:
 class KvOp:
     """A change of cached bytes before the launches of a step.
 
-    copy: the first `length` tokens of slot `src` to slot `dst`. move: the same, and `src` is free
-    afterwards. drop: `src` holds nothing any more (a hint; no bytes move). `seq` is the session
-    that receives the copy and whose turn is charged with it.
+    copy: the first `length` tokens of slot `src` to slot `dst`. drop: `src` holds nothing any more
+    (a hint; no bytes move). `seq` is the session that receives the copy and whose turn is charged
+    with it.
     """
 
-    kind: Literal["copy", "drop", "move"]
+    kind: Literal["copy", "drop"]
     src: int
     dst: int
     length: int
@@ -118,36 +123,35 @@ class KvOp:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the engine hands over at once: KV operations first, then launches, in order.
-
-    logits_of: sessions whose sampled row's logits are wanted (parity); the path is the same.
-    """
+    """What the engine hands over at once: KV operations first, then launches, in order."""
 
     id: int
     ops: tuple[KvOp, ...]
     launches: tuple[LaunchPlan, ...]
     logits_of: tuple[int, ...] = ()
+    """Sessions whose sampled row's logits are wanted (parity); the path is the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
     """When one launch ran, in seconds of the engine's clock (`time.perf_counter` on the host).
 
-    start_s, end_s: device time of the launch, or wall time around a synchronised call; head and
-    sampling are in it, and so is growth of the KV that it caused. A launch lies between the
-    engine's `submit` and the end of its `wait`, and does not overlap another. host_s: host time
-    spent preparing and launching. For `kv` operations (the step's copies and moves, at most one
-    launch each) `plan` is -1. positions:
-    those really computed, padding included; 0 where they are those of the plan's buckets, or,
-    without batch and chunk buckets in the capabilities, the useful tokens.
+    It lies between the engine's `submit` and the end of its `wait`, and does not overlap another.
     """
 
     phase: Phase
     plan: int
+    """Index of its plan in the step; -1 for `kv` operations (the step's copies, at most one launch
+    each)."""
     start_s: float
     end_s: float
+    """Device time of the launch, or wall time around a synchronised call; head and sampling are in
+    it, and so is growth of the KV that it caused."""
     host_s: float
+    """Host time spent preparing and launching."""
     positions: int = 0
+    """Those really computed, padding included; 0 where they are those of the plan's buckets, or,
+    without batch and chunk buckets in the capabilities, the useful tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,58 +188,70 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadSpec:
-    """What a backend is asked to hold and to warm.
-
-    model: a dictionary that `chipmark_models.weights.prepared.open_any` understands (prepared
-    folder or streamed source); {} for `sim:`. n_seqs: sequences that live at once. max_context:
-    tokens of the longest sequence. kv_tokens: tokens of KV over all sequences (pages are made
-    from it); slot backends hold n_seqs + reserved_slots slots. max_chunk: most prompt tokens of
-    one launch (the token budget). scratch: a folder of this cell's own for caches and dumps.
-    """
+    """What a backend is asked to hold and to warm."""
 
     model: Mapping[str, Any]
+    """A dictionary that `chipmark_models.weights.prepared.open_any` understands (prepared folder or
+    streamed source); of a simulated device the ids and bytes of its model."""
     precision: str
     n_seqs: int
+    """Sequences that live at once."""
     max_context: int
+    """Tokens of the longest sequence."""
     kv_tokens: int
+    """Tokens of KV over all sequences, which pages are made from; slot backends hold n_seqs +
+    reserved_slots slots."""
     max_chunk: int
+    """Most prompt tokens of one launch (the token budget)."""
     reserved_slots: int = 1
     threads: int = 0
+    """Threads on the host; 0 leaves them to the backend."""
     scratch: str = "."
+    """A folder of this cell's own for caches and dumps."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    """The backend's own options; UnknownNameError for one that it does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What was loaded: capabilities, costs of loading, and what will really be computed.
-
-    load_s: weights and graph. compile_s: compilation and warm-up of every bucket, apart from the
-    clock of the run. precision: {"weights", "activation", "kv", "accumulate"},
-    names of `chipmark_models.precision`. graph: plain, standard, contrib or none. ep_coverage:
-    share of work on the provider's own device, None where nothing can tell. device: the name that
-    the device or provider gives itself. notes: {code, text} pairs for the row.
-    """
+    """What was loaded: capabilities, costs of loading, and what will really be computed."""
 
     caps: Caps
     load_s: float
+    """Weights and graph."""
     compile_s: float
+    """Compilation and warm-up of every bucket, apart from the clock of the run."""
     weight_bytes: int
     kv_bytes: int
     precision: Mapping[str, str]
-    graph: str
+    """{"weights", "activation", "kv", "accumulate"}, names of `chipmark_models.precision`."""
+    graph: GraphLevel
+    """Which operators the graph has: see chipmark_models.onnx_graphs; `none` without a graph."""
     ep_coverage: float | None
+    """Share of work on the provider's own device, None where nothing can tell."""
     device: str
+    """The name that the device or provider gives itself."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[Mapping[str, str], ...] = ()
+    """Further facts for the record, JSON-safe."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """(code, text) pairs for the row; codes are those of chipmark.metrics.codes."""
+    sampling: Place = "host"
+    """Where ids are sampled."""
+    clock: Timed = "host"
+    """Whose clock the times of launches are of."""
+    execution: Execution = "eager"
+    """How a launch reaches the device."""
+    bind_is_snapshot: bool = False
+    """Binding an input copies it, so KV lives in memory that the provider allocated."""
+
+
+PowerColumns = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+"""time_s, energy_j, power_w, as `chipmark.meters.contract.PowerSamples` has them."""
 
 
 class Backend(Protocol):
-    """What executes steps. Built by `factory(device)` where the name is `KIND:DEVICE`.
-
-    A factory may have a static `precisions(device) -> tuple[str, ...]`, which answers without the
-    backend's own package and names all that `load` takes: other precisions are then refused
-    before weights are prepared.
-    """
+    """What executes steps. Every member is asked for; `BackendDefaults` has those that a backend
+    may have nothing to say to."""
 
     def load(self, spec: LoadSpec) -> Loaded:
         """Load weights, allocate KV, compile and warm every bucket.
@@ -245,21 +261,26 @@ class Backend(Protocol):
         ...
 
     def submit(self, step: Step) -> None:
-        """Queue a step; at most `caps.in_flight` steps may be waiting."""
+        """Queue a step. Raises ContractError before `load`, and where `caps.in_flight` steps are
+        waiting already; those are finished all the same."""
         ...
 
     def wait(self) -> Done:
-        """The oldest submitted step, finished."""
+        """The oldest submitted step, finished. Raises ContractError where none is submitted."""
         ...
 
     def synchronize(self) -> None:
         """Return when the device has nothing left to do."""
         ...
 
+    def probe_bytes(self, wanted: int) -> int | None:
+        """The working set of at most `wanted` bytes that is safe to probe now; None where what is
+        free is too little for a roof of the memory."""
+        ...
+
     def probe_read(self, n_bytes: int) -> float | None:
         """Measured read bandwidth of the device at this working-set size, bytes per second; None
-        where the backend has no way to measure it, and then MBU is null (`no_probe`). A backend may
-        also have `probe_bytes(wanted) -> int | None`: the size that is safe to ask for now."""
+        where the backend has no way to measure it, and then MBU is null (`no_probe`)."""
         ...
 
     def probe_matmul(self, precision: str) -> float | None:
@@ -267,10 +288,103 @@ class Backend(Protocol):
         and then MFU is null."""
         ...
 
+    def power_samples(self) -> PowerColumns | None:
+        """Power since the start, of a simulated device; None of every other, which is metered."""
+        ...
+
     def describe(self) -> Mapping[str, Any]:
-        """Versions, device, options: JSON-safe, for the record's identity and context."""
+        """Versions, device, options: JSON-safe, for the record's identity and context. `hardware`:
+        what tells the very card (`uuid`, `pci`, `name`) and its cache (`l2_cache_bytes`)."""
         ...
 
     def close(self) -> None:
         """Free the device; idempotent."""
         ...
+
+
+class Machine(Protocol):
+    """What a plug-in may ask about this machine without importing anything heavy."""
+
+    def has_module(self, name: str) -> bool:
+        """Whether a Python module is installed."""
+        ...
+
+    def has_device(self, kind: str) -> bool:
+        """Whether the PCI bus or a driver's node shows a device of a vendor that calls it `kind`
+        ("cuda", "npu"): evidence, no promise that it works."""
+        ...
+
+    def cuda_capability(self) -> tuple[int, int] | None:
+        """Compute capability of the card that CUDA puts first, None where nothing tells it."""
+        ...
+
+    def run_module(
+        self, module: str, *arguments: str, limit_s: float
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a module in a process of its own: for a look that may crash or hang. Raises
+        subprocess.TimeoutExpired."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A device that a suite without `-b` would measure with the plug-in that names it."""
+
+    device: str
+    """What comes after the colon."""
+    missing: str = ""
+    """Why it is left out, "" where nothing is missing."""
+    remedy: str = ""
+    """What helps."""
+    order: int = 100
+    """Smaller ones are measured earlier; built-in devices have numbers under 100."""
+
+
+class BackendFactory(Protocol):
+    """The object behind an entry point of `chipmark.backends`: a class, as a rule.
+
+    A backend's name is `KIND:DEVICE`, where KIND is the entry point's name.
+    """
+
+    @property
+    def needs_weights_file(self) -> bool:
+        """Whether `LoadSpec.model` must be a prepared folder, not a source that is streamed."""
+        ...
+
+    def __call__(self, device: str) -> Backend:
+        """The backend of a device. Raises UnknownNameError for a device that cannot be, and
+        MissingBackendError (what to install) for one that is not here."""
+        ...
+
+    def precisions(self, device: str) -> tuple[str, ...] | None:
+        """All precisions that `load` takes, told without the backend's own package; others are
+        then refused before weights are prepared. None where every one is taken."""
+        ...
+
+    def candidates(self, machine: Machine) -> Sequence[Candidate]:
+        """What a suite without `-b` should try on this machine. Imports nothing heavy."""
+        ...
+
+
+class BackendDefaults:
+    """A base class for backends: answers of one that has nothing to add."""
+
+    needs_weights_file: ClassVar[bool] = False
+
+    @staticmethod
+    def precisions(device: str) -> tuple[str, ...] | None:
+        """Every precision is taken."""
+        return None
+
+    @staticmethod
+    def candidates(machine: Machine) -> Sequence[Candidate]:
+        """Nothing is tried unless it is named."""
+        return ()
+
+    def probe_bytes(self, wanted: int) -> int | None:
+        """What is wanted."""
+        return wanted
+
+    def power_samples(self) -> PowerColumns | None:
+        """None: power is metered."""
+        return None

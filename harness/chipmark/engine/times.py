@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
+
+from chipmark.engine.contract import Timed
 
 HOST_SLACK_S = 1e-6
 """Between two readings of the host's own clock: rounding only."""
@@ -16,9 +16,9 @@ DEVICE_SLACK_REL = 1e-3
 half a microsecond, and the host marks the beginning of a step it was idle before to some 10 us."""
 
 
-def slack_s(clock: Literal["device", "host"], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+def slack_s(clock: Timed, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     """By how much a launch of `seconds` may reach beyond its step by the engine's clock, or into
-    its neighbour: `clock` is `Caps.clock`."""
+    its neighbour: `clock` is `Loaded.clock`."""
     if clock == "host":
         return np.full(seconds.shape, HOST_SLACK_S)
     return np.maximum(DEVICE_SLACK_S, DEVICE_SLACK_REL * np.abs(seconds))

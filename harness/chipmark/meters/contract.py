@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from chipmark.meters.request import MeterRequest
 
 SourceClass = Literal["counter", "polled", "wall", "declared", "assumed"]
 Scope = Literal["die", "package", "board", "node_dc", "wall", "facility", "cpu-share", "sim"]
@@ -14,30 +17,31 @@ Scope = Literal["die", "package", "board", "node_dc", "wall", "facility", "cpu-s
 
 @dataclass(frozen=True, slots=True)
 class MeterInfo:
-    """What a meter reads and how far it can be trusted.
-
-    update_period_s: how often the value behind it changes (0 for a constant). averaging_s: the
-    window the sensor averages over, None if unknown. error_rel: bound of the sensor class, None
-    if unknown. covers: which units (dies, cards) the reading covers, for people. period_known:
-    whether the period was calibrated or is documented; where it is only taken, updates are counted
-    by changes of value. reading_period_s: how often the sensor is asked, None where that is not
-    known. cap_w: the most that the unit can draw for long (its power limit), None if unknown.
-    """
+    """What a meter reads and how far it can be trusted."""
 
     name: str
     source: SourceClass
     scope: Scope
     method: str
+    """How it is read, for people."""
     update_period_s: float
+    """How often the value behind it changes; 0 for a constant."""
     averaging_s: float | None = None
+    """The window that the sensor averages over, None if unknown."""
     error_rel: float | None = None
+    """Bound of the sensor class, None if unknown."""
     covers: str = ""
+    """Which units (dies, cards) the reading covers, for people."""
     verified: bool = True
     """False: written from documents and never run on that hardware ("unverified on hardware")."""
     notes: tuple[str, ...] = field(default=())
     period_known: bool = True
+    """Whether the period was calibrated or is documented; where it is only taken, updates are
+    counted by changes of value."""
     reading_period_s: float | None = None
+    """How often the sensor is asked, None where that is not known."""
     cap_w: float | None = None
+    """The most that the unit can draw for long (its power limit), None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,4 +65,13 @@ class Meter(Protocol):
 
     def stop(self) -> PowerSamples:
         """End sampling and hand over everything since `start`."""
+        ...
+
+
+class MeterFactory(Protocol):
+    """The object behind an entry point of `chipmark.meters`: a class of meters, as a rule."""
+
+    def for_request(self, request: MeterRequest) -> Meter | None:
+        """The meter of the unit asked for; None where it does not meter such a unit. Raises
+        ChipmarkError with what to do where it would, and cannot be read."""
         ...

@@ -5,8 +5,9 @@ from __future__ import annotations
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter
 from chipmark.meters.declared import AssumedMeter, DeclaredMeter
+from chipmark.meters.plugins import meter_factory
 from chipmark.meters.request import MeterRequest
-from chipmark.registry import load_plugin, plugins
+from chipmark.registry import plugins
 
 
 def pick_meter(request: MeterRequest) -> tuple[Meter | None, tuple[str, ...]]:
@@ -14,7 +15,7 @@ def pick_meter(request: MeterRequest) -> tuple[Meter | None, tuple[str, ...]]:
 
     A power of the user's goes first: the user knows that the sensor here is wrong or does not see
     a part. Below the catalogue's nameplate it is assumed, and the remarks say so.
-    Each plug-in of `chipmark.meters` is a class with `for_request(request) -> Meter | None`.
+    Plug-ins of `chipmark.meters` are asked in their order; one that cannot be read is a remark.
     """
     remarks: list[str] = []
     declared = DeclaredMeter.for_request(request)
@@ -25,7 +26,7 @@ def pick_meter(request: MeterRequest) -> tuple[Meter | None, tuple[str, ...]]:
         if name == "declared":
             continue
         try:
-            meter: Meter | None = load_plugin("chipmark.meters", name).for_request(request)
+            meter = meter_factory(name).for_request(request)
         except ChipmarkError as error:
             remarks.append(f"{name}: {error.message}. {error.hint}".strip())
             continue

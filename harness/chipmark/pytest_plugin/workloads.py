@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from chipmark.backends.sim.backend import virtual_clock
 from chipmark.cell.workloads import SIM_VOCABULARY, find_model, prepare_model
 from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import (
@@ -25,11 +24,12 @@ from chipmark.engine.contract import (
 )
 from chipmark.engine.loop import run
 from chipmark.engine.plan import RunPlan, RunResult
+from chipmark.engine.plugins import open_backend, virtual_clock
 from chipmark.errors import UnknownNameError
 from chipmark.meters.contract import PowerSamples
 from chipmark.metrics.events import view
 from chipmark.metrics.samples import Kind, Samples, turn_samples
-from chipmark.registry import load_plugin, split_backend
+from chipmark.registry import is_simulated
 from chipmark.workload.generate import generate
 from chipmark.workload.profile import load_profiles
 from chipmark.workload.scale import scale_named
@@ -63,9 +63,9 @@ class LoadedBackend:
         vocab_size: int | None = None,
     ) -> LoadedBackend:
         """Load weights, allocate KV and warm every bucket. What `Backend.load` raises."""
-        kind, device = split_backend(name)
-        backend: Backend = load_plugin("chipmark.backends", kind)(device)
-        if kind == "sim":
+        simulated = is_simulated(name)
+        backend = open_backend(name)
+        if simulated:
             vocabulary = vocab_size or SIM_VOCABULARY
             spec: dict[str, Any] = {"vocab_size": vocabulary}
         else:
@@ -89,18 +89,18 @@ class LoadedBackend:
             backend.close()
             scratch.cleanup()
             raise
-        named = "sim" if kind == "sim" else model
+        named = "sim" if simulated else model
         return cls(name, backend, loaded, named, vocabulary, scratch)
 
     @property
     def simulated(self) -> bool:
         """Whether its time and power are closed forms."""
-        return self.name.startswith("sim:")
+        return is_simulated(self.name)
 
     @property
     def virtual_clock(self) -> Clock | None:
         """The clock of a built-in simulated device; None where time is the host's."""
-        return virtual_clock(split_backend(self.name)[0], self.backend)
+        return virtual_clock(self.name, self.backend)
 
     def now(self) -> float:
         """Seconds of the clock that the engine times this backend by."""
@@ -109,11 +109,13 @@ class LoadedBackend:
     @property
     def clock_name(self) -> str:
         """What its times are: `sim`, `device`, or `host` around a synchronised call."""
-        return "sim" if self.simulated else self.loaded.caps.clock
+        return "sim" if self.simulated else self.loaded.clock
 
     def power_samples(self) -> PowerSamples:
         """Power of a simulated device since its start."""
-        return PowerSamples(*self.backend.power_samples())  # type: ignore[attr-defined]
+        columns = self.backend.power_samples()
+        assert columns is not None, "a simulated device knows its power"
+        return PowerSamples(*columns)
 
     def close(self) -> None:
         """Free the device and its scratch folder."""
@@ -167,7 +169,7 @@ def trace_for(
     if workload not in profiles:
         raise UnknownNameError("workload", workload, profiles)
     config = PRESETS.get(model.removesuffix(_SYNTHETIC))
-    if config is None and not backend.startswith("sim:"):
+    if config is None and not is_simulated(backend):
         config = prepare_model(find_model(model, 0, _quiet), "fp32", backend, _quiet).config
     vocabulary = config.vocab_size if config else SIM_VOCABULARY
     chosen = scale_named(scale)

@@ -6,14 +6,15 @@ over what is finished, so one step is in flight.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from chipmark.backends.host_read import read_bandwidth
 from chipmark.backends.ort import loading
 from chipmark.backends.ort.loading import Engine
+from chipmark.backends.ort.provider_scan import candidates
 from chipmark.backends.ort.providers import (
     Located,
     find_provider,
@@ -27,20 +28,26 @@ from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import (
     F32,
     I32,
+    BackendDefaults,
+    Candidate,
     Done,
     KvOp,
     Launch,
     LaunchPlan,
     Loaded,
     LoadSpec,
+    Machine,
     Step,
 )
-from chipmark.errors import CellFailedError
+from chipmark.errors import ContractError
 
 
-class OrtBackend:
+class OrtBackend(BackendDefaults):
     """One provider of ONNX Runtime; `device` is a name of providers.toml, a library's path, or the
     Python module of a plug-in. Raises UnknownNameError for a name that is none of these."""
+
+    needs_weights_file: ClassVar[bool] = True
+    """A provider maps the weights' file: arrays handed over would be copied."""
 
     def __init__(self, device: str) -> None:
         self._clock = MonotonicClock()
@@ -53,6 +60,11 @@ class OrtBackend:
     def precisions(device: str) -> tuple[str, ...]:
         """What providers.toml says of the provider, or of any that it does not list."""
         return precisions_of(device)
+
+    @staticmethod
+    def candidates(machine: Machine) -> Sequence[Candidate]:
+        """The CPU's own provider and OpenVINO's, which lists only processors that it supports."""
+        return candidates(machine)
 
     def _locate(self) -> Located:
         if self._located is None:
@@ -71,14 +83,14 @@ class OrtBackend:
 
     def _loaded(self) -> Engine:
         if self._engine is None:
-            raise CellFailedError("the backend is not loaded")
+            raise ContractError("the backend was not loaded")
         return self._engine
 
     def submit(self, step: Step) -> None:
         """Run a step: KV operations, then its launches."""
         engine = self._loaded()
         if self._done:
-            raise RuntimeError("a step is waiting to be fetched; caps.in_flight is 1")
+            raise ContractError("more than 1 steps in flight")
         launches: list[Launch] = []
         self._change_kv(engine, step.ops, launches)
         ids: list[I32] = [np.zeros(0, np.int32)]
@@ -113,8 +125,6 @@ class OrtBackend:
                 cache.drop(op.src)
                 continue
             copied += cache.copy(op.src, op.dst, op.length)
-            if op.kind == "move":
-                cache.drop(op.src)
         engine.runner.traffic.kv_copied_bytes += copied
         if copied:
             launches.append(Launch("kv", -1, start, self._clock.now(), 0.0))
@@ -146,6 +156,8 @@ class OrtBackend:
 
     def wait(self) -> Done:
         """The step that was submitted last."""
+        if not self._done:
+            raise ContractError("no step was submitted")
         return self._done.pop(0)
 
     def synchronize(self) -> None:

@@ -30,7 +30,7 @@ from chipmark.errors import UnknownNameError, UsageError
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import Graph
 from chipmark_models.onnx_graphs.decoder_graph import build_graph
-from chipmark_models.onnx_graphs.emitter import LEVELS, GraphShape
+from chipmark_models.onnx_graphs.emitter import LEVELS, GraphShape, Level
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
 OPTIONS = ("graph", "spinning", "prepacking", "static", "provider")
@@ -62,7 +62,7 @@ class Engine:
 class Plan:
     """What will be opened: the level, the sizes and the buckets."""
 
-    level: str
+    level: Level
     dtype: str
     n_slots: int
     max_context: int
@@ -115,7 +115,7 @@ def load(spec: LoadSpec, located: Located) -> Engine:
     warm(runner, plan, spec.n_seqs)
     compile_s = opener.compile_s + time.perf_counter() - warm_started
     loaded = Loaded(
-        caps=_caps(plan, spec, choice.way),
+        caps=_caps(plan, spec),
         load_s=load_s,
         compile_s=compile_s,
         weight_bytes=_weight_bytes(opener.graph, spec.precision),
@@ -126,6 +126,8 @@ def load(spec: LoadSpec, located: Located) -> Engine:
         device=located.device_name,
         details=_details(opener, choice.way, settings),
         notes=_notes(opener, located),
+        execution="compiled" if plan.static else "graph",
+        bind_is_snapshot=choice.way != "shared",
     )
     return Engine(loaded, runner, cache, opener.sessions, settings, threads, host_device)
 
@@ -157,7 +159,7 @@ def _plan(spec: LoadSpec, located: Located, config: ModelConfig) -> Plan:
     context_buckets = _buckets(contexts, spec.max_context)
     chunk_buckets = _buckets(chunks, spec.max_chunk)
     return Plan(
-        level=level,
+        level=next(known for known in LEVELS if known == level),
         dtype="float16" if spec.precision == "fp16" else "float32",
         n_slots=spec.n_seqs + spec.reserved_slots,
         max_context=spec.max_context,
@@ -284,7 +286,7 @@ def _rows(slots: list[int], start: int, length: int) -> LaunchRows:
     )
 
 
-def _caps(plan: Plan, spec: LoadSpec, way: binding.Way) -> Caps:
+def _caps(plan: Plan, spec: LoadSpec) -> Caps:
     return Caps(
         kv="slots",
         prefix="copy",
@@ -296,8 +298,6 @@ def _caps(plan: Plan, spec: LoadSpec, way: binding.Way) -> Caps:
         context_buckets=plan.context_buckets,
         batch_buckets=(1, plan.n_slots) if "batch" in plan.static else (),
         prefill_rows=1,
-        execution="compiled" if plan.static else "graph",
-        bind_is_snapshot=way != "shared",
     )
 
 
@@ -345,15 +345,15 @@ def _details(opener: _Opener, way: binding.Way, settings: SessionSettings) -> Ma
     }
 
 
-def _notes(opener: _Opener, located: Located) -> tuple[Mapping[str, str], ...]:
-    notes = []
+def _notes(opener: _Opener, located: Located) -> tuple[tuple[str, str], ...]:
+    notes: list[tuple[str, str]] = []
     if opener.coverage < 1.0 or opener.problem:
         text = f"{located.ep_name} took {opener.coverage:.0%} of the work: {opener.problem}"
-        notes.append({"code": NoteCode.EP_COVERAGE, "text": text})
+        notes.append((NoteCode.EP_COVERAGE, text))
     if not located.provider.verified:
         source = located.provider.origin or "documents"
         text = f"options of {located.provider.name} are from {source}: unverified on hardware"
-        notes.append({"code": NoteCode.UNVERIFIED_PROVIDER, "text": text})
+        notes.append((NoteCode.UNVERIFIED_PROVIDER, text))
     return tuple(notes)
 
 

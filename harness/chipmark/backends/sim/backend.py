@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chipmark.backends.sim.cells import Cells, ContractViolation, sampled_ids, two_largest
+from chipmark.backends.sim.cells import Cells, sampled_ids, two_largest
 from chipmark.backends.sim.polling import polled_power
 from chipmark.backends.sim.spec import SPECS, SimSpec
 from chipmark.engine.clock import VirtualClock
 from chipmark.engine.contract import (
     F32,
+    BackendDefaults,
     Caps,
     Clock,
     Done,
@@ -31,12 +32,12 @@ from chipmark.engine.contract import (
     Phase,
     Step,
 )
-from chipmark.errors import UnknownNameError, UsageError
+from chipmark.errors import ContractError, UnknownNameError
 
 F64 = NDArray[np.float64]
 
 
-class SimBackend:
+class SimBackend(BackendDefaults):
     """The contract as a null system. `device` is a name of `SPECS`, or a `SimSpec` of one's own.
 
     `clock` is the virtual clock that the engine must run on (`RunPlan.clock`): it moves to where
@@ -87,14 +88,17 @@ class SimBackend:
             ep_coverage=1.0,
             device=f"sim:{sim.name}",
             details={"vocab_size": self._vocab},
+            sampling="device",
+            clock="simulated",
+            execution="compiled",
         )
 
     def submit(self, step: Step) -> None:
-        """Run the step in simulated time. ContractViolation where it breaks the contract."""
+        """Run the step in simulated time. ContractError where it breaks the contract."""
         if self._caps is None or self._cells is None:
-            raise UsageError("a step was submitted before load")
+            raise ContractError("the backend was not loaded")
         if len(self._queue) >= self._caps.in_flight:
-            raise ContractViolation(f"more than {self._caps.in_flight} steps in flight")
+            raise ContractError(f"more than {self._caps.in_flight} steps in flight")
         launches: list[Launch] = []
         sampled: list[NDArray[np.uint64]] = []
         logits = {}
@@ -128,7 +132,7 @@ class SimBackend:
     def wait(self) -> Done:
         """The oldest step; the clock moves to when its tokens are visible."""
         if not self._queue:
-            raise UsageError("nothing was submitted that could be waited for")
+            raise ContractError("no step was submitted")
         done, visible_s = self._queue.popleft()
         self.clock.sleep_until(visible_s)
         return done
@@ -186,8 +190,6 @@ class SimBackend:
             cells.drop(op.src)
             return 0
         cells.copy(op.src, op.dst, op.length)
-        if op.kind == "move":
-            cells.drop(op.src)
         self._pass_time(launches, "kv", -1, op.length * self.spec.copy_s)
         return op.length
 
@@ -203,27 +205,27 @@ class SimBackend:
         n, longest = rows.seq.size, int(rows.length.max())
         context = int((rows.start + rows.length).max())
         if n > plan.batch_bucket or longest > plan.chunk_bucket or context > plan.context_bucket:
-            raise ContractViolation(f"{n} rows of {longest} at {context} are over their buckets")
+            raise ContractError(f"{n} rows of {longest} at {context} are over their buckets")
         sizes = (
             ("batch", plan.batch_bucket, caps.batch_buckets, caps.max_batch),
             ("context", plan.context_bucket, caps.context_buckets, caps.max_context),
         )
         for name, size, buckets, largest in sizes:
             if size > largest or (buckets and size not in buckets):
-                raise ContractViolation(f"{name} bucket {size}; {buckets or largest} are allowed")
+                raise ContractError(f"{name} bucket {size}; {buckets or largest} are allowed")
         if plan.phase == "decode":
             if longest != 1 or not rows.sample.all() or plan.chunk_bucket != 1:
-                raise ContractViolation("a decode row has one token, and it is sampled")
+                raise ContractError("a decode row has one token, and it is sampled")
             return
         if caps.chunk_buckets and plan.chunk_bucket not in caps.chunk_buckets:
-            raise ContractViolation(f"chunk bucket {plan.chunk_bucket} of {caps.chunk_buckets}")
+            raise ContractError(f"chunk bucket {plan.chunk_bucket} of {caps.chunk_buckets}")
         if plan.phase == "mixed":
             if not caps.mixed:
-                raise ContractViolation("a mixed launch on a backend that takes none")
+                raise ContractError("a mixed launch on a backend that takes none")
         elif n > caps.prefill_rows:
-            raise ContractViolation(f"{n} prompt rows; {caps.prefill_rows} are allowed")
+            raise ContractError(f"{n} prompt rows; {caps.prefill_rows} are allowed")
         elif int(rows.length.sum()) > caps.max_chunk:
-            raise ContractViolation(f"{rows.length.sum()} prompt tokens, over {caps.max_chunk}")
+            raise ContractError(f"{rows.length.sum()} prompt tokens, over {caps.max_chunk}")
 
     def _logits(self, context: NDArray[np.uint64]) -> F32:
         """Pseudo-random logits below 1 out of the whole context, and the two of `two_largest`."""
@@ -233,10 +235,3 @@ class SimBackend:
         best = int(sampled_ids(context, self._vocab)[0])
         logits[[(best + 1) % self._vocab, best]] = two_largest(context)[0, ::-1]
         return logits
-
-
-def virtual_clock(kind: str, backend: object) -> Clock | None:
-    """The clock that the engine runs on where `backend`, registered as `kind`, is the built-in
-    simulated device itself; None for all others, also for what derives from it or is made by a
-    plug-in: their time is the host's."""
-    return backend.clock if kind == "sim" and type(backend) is SimBackend else None

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chipmark.engine.contract import F32, I32, Caps, Rows
+from chipmark.errors import ContractError
 
 U64 = NDArray[np.uint64]
 Address = NDArray[np.int64]
@@ -22,10 +23,6 @@ FACTOR = 6364136223846793005
 _MASK = (1 << 64) - 1
 _MIX = 0xD1342543DE82EF95
 _20_BITS = (1 << 20) - 1
-
-
-class ContractViolation(AssertionError):
-    """The engine asked for something that the contract forbids."""
 
 
 def context_hash(tokens: I32) -> int:
@@ -69,13 +66,13 @@ class Cells:
     def copy(self, src: int, dst: int, length: int) -> None:
         """The first `length` tokens of slot `src` to slot `dst`."""
         if self._paged:
-            raise ContractViolation("a copy of slots on a paged backend")
+            raise ContractError("a copy of slots on a paged backend")
         for slot in (src, dst):
             if not 0 <= slot < self._places:
-                raise ContractViolation(f"slot {slot} of {self._places}")
+                raise ContractError(f"slot {slot} of {self._places}")
         a, b = src * self._size, dst * self._size
         if src == dst or not self._written[a : a + length].all():
-            raise ContractViolation(f"slot {src} does not hold the {length} tokens to be copied")
+            raise ContractError(f"slot {src} does not hold the {length} tokens to be copied")
         for column in (self._token, self._hash, self._written):
             column[b : b + length] = column[a : a + length]
 
@@ -123,53 +120,53 @@ class Cells:
         n = rows.seq.size
         columns = (rows.slot, rows.start, rows.length, rows.sample)
         if n == 0 or any(column.size != n for column in columns):
-            raise ContractViolation("a launch without rows, or columns of different lengths")
+            raise ContractError("a launch without rows, or columns of different lengths")
         if int(rows.length.min()) < 1 or int(rows.start.min()) < 0:
-            raise ContractViolation("a row without tokens, or with a negative start")
+            raise ContractError("a row without tokens, or with a negative start")
         if rows.tokens.size != int(rows.length.sum()):
-            raise ContractViolation(f"{rows.tokens.size} tokens for {rows.length.sum()} positions")
+            raise ContractError(f"{rows.tokens.size} tokens for {rows.length.sum()} positions")
         if (rows.pages is None) == self._paged:
-            raise ContractViolation("page tables where there are slots, or none where pages are")
+            raise ContractError("page tables where there are slots, or none where pages are")
         if np.unique(rows.seq).size != n:
-            raise ContractViolation("two rows of one sequence in a launch")
+            raise ContractError("two rows of one sequence in a launch")
 
     def _addresses(self, rows: Rows, row: int, end: int) -> Address:
         if rows.pages is None:
             slot = int(rows.slot[row])
             if not 0 <= slot < self._places or end > self._size:
-                raise ContractViolation(f"slot {slot} of {self._places}, {end} of {self._size}")
+                raise ContractError(f"slot {slot} of {self._places}, {end} of {self._size}")
             return np.arange(slot * self._size, slot * self._size + end)
         n = -(-end // self._size)
         pages = rows.pages[row, :n].astype(np.int64)
         if pages.size < n or int(pages.min()) < 0 or int(pages.max()) >= self._places:
-            raise ContractViolation(f"sequence {rows.seq[row]}: pages do not cover {end} tokens")
+            raise ContractError(f"sequence {rows.seq[row]}: pages do not cover {end} tokens")
         if self._verify and np.unique(pages).size != n:
-            raise ContractViolation(f"sequence {rows.seq[row]}: one page twice")
+            raise ContractError(f"sequence {rows.seq[row]}: one page twice")
         if (rows.pages[row, n:] >= 0).any():
-            raise ContractViolation(f"sequence {rows.seq[row]}: pages beyond {end} tokens")
+            raise ContractError(f"sequence {rows.seq[row]}: pages beyond {end} tokens")
         cells: Address = (pages[:, None] * self._size + np.arange(self._size)).reshape(-1)[:end]
         return cells
 
     def _check_context(self, seq: int, cells: Address) -> None:
         """Every cell below the start is written and continues the one before it."""
         if not self._written[cells].all():
-            raise ContractViolation(f"sequence {seq}: reads a cell that was never written")
+            raise ContractError(f"sequence {seq}: reads a cell that was never written")
         value = self._hash[cells]
         before = np.concatenate([np.zeros(1, np.uint64), value[:-1]])[: value.size]
         expected = before * np.uint64(FACTOR) + self._token[cells].astype(np.uint64) + np.uint64(1)
         if (value != expected).any():
-            raise ContractViolation(f"sequence {seq}: its context holds another's cells")
+            raise ContractError(f"sequence {seq}: its context holds another's cells")
 
     def _check_writes(self, rows: Rows, written: list[Address]) -> None:
         """Nobody writes what another row of the launch reads or writes."""
         cells = np.concatenate(written)
         if np.unique(cells).size != cells.size:
-            raise ContractViolation("two rows of a launch write the same cell")
+            raise ContractError("two rows of a launch write the same cell")
         if rows.pages is None:
             return
         held, owners = np.unique(rows.pages[rows.pages >= 0], return_counts=True)
         if np.isin(np.unique(cells // self._size), held[owners > 1]).any():
-            raise ContractViolation("a row writes into a page that another row shares")
+            raise ContractError("a row writes into a page that another row shares")
 
 
 def _powers(base: int, n: int) -> U64:

@@ -121,9 +121,6 @@ class SimSpec:
             batch_buckets=self.batch_buckets,
             context_buckets=tuple(range(step, longest + 1, step)) if step else (),
             prefill_rows=self.prefill_rows,
-            sampling="device",
-            clock="device",
-            execution="compiled",
         )
         changes: Mapping[str, Any] = load.options.get("caps", {})
         return replace(caps, **changes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,8 @@ from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import (
     F32,
     I32,
+    BackendDefaults,
+    Candidate,
     Caps,
     Done,
     KvOp,
@@ -28,9 +30,10 @@ from chipmark.engine.contract import (
     LaunchPlan,
     Loaded,
     LoadSpec,
+    Machine,
     Step,
 )
-from chipmark.errors import UnknownNameError, UsageError
+from chipmark.errors import ContractError, UnknownNameError, UsageError
 from chipmark_models.precision import PLAIN
 
 if TYPE_CHECKING:
@@ -58,7 +61,7 @@ class _Sampled:
 _NOTHING = _Sampled(np.zeros(0, np.int32), np.zeros((0, 2), np.float32))
 
 
-class TorchBackend:
+class TorchBackend(BackendDefaults):
     """A `Backend` over slots of KV; one step at a time, timed by the host around synchronised
     launches. `device` is torch's own name for it.
 
@@ -79,6 +82,11 @@ class TorchBackend:
         """The plain ones on every device. Quantised weights could be widened here, but a cell of
         them would then measure 16-bit arithmetic under another name."""
         return PLAIN
+
+    @staticmethod
+    def candidates(machine: Machine) -> Sequence[Candidate]:
+        """The CPU, what calls itself cuda, and a vendor's device that is seen here."""
+        return devices.candidates(machine)
 
     def load(self, spec: LoadSpec) -> Loaded:
         """Read the weights of `spec.model` (`WeightSpec.to_dict`), allocate slots, warm.
@@ -150,9 +158,6 @@ class TorchBackend:
             max_chunk=spec.max_chunk,
             n_slots=n_slots,
             prefill_rows=_PREFILL_ROWS,
-            sampling="device",
-            clock="host",
-            execution="eager",
         )
         return Loaded(
             caps=caps,
@@ -169,6 +174,9 @@ class TorchBackend:
                 "product_trials_s": {n: dict(t) for n, t in decoder.weights.trials.items()},
                 "threads": self._threads,
             },
+            sampling="device",
+            clock="host",
+            execution="eager",
         )
 
     def _precision(self, precision: str, decoder: Decoder) -> dict[str, str]:
@@ -228,7 +236,7 @@ class TorchBackend:
         """Compute the step; it is finished when this returns."""
         decoder = self._loaded()
         if self._done:
-            raise UsageError("one step may be in flight, and one is not yet waited for")
+            raise ContractError("more than 1 steps in flight")
         launches: list[Launch] = []
         sampled: list[_Sampled] = []
         logits: dict[int, Any] = {}
@@ -257,11 +265,11 @@ class TorchBackend:
     def wait(self) -> Done:
         """The submitted step."""
         if not self._done:
-            raise UsageError("no step was submitted")
+            raise ContractError("no step was submitted")
         return self._done.pop(0)
 
     def _operate(self, decoder: Decoder, ops: tuple[KvOp, ...], launches: list[Launch]) -> int:
-        """Copies and moves of slots as one `kv` launch each; bytes copied."""
+        """Copies of slots as one `kv` launch each; bytes copied."""
         copied = 0
         for op in ops:
             if op.kind == "drop":
@@ -374,5 +382,5 @@ class TorchBackend:
 
     def _loaded(self) -> Decoder:
         if self._decoder is None:
-            raise UsageError("the backend was not loaded")
+            raise ContractError("the backend was not loaded")
         return self._decoder

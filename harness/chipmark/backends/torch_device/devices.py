@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from chipmark.backends.host import available_memory
+from chipmark.engine.contract import Candidate, Machine
 from chipmark.errors import BadInputError, MissingBackendError, UnknownNameError
 from chipmark.user_files import user_file
 
@@ -59,6 +60,29 @@ def plugin_modules() -> dict[str, str]:
                 raise BadInputError(own.path, problem, field=kind)
             modules[kind] = module
     return modules
+
+
+def candidates(machine: Machine) -> Sequence[Candidate]:
+    """The CPU and `cuda` always, with what is missing; a vendor's own device where one is seen."""
+    torch = "" if machine.has_module("torch") else "torch is not installed"
+    cards = "" if machine.has_device("cuda") else "no card that torch calls cuda is here"
+    found = [
+        Candidate("cpu", torch, "pip install 'chipmark[torch]'" if torch else "", 10),
+        Candidate(
+            "cuda", torch or cards, "pip install 'chipmark[torch,cuda]'" if torch else "", 50
+        ),
+    ]
+    for kind, package in plugin_modules().items():
+        if not machine.has_device(kind):
+            continue
+        if torch:
+            found.append(Candidate(kind, torch, "the vendor's own build of torch", 60))
+        elif machine.has_module(package):
+            found.append(Candidate(kind, order=60))
+        else:
+            missing = f"{package} is not installed"
+            found.append(Candidate(kind, missing, f"the vendor's own {package}, next to torch", 60))
+    return found
 
 
 def open_device(name: str) -> Any:

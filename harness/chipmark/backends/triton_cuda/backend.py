@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,19 @@ from chipmark.backends.torch_device.devices import release, synchronize
 from chipmark.backends.triton_cuda import devices
 from chipmark.backends.triton_cuda.timeline import Span, Timeline
 from chipmark.engine.clock import MonotonicClock
-from chipmark.engine.contract import F32, Done, Launch, LaunchPlan, Loaded, LoadSpec, Step
-from chipmark.errors import UsageError
+from chipmark.engine.contract import (
+    F32,
+    BackendDefaults,
+    Candidate,
+    Done,
+    Launch,
+    LaunchPlan,
+    Loaded,
+    LoadSpec,
+    Machine,
+    Step,
+)
+from chipmark.errors import ContractError
 
 if TYPE_CHECKING:
     from chipmark.backends.triton_cuda.loading import Engine
@@ -50,7 +61,7 @@ class _Submitted:
     d2h_bytes: int
 
 
-class TritonBackend:
+class TritonBackend(BackendDefaults):
     """A `Backend` over pages of KV. Steps are queued and finish in order, two at a time.
 
     `device` is "cuda", "cuda:N", or "interpreter" (tests). Raises UnknownNameError for another
@@ -70,6 +81,11 @@ class TritonBackend:
         """All of them; the interpreter leaves out what it computes wrongly itself."""
         return devices.precisions(device)
 
+    @staticmethod
+    def candidates(machine: Machine) -> Sequence[Candidate]:
+        """The card that CUDA puts first; the interpreter is for tests."""
+        return (devices.candidate(machine),)
+
     def load(self, spec: LoadSpec) -> Loaded:
         """Read weights, allocate pages, hold every kernel against its reference, pick the fastest
         products, warm and capture every bucket.
@@ -86,7 +102,7 @@ class TritonBackend:
         """Queue the step's launches; nothing is waited for unless logits are wanted."""
         engine = self._loaded()
         if len(self._queue) >= engine.loaded.caps.in_flight:
-            raise UsageError(f"more than {engine.loaded.caps.in_flight} steps in flight")
+            raise ContractError(f"more than {engine.loaded.caps.in_flight} steps in flight")
         # Pages move no bytes: a sequence that ends or shares is a change of tables.
         behind = self._queue[-1].launches[-1].last if self._queue else None
         submitted_s = self._clock.now()
@@ -138,7 +154,7 @@ class TritonBackend:
     def wait(self) -> Done:
         """The oldest submitted step, finished."""
         if not self._queue:
-            raise UsageError("no step was submitted")
+            raise ContractError("no step was submitted")
         stream, queued = self._loaded().stream, self._queue.popleft()
         launches = queued.launches
         if launches:
@@ -211,5 +227,5 @@ class TritonBackend:
 
     def _loaded(self) -> Engine:
         if self._engine is None:
-            raise UsageError("the backend was not loaded")
+            raise ContractError("the backend was not loaded")
         return self._engine

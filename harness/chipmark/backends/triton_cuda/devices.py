@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chipmark.backends.torch_device import devices
+from chipmark.engine.contract import Candidate, Machine
 from chipmark.errors import MissingBackendError, UnknownNameError, UsageError
 from chipmark_models.precision import PLAIN, PRECISIONS
 
@@ -30,6 +31,23 @@ def precisions(device: str) -> tuple[str, ...]:
     if device == INTERPRETER:
         return tuple(name for name in PRECISIONS if name not in _NOT_INTERPRETED)
     return tuple(PRECISIONS)
+
+
+def candidate(machine: Machine) -> Candidate:
+    """`triton:cuda`, with what is missing for it."""
+    order = 40
+    for package in ("torch", "triton"):
+        if not machine.has_module(package):
+            missing = f"{package} is not installed"
+            return Candidate("cuda", missing, "pip install 'chipmark[triton]'", order)
+    if not machine.has_device("cuda"):
+        return Candidate("cuda", "no card that torch calls cuda is here", order=order)
+    found = machine.cuda_capability() or LEAST_CAPABILITY
+    if found < LEAST_CAPABILITY:
+        least = ".".join(map(str, LEAST_CAPABILITY))
+        missing = f"compute capability {found[0]}.{found[1]}; the kernels need {least} or newer"
+        return Candidate("cuda", missing, "torch:cuda measures this card without them", order)
+    return Candidate("cuda", order=order)
 
 
 def open_device(name: str) -> Any:

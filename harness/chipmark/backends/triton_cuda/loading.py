@@ -131,9 +131,6 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         in_flight=IN_FLIGHT,
         batch_buckets=buckets,
         prefill_rows=min(PREFILL_ROWS, buckets[-1]),
-        sampling="device",
-        clock="device" if device.type != "cpu" else "host",
-        execution="graph" if graphed else "eager",
     )
     loaded = Loaded(
         caps=caps,
@@ -158,6 +155,9 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
             },
         },
         notes=_notes(name, device, replaced),
+        sampling="device",
+        clock="device" if device.type != "cpu" else "host",
+        execution="graph" if graphed else "eager",
     )
     return Engine(decoder, inputs, stream, decode, loaded, names)
 
@@ -326,18 +326,18 @@ def _precision(precision: str, activation: str) -> dict[str, str]:
 
 def _notes(
     name: str, device: torch.device, replaced: Mapping[str, str]
-) -> tuple[Mapping[str, str], ...]:
+) -> tuple[tuple[str, str], ...]:
     notes = [
-        {
-            "code": NoteCode.KERNEL_REPLACED,
-            "text": f"{operation} is computed by torch: the kernel fails here ({reason})",
-        }
+        (
+            NoteCode.KERNEL_REPLACED,
+            f"{operation} is computed by torch: the kernel fails here ({reason})",
+        )
         for operation, reason in replaced.items()
     ]
     if name == INTERPRETER:
         text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
-        notes.append({"code": NoteCode.EP_COVERAGE, "text": text})
+        notes.append((NoteCode.EP_COVERAGE, text))
     elif device_name(device) not in VERIFIED:
         text = f"triton:cuda on {device_name(device)}: unverified on hardware"
-        notes.append({"code": NoteCode.UNVERIFIED_PROVIDER, "text": text})
+        notes.append((NoteCode.UNVERIFIED_PROVIDER, text))
     return tuple(notes)

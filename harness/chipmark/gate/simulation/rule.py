@@ -1,7 +1,8 @@
 """How often the gate's rule is wrong: `python -m chipmark.gate.simulation`, seeded.
 
 Prints, for the noise of `chipmark.gate.simulation.noise` and for twice as much, the share of
-verdicts at true effects of 0 to 10 %, and the false reds of a suite of 20 benchmarks with their upper bound.
+verdicts at true effects of 0 to 10 %, and the false reds of a suite of 20 benchmarks with their
+upper bound.
 """
 
 from __future__ import annotations

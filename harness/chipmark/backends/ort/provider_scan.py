@@ -1,7 +1,7 @@
 """Which providers of ONNX Runtime are here, looked up in a process of its own.
 
 A plug-in's library runs code when it is registered; one that crashes or hangs costs its own line
-of the answer. `python -m chipmark.cell.provider_scan NAME...` prints a JSON line a provider.
+of the answer. `python -m chipmark.backends.ort.provider_scan NAME...` prints a JSON line for each.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from chipmark.cell.environment import run_module
+from chipmark.engine.contract import Candidate, Machine
 
 _LIMIT_S = 60.0
+
+RunModule = Callable[..., subprocess.CompletedProcess[str]]
+"""`Machine.run_module`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +30,26 @@ class ProviderHere:
     remedy: str = ""
 
 
-def scan(names: Sequence[str]) -> list[ProviderHere]:
+def candidates(machine: Machine) -> Sequence[Candidate]:
+    """`cpu` and `openvino`, with what is missing for each."""
+    missing = "" if machine.has_module("onnxruntime") else "onnxruntime is not installed"
+    cpu = Candidate("cpu", missing, "pip install 'chipmark[ort]'" if missing else "", 20)
+    if not missing and not machine.has_module("onnxruntime_ep_openvino"):
+        missing = "onnxruntime-ep-openvino is not installed"
+    if missing:
+        return cpu, Candidate("openvino", missing, "pip install 'chipmark[openvino]'", 30)
+    # Installed is not enough: the plug-in lists only processors that it supports.
+    (found,) = scan(["openvino"], machine.run_module)
+    text, remedy = ("", "") if found.here else (found.text, found.remedy)
+    return cpu, Candidate("openvino", text, remedy, 30)
+
+
+def scan(names: Sequence[str], run_module: RunModule) -> list[ProviderHere]:
     """Look the providers up in order; after a crash the rest goes on in another process."""
     found: list[ProviderHere] = []
     left = list(names)
     while left:
-        lines, how = _attempt(left)
+        lines, how = _attempt(left, run_module)
         found += lines
         left = left[len(lines) :]
         if left:
@@ -41,9 +58,9 @@ def scan(names: Sequence[str]) -> list[ProviderHere]:
     return found
 
 
-def _attempt(names: list[str]) -> tuple[list[ProviderHere], str]:
+def _attempt(names: list[str], run_module: RunModule) -> tuple[list[ProviderHere], str]:
     try:
-        done = run_module("chipmark.cell.provider_scan", *names, limit_s=_LIMIT_S)
+        done = run_module("chipmark.backends.ort.provider_scan", *names, limit_s=_LIMIT_S)
         output, how = done.stdout, f"ended with exit code {done.returncode}"
     except subprocess.TimeoutExpired as error:
         raw = error.stdout or b""

@@ -1,0 +1,50 @@
+"""Backends by name, held to the contract when they are loaded."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+from chipmark.engine.contract import Backend, BackendFactory, Clock
+from chipmark.errors import MissingBackendError
+from chipmark.registry import SIMULATED, check_members, is_simulated, load_plugin, split_backend
+
+
+def backend_factory(kind: str) -> BackendFactory:
+    """The factory behind the KIND of a backend's name.
+
+    Raises UnknownNameError, MissingBackendError where its module needs a package that is not here,
+    and BrokenPluginError naming the member that it lacks.
+    """
+    factory: BackendFactory = load_plugin("chipmark.backends", kind)
+    check_members("chipmark.backends", kind, factory, BackendFactory)
+    return factory
+
+
+def open_backend(name: str) -> Backend:
+    """The backend `KIND:DEVICE`, not yet loaded. Raises what its factory raises, too."""
+    kind, device = split_backend(name)
+    backend = backend_factory(kind)(device)
+    check_members("chipmark.backends", kind, backend, Backend)
+    return backend
+
+
+def needs_weights_file(name: str) -> bool:
+    """Whether the weights of a backend `KIND:DEVICE` must be a prepared folder; False where its
+    plug-in cannot be imported here to be asked."""
+    try:
+        return backend_factory(split_backend(name)[0]).needs_weights_file
+    except MissingBackendError:
+        return False
+
+
+def virtual_clock(name: str, backend: object) -> Clock | None:
+    """The clock that the engine runs on where `backend`, named `KIND:DEVICE`, is the built-in
+    simulated device itself; None for all others, also for what derives from it or is made by a
+    plug-in: their time is the host's."""
+    if not is_simulated(name) or type(backend) is not load_plugin("chipmark.backends", SIMULATED):
+        return None
+    return cast("_Simulated", backend).clock
+
+
+class _Simulated(Protocol):
+    clock: Clock
