@@ -12,10 +12,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BadInputError",
+    "BrokenPluginError",
     "BrokenRecordError",
     "CellFailedError",
     "ChipmarkError",
     "Comparison",
+    "ContractError",
     "DoesNotFitError",
     "MissingBackendError",
     "ModelUnavailableError",
@@ -40,9 +42,11 @@ if TYPE_CHECKING:
     from chipmark.api.suite import Suite
     from chipmark.errors import (
         BadInputError,
+        BrokenPluginError,
         BrokenRecordError,
         CellFailedError,
         ChipmarkError,
+        ContractError,
         DoesNotFitError,
         MissingBackendError,
         ModelUnavailableError,

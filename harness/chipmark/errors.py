@@ -7,6 +7,8 @@ ChipmarkError                      2
 │   └── BrokenRecordError          2   a stored record that is changed or not whole
 ├── ModelUnavailableError          2   weights that cannot be found or fetched
 ├── DoesNotFitError                2   more than the device's memory or the model's context
+├── BrokenPluginError              2   a plug-in that lacks what its contract asks for
+├── ContractError                  4   a plug-in or its caller breaks the contract
 ├── MissingBackendError            2   a package or device that is not installed
 ├── NothingToJudgeError            3   no record to show or to compare
 └── CellFailedError                4   a cell without a valid measurement

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import chipmark.errors
 from chipmark.table.columns import COLUMNS
 from chipmark.table.columns_page import page
 
@@ -39,3 +40,8 @@ def test_links_lead_to_files(path):
 def test_readme_is_short():
     words = (ROOT / "README.md").read_text().split()
     assert len(words) <= 1200
+
+
+def test_the_tree_of_errors_is_the_codes():
+    tree = (chipmark.errors.__doc__ or "").partition("All of them")[0].partition("\n\n")[2].strip()
+    assert tree in (ROOT / "docs/errors.md").read_text()
