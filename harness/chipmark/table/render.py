@@ -17,7 +17,7 @@ from chipmark.errors import UnknownNameError
 from chipmark.table.cells import MISSING, file_text, markdown_text, people_text, plain_text
 from chipmark.table.columns import COLUMNS, NULL_REASONS
 from chipmark.table.layout import TextColumn, text_tables, wrapped
-from chipmark.table.rows import Row
+from chipmark.table.rows import TableRow
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +53,7 @@ _NULLS_SHOWN = tuple(n for n in COLUMNS if COLUMNS[n].type in ("number", "intege
 
 
 def render(
-    rows: Sequence[Row],
+    rows: Sequence[TableRow],
     format: str,
     console: Console | None = None,
     *,
@@ -76,7 +76,7 @@ def render(
     raise UnknownNameError("table format", format, FORMATS)
 
 
-def remarks(rows: Sequence[Row]) -> list[str]:
+def remarks(rows: Sequence[TableRow]) -> list[str]:
     """What must be said about rows, each thing once, with the numbers of the rows it is true of:
     their notes, their nulls, why they are not comparable."""
     return numbered([_remarks_on(row) for row in rows])
@@ -93,7 +93,7 @@ def numbered(texts_by_row: Sequence[Sequence[str]]) -> list[str]:
     return [f"{', '.join(map(str, numbers))}: {text}" for text, numbers in said.items()]
 
 
-def _remarks_on(row: Row) -> list[str]:
+def _remarks_on(row: TableRow) -> list[str]:
     texts = [f"{note['code']}: {note['text']}" for note in row.values["notes"]]
     by_reason: dict[str, list[str]] = {}
     for name, reason in row.null_reasons.items():
@@ -108,15 +108,15 @@ def _remarks_on(row: Row) -> list[str]:
     return texts
 
 
-def _short_comparable(row: Row) -> str:
+def _short_comparable(row: TableRow) -> str:
     return " ".join(_SHORT[kind] for kind in row.values["comparable"]) or "none"
 
 
-def _main_text(row: Row, name: str) -> str:
+def _main_text(row: TableRow, name: str) -> str:
     return _short_comparable(row) if name == "comparable" else people_text(row, name)
 
 
-def _varying(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+def _varying(rows: Sequence[TableRow]) -> tuple[list[str], list[str]]:
     """Identity columns that differ between rows, and a line for each that does not."""
     varying, common = [], []
     for name in IDENTITY:
@@ -128,7 +128,7 @@ def _varying(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
     return varying, common
 
 
-def _blocks(rows: Sequence[Row], all_columns: bool) -> list[tuple[str, tuple[str, ...]]]:
+def _blocks(rows: Sequence[TableRow], all_columns: bool) -> list[tuple[str, tuple[str, ...]]]:
     if all_columns:
         return list(BLOCKS)
     varying, _ = _varying(rows)
@@ -139,7 +139,7 @@ def _blocks(rows: Sequence[Row], all_columns: bool) -> list[tuple[str, tuple[str
     return blocks
 
 
-def _head(rows: Sequence[Row]) -> list[str]:
+def _head(rows: Sequence[TableRow]) -> list[str]:
     """Lines above the table: what all rows share, the baseline and what ranks."""
     _, common = _varying(rows)
     lines = ["; ".join(common)] if common else []
@@ -158,7 +158,7 @@ def _legend() -> str:
     )
 
 
-def _rich(rows: Sequence[Row], console: Console | None, all_columns: bool) -> str:
+def _rich(rows: Sequence[TableRow], console: Console | None, all_columns: bool) -> str:
     if not rows:
         return "no records\n"
     width = 120 if console is None else console.width
@@ -195,7 +195,7 @@ def _bold_heads(text: str, console: Console) -> str:
     return capture.get()
 
 
-def _texts(index: int, row: Row, title: str, names: Sequence[str]) -> list[str]:
+def _texts(index: int, row: TableRow, title: str, names: Sequence[str]) -> list[str]:
     """A row of a block: its number, its rank (main block) or backend, its values."""
     texts = [str(index)]
     if not title:
@@ -206,7 +206,7 @@ def _texts(index: int, row: Row, title: str, names: Sequence[str]) -> list[str]:
     return texts + [plain_text(text_of(row, name)) for name in names]
 
 
-def _markdown(rows: Sequence[Row], all_columns: bool) -> str:
+def _markdown(rows: Sequence[TableRow], all_columns: bool) -> str:
     if not rows:
         return "no records\n"
     lines = [markdown_text(line) + "  " for line in _head(rows)] + [""]
@@ -227,7 +227,7 @@ def _markdown(rows: Sequence[Row], all_columns: bool) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(rows: Sequence[TableRow]) -> str:
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow([*COLUMNS, "rank"])
@@ -237,7 +237,7 @@ def _csv(rows: Sequence[Row]) -> str:
     return sink.getvalue()
 
 
-def _html(rows: Sequence[Row]) -> str:
+def _html(rows: Sequence[TableRow]) -> str:
     def cell(tag: str, text: str, **attributes: Any) -> str:
         given = "".join(f' {k}="{html.escape(str(v))}"' for k, v in attributes.items() if v)
         return f"<{tag}{given}>{html.escape(text)}</{tag}>"

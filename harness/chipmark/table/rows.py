@@ -26,7 +26,7 @@ _ACROSS = "across_precision"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One record in the table. values: a value or None for every column of `COLUMNS`.
     rank: place by the ranked metric within `group`, None where the row may not be ranked, for
     the reasons in `details["not_ranked"]`."""
@@ -68,7 +68,7 @@ def build_rows(
     rank_by: str | None = None,
     *,
     across_precision: bool = False,
-) -> list[Row]:
+) -> list[TableRow]:
     """Rows in the order of the records.
 
     baseline: a record's id or a backend's name; of each group of rows that do the same work the
@@ -141,7 +141,7 @@ def _rankable(own: Sheet, metric: str) -> bool:
     return COLUMNS[metric].kind in alone.kinds and not any(bars(own, metric))
 
 
-def _row(pair: _Pair) -> tuple[Row, Span | None]:
+def _row(pair: _Pair) -> tuple[TableRow, Span | None]:
     """The row without its rank, and the span that ranks it where it may be ranked."""
     own = pair.own
     values, reasons, intervals = dict(own.values), dict(own.reasons), dict(own.intervals)
@@ -168,7 +168,7 @@ def _row(pair: _Pair) -> tuple[Row, Span | None]:
         if values.get(name) is None:
             values[name] = None
             reasons.setdefault(name, "unknown")
-    row = Row(
+    row = TableRow(
         values={name: values[name] for name in COLUMNS},
         intervals=intervals,
         rank=None,
@@ -250,7 +250,7 @@ def _break_even(pair: _Pair) -> dict[str, Any]:
     }
 
 
-def _ranked(rows: Sequence[Row], spans: Mapping[int, Span]) -> list[Row]:
+def _ranked(rows: Sequence[TableRow], spans: Mapping[int, Span]) -> list[TableRow]:
     by_group: dict[str, dict[int, Span]] = {}
     for index, found in spans.items():
         by_group.setdefault(rows[index].group, {})[index] = found
