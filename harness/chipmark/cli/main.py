@@ -40,7 +40,7 @@ COMMANDS = {
 
 _INTERRUPTED = 130
 _INTERNAL = 4
-"""Of an error that nobody foresaw. Never 1: a job would read that as "regressed"."""
+"""Of an error without a type of its own. Never 1: a job would read that as "regressed"."""
 
 
 class LazyGroup(TyperGroup):
@@ -80,6 +80,13 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    log_level: str = typer.Option(
+        "warning",
+        "--log-level",
+        envvar="CHIPMARK_LOG",
+        metavar="LEVEL",
+        help="What is logged on stderr: debug, info, warning or error.",
+    ),
     version: bool = typer.Option(
         False, "--version", help="Print the version and exit.", callback=_version, is_eager=True
     ),
@@ -92,6 +99,9 @@ def root(
     record; 3 inconclusive, or nothing to judge; 4 a cell failed, or chipmark itself did; 130
     interrupted.
     """
+    from chipmark.log import configure
+
+    configure(log_level.lower())
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -111,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
 
         show_error(error)
         return error.exit_code
-    except Exception as error:  # nothing may end with 1 that is no verdict
+    except Exception as error:  # 1 is a verdict, and this is not one
         traceback.print_exc()
         kind = type(error).__name__
         sys.stderr.write(f"chipmark: internal error ({kind}), a fault of chipmark, no verdict\n")

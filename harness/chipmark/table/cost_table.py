@@ -50,7 +50,7 @@ def cost_object(row: TableRow) -> dict[str, Any]:
 
 
 def cost_text(rows: Sequence[TableRow], width: int) -> str:
-    """The table for people, and below it what must be said about it. Nothing is cut."""
+    """The table for people, and remarks below it. Nothing is cut."""
     body = [_texts(index, row) for index, row in enumerate(rows, 1)]
     lines = [f"cost in {rows[0].values['currency']}; break-even with {_baseline(rows)}", ""]
     lines += text_tables(_COLUMNS, body, width, lead=2)

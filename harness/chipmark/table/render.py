@@ -1,7 +1,7 @@
 """Rows to rich, Markdown, CSV, JSON or HTML.
 
 The formats for people (rich, md) show a main block that fits 120 columns, then who each row is,
-then what must be said about it; `all_columns` shows every column instead, in blocks.
+then remarks about it; `all_columns` shows every column instead, in blocks.
 """
 
 from __future__ import annotations
@@ -58,9 +58,11 @@ def render(
     console: Console | None = None,
     *,
     all_columns: bool = False,
+    summary: str = "",
 ) -> str:
     """The table as text. `console` (rich only) gives width and colours; None is 120 columns
-    without colours. Raises UnknownNameError for another format."""
+    without colours. `summary`: a sentence above the table, in the formats for people.
+    Raises UnknownNameError for another format."""
     if format == "json":
         # A row a line: json indents in pure Python, ten times slower.
         lines = ",\n".join(json.dumps(row.to_dict(), allow_nan=False) for row in rows)
@@ -68,16 +70,16 @@ def render(
     if format == "csv":
         return _csv(rows)
     if format == "html":
-        return _html(rows)
+        return _html(rows, summary)
     if format == "md":
-        return _markdown(rows, all_columns)
+        return _markdown(rows, all_columns, summary)
     if format == "rich":
-        return _rich(rows, console, all_columns)
+        return _rich(rows, console, all_columns, summary)
     raise UnknownNameError("table format", format, FORMATS)
 
 
 def remarks(rows: Sequence[TableRow]) -> list[str]:
-    """What must be said about rows, each thing once, with the numbers of the rows it is true of:
+    """Remarks about rows, each once, with the numbers of the rows it is true of:
     their notes, their nulls, why they are not comparable."""
     return numbered([_remarks_on(row) for row in rows])
 
@@ -133,7 +135,7 @@ def _blocks(rows: Sequence[TableRow], all_columns: bool) -> list[tuple[str, tupl
         return list(BLOCKS)
     varying, _ = _varying(rows)
     blocks = [("", MAIN)]
-    # Of many identity columns a terminal holds about six beside each other.
+    # Of many identity columns a terminal has room for about six.
     for at in range(0, len(varying), 6):
         blocks.append(("what differs", tuple(varying[at : at + 6])))
     return blocks
@@ -158,11 +160,14 @@ def _legend() -> str:
     )
 
 
-def _rich(rows: Sequence[TableRow], console: Console | None, all_columns: bool) -> str:
+def _rich(
+    rows: Sequence[TableRow], console: Console | None, all_columns: bool, summary: str
+) -> str:
     if not rows:
         return "no records\n"
     width = 120 if console is None else console.width
-    lines = [line for text in _head(rows) for line in wrapped(plain_text(text), width)]
+    lines = [*wrapped(plain_text(summary), width), ""] if summary else []
+    lines += [line for text in _head(rows) for line in wrapped(plain_text(text), width)]
     for title, names in _blocks(rows, all_columns):
         lead = ["rank"] if not title else [] if "backend" in names else ["backend"]
         columns = [TextColumn("#", "right")]
@@ -206,10 +211,11 @@ def _texts(index: int, row: TableRow, title: str, names: Sequence[str]) -> list[
     return texts + [plain_text(text_of(row, name)) for name in names]
 
 
-def _markdown(rows: Sequence[TableRow], all_columns: bool) -> str:
+def _markdown(rows: Sequence[TableRow], all_columns: bool, summary: str) -> str:
     if not rows:
         return "no records\n"
-    lines = [markdown_text(line) + "  " for line in _head(rows)] + [""]
+    lines = [markdown_text(summary), ""] if summary else []
+    lines += [markdown_text(line) + "  " for line in _head(rows)] + [""]
     for title, names in _blocks(rows, all_columns):
         if title:
             lines += [f"**{title}**", ""]
@@ -237,7 +243,7 @@ def _csv(rows: Sequence[TableRow]) -> str:
     return sink.getvalue()
 
 
-def _html(rows: Sequence[TableRow]) -> str:
+def _html(rows: Sequence[TableRow], summary: str) -> str:
     def cell(tag: str, text: str, **attributes: Any) -> str:
         given = "".join(f' {k}="{html.escape(str(v))}"' for k, v in attributes.items() if v)
         return f"<{tag}{given}>{html.escape(text)}</{tag}>"
@@ -259,7 +265,8 @@ def _html(rows: Sequence[TableRow]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>chipmark</title>\n'
         "<style>body{font:14px sans-serif}table{border-collapse:collapse}"
         "td,th{border:1px solid #ccc;padding:2px 6px;white-space:nowrap}</style></head>\n"
-        f"<body><table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n"
+        f"<body>{cell('p', summary) if summary else ''}\n"
+        f"<table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n"
         + "\n".join(body)
         + f"\n</tbody></table>\n{cell('p', _legend())}\n<ul>{notes}</ul></body></html>\n"
     )
