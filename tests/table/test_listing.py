@@ -83,7 +83,8 @@ def test_texts_are_shown_and_not_obeyed(text: str) -> None:
 def test_styles_and_bold_heads_are_for_terminals_only() -> None:
     for terminal in (False, True):
         out = io.StringIO()
-        console = Console(file=out, width=60, force_terminal=terminal, color_system="standard")
+        colours = "standard" if terminal else None
+        console = Console(file=out, width=60, force_terminal=terminal, color_system=colours)
         show(console, [name("here")], [["yes"]], styles={r"(?m)^yes\b": "green"})
         assert ("\x1b[32myes" in out.getvalue()) is terminal
         assert ("\x1b[1mhere" in out.getvalue()) is terminal

@@ -43,8 +43,25 @@ _INTERNAL = 4
 """Of an error without a type of its own. Never 1: a job would read that as "regressed"."""
 
 
+def flowing(text: str) -> str:
+    """A help text whose paragraphs are a line each, so that they are wrapped in the terminal's
+    width and nowhere else; indented ones, as examples, stay as they are."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(p if p.startswith(" ") else " ".join(p.split("\n")) for p in paragraphs)
+
+
+def _flow(command: Any) -> None:
+    command.help = flowing(command.help or "")
+    for below in getattr(command, "commands", {}).values():
+        _flow(below)
+
+
 class LazyGroup(TyperGroup):
     """Looks a command up in COMMANDS."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.help = flowing(self.help or "")
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names in the order of the help."""
@@ -56,6 +73,7 @@ class LazyGroup(TyperGroup):
             return None
         command = typer.main.get_command(import_module(COMMANDS[cmd_name]).app)
         command.name = cmd_name
+        _flow(command)
         return command
 
 

@@ -101,7 +101,8 @@ def print_history(history: History, worse: Sequence[Worse], console: Console) ->
         console.print(
             f"{len(history.short)} series of under {history.least_runs} runs tell nothing yet: "
             + ", ".join(escape(s.name) for s in history.short[:3])
-            + (", .." if len(history.short) > 3 else "")
+            + (", .." if len(history.short) > 3 else ""),
+            soft_wrap=True,
         )
 
 
