@@ -57,6 +57,11 @@ def test_overlapping_intervals_share_the_first_place(make_record: Make) -> None:
     assert "x:y" not in best
 
 
+def test_of_very_many_that_share_a_place_the_rest_are_counted(make_record: Make) -> None:
+    best = part(of(*(make_record(backend=f"x:{i}") for i in range(9))), "fastest")
+    assert best.startswith("x:0, x:1, x:2, x:3, x:4, x:5 and 3 more share the first place of 9")
+
+
 def test_what_failed_is_counted_and_never_wins(make_record: Make) -> None:
     said = of(
         make_record(3.0),

@@ -14,6 +14,8 @@ Ranked = Mapping[Kind, Sequence[TableRow]]
 
 _WORDS: Mapping[Kind, str] = {"perf": "fastest", "cost": "cheapest", "energy": "leanest"}
 _MOST_GROUPS = 3
+_MOST_NAMES = 6
+"""Of more rows that share a place, the rest are counted; their ranks are in the table."""
 _PLAIN: Mapping[str, str] = {
     "few_repeats": "fewer than 3 repeats",
     "parity fail": "parity failed",
@@ -67,7 +69,7 @@ def _winners(rows: Sequence[TableRow]) -> str:
     found = []
     for members in contests:
         first = [index for index in members if rows[index].rank == 1]
-        names = " and ".join(_named(rows, index) for index in first)
+        names = _joined([_named(rows, index) for index in first])
         by = rows[first[0]].details["rank_by"]
         among = f"of {len(members)} comparable rows by {by}"
         if len(first) > 1:
@@ -83,9 +85,16 @@ def _alone(rows: Sequence[TableRow], groups: Mapping[str, Sequence[int]]) -> str
     if len(names) == 1:
         return f"only {names[0]} is ranked"
     if len({group.partition(":")[0] for group in groups}) == 1:
-        return f"{' and '.join(names)} are ranked apart: eager execution has a group of its own"
+        return f"{_joined(names)} are ranked apart: eager execution has a group of its own"
     listed = f": {', '.join(names)}" if len(names) <= _MOST_GROUPS else ""
     return f"no two of the {len(names)} ranked rows are comparable{listed}"
+
+
+def _joined(names: Sequence[str]) -> str:
+    """The names as `a, b and c`, or `a, b and 7 more`."""
+    if len(names) > _MOST_NAMES:
+        names = [*names[:_MOST_NAMES], f"{len(names) - _MOST_NAMES} more"]
+    return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def _unit(metric: str) -> str:
