@@ -60,7 +60,9 @@ def audit(
     rows: list[dict[str, object]] = []
     broken = 0
     with tempfile.TemporaryDirectory(prefix="chipmark-audit-") as scratch, reporting() as reporter:
+        reporter.steps(len(folders))
         for number, folder in enumerate(folders):
+            reporter.stage(f"reading {folder}")
             try:
                 record = stored_record(folder)
                 found = record.manifest.audit if again else with_sidecar(record).manifest.audit
@@ -73,7 +75,9 @@ def audit(
             except BrokenRecordError as error:
                 broken += 1
                 warn(f"{error.message} {error.hint}".strip())
+                reporter.step()
                 continue
+            reporter.step()
             rows.append(
                 {
                     "record": record.id,

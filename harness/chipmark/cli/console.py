@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from chipmark.cli.progress import Heartbeat
 from chipmark.errors import ChipmarkError, UnknownNameError
 
 
@@ -52,10 +53,11 @@ def check_format(name: str, valid: tuple[str, ...]) -> str:
 
 
 class ConsoleReporter:
-    """`cell.runner.Reporter` on stderr: lines always, the bar only where stderr is a terminal."""
+    """`cell.runner.Reporter` on stderr: lines always; the bar where stderr is a terminal, and a
+    line of progress every half minute where it is not."""
 
-    def __init__(self, progress: Progress, console: Console) -> None:
-        self._progress, self._console = progress, console
+    def __init__(self, progress: Progress, console: Console, heartbeat: Heartbeat) -> None:
+        self._progress, self._console, self._heartbeat = progress, console, heartbeat
         self._task = progress.add_task("starting", total=None)
         self._total = 0
 
@@ -66,15 +68,18 @@ class ConsoleReporter:
     def stage(self, text: str) -> None:
         """What is being done now."""
         self._progress.update(self._task, description=escape(text))
+        self._heartbeat.stage(text)
 
     def steps(self, total: int) -> None:
         """So many more steps are ahead."""
         self._total += total
         self._progress.update(self._task, total=self._total)
+        self._heartbeat.steps(total)
 
     def step(self) -> None:
         """One step is done."""
         self._progress.advance(self._task)
+        self._heartbeat.step()
 
 
 @contextmanager
@@ -90,5 +95,6 @@ def reporting() -> Iterator[ConsoleReporter]:
         transient=True,
         disable=not console.is_terminal,
     )
-    with progress:
-        yield ConsoleReporter(progress, console)
+    heartbeat = Heartbeat(lambda text: console.print(escape(text)))
+    with progress, nullcontext() if console.is_terminal else heartbeat.beating():
+        yield ConsoleReporter(progress, console, heartbeat)

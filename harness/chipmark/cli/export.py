@@ -18,7 +18,7 @@ def export(
     """Write pytest-benchmark's JSON: an imported run byte for byte, or records of cells.
 
     A cell becomes a benchmark for each of its times (total work, TTFT, TPOT) in seconds; its
-    rates, energy and identity stand in extra_info under `chipmark`.
+    rates, energy and identity are in extra_info under `chipmark`.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Records for a command that shows them: what could be read, and what must be said of the rest."""
+"""Records for a command that shows them: what could be read, and what is reported of the rest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def readable(runs: Sequence[Path]) -> Loaded:
-    """The records under the paths; one that cannot be read is told on stderr.
+    """The records under the paths; one that cannot be read is named on stderr.
 
     Raises BrokenRecordError where none can be read, NothingToJudgeError where there is none.
     """

@@ -1,11 +1,13 @@
 """Stdout and stderr of the command line, whose reader may have gone (`chipmark gate .. | head`).
 
 Exit code 1 means that a gate is red, so a reader that has read enough must never make one. Left
-alone, Python, click and rich each turn the broken pipe into an exit code of their own.
+alone, Python, click and rich each turn the broken pipe into an exit code of their own. Nor may a
+terminal that is not UTF-8 make one: signs that it cannot show are spelled.
 """
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -13,9 +15,32 @@ from typing import TextIO
 
 from chipmark.errors import UsageError
 
+SPELLED = {
+    "─": "-", "━": "-", "│": "|", "┃": "|", "╭": "+", "╮": "+", "╰": "+", "╯": "+",
+    "≥": ">=", "≤": "<=", "±": "+-", "µ": "u", "→": "->",
+}  # fmt: skip
+"""Signs of chipmark's own output in ASCII."""
+
+ERRORS = "chipmark.spelled"
+"""The name of `spelled` among Python's handlers of encoding errors."""
+
+
+def spelled(error: UnicodeError) -> tuple[str | bytes, int]:
+    """An error handler: signs in ASCII, any other character by its number (`\\u4e2d`)."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    ascii_only = "".join(
+        SPELLED.get(c) or c.encode("ascii", "backslashreplace").decode() for c in text
+    )
+    return ascii_only, error.end
+
+
+codecs.register_error(ERRORS, spelled)
+
 
 class _Sink(io.FileIO):
-    """A file descriptor that takes everything: once nobody reads it, it leads to /dev/null."""
+    """A file descriptor that takes everything: once its reader is gone, it leads to /dev/null."""
 
     def write(self, data: object) -> int | None:  # type: ignore[override]
         """As `FileIO`. Raises UsageError, once, where the file behind it cannot be written."""
@@ -57,9 +82,9 @@ def _stream(before: TextIO | None, number: int, *, line_buffering: bool) -> Text
         if nowhere != number:
             os.dup2(nowhere, number)
             os.close(nowhere)
-        encoding, errors = "utf-8", "replace"
+        encoding = "utf-8"
     else:
         before.flush()
-        encoding, errors = before.encoding, before.errors or "strict"
+        encoding = before.encoding
     raw = _Sink(number, "w", closefd=False)
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=line_buffering)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, ERRORS, line_buffering=line_buffering)
