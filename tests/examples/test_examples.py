@@ -15,10 +15,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """An example in a folder of its own, with this interpreter's programs first on PATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    plain = {name: value for name, value in os.environ.items() if "XDIST" not in name}
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env={**os.environ, "PATH": path, **variables},
+        env={**plain, "PATH": path, **variables},
         capture_output=True,
         text=True,
         timeout=300,

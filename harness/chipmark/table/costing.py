@@ -121,7 +121,7 @@ def price(record: Record, book: PriceBook | None) -> Costing:
         return _without(NullReason.NO_DEMAND, agents)
     if entry.rent_per_hour is None and book.site.power_in_hosting and not _hosted(book, entry):
         # The cost of power would be left out.
-        return _without("no_hosting_price", agents)
+        return _without(NullReason.NO_HOSTING_PRICE, agents)
     return _priced(record, book, entry, rate, load, agents)
 
 
