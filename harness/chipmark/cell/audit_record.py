@@ -22,6 +22,7 @@ from chipmark.cell.audit_run import (
 )
 from chipmark.cell.reference import References, Weights, oracle_here
 from chipmark.cell.workloads import ModelInUse, find_model, prepare_model
+from chipmark.engine.computed import linear_input_of
 from chipmark.errors import BrokenRecordError, CellFailedError, UsageError
 from chipmark.results.audit import (
     AUDIT_FILE,
@@ -80,7 +81,7 @@ def finish_audit(
     subject = Subject(
         tuple(repeat.events for repeat in raw.repeats),
         manifest.precision.class_name,
-        manifest.precision.activation,
+        linear_input_of(manifest.precision.activation),
         None if before is None or before.compared_rms_rel.size else captured_in(before),
     )
     rms_rel = None

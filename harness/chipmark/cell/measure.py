@@ -24,6 +24,7 @@ from chipmark.cell.settle import settle
 from chipmark.cell.spec import ChildSpec
 from chipmark.cell.workloads import sim_load
 from chipmark.chips.throttle import throttle_notes, watch_for
+from chipmark.engine.computed import linear_input_of
 from chipmark.engine.events import Table, load_events
 from chipmark.errors import ChipmarkError, DoesNotFitError
 from chipmark.meters.replay import save_samples
@@ -261,7 +262,8 @@ class MeasuredCell:
     def class_name(self) -> str:
         """The class of precision, concluded from what the child says that it computes."""
         computed = self.loaded["precision"]
-        return precision_class(computed["weights"], str(computed["activation"]), computed["kv"])
+        taken = linear_input_of(str(computed["activation"]))
+        return precision_class(computed["weights"], taken, computed["kv"])
 
     def end(self) -> None:
         """End the child if it runs, keep the end of its log, and free its scratch."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from chipmark.chips.throttle import throttle_notes
+from chipmark.engine.computed import linear_input_of
 from chipmark.metrics.rawcell import RawCell
 from chipmark.results.manifest import AuditResult, Manifest
 from chipmark.results.tolerance import SIM_TOLERANCE, tolerance_of
@@ -66,7 +67,9 @@ def _found(manifest: Manifest, raw: RawCell) -> dict[str, Any]:
     words = manifest.precision
     found: dict[str, Any] = {f"workload.{name}": v for name, v in _work(raw.trace).items()}
     try:
-        found["precision.class_name"] = precision_class(words.weights, words.activation, words.kv)
+        found["precision.class_name"] = precision_class(
+            words.weights, linear_input_of(words.activation), words.kv
+        )
     except UnknownNameError as error:
         found["precision.class_name"] = error.message
     found["repeats"] = len(raw.repeats)
@@ -118,7 +121,7 @@ def _parity(manifest: Manifest) -> Iterator[str]:
 
 def _tolerance(manifest: Manifest) -> float | None:
     """That of the precision's class, None where the oracle finds it."""
-    if rounding_of(manifest.precision.activation):
+    if rounding_of(linear_input_of(manifest.precision.activation)):
         return None
     return tolerance_of(manifest.precision.class_name)
 

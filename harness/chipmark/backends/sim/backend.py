@@ -18,6 +18,7 @@ from chipmark.backends.sim.cells import Cells, sampled_ids, two_largest
 from chipmark.backends.sim.polling import polled_power
 from chipmark.backends.sim.spec import SPECS, SimSpec
 from chipmark.engine.clock import VirtualClock
+from chipmark.engine.computed import ComputedPrecision
 from chipmark.engine.contract import (
     F32,
     BackendDefaults,
@@ -78,12 +79,7 @@ class SimBackend(BackendDefaults):
             compile_s=sim.compile_s,
             weight_bytes=sim.weight_bytes,
             kv_bytes=tokens * sim.kv_bytes_per_token,
-            precision={
-                "weights": "fp32",
-                "activation": "fp32",
-                "kv": "fp32",
-                "accumulate": "fp32",
-            },
+            precision=ComputedPrecision.plain("fp32"),
             graph="none",
             ep_coverage=1.0,
             device=f"sim:{sim.name}",
