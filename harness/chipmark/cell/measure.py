@@ -28,6 +28,7 @@ from chipmark.engine.computed import linear_input_of
 from chipmark.engine.events import Table, load_events
 from chipmark.errors import ChipmarkError, DoesNotFitError
 from chipmark.meters.replay import save_samples
+from chipmark.registry import is_simulated
 from chipmark.results.manifest import (
     AuditResult,
     CapacityResult,
@@ -79,7 +80,7 @@ class MeasuredCell:
     @property
     def simulated(self) -> bool:
         """A closed-form device on a virtual clock."""
-        return self.inputs.plan.backend.startswith("sim:")
+        return is_simulated(self.inputs.plan.backend)
 
     def guard(self, step: Callable[[], None]) -> None:
         """Do a step unless the cell has failed; a failure costs this cell and no other."""

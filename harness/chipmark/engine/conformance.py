@@ -59,6 +59,8 @@ def check_capabilities(subject: Subject) -> None:
     else:
         held = caps.n_pages * caps.page_tokens
         require(held >= SEQUENCES * CONTEXT, f"pages hold {held} tokens")
+    simulated = subject.loaded.clock == "simulated"
+    require(simulated == (subject.clock is not None), "only the built-in sim has a virtual clock")
     computed = subject.loaded.precision
     require(isinstance(computed, ComputedPrecision), f"precision is {computed!r}")
     told, taken = computed.words()["activation"], computed.linear_input

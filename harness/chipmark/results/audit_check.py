@@ -10,7 +10,7 @@ import numpy as np
 
 from chipmark.errors import ChipmarkError
 from chipmark.metrics.rawcell import RawCell
-from chipmark.registry import BUILT_IN
+from chipmark.registry import BUILT_IN, is_simulated
 from chipmark.results.audit import (
     AUDIT_FILE,
     AuditData,
@@ -121,7 +121,7 @@ def _contradictions(
         return
     if text := wrong_tolerance(record.manifest, audit):
         yield Remark("error", "audit", path, text)
-    simulated = record.manifest.backend.startswith("sim:")
+    simulated = is_simulated(record.manifest.backend)
     again = judge(data, audit.tolerance_rms_rel, top2_required=not simulated)
     for field in _JUDGED:
         stored, computed = getattr(audit, field), getattr(again, field)

@@ -10,6 +10,7 @@ import numpy as np
 from chipmark.chips.throttle import throttle_notes
 from chipmark.engine.computed import linear_input_of
 from chipmark.metrics.rawcell import RawCell
+from chipmark.registry import is_simulated
 from chipmark.results.manifest import AuditResult, Manifest
 from chipmark.results.tolerance import SIM_TOLERANCE, tolerance_of
 from chipmark.workload.trace import Trace
@@ -35,7 +36,7 @@ def wrong_tolerance(manifest: Manifest, audit: AuditResult) -> str:
     if audit.tolerance_rms_rel is None:
         return ""
     right = _tolerance(manifest)
-    if manifest.backend.startswith("sim:"):
+    if is_simulated(manifest.backend):
         right = SIM_TOLERANCE
     return _tolerance_text("audit", audit.tolerance_rms_rel, right)
 
