@@ -143,8 +143,8 @@ def test_other_precisions_run_through_the_engine(precision):
     for captured in result.logits:
         far = np.abs(captured.logits - expected[captured.position]).max() / expected.std()
         assert far < (0.02 if precision == "fp16" else 1e-3)
-    assert loaded.precision["weights"] == precision
-    assert loaded.precision["activation"] == ("fp16" if precision == "fp16" else "fp32")
+    assert loaded.precision.weights == precision
+    assert loaded.precision.words()["activation"] == ("fp16" if precision == "fp16" else "fp32")
 
 
 def test_the_interpreter_is_never_ranked_and_says_what_it_is():

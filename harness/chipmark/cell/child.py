@@ -265,7 +265,7 @@ def loaded_to_dict(loaded: Loaded) -> dict[str, Any]:
         "compile_s": loaded.compile_s,
         "weight_bytes": loaded.weight_bytes,
         "kv_bytes": loaded.kv_bytes,
-        "precision": dict(loaded.precision),
+        "precision": loaded.precision.words(),
         "graph": loaded.graph,
         "ep_coverage": loaded.ep_coverage,
         "device": loaded.device,

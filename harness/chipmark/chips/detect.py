@@ -13,7 +13,7 @@ from chipmark.chips.identify import nvidia_identity
 from chipmark.chips.nvml import cards, open_nvml
 from chipmark.chips.plugins import chip_identifier
 from chipmark.errors import MissingBackendError, UsageError
-from chipmark.registry import plugins, split_backend
+from chipmark.registry import is_simulated, plugins, split_backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +40,9 @@ def chip_of(
     device is a chip of its own. Raises MissingBackendError
     where "cuda" is asked for and neither NVML answers nor the PCI bus shows a lookalike.
     """
-    kind, device = split_backend(backend)
-    if kind == "sim":
-        return ChipIdentity(
-            name=f"sim-{device}",
-            vendor="simulated",
-            device_name=loaded_device or f"sim:{device}",
-            unit="card",
-            used=1,
-            of=1,
-            evidence=("a simulated device with closed-form time and power",),
-        )
+    device = split_backend(backend)[1]
+    if is_simulated(backend):
+        return _simulated_chip(device, loaded_device or backend)
     vendors = [
         entry
         for entry in catalogue().vendors.values()
@@ -79,6 +71,18 @@ def chip_of(
         of=1,
         evidence=(f"no chip plug-in knows the device {device!r}",),
         verified=False,
+    )
+
+
+def _simulated_chip(device: str, device_name: str) -> ChipIdentity:
+    return ChipIdentity(
+        name=f"sim-{device}",
+        vendor="simulated",
+        device_name=device_name,
+        unit="card",
+        used=1,
+        of=1,
+        evidence=("a simulated device with closed-form time and power",),
     )
 
 

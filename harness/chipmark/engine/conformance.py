@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from chipmark.engine.computed import ComputedPrecision, linear_input_of
 from chipmark.engine.conformance_subject import (
     CHUNK,
     CONTEXT,
@@ -58,8 +59,12 @@ def check_capabilities(subject: Subject) -> None:
     else:
         held = caps.n_pages * caps.page_tokens
         require(held >= SEQUENCES * CONTEXT, f"pages hold {held} tokens")
-    named = {"weights", "activation", "kv", "accumulate"}
-    require(named <= set(subject.loaded.precision), "precision does not say all of what it is")
+    simulated = subject.loaded.clock == "simulated"
+    require(simulated == (subject.clock is not None), "only the built-in sim has a virtual clock")
+    computed = subject.loaded.precision
+    require(isinstance(computed, ComputedPrecision), f"precision is {computed!r}")
+    told, taken = computed.words()["activation"], computed.linear_input
+    require(linear_input_of(told) == taken, f"{told!r} does not say that products take {taken}")
     coverage = subject.loaded.ep_coverage
     require(coverage is None or 0.0 <= coverage <= 1.0, "ep_coverage is not a share")
 

@@ -18,6 +18,7 @@ from chipmark.meters.contract import Meter, MeterInfo, PowerSamples
 from chipmark.meters.pick import pick_meter
 from chipmark.meters.request import MeterRequest
 from chipmark.metrics.energy import WindowEnergy, energy_at, window_energy
+from chipmark.registry import is_simulated
 
 if TYPE_CHECKING:
     from chipmark.pytest_plugin.workloads import LoadedBackend
@@ -34,7 +35,7 @@ class Joules:
         self._meter: Meter | None = None
         self._samples: PowerSamples | None = None
         self._partly_used = False
-        if not backend.startswith("sim:"):
+        if not is_simulated(backend):
             chip = chip_of(backend, key=key_here(backend, loaded))
             self._partly_used = chip.used < chip.of
             device = backend.partition(":")[2]

@@ -155,7 +155,7 @@ class ChipmarkFixture:
             one, what=f"decode_step batch={batch} context={context}", rounds=rounds,
             clock=loaded.clock_name, warmup_rounds=warmup_rounds, n_tokens=batch,
             samples=lambda seconds: {"tpot_s": seconds}, loaded=loaded,
-            details={"model": loaded.model, "precision": dict(loaded.loaded.precision)},
+            details={"model": loaded.model, "precision": loaded.loaded.precision.words()},
         )  # fmt: skip
 
     def run(

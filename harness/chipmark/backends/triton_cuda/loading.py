@@ -26,6 +26,7 @@ from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda.product_choice import choose_products
 from chipmark.backends.triton_cuda.streams import Call, Stream, stream_of
 from chipmark.codes import NoteCode
+from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
 from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
 from chipmark.errors import UnknownNameError, UsageError
 from chipmark_models.config import ModelConfig
@@ -312,16 +313,16 @@ def _trial(tokens: int, n_rows: int) -> LaunchPlan:
     return LaunchPlan("prefill_cold", rows, n_rows, int(length.max()), int(length.max()))
 
 
-def _precision(precision: str, activation: str) -> dict[str, str]:
-    kept, told = _storage(activation), activation
-    if kept != activation:
-        told = f"{kept}, {activation} into products of over {paged_ops.FEW_ROWS} rows"
-    return {
-        "weights": precision,
-        "activation": told,
-        "kv": kept,
-        "accumulate": "fp32",
-    }
+def _precision(precision: str, activation: str) -> ComputedPrecision:
+    kept = Number(_storage(activation))
+    return ComputedPrecision(
+        weights=Weights(precision),
+        activation=kept,
+        linear_input=Number(activation),
+        kv=kept,
+        accumulate=Accumulator.FP32,
+        linear_from_rows=0 if kept == activation else paged_ops.FEW_ROWS,
+    )
 
 
 def _notes(
