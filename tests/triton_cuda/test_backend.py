@@ -47,7 +47,7 @@ def load(precision: str = "fp32", **more):
 @pytest.fixture(scope="module")
 def subject():
     # The whole suite takes hundreds of launches: minutes in the interpreter, seconds in torch. The
-    # kernels stand in the tests below.
+    # kernels have the tests below.
     backend = TritonBackend("interpreter")
     spec = conformance_load(weights("fp32"), options={"ops": TORCH_OPS})
     yield Subject(backend, backend.load(spec), vocab_size=TINY.vocab_size)

@@ -62,7 +62,7 @@ class ComputedPrecision:
         cls, name: str, kv: str = "", accumulate: Accumulator = Accumulator.FP32
     ) -> ComputedPrecision:
         """Everything in the type `name`, KV too unless `kv` names another. Raises ValueError for
-        a name that is no type."""
+        a name that is not a type."""
         number = Number(name)
         return cls(Weights(name), number, number, Number(kv or name), accumulate)
 

@@ -252,7 +252,7 @@ def check_deterministic(subject: Subject) -> None:
 
 
 def check_in_flight(subject: Subject) -> None:
-    """As many steps in flight as the backend says it takes: the same logits as with one."""
+    """As many steps in flight as the backend claims to take: the same logits as with one."""
     trace = agents(subject)
     one = run_trace(subject, trace, concurrency=3, caps=replace(subject.caps, in_flight=1))
     same(subject, one, run_trace(subject, trace, concurrency=3), "steps in flight")

@@ -316,7 +316,7 @@ class Machine(Protocol):
         ...
 
     def cuda_capability(self) -> tuple[int, int] | None:
-        """Compute capability of the card that CUDA puts first, None where nothing tells it."""
+        """Compute capability of the card that CUDA puts first, None where it is not known."""
         ...
 
     def run_module(

@@ -38,8 +38,8 @@ def needs_weights_file(name: str) -> bool:
 
 
 class SimulatedFactory(BackendFactory, Protocol):
-    """What the built-in simulated device answers beside: it is no measurement, and so nothing but
-    it is ever asked."""
+    """What the built-in simulated device answers in addition. No other is asked: such answers
+    replace the oracle and a meter."""
 
     def expected_ids(self, tokens: I32, vocab_size: int) -> I32:
         """The id that is sampled after each token, by the closed rule: it stands for the oracle."""

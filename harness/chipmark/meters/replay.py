@@ -71,7 +71,7 @@ def load_samples(path: str | os.PathLike[str]) -> PowerSamples:
             for name in ("time_s", "energy_j", "power_w"):
                 columns[name] = np.asarray(stored[name], np.float64)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInputError(path, f"is no file of power samples ({error})") from error
+        raise BadInputError(path, f"is not a file of power samples ({error})") from error
     time_s = columns["time_s"]
     if len({len(column) for column in columns.values()}) != 1:
         raise BadInputError(path, "has columns of different lengths")

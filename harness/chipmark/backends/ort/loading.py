@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ from chipmark_models.onnx_graphs.builder import Graph
 from chipmark_models.onnx_graphs.decoder_graph import build_graph
 from chipmark_models.onnx_graphs.emitter import LEVELS, GraphShape, Level
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
+
+_LOG = logging.getLogger(__name__)
 
 OPTIONS = ("graph", "spinning", "prepacking", "static", "provider")
 """Keys of LoadSpec.options: graph = auto, plain or contrib; spinning, prepacking and static = true
@@ -110,6 +113,7 @@ def load(spec: LoadSpec, located: Located) -> Engine:
         empty_head=located.ep_name == "CPUExecutionProvider" and not plan.static,
         host_device=host_device,
     )
+    _LOG.info("graph %s, KV bound by %s", plan.level, choice.way)
     opener.open_all()
     load_s = time.perf_counter() - started - opener.compile_s
     warm_started = time.perf_counter()

@@ -66,7 +66,7 @@ class TorchBackend(BackendDefaults):
     """A `Backend` over slots of KV; one step at a time, timed by the host around synchronised
     launches. `device` is torch's own name for it.
 
-    Raises UnknownNameError for a device type that nobody knows and MissingBackendError where
+    Raises UnknownNameError for an unknown device type and MissingBackendError where
     torch, a vendor's plug-in or the device is not here.
     """
 
@@ -199,7 +199,7 @@ class TorchBackend(BackendDefaults):
 
     def _warm(self, decoder: Decoder, spec: LoadSpec) -> float | None:
         """Each kind of launch once or twice: cold, append, ragged prefill, decode of 1 and all.
-        Returns the share of the work that ran on the device, None where it cannot be told."""
+        Returns the share of the work that ran on the device, None where it is not known."""
         from chipmark.backends.torch_device.coverage import coverage
         from chipmark_models.decoder.kv import Span
 

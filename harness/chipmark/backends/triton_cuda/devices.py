@@ -54,7 +54,7 @@ def open_device(name: str) -> Any:
     """The `torch.device` for "cuda", "cuda:N" or "interpreter".
 
     Raises UnknownNameError for another name, MissingBackendError (what to install, or which
-    backend takes this card) where torch, Triton, the device or its capability is lacking, and
+    backend takes this card) where torch, Triton, the device or its capability is missing, and
     UsageError where the kernels of this process were imported to be compiled already.
     """
     kind = name.partition(":")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,9 +37,11 @@ from chipmark_models.decoder.layers import DTYPES
 from chipmark_models.decoder.paged import PagedDecoder
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
+_LOG = logging.getLogger(__name__)
+
 OPTIONS = ("ops", "kernel_check", "graphs")
 """Options of `LoadSpec.options`. ops: implementation by operation. kernel_check: whether kernels
-are held against their references at load, by default where they are compiled. graphs: whether
+are checked against their references at load, by default where they are compiled. graphs: whether
 decode is captured, by default so."""
 
 PAGE_TOKENS = 16
@@ -231,6 +234,7 @@ def _replace_failing(
                 f"the kernel of {operation} fails parity on this device: {reason}",
                 "leave `ops` out, and torch takes its place with a note",
             )
+        _LOG.info("%s: torch in place of a kernel that fails: %s", operation, reason)
         names[operation] = "torch"
     decoder.ops = paged_ops.select(names)
     return found
@@ -297,7 +301,7 @@ def _prefill(
 
 
 def _trial(tokens: int, n_rows: int) -> LaunchPlan:
-    """A launch of so many tokens whose keys nobody reads later: its pages are written anew."""
+    """A launch of so many tokens whose keys are not read later: its pages are written anew."""
     length = np.full(n_rows, tokens // n_rows, np.int32)
     length[-1] += tokens - int(length.sum())
     width = -(-int(length.max()) // PAGE_TOKENS)
