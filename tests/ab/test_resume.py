@@ -74,7 +74,7 @@ def test_it_goes_on_and_the_half_round_is_run_again(canary, capsys, tmp_path):
     stored = json.loads((tmp_path / "out" / "ab.json").read_text())
     first = [s for s in stored["slots"] if s["session"] == 0]
     assert [s["slot"] for s in first] == list(range(20))
-    assert [s["sitting"] for s in first] == [0] * 6 + [1] * 14
+    assert [s["attempt"] for s in first] == [0] * 6 + [1] * 14
     assert [len(readings) for readings in stored["canary"]["readings_s"]] == [6, 15, 33]
 
 
@@ -97,7 +97,7 @@ def test_in_the_second_session_too_and_more_than_once(canary, capsys, tmp_path):
     rounds = json.loads(capsys.readouterr().out)["rows"][0]["confirmed"]["n"]
     assert rounds == 16
     found = json.loads((tmp_path / "out" / "ab.json").read_text())["slots"]
-    assert {s["sitting"] for s in found if s["session"] == 1} == {0, 1, 2}
+    assert {s["attempt"] for s in found if s["session"] == 1} == {0, 1, 2}
 
 
 def test_another_plan_is_refused_by_what_differs(canary, capsys, tmp_path):

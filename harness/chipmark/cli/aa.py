@@ -19,7 +19,7 @@ def aa(
         None, help="After --: what both arms run; default: a decode step. With --across: runs."
     ),
     rounds: int = typer.Option(
-        40, min=6, max=400, help="Pairs of processes; below 40 no rate and no margin is told."
+        40, min=6, max=400, help="Pairs of processes; fewer give neither a rate nor a margin."
     ),
     across: bool = typer.Option(
         False, "--across", help="Measure nothing: compare runs of several sessions."

@@ -90,7 +90,7 @@ def history(
     if not found.judged:
         raise NothingToJudgeError(
             f"no series has {found.least_runs} runs yet",
-            f"a step in one of {len(series)} series cannot be told from chance with fewer",
+            f"a step in one of {len(series)} series cannot be distinguished from chance with fewer",
         )
 
 

@@ -69,7 +69,7 @@ def where(o: Observation) -> str:
 
 
 def print_history(history: History, worse: Sequence[Worse], console: Console) -> None:
-    """A line a finding, worst news first, and what could not be told."""
+    """A line a finding, worst news first, and what could not be decided."""
     rows = []
     items: list[Change | Drift] = [*history.changes, *history.drifts]
     items.sort(key=lambda item: (not item.worse, -abs(item.effect)))

@@ -78,7 +78,7 @@ class Joules:
     def of(self, start_s: float, end_s: float) -> WindowEnergy:
         """Energy between two times of the backend's clock, under DEFINITIONS' rules of refusal."""
         if self._loaded is not None:
-            # Exact between its samples: too few changes of power are no fault of a closed form.
+            # Exact between its samples: too few changes of power are not a fault of a closed form.
             at = energy_at(self._loaded.power_samples(), SIM_METER, np.array([start_s, end_s]))
             return WindowEnergy(float(at[1] - at[0]), None, "counter", 0.0)
         if self._partly_used:
