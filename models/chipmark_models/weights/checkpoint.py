@@ -17,13 +17,13 @@ import numpy as np
 
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError
-from chipmark_models.weights.naming import EMBEDDING, HEAD, check_shapes, expected_shapes
+from chipmark_models.files import sha256_of_file
+from chipmark_models.tensors import EMBEDDING, HEAD, check_shapes, expected_shapes
+from chipmark_models.weights.plain import FloatArray, widen
 from chipmark_models.weights.safetensors_file import (
     SafetensorsFile,
     read_json_object,
-    sha256_of_file,
 )
-from chipmark_models.weights.source import FloatArray, widen
 
 _READ_PRECISION = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 _PREFIX = "model."

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from chipmark_models.errors import BadInputError
+from chipmark_models.files import sha256_of_file
+from chipmark_models.tensors import HEAD, check_shapes, expected_shapes
 from chipmark_models.weights.gguf_config import ROPE_FACTORS, config_from_fields, rope_scaling_of
 from chipmark_models.weights.gguf_reader import model_name, open_model, part_paths
-from chipmark_models.weights.naming import HEAD, check_shapes, expected_shapes
-from chipmark_models.weights.safetensors_file import sha256_of_file
-from chipmark_models.weights.source import FloatArray
+from chipmark_models.weights.plain import FloatArray
 
 _LAYER_NAMES = {
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
