@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from chipmark_models.config import FAMILIES, ModelConfig, RopeScaling
+from chipmark_models.config import ModelConfig, RopeScaling
 from chipmark_models.costs import parameters
 from chipmark_models.errors import BadInputError, ChipmarkError, UnknownNameError
-from chipmark_models.hf_config import DEFAULTS
+from chipmark_models.families import FAMILIES
 from chipmark_models.presets import PRESETS, SOURCES, preset
 
 LLAMA: dict[str, Any] = {
@@ -220,10 +220,15 @@ def test_defaults_are_those_of_the_classes_of_transformers() -> None:
         "    found[family]['rope_theta'] = kind.default_theta\n"
         "print(json.dumps(found))\n"
     )
-    command = [sys.executable, "-c", code, json.dumps({f: list(DEFAULTS[f]) for f in FAMILIES})]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        json.dumps({k: list(f.defaults) for f in FAMILIES.values() for k in f.model_types}),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     theirs = json.loads(done.stdout.splitlines()[-1])
-    assert theirs == {family: dict(DEFAULTS[family]) for family in FAMILIES}
+    assert theirs == {k: dict(f.defaults) for f in FAMILIES.values() for k in f.model_types}
 
 
 def test_the_original_context_of_llama3_may_be_missing() -> None:

@@ -54,6 +54,7 @@ _ORACLE_CODE = (
     "precision.py",
     "presets.py",
     "tensors.py",
+    "families.py",
 )
 _CHILD_CODE = ("oracle_child.py", "contexts.py")
 
