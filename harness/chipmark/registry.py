@@ -8,7 +8,6 @@ behind an object that was loaded.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import sys
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
 from chipmark.errors import BrokenPluginError, MissingBackendError, UnknownNameError
+from chipmark_models.files import sha256_of_file
 
 Group = Literal["chipmark.backends", "chipmark.chips", "chipmark.meters"]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -166,8 +166,7 @@ def source_hash(module: str) -> str:
     path = getattr(sys.modules.get(module), "__file__", None)
     if not path or not Path(path).is_file():
         return ""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of_file(path)
 
 
 def split_backend(name: str) -> tuple[str, str]:

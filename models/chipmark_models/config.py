@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chipmark_models.errors import BadInputError, UnknownNameError
-
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "ernie4_5")
+from chipmark_models.families import family_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         where = f"model config {self.name!r}"
-        if self.family not in FAMILIES:
-            raise UnknownNameError("model family", self.family, FAMILIES)
+        family_named(self.family)
         for field in _POSITIVE:
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value <= 0:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import UnknownNameError
 from chipmark_models.precision import PRECISIONS, tensor_bytes
-from chipmark_models.weights.naming import EMBEDDING, HEAD, expected_shapes
+from chipmark_models.tensors import EMBEDDING, HEAD, expected_shapes
 
 # Bits a stored element takes where every matrix is quantised, the table too, scales and zero points
 # included: int8 and int4 in groups of 32 with an fp16 scale, int4 with a 4-bit zero point besides.

@@ -1,4 +1,4 @@
-"""A Hugging Face `config.json` as a ModelConfig: class defaults, and what is refused by its key.
+"""A Hugging Face `config.json` as a ModelConfig, and what is refused by its key.
 
 A field that is missing has the default of its class in transformers 5; a field that asks for a
 computation that no family here does is refused, whether or not transformers would pass over it.
@@ -9,73 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
-from chipmark_models.config import FAMILIES, ModelConfig, RopeScaling
+from chipmark_models.config import ModelConfig, RopeScaling
 from chipmark_models.errors import BadInputError
-
-_LLAMA: dict[str, Any] = {
-    "vocab_size": 32_000,
-    "hidden_size": 4_096,
-    "intermediate_size": 11_008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": None,
-    "head_dim": None,
-    "hidden_act": "silu",
-    "max_position_embeddings": 2_048,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "rope_theta": 10_000.0,
-    "sliding_window": None,
-}
-_QWEN2 = _LLAMA | {
-    "vocab_size": 151_936,
-    "intermediate_size": 22_016,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 32_768,
-    "sliding_window": 4_096,
-}
-DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "llama": _LLAMA,
-        "mistral": _LLAMA
-        | {
-            "intermediate_size": 14_336,
-            "num_key_value_heads": 8,
-            "max_position_embeddings": 131_072,
-            "sliding_window": 4_096,
-        },
-        "qwen2": _QWEN2,
-        "qwen3": _QWEN2 | {"head_dim": 128},
-        "ernie4_5": _LLAMA
-        | {
-            "vocab_size": 103_424,
-            "hidden_size": 1_024,
-            "intermediate_size": 3_072,
-            "num_hidden_layers": 18,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 2,
-            "head_dim": 128,
-            "max_position_embeddings": 131_072,
-            "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": True,
-            "rope_theta": 500_000.0,
-        },
-    }
-)
-"""Defaults of the configuration classes of transformers 5, by family. None: derived from others."""
+from chipmark_models.families import Bias, Window, by_model_type
 
 _MAY_BE_NULL = ("num_key_value_heads", "head_dim", "sliding_window")
-_ACTIVATIONS = ("silu", "swish")  # two names of one function in transformers
-# The key that gives biases to each family; any other key of this kind must be off.
-_BIAS_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "llama": ("attention_bias", "mlp_bias"),
-        "qwen3": ("attention_bias",),
-        "ernie4_5": ("use_bias",),
-    }
-)
 _OFF = (None, False, 0)
 # Key -> values at which it changes nothing. At another value some model computes by it, and no
 # family here does.
@@ -105,7 +45,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         ),
         (None, 1),
     )
-    | {"is_causal": (None, True), "hidden_activation": (None, *_ACTIVATIONS)}
+    | {"is_causal": (None, True)}
 )  # fmt: skip
 _QK_NORM_KEYS = ("use_qk_norm", "qk_norm", "qk_layernorm", "use_qk_layernorm")
 _EVERY_BIAS_KEY = ("attention_bias", "mlp_bias", "use_bias", "qkv_bias", "add_bias", "bias")
@@ -125,12 +65,12 @@ class _Reader:
 
     def __init__(self, data: Mapping[str, Any], name: str, path: object) -> None:
         self.data, self.name, self.path = data, name, path
-        family = data.get("model_type")
-        if family not in FAMILIES:
-            problem = "is missing" if family is None else f"{family!r} is not supported"
-            raise self._bad("model_type", f"{problem}; supported: {', '.join(FAMILIES)}")
-        self.family = cast(str, family)
-        self.defaults = DEFAULTS[self.family]
+        kind = data.get("model_type")
+        known = by_model_type()
+        if not isinstance(kind, str) or kind not in known:
+            problem = "is missing" if kind is None else f"{kind!r} is not supported"
+            raise self._bad("model_type", f"{problem}; supported: {', '.join(known)}")
+        self.family = known[kind]
 
     def config(self) -> ModelConfig:
         self._refuse_what_is_not_computed()
@@ -141,10 +81,10 @@ class _Reader:
         max_context = self._int("max_position_embeddings")
         theta, scaling = self._rope(max_context)
         layers = self._int("num_hidden_layers")
-        family, bias = self.family, self._bias
+        family, biases = self.family, self._biases()
         return ModelConfig(
             name=self.name,
-            family=family,
+            family=family.name,
             vocab_size=self._int("vocab_size"),
             hidden_size=hidden,
             intermediate_size=self._int("intermediate_size"),
@@ -155,12 +95,14 @@ class _Reader:
             rms_eps=self._positive("rms_norm_eps", self._value("rms_norm_eps")),
             rope_theta=theta,
             rope_scaling=scaling,
-            rope_interleaved=family == "ernie4_5",
-            tied_embeddings=self._bool("tie_word_embeddings", self.defaults["tie_word_embeddings"]),
-            qkv_bias=family == "qwen2" or bias("attention_bias") or bias("use_bias"),
-            attn_out_bias=bias("attention_bias") or bias("use_bias"),
-            mlp_bias=bias("mlp_bias") or bias("use_bias"),
-            qk_norm=family == "qwen3",
+            rope_interleaved=family.rope_interleaved,
+            tied_embeddings=self._bool(
+                "tie_word_embeddings", family.defaults["tie_word_embeddings"]
+            ),
+            qkv_bias=Bias.QKV in biases,
+            attn_out_bias=Bias.OUT in biases,
+            mlp_bias=Bias.MLP in biases,
+            qk_norm=family.qk_norm,
             max_context=max_context,
             sliding_window=self._sliding_window(layers),
             bos_id=self._token_ids("bos_token_id", (1,))[0],
@@ -173,20 +115,20 @@ class _Reader:
                 "quantization_config", "quantised safetensors are not read; use the source weights"
             )
         act = self._value("hidden_act")
-        if act not in _ACTIVATIONS:
+        family = self.family
+        if act not in family.activations:
             raise self._bad("hidden_act", f"{act!r} is not supported; only silu")
-        neutral = dict(_NEUTRAL)
-        own = _BIAS_KEYS.get(self.family, ())
-        neutral |= {key: _OFF for key in _EVERY_BIAS_KEY if key not in own}
-        if self.family == "qwen2":  # its queries, keys and values always have biases
+        neutral = dict(_NEUTRAL) | {"hidden_activation": (None, *family.activations)}
+        neutral |= {key: _OFF for key in _EVERY_BIAS_KEY if key not in family.bias_keys}
+        if Bias.QKV in family.biases:
             neutral["qkv_bias"] = (None, True)
-        neutral |= dict.fromkeys(_QK_NORM_KEYS, (None, self.family == "qwen3"))
+        neutral |= dict.fromkeys(_QK_NORM_KEYS, (None, family.qk_norm))
         for key, values in neutral.items():
             value = self.data.get(key)
             if value not in values and value not in ([], {}):
                 raise self._bad(
                     key,
-                    f"{value!r} is not computed for {self.family}; without effect: "
+                    f"{value!r} is not computed for {family.name}; without effect: "
                     + " or ".join("null" if v is None else str(v) for v in values),
                 )
 
@@ -195,7 +137,7 @@ class _Reader:
 
     def _value(self, field: str) -> Any:
         """The field's value, or the default of its class where it is missing."""
-        return self.data.get(field, self.defaults[field])
+        return self.data.get(field, self.family.defaults[field])
 
     def _int(self, field: str) -> int:
         value = self._value(field)
@@ -219,10 +161,12 @@ class _Reader:
             raise self._bad(field, f"must be true or false, not {value!r}")
         return value
 
-    def _bias(self, key: str) -> bool:
-        if key not in _BIAS_KEYS.get(self.family, ()) or self.data.get(key) is None:
-            return False
-        return self._bool(key, False)
+    def _biases(self) -> frozenset[Bias]:
+        found = self.family.biases
+        for key, switched in self.family.bias_keys.items():
+            if self.data.get(key) is not None and self._bool(key, False):
+                found |= switched
+        return found
 
     def _token_ids(self, field: str, default: tuple[int, ...]) -> tuple[int, ...]:
         value = self.data.get(field)
@@ -234,13 +178,9 @@ class _Reader:
         return tuple(ids)
 
     def _sliding_window(self, layers: int) -> int | None:
-        """The window of the layers that have one, None where all layers see the whole context.
-
-        Qwen has a switch and a list of layers; Mistral has a window in every layer; the other
-        families have none, and one that is given all the same is taken as Mistral's.
-        """
+        """The window of the layers that have one, None where all layers see the whole context."""
         types = self._layer_types(layers)
-        if self.family in ("qwen2", "qwen3"):
+        if self.family.window is Window.BY_LAYER:
             on = self._bool("use_sliding_window", False)
             window = self._optional_int("sliding_window") if on else None
             if types is None:
@@ -254,8 +194,11 @@ class _Reader:
                     raise self._bad("layer_types", "has sliding_attention, but no sliding_window")
             return window if windowed else None
         if types is not None and "sliding_attention" in types:
-            raise self._bad("layer_types", f"sliding_attention is not computed for {self.family}")
-        if self.family != "mistral" and self.data.get("use_sliding_window") is False:
+            raise self._bad(
+                "layer_types", f"sliding_attention is not computed for {self.family.name}"
+            )
+        off = self.data.get("use_sliding_window") is False
+        if off and self.family.window is not Window.EVERY_LAYER:
             return None
         return self._optional_int("sliding_window")
 
@@ -278,7 +221,9 @@ class _Reader:
         field, rope = next(iter(given.items()), ("rope_parameters", {}))
         if not isinstance(rope, Mapping):
             raise self._bad(field, f"must be an object, not {rope!r}")
-        theta = rope.get("rope_theta", self.data.get("rope_theta", self.defaults["rope_theta"]))
+        theta = rope.get(
+            "rope_theta", self.data.get("rope_theta", self.family.defaults["rope_theta"])
+        )
         base = self._positive("rope_theta", theta)
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind not in ("default", "llama3"):

@@ -24,7 +24,7 @@ from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError
 from chipmark_models.rope import cos_sin_tables
 from chipmark_models.rounding import Rounding
-from chipmark_models.weights.naming import EMBEDDING, FINAL_NORM, HEAD, layer_prefix, layer_shapes
+from chipmark_models.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix, layer_shapes
 
 TensorFn = Callable[[str], npt.NDArray[np.float32]]
 Tensors = dict[str, torch.Tensor]

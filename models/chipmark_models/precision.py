@@ -30,7 +30,7 @@ from typing import Literal, cast, get_args
 
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import UnknownNameError
-from chipmark_models.weights.naming import EMBEDDING, HEAD, expected_shapes, layer_shapes
+from chipmark_models.tensors import EMBEDDING, HEAD, expected_shapes, layer_shapes
 
 BaseClass = Literal["fp32", "16-bit", "fp8", "w8a16", "w8a8", "w4a16", "w4a8"]
 """What weights and products are of; the class of a row has "+kv8" added where KV is narrow."""

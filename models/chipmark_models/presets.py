@@ -8,18 +8,20 @@ from typing import Any
 
 from chipmark_models.config import ModelConfig, RopeScaling
 from chipmark_models.errors import UnknownNameError
+from chipmark_models.families import Bias, family_named
 
 
 def _config(name: str, family: str, **fields: Any) -> ModelConfig:
+    traits = family_named(family)
     base: dict[str, Any] = {
         "rms_eps": 1e-5,
         "rope_scaling": None,
-        "rope_interleaved": family == "ernie4_5",
+        "rope_interleaved": traits.rope_interleaved,
         "tied_embeddings": True,
-        "qkv_bias": family == "qwen2",
+        "qkv_bias": Bias.QKV in traits.biases,
         "attn_out_bias": False,
         "mlp_bias": False,
-        "qk_norm": family == "qwen3",
+        "qk_norm": traits.qk_norm,
         "sliding_window": None,
     }
     return ModelConfig(name=name, family=family, **(base | fields))
@@ -61,7 +63,7 @@ SOURCES: Mapping[str, str] = MappingProxyType(
 
 PRESETS: Mapping[str, ModelConfig] = MappingProxyType(
     {
-        # Odd sizes on purpose: 3 query heads a KV head, widths that are no powers of two.
+        # Odd sizes on purpose: 3 query heads a KV head, widths that are not powers of two.
         "tiny": _config(
             "tiny",
             "llama",

@@ -20,10 +20,10 @@ from typing import Any
 
 from chipmark_models.costs import parameters
 from chipmark_models.errors import BadInputError, ModelUnavailableError, UnknownNameError
+from chipmark_models.files import sha256_of_file
 from chipmark_models.presets import PRESETS, SOURCES
 from chipmark_models.weights.gguf_reader import model_name
 from chipmark_models.weights.prepared import cache_folder
-from chipmark_models.weights.safetensors_file import sha256_of_file
 from chipmark_models.weights.source import WeightRef
 
 SYNTHETIC_SUFFIX = "@synthetic"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chipmark.errors import BadInputError
-from chipmark.results.whole_file import whole_file
+from chipmark_models.files import whole_file
 
 FORMAT = 2
 Row = dict[str, Any]

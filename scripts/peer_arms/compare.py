@@ -22,8 +22,9 @@ from rich.table import Table
 
 from chipmark.cell.environment import glibc_tunables
 from chipmark_models.pull import pull
+from chipmark_models.weights.open import open_weights
 from chipmark_models.weights.prepared import cache_folder, prepare_spec
-from chipmark_models.weights.source import WeightRef, open_weights
+from chipmark_models.weights.source import WeightRef
 
 ARMS = Path(__file__).parent
 PEER_PYTHON = Path(".venv-peers/bin/python")

@@ -15,7 +15,8 @@ from chipmark.engine.computed import linear_input_of
 from chipmark.errors import UnknownNameError
 from chipmark.results.manifest import PrecisionId
 from chipmark_models.precision import precision_class
-from chipmark_models.weights.source import WeightRef, open_weights
+from chipmark_models.weights.open import open_weights
+from chipmark_models.weights.source import WeightRef
 from chipmark_models.weights.stored import precision_hash
 
 REF = WeightRef("synthetic", "tiny", None, 0)

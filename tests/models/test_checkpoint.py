@@ -12,8 +12,8 @@ import pytest
 
 from chipmark_models.errors import BadInputError
 from chipmark_models.presets import preset
+from chipmark_models.tensors import EMBEDDING, FINAL_NORM, HEAD
 from chipmark_models.weights.checkpoint import SafetensorsWeights
-from chipmark_models.weights.naming import EMBEDDING, FINAL_NORM, HEAD
 from chipmark_models.weights.synthetic import SyntheticWeights
 
 TIED = dataclasses.replace(preset("tiny"), max_context=512, n_layers=2)

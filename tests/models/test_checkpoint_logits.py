@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from chipmark_models.config import ModelConfig
+from chipmark_models.tensors import EMBEDDING, HEAD
 from chipmark_models.weights.checkpoint import SafetensorsWeights
-from chipmark_models.weights.naming import EMBEDDING, HEAD
 from chipmark_models.weights.synthetic import SyntheticWeights
 
 torch = pytest.importorskip("torch")

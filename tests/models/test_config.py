@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from chipmark_models.config import FAMILIES, ModelConfig, RopeScaling
+from chipmark_models.config import ModelConfig, RopeScaling
 from chipmark_models.costs import parameters
 from chipmark_models.errors import BadInputError, ChipmarkError, UnknownNameError
-from chipmark_models.hf_config import DEFAULTS
+from chipmark_models.families import FAMILIES
 from chipmark_models.presets import PRESETS, SOURCES, preset
 
 LLAMA: dict[str, Any] = {
@@ -220,10 +220,15 @@ def test_defaults_are_those_of_the_classes_of_transformers() -> None:
         "    found[family]['rope_theta'] = kind.default_theta\n"
         "print(json.dumps(found))\n"
     )
-    command = [sys.executable, "-c", code, json.dumps({f: list(DEFAULTS[f]) for f in FAMILIES})]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        json.dumps({k: list(f.defaults) for f in FAMILIES.values() for k in f.model_types}),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     theirs = json.loads(done.stdout.splitlines()[-1])
-    assert theirs == {family: dict(DEFAULTS[family]) for family in FAMILIES}
+    assert theirs == {k: dict(f.defaults) for f in FAMILIES.values() for k in f.model_types}
 
 
 def test_the_original_context_of_llama3_may_be_missing() -> None:
@@ -277,9 +282,10 @@ def test_shapes_costs_and_weights_load_no_heavy_package() -> None:
         "import sys, chipmark_models.config, chipmark_models.presets, chipmark_models.costs\n"
         "assert 'numpy' not in sys.modules\n"
         "import chipmark_models.rope, chipmark_models.weights.source as s\n"
+        "import chipmark_models.weights.open as o\n"
         "import chipmark_models.weights.prepared, chipmark_models.pull, chipmark_models.tokenizer\n"
         "import chipmark_models.chat_template, chipmark_models.reference\n"
-        "s.open_weights(s.WeightRef('synthetic', 'tiny', None, 0)).read('model.norm.weight')\n"
+        "o.open_weights(s.WeightRef('synthetic', 'tiny', None, 0)).read('model.norm.weight')\n"
         "heavy = {'torch', 'onnxruntime', 'triton', 'gguf', 'tokenizers', 'jinja2', 'chipmark',"
         " 'pandas', 'scipy', 'pyarrow', 'pydantic', 'safetensors'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"

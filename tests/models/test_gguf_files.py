@@ -14,7 +14,8 @@ from chipmark_models.errors import BadInputError
 from chipmark_models.presets import preset
 from chipmark_models.pull import resolve_model
 from chipmark_models.tokenizer import open_tokenizer
-from chipmark_models.weights.source import WeightRef, source_hash
+from chipmark_models.weights.open import source_hash
+from chipmark_models.weights.source import WeightRef
 from chipmark_models.weights.synthetic import SyntheticWeights
 
 gguf = pytest.importorskip("gguf")

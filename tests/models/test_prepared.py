@@ -11,6 +11,8 @@ import pytest
 
 from chipmark_models.errors import BadInputError
 from chipmark_models.weights import writer
+from chipmark_models.weights.open import open_weights
+from chipmark_models.weights.plain import STORED_DTYPE, round_to, widen
 from chipmark_models.weights.prepared import (
     ComputedWeights,
     PreparedWeights,
@@ -22,13 +24,7 @@ from chipmark_models.weights.prepared import (
     prepare_spec,
     stored_bytes,
 )
-from chipmark_models.weights.source import (
-    STORED_DTYPE,
-    WeightRef,
-    open_weights,
-    round_to,
-    widen,
-)
+from chipmark_models.weights.source import WeightRef
 from chipmark_models.weights.stored import precision_hash
 
 REF = WeightRef("synthetic", "tiny", None, 0)

@@ -20,11 +20,11 @@ from chipmark_models.precision import (
     tensor_bytes,
 )
 from chipmark_models.presets import PRESETS, preset
+from chipmark_models.tensors import EMBEDDING, HEAD, expected_shapes
 from chipmark_models.weights import e4m3
 from chipmark_models.weights import quantise as quantise_module
-from chipmark_models.weights.naming import EMBEDDING, HEAD, expected_shapes
+from chipmark_models.weights.plain import widen
 from chipmark_models.weights.quantise import fuse, quantise
-from chipmark_models.weights.source import widen
 from chipmark_models.weights.stored import parts_of
 
 INTEGERS = ("w8", "w4")

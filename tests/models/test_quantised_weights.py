@@ -23,6 +23,7 @@ from chipmark_models.precision import QUANTISED
 from chipmark_models.presets import preset
 from chipmark_models.rounding import ROUNDINGS, round_rows_fp8
 from chipmark_models.weights import quantise as quantise_module
+from chipmark_models.weights.open import open_weights
 from chipmark_models.weights.prepared import (
     ComputedWeights,
     PreparedWeights,
@@ -33,7 +34,7 @@ from chipmark_models.weights.prepared import (
 )
 from chipmark_models.weights.quality import logit_loss
 from chipmark_models.weights.quantise import quantise
-from chipmark_models.weights.source import WeightRef, open_weights
+from chipmark_models.weights.source import WeightRef
 from chipmark_models.weights.stored import SCALES, precision_hash
 from chipmark_models.weights.synthetic import SyntheticWeights
 

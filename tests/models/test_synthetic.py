@@ -11,8 +11,10 @@ import pytest
 
 from chipmark_models.errors import BadInputError, UnknownNameError
 from chipmark_models.presets import preset
-from chipmark_models.weights.naming import check_shapes, expected_shapes
-from chipmark_models.weights.source import WeightRef, open_weights, round_to, widen
+from chipmark_models.tensors import check_shapes, expected_shapes
+from chipmark_models.weights.open import open_weights
+from chipmark_models.weights.plain import round_to, widen
+from chipmark_models.weights.source import WeightRef
 from chipmark_models.weights.stored import precision_hash
 from chipmark_models.weights.synthetic import SyntheticWeights, power_of_two
 

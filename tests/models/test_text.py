@@ -325,7 +325,7 @@ def test_smollm2_encodes_as_transformers_does(smollm2: ModelTokenizer) -> None:
 def test_smollm2_answers_paris(smollm2: ModelTokenizer) -> None:
     pytest.importorskip("torch")
     from chipmark_models.oracle import Oracle
-    from chipmark_models.weights.source import open_weights
+    from chipmark_models.weights.open import open_weights
 
     source = open_weights(resolve_model("smollm2-135m"))
     question = [{"role": "user", "content": "What is the capital of France?"}]

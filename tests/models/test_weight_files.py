@@ -14,8 +14,10 @@ from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError
 from chipmark_models.presets import preset
 from chipmark_models.weights.checkpoint import SafetensorsWeights
+from chipmark_models.weights.open import open_weights
+from chipmark_models.weights.plain import round_to
 from chipmark_models.weights.safetensors_file import SafetensorsFile
-from chipmark_models.weights.source import WeightRef, open_weights, round_to
+from chipmark_models.weights.source import WeightRef
 from chipmark_models.weights.synthetic import SyntheticWeights
 
 TINY = dataclasses.replace(preset("tiny"), max_context=512)

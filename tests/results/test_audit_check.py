@@ -16,8 +16,9 @@ from chipmark.errors import BrokenRecordError
 from chipmark.results.audit import audit_text, load_audit, save_audit
 from chipmark.results.record import document_text
 from chipmark.results.sidecar import sidecar_path, write_sidecar
-from chipmark.results.store import file_hash, find_records, load_record, load_records, stored_record
+from chipmark.results.store import find_records, load_record, load_records, stored_record
 from chipmark.results.validate import validate
+from chipmark_models.files import sha256_of_file
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def _seal(folder: Path, **manifest: Any) -> None:
     document = json.loads(path.read_text())
     for name in document["files"]:
         file = folder / name
-        document["files"][name] = {"sha256": file_hash(file), "bytes": file.stat().st_size}
+        document["files"][name] = {"sha256": sha256_of_file(file), "bytes": file.stat().st_size}
     for key, value in manifest.items():
         target = document["manifest"]
         *parents, last = key.split("__")

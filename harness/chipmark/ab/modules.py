@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from chipmark.errors import ChipmarkError, UsageError
+from chipmark_models.files import sha256_of_file
 
 HOOK = Path(__file__).parent / "hook"
 """Folder of the `sitecustomize` that reports imports; first on an arm's PYTHONPATH."""
@@ -63,7 +64,7 @@ def imported(folder: Path, places: Places) -> dict[str, Module]:
             shown = path.relative_to(places.tree).as_posix() if inside else str(path)
             if name == "__main__":
                 name = f"__main__:{path.name}"
-            found[f"{name} {shown}"] = Module(name, shown, _hash(path), inside)
+            found[f"{name} {shown}"] = Module(name, shown, sha256_of_file(path), inside)
     return found
 
 
@@ -155,7 +156,3 @@ def _in_stdlib(path: Path) -> bool:
 
 def _below(path: Path, folder: Path) -> bool:
     return path.is_relative_to(folder) or path.resolve().is_relative_to(folder.resolve())
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -14,7 +14,7 @@ from chipmark.benchmark_json.store import find_runs, load_run
 from chipmark.errors import BadInputError, NothingToJudgeError, UsageError
 from chipmark.results.record import Record
 from chipmark.results.store import find_records, load_record
-from chipmark.results.whole_file import whole_file
+from chipmark_models.files import whole_file
 
 CELL_SCHEMA = "chipmark.cell_benchmark/1"
 VERSION = "5.0.0"

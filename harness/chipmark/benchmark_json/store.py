@@ -21,7 +21,8 @@ from typing import Any
 from chipmark.benchmark_json.document import BenchmarkRun
 from chipmark.benchmark_json.read import parse_benchmark_json, read_benchmark_json
 from chipmark.errors import BadInputError, BrokenRecordError, UsageError
-from chipmark.results.store import sync, whole_folder
+from chipmark.results.store import whole_folder
+from chipmark_models.files import sync
 
 SCHEMA = "chipmark.benchmark_run/1"
 RUN_FILE = "benchmark_run.json"

@@ -39,8 +39,8 @@ from chipmark.results.sidecar import write_sidecar
 from chipmark.results.store import file_fault
 from chipmark.workload.trace import Trace
 from chipmark_models.pull import SYNTHETIC_SUFFIX
+from chipmark_models.weights.open import source_hash
 from chipmark_models.weights.prepared import cache_folder
-from chipmark_models.weights.source import source_hash
 
 Say = Callable[[str], None]
 

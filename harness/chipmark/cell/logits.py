@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chipmark.errors import BadInputError
-from chipmark.results.whole_file import whole_file
+from chipmark_models.files import whole_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ parity, captured turns and audits of all cells that run on these weights.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from chipmark.cell.contexts import Stream, stream_flops, streams
 from chipmark.cell.logits import LogitRows, distance, save_logits
 from chipmark.errors import CellFailedError, UsageError
 from chipmark.workload.trace import Trace, load_trace
+from chipmark_models.files import sha256_of_file
 
 AGREE_TOKENS = 1024
 AGREE_RMS_REL = 1e-4
@@ -68,7 +68,7 @@ class OracleChild:
             "rows": len(rows.keys),
             "seconds": seconds,
             "flops": stream_flops(self._weights.config, work),
-            "sha256": hashlib.sha256(out.read_bytes()).hexdigest(),
+            "sha256": sha256_of_file(out),
         }
 
     def _agree(self, trace: Trace) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +23,7 @@ from chipmark.registry import (
     split_backend,
 )
 from chipmark.results.manifest import Note, PluginId
+from chipmark_models.files import sha256_of_file
 
 _METERS: Group = "chipmark.meters"
 _CHIPS: Group = "chipmark.chips"
@@ -105,4 +105,4 @@ def _source(module: str) -> str:
     spec = find_spec(module)
     if spec is None or not spec.origin or not Path(spec.origin).is_file():
         return ""
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    return sha256_of_file(spec.origin)

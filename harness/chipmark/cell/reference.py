@@ -30,8 +30,8 @@ from chipmark.cell.logits import LogitRows, distance, parse_logits
 from chipmark.cell.parent import ChildProcess
 from chipmark.errors import BadInputError, CellFailedError
 from chipmark.results.manifest import ReferenceId
-from chipmark.results.whole_file import whole_file
 from chipmark.workload.trace import Trace, save_trace
+from chipmark_models.files import sha256_of_file, whole_file
 from chipmark_models.precision import QUANTISED
 from chipmark_models.weights.quantise import RULE
 
@@ -46,7 +46,16 @@ MIN_FLOPS_S = 5e9
 
 NO_TORCH = "the oracle needs torch, which is not installed here"
 
-_ORACLE_CODE = ("oracle.py", "rope.py", "rounding.py", "config.py", "precision.py", "presets.py")
+_ORACLE_CODE = (
+    "oracle.py",
+    "rope.py",
+    "rounding.py",
+    "config.py",
+    "precision.py",
+    "presets.py",
+    "tensors.py",
+    "families.py",
+)
 _CHILD_CODE = ("oracle_child.py", "contexts.py")
 
 
@@ -310,7 +319,7 @@ def oracle_code() -> str:
     files += [here / name for name in _CHILD_CODE]
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+        digest.update(f"{file.name} {sha256_of_file(file)}\n".encode())
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from chipmark.errors import CellFailedError
-from chipmark.results.store import file_hash
+from chipmark_models.files import sha256_of_file
 
 
 class Seals:
@@ -37,4 +37,4 @@ class Seals:
 
 def _hash(path: Path) -> str:
     """Hex sha256 of a file, "" where there is none."""
-    return file_hash(path) if path.is_file() else ""
+    return sha256_of_file(path) if path.is_file() else ""

@@ -22,8 +22,9 @@ from chipmark_models.config import ModelConfig
 from chipmark_models.precision import kept_matrices, label, precision_named
 from chipmark_models.presets import PRESETS
 from chipmark_models.pull import PACKAGED, SYNTHETIC_SUFFIX, installed, pull, resolve_model
+from chipmark_models.weights.open import open_weights
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any, prepare_spec
-from chipmark_models.weights.source import WeightRef, open_weights
+from chipmark_models.weights.source import WeightRef
 
 Say = Callable[[str], None]
 

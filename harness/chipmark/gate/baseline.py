@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 from chipmark.errors import BadInputError, UsageError
 from chipmark.gate.outputs.write import write_whole
+from chipmark.results.store import whole_folder
+from chipmark_models.files import whole_file
 
 UNDECIDED_LIMIT = 5
 """Undecided runs in a row after which `--ci` fails: a gate that never decides guards nothing."""
@@ -21,21 +22,16 @@ def store_baseline(new: Path, base: Path) -> None:
 
     Raises UsageError where it cannot be written.
     """
-    partial = base.with_name(f".{base.name}.{os.getpid()}.partial")
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
         if new.is_dir():
-            shutil.copytree(new, partial)
+            with whole_folder(base.parent, base.name, "remove it to store another") as partial:
+                shutil.copytree(new, partial, dirs_exist_ok=True)
         else:
-            shutil.copyfile(new, partial)
-        partial.rename(base)
+            with whole_file(base) as partial:
+                shutil.copyfile(new, partial)
     except OSError as error:
         raise UsageError(f"{base}: the baseline cannot be stored ({error.strerror})") from error
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
 
 
 def undecided_in_a_row(state: Path, *, undecided: bool) -> int:

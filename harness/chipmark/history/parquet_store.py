@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from chipmark.errors import BrokenRecordError
 from chipmark.history.observations import Observation
-from chipmark.results.store import sync
-from chipmark.results.whole_file import whole_file
+from chipmark_models.files import whole_file
 
 SCHEMA = "chipmark.history/1"
 _TYPES = {"value": pa.float64(), "samples": pa.int64()}
@@ -58,7 +57,6 @@ def append(path: Path, observations: Sequence[Observation]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         pq.write_table(table, partial)
-        sync(partial)
     return len(new)
 
 

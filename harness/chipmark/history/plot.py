@@ -8,7 +8,7 @@ from pathlib import Path
 from chipmark.errors import MissingBackendError, UnknownNameError
 from chipmark.gate.outputs.numbers import signed
 from chipmark.history.changes import History
-from chipmark.results.whole_file import whole_file
+from chipmark_models.files import whole_file
 
 FORMATS = (".svg", ".png", ".pdf")
 MOST_PANELS = 24

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from chipmark.engine.events import Table
 from chipmark.errors import BrokenRecordError
 from chipmark.results.manifest import AuditResult
-from chipmark.results.whole_file import whole_file
+from chipmark_models.files import whole_file
 
 AUDIT_FILE = "audit.npz"
 

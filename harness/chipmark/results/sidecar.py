@@ -17,7 +17,7 @@ from chipmark import __version__
 from chipmark.errors import BrokenRecordError
 from chipmark.results.manifest import AuditResult
 from chipmark.results.record import Record, checked_text, document_text
-from chipmark.results.whole_file import whole_file
+from chipmark_models.files import whole_file
 
 SCHEMA: Literal["chipmark.audit/1"] = "chipmark.audit/1"
 _SUFFIX = ".audit.json"

@@ -33,6 +33,7 @@ from chipmark.results.record import (
     parse_record,
 )
 from chipmark.results.sidecar import with_sidecar
+from chipmark_models.files import sha256_of_file, sync
 
 if TYPE_CHECKING:
     from chipmark.metrics.derive import Derived
@@ -115,7 +116,7 @@ def file_fault(folder: Path, name: str, entry: FileEntry) -> str:
         return "is missing"
     if path.stat().st_size != entry.bytes:
         return f"has {path.stat().st_size} bytes, not {entry.bytes}"
-    return "" if file_hash(path) == entry.sha256 else "was changed after it was written"
+    return "" if sha256_of_file(path) == entry.sha256 else "was changed after it was written"
 
 
 @contextmanager
@@ -216,12 +217,6 @@ def sweep(out_dir: Path) -> list[Path]:
     return removed
 
 
-def file_hash(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def derived_from(raw_dir: Path, manifest: Manifest) -> tuple[RawCell | None, Derived]:
     """The raw data of a folder of either form and the metrics that follow from it; a failed cell
     has no raw data. BrokenRecordError where the folder is not whole or contradicts itself."""
@@ -282,7 +277,7 @@ def _write_document(partial: Path, name: str, manifest: Manifest, derived: Deriv
     files = {}
     for path in sorted(p for p in partial.rglob("*") if p.is_file()):
         sync(path)
-        entry = FileEntry(sha256=file_hash(path), bytes=path.stat().st_size)
+        entry = FileEntry(sha256=sha256_of_file(path), bytes=path.stat().st_size)
         files[path.relative_to(partial).as_posix()] = entry.model_dump()
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -304,15 +299,6 @@ def _below(folder: Path) -> list[Path]:
             found.append(Path(root))
             folders.clear()
     return found
-
-
-def sync(path: Path) -> None:
-    """Have a file or folder on the disk, not only in its cache."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _host() -> str:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from chipmark.errors import BadInputError, ChipmarkError, UsageError
 from chipmark.workload.scale import Scale
 from chipmark.workload.session import Ids, Loop, Session, Turn, check_session
+from chipmark_models.files import whole_file
 
 __all__ = [
     "TRACE_FORMAT",
@@ -176,15 +177,8 @@ def save_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
             [[int(getattr(t, name)) for name in _TURN_COLUMNS] for t in turns], dtype=np.int64
         ).reshape(-1, len(_TURN_COLUMNS)),
     }
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(target) as partial, partial.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def load_trace(path: str | os.PathLike[str]) -> Trace:

@@ -23,9 +23,9 @@ from chipmark_models.decoder.linear import (
     cpu_candidates,
     fits_fp16,
 )
-from chipmark_models.weights.naming import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
+from chipmark_models.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
+from chipmark_models.weights.plain import STORED_DTYPE, StoredArray
 from chipmark_models.weights.prepared import PrecisionWeights, PreparedWeights
-from chipmark_models.weights.source import STORED_DTYPE, StoredArray
 
 DTYPES: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,

@@ -11,7 +11,7 @@ from chipmark_models.decoder.layers import DTYPES, read_tensor, split_pairs
 from chipmark_models.decoder.paged_ops import Matrix
 from chipmark_models.decoder.quantised import QuantisedMatrix, load_fused
 from chipmark_models.precision import precision_named
-from chipmark_models.weights.naming import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
+from chipmark_models.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
 from chipmark_models.weights.prepared import PrecisionWeights
 
 

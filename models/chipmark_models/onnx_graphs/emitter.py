@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import GraphBuilder, WeightView
 from chipmark_models.onnx_graphs.protobuf import Dim
-from chipmark_models.weights.naming import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
+from chipmark_models.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
 
 Level = Literal["plain", "contrib"]
 LEVELS: tuple[Level, ...] = ("plain", "contrib")

@@ -22,7 +22,7 @@ from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import GraphBuilder, WeightView
 from chipmark_models.onnx_graphs.emitter import GraphShape, Level
 from chipmark_models.rope import cos_sin_tables
-from chipmark_models.weights.naming import layer_prefix
+from chipmark_models.tensors import layer_prefix
 
 # Added to masked scores: far below any score, and finite, so that 0 x value stays 0.
 _MASKED = {"float32": -1e30, "float16": -6e4}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -17,13 +18,14 @@ import numpy as np
 
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError
-from chipmark_models.weights.naming import EMBEDDING, HEAD, check_shapes, expected_shapes
+from chipmark_models.families import family_named
+from chipmark_models.files import sha256_of_file
+from chipmark_models.tensors import EMBEDDING, HEAD, check_shapes, expected_shapes
+from chipmark_models.weights.plain import FloatArray, widen
 from chipmark_models.weights.safetensors_file import (
     SafetensorsFile,
     read_json_object,
-    sha256_of_file,
 )
-from chipmark_models.weights.source import FloatArray, widen
 
 _READ_PRECISION = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 _PREFIX = "model."
@@ -166,6 +168,7 @@ def _shards(index: Path) -> list[Path]:
 def _places(config: ModelConfig, files: list[SafetensorsFile]) -> dict[str, _Place]:
     """Where each tensor lies, by canonical name."""
     expected = expected_shapes(config)
+    own = family_named(config.family).tensor_names
     places: dict[str, _Place] = {}
     for file in files:
         for tensor, entry in file.entries.items():
@@ -175,7 +178,8 @@ def _places(config: ModelConfig, files: list[SafetensorsFile]) -> dict[str, _Pla
                 raise BadInputError(
                     file.path, f"has type {entry.dtype}; F32, F16, BF16 are read", field=tensor
                 )
-            name = _PREFIX + tensor if _PREFIX + tensor in expected else tensor
+            name = _canonical(tensor, own)
+            name = _PREFIX + name if _PREFIX + name in expected else name
             if name in places:
                 other = places[name]
                 raise BadInputError(
@@ -185,6 +189,15 @@ def _places(config: ModelConfig, files: list[SafetensorsFile]) -> dict[str, _Pla
                 )
             places[name] = _Place(file, tensor)
     return places
+
+
+def _canonical(tensor: str, own: Mapping[str, str]) -> str:
+    """A stored name with the family's own name of a module replaced by the canonical one."""
+    module, dot, kind = tensor.rpartition(".")
+    for stored, canonical in own.items():
+        if module == stored or module.endswith(f".{stored}"):
+            return module.removesuffix(stored) + canonical + dot + kind
+    return tensor
 
 
 def _equal(a: _Place, b: _Place) -> bool:

@@ -15,10 +15,9 @@ import numpy.typing as npt
 
 from chipmark_models.config import ModelConfig, RopeScaling
 from chipmark_models.errors import BadInputError
+from chipmark_models.families import by_gguf_architecture
 from chipmark_models.rope import inverse_frequencies
 
-# GGUF architecture -> family here. llama.cpp files Mistral models under "llama" as well.
-_FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "ernie4_5": "ernie4_5"}
 _END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
 ROPE_FACTORS = "rope_freqs.weight"
 
@@ -66,10 +65,11 @@ def config_from_fields(
     """The shape from GGUF metadata; BadInputError names a key that is missing, or that asks
     for what is not computed here."""
     arch = fields.get("general.architecture")
-    if arch not in _FAMILIES:
+    known = by_gguf_architecture()
+    if not isinstance(arch, str) or arch not in known:
         raise BadInputError(
             path,
-            f"{arch!r} is not supported; supported: {', '.join(_FAMILIES)}",
+            f"{arch!r} is not supported; supported: {', '.join(known)}",
             field="general.architecture",
         )
 
@@ -85,7 +85,7 @@ def config_from_fields(
         return number(f"{arch}.{key}", default)
 
     heads, hidden = get("attention.head_count"), get("embedding_length")
-    family = _FAMILIES[arch]
+    family = known[arch]
     _refuse_what_is_not_computed(fields, arch, path)
     head_dim = get("attention.key_length", hidden // max(heads, 1))
     for key in ("attention.value_length", "rope.dimension_count"):
@@ -96,7 +96,7 @@ def config_from_fields(
     window = get("attention.sliding_window", 0)
     return ModelConfig(
         name=name,
-        family=family,
+        family=family.name,
         vocab_size=vocab_size,
         hidden_size=hidden,
         intermediate_size=get("feed_forward_length"),
@@ -107,12 +107,12 @@ def config_from_fields(
         rms_eps=_short_float(get("attention.layer_norm_rms_epsilon")),
         rope_theta=_short_float(get("rope.freq_base", 10_000.0)),
         rope_scaling=None,  # GgufWeights finds it in rope_freqs.weight
-        rope_interleaved=family == "ernie4_5",
+        rope_interleaved=family.rope_interleaved,
         tied_embeddings=tied,
         qkv_bias=any(".attn_q." in n for n in biased),
         attn_out_bias=any(".attn_output." in n for n in biased),
         mlp_bias=any(".ffn_up." in n for n in biased),
-        qk_norm=family == "qwen3",
+        qk_norm=family.qk_norm,
         max_context=get("context_length"),
         sliding_window=window or None,
         bos_id=number("tokenizer.ggml.bos_token_id", 1),

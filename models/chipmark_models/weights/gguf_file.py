@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from chipmark_models.errors import BadInputError
+from chipmark_models.families import family_named
+from chipmark_models.files import sha256_of_file
+from chipmark_models.tensors import HEAD, check_shapes, expected_shapes
 from chipmark_models.weights.gguf_config import ROPE_FACTORS, config_from_fields, rope_scaling_of
 from chipmark_models.weights.gguf_reader import model_name, open_model, part_paths
-from chipmark_models.weights.naming import HEAD, check_shapes, expected_shapes
-from chipmark_models.weights.safetensors_file import sha256_of_file
-from chipmark_models.weights.source import FloatArray
+from chipmark_models.weights.plain import FloatArray
 
 _LAYER_NAMES = {
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
@@ -39,8 +40,8 @@ class GgufWeights:
     """A WeightSource over a GGUF file, or over all parts of a split one, whichever is given.
 
     Quantised tensors are dequantised by the package's rules.
-    In files of the llama architecture the rows of q and k lie in the order of interleaved rotary
-    pairs; they are put back into the order of Hugging Face, (i, i + head_dim/2).
+    Where files of the family hold the rows of q and k in the order of interleaved rotary pairs
+    (`Family.gguf_pairs_rows`), they are put back into that of Hugging Face, (i, i + head_dim/2).
     Raises BadInputError for a file that is cut short, is missing a tensor or is of another family.
     """
 
@@ -58,6 +59,7 @@ class GgufWeights:
             tied="output.weight" not in self._tensors,
             biased=tuple(n for n in self._tensors if n.endswith(".bias")),
         )
+        self._pairs_rows = family_named(self.config.family).gguf_pairs_rows
         self._names: dict[str, str] = {}
         for tensor in self._tensors:
             if tensor == ROPE_FACTORS:
@@ -98,7 +100,7 @@ class GgufWeights:
         data = tensor.data.astype(tensor.data.dtype.newbyteorder("="), copy=False)
         array = quants.dequantize(data, tensor.tensor_type)
         array = np.ascontiguousarray(array, np.float32).reshape(self.shape(name))
-        if self.config.family == "llama" and ".self_attn." in name:
+        if self._pairs_rows and ".self_attn." in name:
             if ".q_proj." in name:
                 return _undo_interleave(array, self.config.n_heads)
             if ".k_proj." in name:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from chipmark_models.weights.plain import FloatArray
 from chipmark_models.weights.quantise import QuantisedTensor
-from chipmark_models.weights.source import FloatArray
 
 _ROWS = 1 << 20  # weights a step
 

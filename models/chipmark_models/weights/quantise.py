@@ -22,7 +22,7 @@ import numpy.typing as npt
 from chipmark_models.errors import BadInputError
 from chipmark_models.precision import group_of
 from chipmark_models.weights import e4m3
-from chipmark_models.weights.source import FloatArray, StoredArray, round_to, widen
+from chipmark_models.weights.plain import FloatArray, StoredArray, round_to, widen
 
 _TOP = {"w8": np.float32(127.0), "w4": np.float32(7.0), "fp8": np.float32(e4m3.MAX)}
 _ZERO_POINT = 8  # of a packed 4-bit value

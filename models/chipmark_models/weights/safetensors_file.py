@@ -6,7 +6,6 @@ data_offsets}}, then the data. Public specification: huggingface/safetensors, "F
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chipmark_models.errors import BadInputError
-from chipmark_models.weights.source import StoredArray
+from chipmark_models.weights.plain import StoredArray
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 _DTYPES: Mapping[str, npt.DTypeLike] = {
@@ -141,9 +140,3 @@ def read_json_object(path: Path, hint: str = "") -> dict[str, Any]:
     if not isinstance(data, dict):
         raise BadInputError(path, "is not a JSON object")
     return data
-
-
-def sha256_of_file(path: str | os.PathLike[str]) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from chipmark_models.precision import group_of, precision_named, stored_as
-from chipmark_models.weights.quantise import PACKED_DTYPE, SCALE_DTYPE, QuantisedTensor, quantise
-from chipmark_models.weights.source import (
+from chipmark_models.weights.plain import (
     STORED_DTYPE,
     FloatArray,
     StoredArray,
-    WeightSource,
     round_to,
     thread_count,
 )
+from chipmark_models.weights.quantise import PACKED_DTYPE, SCALE_DTYPE, QuantisedTensor, quantise
+from chipmark_models.weights.source import WeightSource
 
 SCALES = "_scale"
 

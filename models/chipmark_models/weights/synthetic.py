@@ -21,8 +21,8 @@ import numpy as np
 
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import UnknownNameError
-from chipmark_models.weights.naming import EMBEDDING, FINAL_NORM, HEAD, expected_shapes
-from chipmark_models.weights.source import FloatArray, round_to, thread_count, widen
+from chipmark_models.tensors import EMBEDDING, FINAL_NORM, HEAD, expected_shapes
+from chipmark_models.weights.plain import FloatArray, round_to, thread_count, widen
 
 RULE = "synthetic-1"
 LOGIT_DEVIATION = 2.5

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from chipmark_models.weights.plain import StoredArray, thread_count
 from chipmark_models.weights.quality import WeightError, squares, weight_error
 from chipmark_models.weights.quantise import QuantisedTensor
-from chipmark_models.weights.source import StoredArray, WeightSource, thread_count
+from chipmark_models.weights.source import WeightSource
 from chipmark_models.weights.stored import arrays_of, encode, hash_line, hash_lines, parts_of
 
 ALIGNMENT = 64

@@ -101,8 +101,8 @@ class TorchBackend(BackendDefaults):
         from chipmark_models.decoder.decoder import Decoder
         from chipmark_models.decoder.kv import slot_bytes
         from chipmark_models.decoder.ops import select
+        from chipmark_models.weights.plain import ITEM_BYTES
         from chipmark_models.weights.prepared import WeightSpec, open_any
-        from chipmark_models.weights.source import ITEM_BYTES
 
         for name in spec.options:
             if name not in OPTIONS:

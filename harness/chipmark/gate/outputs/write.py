@@ -13,7 +13,7 @@ from chipmark.gate.findings import Findings
 from chipmark.gate.outputs.annotations import github_annotations
 from chipmark.gate.outputs.junit import junit_xml
 from chipmark.gate.outputs.markdown import markdown
-from chipmark.results.whole_file import whole_file
+from chipmark_models.files import whole_file
 
 FORMATS = ("rich", "json", "md")
 ANNOTATIONS = ("auto", "github", "none")
