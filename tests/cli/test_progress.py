@@ -10,7 +10,7 @@ from rich.console import Console
 
 from chipmark.cli import console as consoles
 from chipmark.cli import progress
-from chipmark.cli.progress import Heartbeat, duration
+from chipmark.terminal.progress import Heartbeat, duration
 
 
 class Clock:

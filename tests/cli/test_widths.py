@@ -209,7 +209,7 @@ def test_a_terminal_that_is_not_utf_8_gets_no_traceback(
 
 
 def test_signs_are_spelled_and_letters_numbered() -> None:
-    from chipmark.cli.streams import ERRORS
+    from chipmark.terminal.streams import ERRORS
 
     assert "≥ 2 ─ ±1 中".encode("ascii", ERRORS) == b">= 2 - +-1 \\u4e2d"
     assert "≥ é".encode("latin-1", ERRORS) == ">= é".encode("latin-1")

@@ -56,7 +56,7 @@ def aa(
 
       chipmark aa --across runs/aa-monday runs/aa-tuesday runs/aa-wednesday runs/aa-4 runs/aa-5
     """
-    from chipmark.cli.console import check_format, emit_json, reporting, stdout
+    from chipmark.terminal.console import check_format, emit_json, reporting, stdout
 
     check_format(format_, ("rich", "json"))
     words = tuple(command or ())

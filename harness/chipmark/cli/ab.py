@@ -67,8 +67,8 @@ def ab(
     """
     from chipmark.ab.compare import Options, compare, looks_of
     from chipmark.ab.resolve_arms import Request
-    from chipmark.cli.console import reporting
     from chipmark.gate.outputs.write import Outputs
+    from chipmark.terminal.console import reporting
 
     outputs = Outputs(format_, junit, summary, annotations)
     outputs.check()

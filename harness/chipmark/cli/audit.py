@@ -49,11 +49,11 @@ def audit(
     from rich.markup import escape
 
     from chipmark.cell.audit_record import can_be_audited, finish_audit
-    from chipmark.cli.console import check_format, emit_json, reporting, stdout, warn
     from chipmark.cli.records import folders_of
     from chipmark.errors import BrokenRecordError
     from chipmark.results.sidecar import with_sidecar
     from chipmark.results.store import stored_record
+    from chipmark.terminal.console import check_format, emit_json, reporting, stdout, warn
 
     check_format(format_, ("rich", "json"))
     folders = folders_of(runs)

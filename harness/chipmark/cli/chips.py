@@ -23,8 +23,8 @@ def list_chips(format_: str = typer.Option("rich", "--format", help="rich or jso
     Example: chipmark chips list
     """
     from chipmark.chips.catalogue import catalogue
-    from chipmark.cli.console import check_format, emit_json, stdout
     from chipmark.table.listing import name, number, show, words
+    from chipmark.terminal.console import check_format, emit_json, stdout
 
     check_format(format_, ("rich", "json"))
     known = catalogue()
@@ -66,8 +66,8 @@ def show_chip(
     Example: chipmark chips show nvidia-h20
     """
     from chipmark.chips.catalogue import Quantity, catalogue
-    from chipmark.cli.console import check_format, emit_json, stdout
     from chipmark.table.listing import name, show, words
+    from chipmark.terminal.console import check_format, emit_json, stdout
 
     check_format(format_, ("rich", "json"))
     entry = catalogue().entry(chip)

@@ -34,7 +34,7 @@ def doctor(
 
       chipmark doctor --format json
     """
-    from chipmark.cli.console import check_format
+    from chipmark.terminal.console import check_format
 
     check_format(format_, ("rich", "json"))
     if overhead:
@@ -45,8 +45,8 @@ def doctor(
 
 def _inventory(format_: str) -> None:
     from chipmark.cell.inventory import as_json, inventory
-    from chipmark.cli.console import emit_json, reporting, stdout
     from chipmark.table.listing import name, show, words
+    from chipmark.terminal.console import emit_json, reporting, stdout
 
     with reporting() as reporter:
         reporter.stage("looking at chips, meters, providers and models")
@@ -76,8 +76,8 @@ def _null_system() -> Backend:
 def _overhead(format_: str) -> None:
     import dataclasses
 
-    from chipmark.cli.console import emit_json, reporting, stdout
     from chipmark.engine.overhead import measure_overhead
+    from chipmark.terminal.console import emit_json, reporting, stdout
 
     with reporting() as reporter:
         reporter.stage("driving a null system")

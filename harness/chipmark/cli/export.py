@@ -29,7 +29,7 @@ def export(
     from rich.markup import escape
 
     from chipmark.benchmark_json.export import export_text, write_export
-    from chipmark.cli.console import stderr
+    from chipmark.terminal.console import stderr
 
     text = export_text(folder)
     write_export(text, out, force=force)

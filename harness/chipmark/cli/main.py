@@ -14,8 +14,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from chipmark.cli.streams import outlive_readers
 from chipmark.errors import ChipmarkError
+from chipmark.terminal.streams import outlive_readers
 
 COMMANDS = {
     "doctor": "chipmark.cli.doctor",
@@ -31,6 +31,7 @@ COMMANDS = {
     "audit": "chipmark.cli.audit",
     "import": "chipmark.cli.import_",
     "export": "chipmark.cli.export",
+    "kernels": "chipmark.cli.kernels",
     "models": "chipmark.cli.models",
     "workload": "chipmark.cli.workload",
     "chips": "chipmark.cli.chips",
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except ChipmarkError as error:
-        from chipmark.cli.console import show_error
+        from chipmark.terminal.console import show_error
 
         show_error(error)
         return error.exit_code
@@ -164,7 +165,7 @@ def entry() -> None:
     try:
         sys.stdout.flush()
     except ChipmarkError as error:
-        from chipmark.cli.console import show_error
+        from chipmark.terminal.console import show_error
 
         show_error(error)
         code = code or error.exit_code

@@ -22,8 +22,8 @@ def list_models(format_: str = typer.Option("rich", "--format", help="rich or js
 
     Example: chipmark models list
     """
-    from chipmark.cli.console import check_format, emit_json, stdout
     from chipmark.table.listing import name, number, show, words
+    from chipmark.terminal.console import check_format, emit_json, stdout
     from chipmark_models.pull import list_models as rows_of
 
     check_format(format_, ("rich", "json"))
@@ -62,7 +62,7 @@ def pull_model(
 
     Example: chipmark models pull smollm2-135m
     """
-    from chipmark.cli.console import check_format, emit_json, reporting, stdout
+    from chipmark.terminal.console import check_format, emit_json, reporting, stdout
     from chipmark_models.pull import pull
 
     check_format(format_, ("rich", "json"))

@@ -37,11 +37,11 @@ def recompute(
 
       chipmark table runs/anew
     """
-    from chipmark.cli.console import check_format, emit_json, reporting, warn
     from chipmark.cli.records import folders_of
     from chipmark.errors import BrokenRecordError, UsageError
     from chipmark.results.recompute import recompute as derive_anew
     from chipmark.results.store import Skipped
+    from chipmark.terminal.console import check_format, emit_json, reporting, warn
 
     check_format(format_, ("rich", "json"))
     folders = folders_of(runs)
@@ -108,8 +108,8 @@ def _document(result: Recomputed) -> dict[str, Any]:
 def _print(done: list[Recomputed]) -> None:
     from rich.markup import escape
 
-    from chipmark.cli.console import stdout
     from chipmark.table.listing import name, number, show, words
+    from chipmark.terminal.console import stdout
 
     console = stdout()
     for result in done:

@@ -16,9 +16,9 @@ def readable(runs: Sequence[Path]) -> Loaded:
     Raises BrokenRecordError where none can be read, NothingToJudgeError where there is none.
     """
     from chipmark.api.records import no_records
-    from chipmark.cli.console import warn
     from chipmark.errors import BrokenRecordError
     from chipmark.results.store import load_records
+    from chipmark.terminal.console import warn
 
     loaded = load_records(runs)
     for skipped in loaded.skipped:

@@ -65,12 +65,12 @@ def print_table(
     """Load, build and render on stdout. Records left out are named on stderr, and then exit 2."""
     from rich.console import Console
 
-    from chipmark.cli.console import check_format, warn
     from chipmark.cli.records import readable, refuse_skipped
     from chipmark.prices.book import EXAMPLE, load_book
     from chipmark.table.headline import headline
     from chipmark.table.render import FORMATS, render
     from chipmark.table.rows import build_rows, ranked_by_kind
+    from chipmark.terminal.console import check_format, warn
 
     check_format(format_, FORMATS)
     book_path = prices or EXAMPLE

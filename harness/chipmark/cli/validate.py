@@ -39,11 +39,11 @@ def validate(
     from chipmark.api.records import no_records
     from chipmark.benchmark_json.store import find_runs
     from chipmark.benchmark_json.validate import validate_run
-    from chipmark.cli.console import check_format, emit_json, reporting, stdout
     from chipmark.closed_form.check import check_record
     from chipmark.prices.book import EXAMPLE
     from chipmark.results.store import find_records
     from chipmark.results.validate import validate_record
+    from chipmark.terminal.console import check_format, emit_json, reporting, stdout
 
     check_format(format_, ("rich", "json"))
     folders = find_records(runs)

@@ -21,8 +21,8 @@ def list_workloads(format_: str = typer.Option("rich", "--format", help="rich or
 
     Example: chipmark workload list
     """
-    from chipmark.cli.console import check_format, emit_json, stdout
     from chipmark.table.listing import name, number, show, words
+    from chipmark.terminal.console import check_format, emit_json, stdout
     from chipmark.workload.profile import load_profiles
 
     check_format(format_, ("rich", "json"))
@@ -57,8 +57,8 @@ def show_workload(
 
       chipmark workload show func-call --scale full --sessions 400 --format json
     """
-    from chipmark.cli.console import check_format, emit_json, stdout
     from chipmark.errors import UnknownNameError
+    from chipmark.terminal.console import check_format, emit_json, stdout
     from chipmark.workload.generate import generate
     from chipmark.workload.kernel_shapes import kernel_shapes
     from chipmark.workload.profile import load_profiles

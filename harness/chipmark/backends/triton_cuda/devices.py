@@ -20,7 +20,7 @@ LEAST_CAPABILITY = (8, 0)
 """The kernels need bf16 matrix units and asynchronous copies: Ampere and newer."""
 
 VERIFIED: tuple[str, ...] = ()
-"""Names of devices on which `scripts/gpu` passed from the first kernel to the last turn."""
+"""Names of devices on which `chipmark kernels run` passed from the first to the last."""
 
 _NOT_INTERPRETED = ("bf16", "fp8")
 """The interpreter multiplies bf16 and rounds e4m3 wrongly, so it would fail for its own faults."""
