@@ -43,14 +43,14 @@ def validate(
     from chipmark.closed_form.check import check_record
     from chipmark.prices.book import EXAMPLE
     from chipmark.results.store import find_records
-    from chipmark.results.validate import validate_record
+    from chipmark.results.validate import validate as find_faults
 
     check_format(format_, ("rich", "json"))
     folders = find_records(runs)
     imported = find_runs(path for path in runs if path.is_dir())
     if not folders and not imported:
         raise no_records(runs, ", chipmark import FILE -o DIR stores a run")
-    findings = [f for folder in folders for f in validate_record(folder)]
+    findings = find_faults(*runs)
     if closed_form:
         findings += [f for folder in folders for f in check_record(folder, prices or EXAMPLE)]
     findings += [finding for folder in imported for finding in validate_run(folder)]
