@@ -13,7 +13,7 @@ from chipmark_kernels.reference.gemm import quantize_rows_fp8_reference, skinny_
 from chipmark_kernels.skinny_gemm import fp8a16_gemm
 from chipmark_kernels.tiles import Tile
 from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
-from chipmark_models.decoder.quantised import QuantisedMatrix, on_device
+from chipmark_models.decoder.paged.quantised import QuantisedMatrix, on_device
 from chipmark_models.oracle import Oracle
 from chipmark_models.presets import preset
 from chipmark_models.rounding import Rounding, round_rows_fp8

@@ -16,8 +16,8 @@ from chipmark_kernels.reference.gemm import (
     quantize_rows_fp8_reference,
     w4a16_gemm_reference,
 )
-from chipmark_models.decoder.layers import read_tensor, split_pairs
-from chipmark_models.decoder.quantised import load_fused
+from chipmark_models.decoder.paged.quantised import load_fused
+from chipmark_models.decoder.reading import read_tensor, split_pairs
 from chipmark_models.errors import BadInputError
 from chipmark_models.oracle import Oracle
 from chipmark_models.precision import QUANTISED

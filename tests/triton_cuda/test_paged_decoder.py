@@ -12,9 +12,10 @@ import torch
 from chipmark_kernels import manifest
 from chipmark_kernels.device import TARGETS
 from chipmark_kernels.launch import Launch, recording
-from chipmark_models.decoder import paged_ops, paged_torch
-from chipmark_models.decoder.paged import PagedBatch, PagedDecoder
-from chipmark_models.decoder.paged_kv import token_places
+from chipmark_models.decoder.paged import ops as paged_ops
+from chipmark_models.decoder.paged import torch_ops as paged_torch
+from chipmark_models.decoder.paged.decoder import PagedBatch, PagedDecoder
+from chipmark_models.decoder.paged.kv import token_places
 from chipmark_models.errors import UnknownNameError
 from chipmark_models.oracle import Oracle
 from chipmark_models.presets import preset
