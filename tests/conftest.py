@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,12 @@ def rawcells() -> ModuleType:
 def paper_nvml() -> ModuleType:
     """`tests/fake_nvml.py`: NVML's bindings over cards that are not there."""
     return _beside("fake_nvml")
+
+
+@pytest.fixture(scope="session")
+def logit_loss() -> Any:
+    """`logit_loss` of `tests/logit_loss.py`: how far logits are from those of other weights."""
+    return _beside("logit_loss").logit_loss
 
 
 def _beside(file: str) -> ModuleType:

@@ -30,11 +30,6 @@ def parameters(config: ModelConfig) -> int:
     return sum(math.prod(shape) for shape in expected_shapes(config).values())
 
 
-def embedding_parameters(config: ModelConfig) -> int:
-    """Parameters of the embedding table (and, when tied, of the head with it)."""
-    return config.vocab_size * config.hidden_size
-
-
 def head_parameters(config: ModelConfig) -> int:
     """Parameters that the head multiplies by, tied or not: vocab x hidden."""
     return config.vocab_size * config.hidden_size
@@ -75,26 +70,6 @@ def kv_bytes_per_token(config: ModelConfig, kv_precision: str) -> int:
     if kv_precision not in KV_BYTES:
         raise UnknownNameError("KV precision", kv_precision, KV_BYTES)
     return 2 * config.n_layers * config.kv_size * KV_BYTES[kv_precision]
-
-
-def decode_bytes(
-    config: ModelConfig,
-    precision: str,
-    unique_live_rows: int,
-    rows_written: int,
-    gathered_rows: int,
-    kv_precision: str | None = None,
-) -> float:
-    """Numerator of `mbu` for one decode launch, in bytes.
-
-    Weights once, plus the live KV rows (tokens whose keys and values are attended to, a prefix
-    that sequences share once) plus the rows written. `kv_precision` defaults to what goes with
-    the weights' (`Precision.kv`).
-    """
-    own = PRECISIONS[precision].kv if precision in PRECISIONS else precision
-    kv = kv_bytes_per_token(config, kv_precision or own)
-    weights = weight_bytes_per_launch(config, precision, gathered_rows)
-    return weights + kv * (unique_live_rows + rows_written)
 
 
 def linear_flops(config: ModelConfig, n_tokens: int, head_rows: int) -> int:

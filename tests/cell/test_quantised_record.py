@@ -17,7 +17,7 @@ from chipmark.results.manifest import PrecisionId
 from chipmark_models.precision import precision_class
 from chipmark_models.weights.open import open_weights
 from chipmark_models.weights.source import WeightRef
-from chipmark_models.weights.stored import precision_hash
+from chipmark_models.weights.writer import encode_all
 
 REF = WeightRef("synthetic", "tiny", None, 0)
 
@@ -41,7 +41,7 @@ def cell_of(in_use: ModelInUse | None) -> Any:
 def test_both_hashes_and_the_error_are_kept(in_use: ModelInUse) -> None:
     source = open_weights(REF)
     assert in_use.identity.source_hash == source.hash
-    assert in_use.identity.weights_hash == precision_hash(source, "w4")
+    assert in_use.identity.weights_hash == encode_all(source, "w4").precision_hash
     kept = in_use.quantised
     assert kept["label"] == "w4/g32+64"
     assert 0.05 < kept["weight_error"]["rms_rel"] < kept["weight_error"]["worst_rms_rel"] < 0.2

@@ -20,7 +20,7 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
-OURS = ("chipmark_kernels", "chipmark_models.decoder.paged_triton")
+OURS = ("chipmark_kernels", "chipmark_models.decoder.paged.triton_ops")
 KERNEL_MODULES = (
     "rmsnorm",
     "embedding",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,12 +13,11 @@ from chipmark_kernels.reference.gemm import quantize_rows_fp8_reference, skinny_
 from chipmark_kernels.skinny_gemm import fp8a16_gemm
 from chipmark_kernels.tiles import Tile
 from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
-from chipmark_models.decoder.quantised import QuantisedMatrix, on_device
+from chipmark_models.decoder.paged.quantised import QuantisedMatrix, on_device
 from chipmark_models.oracle import Oracle
 from chipmark_models.presets import preset
 from chipmark_models.rounding import Rounding, round_rows_fp8
 from chipmark_models.weights.prepared import ComputedWeights
-from chipmark_models.weights.quality import logit_loss
 from chipmark_models.weights.quantise import fuse, quantise
 from chipmark_models.weights.synthetic import SyntheticWeights
 
@@ -127,7 +128,9 @@ class KernelOracle(Oracle):
 
 
 @pytest.mark.parametrize(("precision", "furthest"), [("w8", 1e-5), ("w4", 1e-5), ("fp8", 0.02)])
-def test_a_whole_model_on_stored_weights_is_the_oracles(precision: str, furthest: float) -> None:
+def test_a_whole_model_on_stored_weights_is_the_oracles(
+    precision: str, furthest: float, logit_loss: Any
+) -> None:
     # fp8: sums in another order put some activations on the next e4m3 value, and layers amplify it.
     weights = ComputedWeights(SyntheticWeights(preset("tiny"), 0), precision)
     kernels = KernelOracle(weights.config, weights.float32)

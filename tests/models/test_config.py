@@ -284,7 +284,7 @@ def test_shapes_costs_and_weights_load_no_heavy_package() -> None:
         "import chipmark_models.rope, chipmark_models.weights.source as s\n"
         "import chipmark_models.weights.open as o\n"
         "import chipmark_models.weights.prepared, chipmark_models.pull, chipmark_models.tokenizer\n"
-        "import chipmark_models.chat_template, chipmark_models.reference\n"
+        "import chipmark_models.chat_template\n"
         "o.open_weights(s.WeightRef('synthetic', 'tiny', None, 0)).read('model.norm.weight')\n"
         "heavy = {'torch', 'onnxruntime', 'triton', 'gguf', 'tokenizers', 'jinja2', 'chipmark',"
         " 'pandas', 'scipy', 'pyarrow', 'pydantic', 'safetensors'}\n"

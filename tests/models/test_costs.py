@@ -22,7 +22,6 @@ LAYERS, TABLE = 150_976, 512 * 64
 
 def test_parameters_of_tiny() -> None:
     assert costs.non_embedding_parameters(TINY) == LAYERS
-    assert costs.embedding_parameters(TINY) == TABLE
     assert costs.parameters(TINY) == LAYERS + TABLE
     assert costs.parameters(UNTIED) == LAYERS + 2 * TABLE
     assert costs.non_embedding_parameters(UNTIED) == LAYERS
@@ -59,13 +58,6 @@ def test_more_gathered_rows_than_the_table_has_read_the_table() -> None:
     assert read == 4 * (LAYERS + 2 * TABLE)
 
 
-def test_bytes_of_a_decode_launch() -> None:
-    # 100 live rows (a shared prefix once) and 4 written, each 768 bytes in fp32.
-    assert costs.decode_bytes(TINY, "fp32", 100, 4, 4) == 4 * (LAYERS + TABLE) + 104 * 768
-    mixed = costs.decode_bytes(TINY, "bf16", 100, 4, 4, kv_precision="fp32")
-    assert mixed == 2 * (LAYERS + TABLE) + 104 * 768
-
-
 def test_quantised_bytes_hold_their_scales_and_leave_vectors_16_bit() -> None:
     vectors = 7 * 64
     expected = (LAYERS - vectors + TABLE) * (4 + 16 / 32 + 4 / 32) / 8 + vectors * 2
@@ -100,11 +92,7 @@ def test_a_launch_of_qwen3_8b_in_w4() -> None:
     assert costs.weight_bytes_per_launch(c, "w4", 4) == expected
 
 
-def test_kv_of_quantised_weights_is_bf16_unless_said() -> None:
-    for precision in ("w8", "w4", "fp8"):
-        weights = costs.weight_bytes_per_launch(TINY, precision, 1)
-        assert costs.decode_bytes(TINY, precision, 9, 1, 1) == weights + 10 * 192 * 2
-        assert costs.decode_bytes(TINY, precision, 9, 1, 1, "fp8") == weights + 10 * 192
+def test_a_precision_that_does_not_exist_is_named() -> None:
     with pytest.raises(UnknownNameError, match="w4"):
         costs.weight_bytes_stored(TINY, "w5")
 

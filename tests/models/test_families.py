@@ -73,8 +73,8 @@ def test_tensors_are_found_under_the_names_of_the_family(folder: Path) -> None:
 
 def test_its_decoder_computes_what_the_oracle_does(folder: Path) -> None:
     torch = pytest.importorskip("torch")
-    from chipmark_models.decoder.decoder import Decoder
-    from chipmark_models.decoder.kv import Span
+    from chipmark_models.decoder.slots.decoder import Decoder
+    from chipmark_models.decoder.slots.kv import Span
     from chipmark_models.oracle import Oracle
     from chipmark_models.weights.prepared import ComputedWeights
 

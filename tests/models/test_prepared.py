@@ -19,13 +19,12 @@ from chipmark_models.weights.prepared import (
     WeightSpec,
     cache_folder,
     open_any,
-    open_prepared,
     prepare,
     prepare_spec,
     stored_bytes,
 )
 from chipmark_models.weights.source import WeightRef
-from chipmark_models.weights.stored import precision_hash
+from chipmark_models.weights.writer import encode_all
 
 REF = WeightRef("synthetic", "tiny", None, 0)
 
@@ -34,11 +33,11 @@ REF = WeightRef("synthetic", "tiny", None, 0)
 def test_what_was_prepared_is_what_is_read(tmp_path: Path, precision: str) -> None:
     source = open_weights(REF)
     done = prepare(REF, precision, tmp_path)
-    again = open_prepared(done.folder)
+    again = PreparedWeights(done.folder)
     assert again.config == source.config
     assert again.names() == source.names()
     assert again.source_hash == source.hash
-    assert again.precision_hash == precision_hash(source, precision)
+    assert again.precision_hash == encode_all(source, precision).precision_hash
     data = again.path.read_bytes()
     for name in source.names():
         stored = round_to(source.read(name), precision)
@@ -103,7 +102,7 @@ def test_a_damaged_folder_is_made_again(tmp_path: Path) -> None:
     done = prepare(REF, "fp32", tmp_path)
     done.path.write_bytes(done.path.read_bytes()[:-5])
     with pytest.raises(BadInputError, match="cut short"):
-        open_prepared(done.folder)
+        PreparedWeights(done.folder)
     prepare(REF, "fp32", tmp_path).verify()
 
 
@@ -113,18 +112,18 @@ def test_changed_bytes_are_found_by_verify(tmp_path: Path) -> None:
     content[-100] ^= 1
     done.path.write_bytes(bytes(content))
     with pytest.raises(BadInputError, match="not those that were written"):
-        open_prepared(done.folder).verify()
+        PreparedWeights(done.folder).verify()
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"prepared\.json"):
-        open_prepared(tmp_path)
+        PreparedWeights(tmp_path)
     (tmp_path / "prepared.json").write_text('{"schema": 1}')
     with pytest.raises(BadInputError, match="field 'config': is lacking"):
-        open_prepared(tmp_path)
+        PreparedWeights(tmp_path)
     (tmp_path / "prepared.json").write_text('{"schema": 99}')
     with pytest.raises(BadInputError, match="schema"):
-        open_prepared(tmp_path)
+        PreparedWeights(tmp_path)
 
 
 @pytest.mark.parametrize("to_disk", [True, False])
@@ -135,7 +134,7 @@ def test_mapped_and_computed_weights_are_the_same(tmp_path: Path, to_disk: bool)
     assert isinstance(weights, PreparedWeights if to_disk else ComputedWeights)
     source = open_weights(REF)
     assert weights.source_hash == source.hash
-    assert weights.precision_hash == precision_hash(source, "bf16")
+    assert weights.precision_hash == encode_all(source, "bf16").precision_hash
     name = "model.layers.1.mlp.gate_proj.weight"
     np.testing.assert_array_equal(weights.tensor(name), round_to(source.read(name), "bf16"))
     np.testing.assert_array_equal(weights.float32(name), source.read(name))

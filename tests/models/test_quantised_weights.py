@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from chipmark_kernels.reference.gemm import (
     quantize_rows_fp8_reference,
     w4a16_gemm_reference,
 )
-from chipmark_models.decoder.layers import read_tensor, split_pairs
-from chipmark_models.decoder.quantised import load_fused
+from chipmark_models.decoder.paged.quantised import load_fused
+from chipmark_models.decoder.reading import read_tensor, split_pairs
 from chipmark_models.errors import BadInputError
 from chipmark_models.oracle import Oracle
 from chipmark_models.precision import QUANTISED
@@ -27,16 +28,15 @@ from chipmark_models.weights.open import open_weights
 from chipmark_models.weights.prepared import (
     ComputedWeights,
     PreparedWeights,
-    open_prepared,
     prepare,
     prepare_spec,
     stored_bytes,
 )
-from chipmark_models.weights.quality import logit_loss
 from chipmark_models.weights.quantise import quantise
 from chipmark_models.weights.source import WeightRef
-from chipmark_models.weights.stored import SCALES, precision_hash
+from chipmark_models.weights.stored import SCALES
 from chipmark_models.weights.synthetic import SyntheticWeights
+from chipmark_models.weights.writer import encode_all
 
 REF = WeightRef("synthetic", "tiny", None, 0)
 SOURCE = open_weights(REF)
@@ -67,12 +67,12 @@ def prepared(request: pytest.FixtureRequest, folder: Path) -> PreparedWeights:
 
 @pytest.mark.parametrize("precision", QUANTISED)
 def test_quantised_weights_have_their_golden_hash(precision: str) -> None:
-    assert precision_hash(SOURCE, precision) == GOLDEN[precision]
+    assert encode_all(SOURCE, precision).precision_hash == GOLDEN[precision]
 
 
 def test_what_was_prepared_is_what_quantising_gives(prepared: PreparedWeights) -> None:
     precision = prepared.precision
-    again = open_prepared(prepared.folder)
+    again = PreparedWeights(prepared.folder)
     again.verify()
     assert again.names() == SOURCE.names()
     assert (again.source_hash, again.precision_hash) == (SOURCE.hash, GOLDEN[precision])
@@ -147,7 +147,7 @@ def test_files_of_an_earlier_rule_are_made_again(
         earlier.setattr("chipmark_models.weights.prepared.RULE", "nearest-0")
         old = prepare(REF, "w4", tmp_path)
     with pytest.raises(BadInputError, match="quantiser"):
-        open_prepared(old.folder)
+        PreparedWeights(old.folder)
     assert prepare(REF, "w4", tmp_path).precision_hash == GOLDEN["w4"]
 
 
@@ -157,12 +157,12 @@ def test_a_damaged_scale_or_a_lacking_part_is_found(tmp_path: Path) -> None:
     content[done.offset(UP + SCALES)] ^= 1
     done.path.write_bytes(bytes(content))
     with pytest.raises(BadInputError, match="not those that were written"):
-        open_prepared(done.folder).verify()
+        PreparedWeights(done.folder).verify()
     done.path.write_bytes(
         bytes(content).replace(b"up_proj.weight_scale", b"up_proj.weight_scalf", 1)
     )
     with pytest.raises(BadInputError, match=r"up_proj\.weight_scale': the tensor is lacking"):
-        open_prepared(done.folder)
+        PreparedWeights(done.folder)
 
 
 def test_fusing_on_a_device_is_quantising_the_fused(prepared: PreparedWeights) -> None:
@@ -197,7 +197,7 @@ def test_the_references_of_the_kernels_multiply_what_the_oracle_computes_with(
 
 
 def test_the_oracle_computes_with_the_dequantised_weights(
-    prepared: PreparedWeights, source_logits: list[np.ndarray]
+    prepared: PreparedWeights, source_logits: list[np.ndarray], logit_loss: Any
 ) -> None:
     theirs = {n: prepared.float32(n) for n in prepared.names()}
     expected = Oracle(SOURCE.config, theirs.__getitem__).logits(IDS)
@@ -227,7 +227,9 @@ def test_plain_weights_have_no_error_of_quantising(folder: Path) -> None:
     assert prepare(REF, "bf16", folder).weight_error is None
 
 
-def test_logits_equal_to_themselves_lose_nothing(source_logits: list[np.ndarray]) -> None:
+def test_logits_equal_to_themselves_lose_nothing(
+    source_logits: list[np.ndarray], logit_loss: Any
+) -> None:
     loss = logit_loss(source_logits, source_logits)
     assert (loss.rms_rel, loss.kl_mean, loss.kl_max, loss.top1) == (0, 0, 0, 1)
     with pytest.raises(ValueError, match="no position"):
@@ -256,7 +258,7 @@ def test_large_models_are_streamed_tensor_by_tensor(monkeypatch: pytest.MonkeyPa
     assert max(seen) * tensor.group <= 1 << 20
 
 
-def test_activations_round_to_e4m3_row_by_row(prepared: PreparedWeights) -> None:
+def test_activations_round_to_e4m3_row_by_row(prepared: PreparedWeights, logit_loss: Any) -> None:
     x = torch.randn(2, 3, 40, generator=torch.Generator().manual_seed(2)) * 1e3
     x[1, 2] = 0.0
     rounded = round_rows_fp8(x)

@@ -12,11 +12,12 @@ import pytest
 from chipmark_models.errors import BadInputError, UnknownNameError
 from chipmark_models.presets import preset
 from chipmark_models.tensors import check_shapes, expected_shapes
+from chipmark_models.weights import synthetic
 from chipmark_models.weights.open import open_weights
 from chipmark_models.weights.plain import round_to, widen
 from chipmark_models.weights.source import WeightRef
-from chipmark_models.weights.stored import precision_hash
 from chipmark_models.weights.synthetic import SyntheticWeights, power_of_two
+from chipmark_models.weights.writer import encode_all
 
 GOLDEN = {
     "model.embed_tokens.weight": "74babe92070b030d940e697cc8e6e5cb",
@@ -43,7 +44,7 @@ def test_tensors_have_their_golden_bits(tiny: SyntheticWeights, name: str) -> No
 
 
 def test_all_tensors_have_their_golden_hash(tiny: SyntheticWeights) -> None:
-    assert precision_hash(tiny, "bf16") == GOLDEN_BF16
+    assert encode_all(tiny, "bf16").precision_hash == GOLDEN_BF16
 
 
 def test_the_generator_is_the_documented_rule(tiny: SyntheticWeights) -> None:
@@ -64,20 +65,15 @@ def test_every_value_is_exact_in_bf16(tiny: SyntheticWeights) -> None:
         np.testing.assert_array_equal(widen(round_to(array, "bf16"), "bf16"), array)
 
 
-def test_rows_read_alone_are_those_of_the_whole() -> None:
-    weights = SyntheticWeights(dataclasses.replace(preset("tiny"), hidden_size=66), 5)
-    name = "model.embed_tokens.weight"
-    whole = weights.read(name)
-    np.testing.assert_array_equal(weights.read_rows(name, 301, 307), whole[301:307])
-    np.testing.assert_array_equal(weights.read_rows(name, 0, 1), whole[:1])
-
-
-def test_a_large_tensor_read_in_parallel_is_the_serial_one() -> None:
+def test_a_large_tensor_read_in_parallel_is_the_serial_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     weights = SyntheticWeights(dataclasses.replace(preset("tiny"), vocab_size=70_000), 1)
     name = "model.embed_tokens.weight"
     whole = weights.read(name)
-    assert whole.size > 1 << 22
-    np.testing.assert_array_equal(whole[65_000:], weights.read_rows(name, 65_000, 70_000))
+    assert whole.size > synthetic._PARALLEL_FROM
+    monkeypatch.setattr(synthetic, "_PARALLEL_FROM", whole.size + 1)
+    np.testing.assert_array_equal(whole, weights.read(name))
 
 
 def test_seed_and_name_make_other_weights(tiny: SyntheticWeights) -> None:
@@ -143,7 +139,7 @@ def test_fp32_is_passed_through() -> None:
 
 def test_an_unknown_precision_is_refused(tiny: SyntheticWeights) -> None:
     with pytest.raises(UnknownNameError, match="bf16"):
-        precision_hash(tiny, "bf61")
+        encode_all(tiny, "bf61")
 
 
 def test_references_survive_json_and_refuse_nonsense() -> None:

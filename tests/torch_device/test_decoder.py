@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from chipmark_models.config import ModelConfig, RopeScaling
-from chipmark_models.decoder import ops as decoder_ops
-from chipmark_models.decoder import torch_ops
-from chipmark_models.decoder.decoder import Decoder
-from chipmark_models.decoder.kv import Span
-from chipmark_models.decoder.layers import split_pairs
-from chipmark_models.decoder.linear import CALLS, STORE, fits_fp16, packing_available
+from chipmark_models.decoder.reading import split_pairs
+from chipmark_models.decoder.slots import ops as decoder_ops
+from chipmark_models.decoder.slots import torch_ops
+from chipmark_models.decoder.slots.decoder import Decoder
+from chipmark_models.decoder.slots.kv import Span
+from chipmark_models.decoder.slots.linear import CALLS, STORE, fits_fp16, packing_available
 from chipmark_models.errors import UnknownNameError
 from chipmark_models.oracle import Oracle
 from chipmark_models.presets import preset

@@ -16,7 +16,7 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
-OURS = ("chipmark_kernels", "chipmark_models.decoder.paged_triton")
+OURS = ("chipmark_kernels", "chipmark_models.decoder.paged.triton_ops")
 
 
 def _import_interpreted() -> None:
@@ -26,7 +26,7 @@ def _import_interpreted() -> None:
         if loaded is None or isinstance(loaded._rmsnorm_kernel, JITFunction):
             for name in [n for n in sys.modules if n.startswith(OURS)]:
                 del sys.modules[name]
-        importlib.import_module("chipmark_models.decoder.paged_triton")
+        importlib.import_module("chipmark_models.decoder.paged.triton_ops")
 
 
 _import_interpreted()

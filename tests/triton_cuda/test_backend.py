@@ -23,7 +23,7 @@ from chipmark.errors import (
     UnknownNameError,
     UsageError,
 )
-from chipmark_models.decoder import paged_ops
+from chipmark_models.decoder.paged import ops as paged_ops
 from chipmark_models.oracle import Oracle
 from chipmark_models.presets import preset
 from chipmark_models.weights.prepared import WeightSpec, open_any
@@ -158,7 +158,7 @@ def test_the_interpreter_is_never_ranked_and_says_what_it_is():
 
 
 def test_a_kernel_that_is_wrong_here_is_replaced_by_torch_and_said(monkeypatch):
-    from chipmark_models.decoder import paged_triton
+    from chipmark_models.decoder.paged import triton_ops as paged_triton
 
     def wrong(x, matrix, bias=None, **more):
         return right(x, matrix, bias, **more) * 1.05

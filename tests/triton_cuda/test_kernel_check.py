@@ -10,9 +10,10 @@ import torch
 from chipmark.backends.triton_cuda import loading, product_choice
 from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda.streams import stream_of
-from chipmark_models.decoder import paged_ops, paged_reference
-from chipmark_models.decoder.paged import PagedDecoder
-from chipmark_models.decoder.paged_ops import FEW_ROWS, Fp8Rows
+from chipmark_models.decoder.paged import ops as paged_ops
+from chipmark_models.decoder.paged import reference_ops as paged_reference
+from chipmark_models.decoder.paged.decoder import PagedDecoder
+from chipmark_models.decoder.paged.ops import FEW_ROWS, Fp8Rows
 from chipmark_models.precision import product_type
 from chipmark_models.presets import preset
 from chipmark_models.weights.prepared import ComputedWeights

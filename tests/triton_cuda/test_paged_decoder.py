@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,15 +12,15 @@ import torch
 from chipmark_kernels import manifest
 from chipmark_kernels.device import TARGETS
 from chipmark_kernels.launch import Launch, recording
-from chipmark_models.decoder import paged_ops, paged_torch
-from chipmark_models.decoder.paged import PagedBatch, PagedDecoder
-from chipmark_models.decoder.paged_kv import token_places
+from chipmark_models.decoder.paged import ops as paged_ops
+from chipmark_models.decoder.paged import torch_ops as paged_torch
+from chipmark_models.decoder.paged.decoder import PagedBatch, PagedDecoder
+from chipmark_models.decoder.paged.kv import token_places
 from chipmark_models.errors import UnknownNameError
 from chipmark_models.oracle import Oracle
 from chipmark_models.presets import preset
 from chipmark_models.rounding import Rounding, round_rows_fp8
 from chipmark_models.weights.prepared import ComputedWeights
-from chipmark_models.weights.quality import logit_loss
 from chipmark_models.weights.synthetic import SyntheticWeights
 
 CPU = torch.device("cpu")
@@ -131,7 +132,9 @@ def two_launches(model: PagedDecoder, a: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("precision", "furthest"), [("fp16", 5e-3), ("w8", 1e-4), ("w4", 1e-4), ("fp8", 1e-4)]
 )
-def test_other_precisions_stay_near_the_oracle_of_their_weights(precision, furthest) -> None:
+def test_other_precisions_stay_near_the_oracle_of_their_weights(
+    precision, furthest, logit_loss: Any
+) -> None:
     (a,) = sequences(6)
     weights = ComputedWeights(SyntheticWeights(TINY, 3), precision)
     expected = Oracle(TINY, weights.float32).logits([a])[0][4:]
@@ -139,7 +142,7 @@ def test_other_precisions_stay_near_the_oracle_of_their_weights(precision, furth
     assert logit_loss([expected], [found]).rms_rel < furthest
 
 
-def test_a_prompt_in_fp8_is_the_oracle_with_rounded_activations() -> None:
+def test_a_prompt_in_fp8_is_the_oracle_with_rounded_activations(logit_loss: Any) -> None:
     # The interpreter loses the carry of e4m3's rounding, so torch quantises the rows here.
     (a,) = sequences(paged_ops.FEW_ROWS + 1)
     weights = ComputedWeights(SyntheticWeights(TINY, 3), "fp8")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from chipmark.backends.triton_cuda.kernel_check import Case, _problem
-from chipmark_models.decoder import paged_reference
-from chipmark_models.decoder.paged_ops import Fp8Rows
+from chipmark_models.decoder.paged import reference_ops as paged_reference
+from chipmark_models.decoder.paged.ops import Fp8Rows
 
 
 def _exact(x, norm, eps):

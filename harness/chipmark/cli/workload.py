@@ -57,24 +57,19 @@ def show_workload(
 
       chipmark workload show func-call --scale full --sessions 400 --format json
     """
-    from chipmark.errors import UnknownNameError
     from chipmark.terminal.console import check_format, emit_json, stdout
     from chipmark.workload.generate import generate
     from chipmark.workload.kernel_shapes import kernel_shapes
-    from chipmark.workload.profile import load_profiles
+    from chipmark.workload.profile import load_profiles, profile
     from chipmark.workload.quantiles import describe
     from chipmark.workload.scale import scale_named
 
     check_format(format_, ("rich", "json"))
     own = [name] if name.endswith(".toml") else []
-    profiles = load_profiles(*own)
-    chosen = next(reversed(profiles)) if own else name
-    if chosen not in profiles:
-        raise UnknownNameError("workload", name, profiles)
-    profile = profiles[chosen]
-    trace = generate(profile, scale_named(scale), seed, sessions, vocabulary)
-    rows = describe(trace, profile)
-    shapes = kernel_shapes(profile, trace.scale)
+    chosen = profile(next(reversed(load_profiles(*own))) if own else name, *own)
+    trace = generate(chosen, scale_named(scale), seed, sessions, vocabulary)
+    rows = describe(trace, chosen)
+    shapes = kernel_shapes(chosen, trace.scale)
     if format_ == "json":
         emit_json(
             {

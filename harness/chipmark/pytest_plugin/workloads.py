@@ -25,13 +25,12 @@ from chipmark.engine.contract import (
 from chipmark.engine.loop import run
 from chipmark.engine.plan import RunPlan, RunResult
 from chipmark.engine.plugins import open_backend, virtual_clock
-from chipmark.errors import UnknownNameError
 from chipmark.meters.contract import PowerSamples
 from chipmark.metrics.events import view
 from chipmark.metrics.samples import Kind, Samples, turn_samples
 from chipmark.registry import is_simulated
 from chipmark.workload.generate import generate
-from chipmark.workload.profile import load_profiles
+from chipmark.workload.profile import profile
 from chipmark.workload.scale import scale_named
 from chipmark.workload.trace import Trace
 from chipmark_models.presets import PRESETS
@@ -165,16 +164,14 @@ def trace_for(
     workload: str, scale: str, sessions: int, seed: int, model: str, backend: str
 ) -> Trace:
     """The trace of `run`; ids are those of the model, or of a preset for `sim:`."""
-    profiles = load_profiles()
-    if workload not in profiles:
-        raise UnknownNameError("workload", workload, profiles)
+    known = profile(workload)
     config = PRESETS.get(model.removesuffix(_SYNTHETIC))
     if config is None and not is_simulated(backend):
         config = prepare_model(find_model(model, 0, _quiet), "fp32", backend, _quiet).config
     vocabulary = config.vocab_size if config else SIM_VOCABULARY
     chosen = scale_named(scale)
     longest = config.max_context if config else None
-    return generate(profiles[workload], chosen, seed, sessions, vocabulary, longest)
+    return generate(known, chosen, seed, sessions, vocabulary, longest)
 
 
 def run_once(

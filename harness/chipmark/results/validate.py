@@ -1,4 +1,4 @@
-"""Is a record whole, consistent, and measured as it says: `validate(path)`.
+"""Is a record whole, consistent, and measured as it says: `validate(paths)`.
 
 Checksums, schema, events against the trace and against each other, and every metric computed
 again from the raw files and compared with what is stored.
@@ -40,12 +40,9 @@ _FAULTS = {"lies outside the record": FindingCode.PATH, "is missing": FindingCod
 """Faults of a file that `file_fault` names; another one is of its bytes."""
 
 
-def validate(path: Path) -> list[Finding]:
-    """Findings on every record under `path`; an empty list says that they are as they claim."""
-    findings: list[Finding] = []
-    for folder in find_records([path]):
-        findings += validate_record(folder)
-    return findings
+def validate(*paths: Path) -> list[Finding]:
+    """Findings on every record under the paths; an empty list: they are as they claim."""
+    return [found for folder in find_records(paths) for found in validate_record(folder)]
 
 
 def validate_record(folder: Path) -> list[Finding]:

@@ -126,7 +126,7 @@ def profile(name: str, *files: str | os.PathLike[str]) -> Profile:
     """One profile by name; raises `UnknownNameError` with the nearest names."""
     profiles = load_profiles(*files)
     if name not in profiles:
-        raise UnknownNameError("profile", name, profiles)
+        raise UnknownNameError("workload", name, profiles)
     return profiles[name]
 
 

@@ -283,11 +283,6 @@ def open_any(spec: WeightSpec) -> PrecisionWeights:
     return ComputedWeights(open_weights(spec.ref), spec.precision)
 
 
-def open_prepared(path: str | os.PathLike[str]) -> PreparedWeights:
-    """Open a prepared folder; BadInputError where it is not whole."""
-    return PreparedWeights(path)
-
-
 def prepare(
     ref: WeightRef,
     precision: str,

@@ -22,7 +22,6 @@ from chipmark_models.weights.plain import (
     thread_count,
 )
 from chipmark_models.weights.quantise import PACKED_DTYPE, SCALE_DTYPE, QuantisedTensor, quantise
-from chipmark_models.weights.source import WeightSource
 
 SCALES = "_scale"
 
@@ -103,9 +102,3 @@ def hash_tensors(names: Iterable[str], stored: Callable[[str], Stored]) -> str:
         for each in pool.map(lines, names):
             found.update(each)
     return hash_lines(found)
-
-
-def precision_hash(source: WeightSource, precision: str) -> str:
-    """Hash of the weights as stored in `precision`; quantises all of them."""
-    precision_named(precision)
-    return hash_tensors(source.names(), lambda name: encode(source.read(name), precision, name))

@@ -87,18 +87,8 @@ class SyntheticWeights:
                 list(pool.map(lambda span: self._fill(name, flat, *span), spans))
         return flat.reshape(shape)
 
-    def read_rows(self, name: str, start: int, stop: int) -> FloatArray:
-        """Rows start..stop of a matrix without computing the others."""
-        columns = self.shape(name)[1]
-        first = start * columns // 8 * 8
-        flat = np.empty(stop * columns - first, np.float32)
-        for at in range(0, flat.size, _CHUNK):
-            end = min(at + _CHUNK, flat.size)
-            self._fill(name, flat[at:end], 0, end - at, offset=first + at)
-        return flat[start * columns - first :].reshape(stop - start, columns)
-
-    def _fill(self, name: str, flat: FloatArray, start: int, stop: int, offset: int = 0) -> None:
-        sums = _byte_sums(_key(self.seed, name), offset + start, stop - start)
+    def _fill(self, name: str, flat: FloatArray, start: int, stop: int) -> None:
+        sums = _byte_sums(_key(self.seed, name), start, stop - start)
         # A sum has 1,021 values only, so the arithmetic is done on these and looked up.
         np.take(self._values(name), sums, out=flat[start:stop], mode="clip")
 

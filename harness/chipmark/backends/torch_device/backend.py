@@ -38,8 +38,8 @@ from chipmark.errors import ContractError, UnknownNameError, UsageError
 from chipmark_models.precision import PLAIN
 
 if TYPE_CHECKING:
-    from chipmark_models.decoder.decoder import Decoder
-    from chipmark_models.decoder.kv import Span
+    from chipmark_models.decoder.slots.decoder import Decoder
+    from chipmark_models.decoder.slots.kv import Span
 
 OPTIONS = ("ops",)
 """Options of `LoadSpec.options`: `ops` maps an operation to the name of its implementation."""
@@ -98,9 +98,9 @@ class TorchBackend(BackendDefaults):
         import torch
 
         from chipmark_models.costs import weight_bytes_stored
-        from chipmark_models.decoder.decoder import Decoder
-        from chipmark_models.decoder.kv import slot_bytes
-        from chipmark_models.decoder.ops import select
+        from chipmark_models.decoder.slots.decoder import Decoder
+        from chipmark_models.decoder.slots.kv import slot_bytes
+        from chipmark_models.decoder.slots.ops import select
         from chipmark_models.weights.plain import ITEM_BYTES
         from chipmark_models.weights.prepared import WeightSpec, open_any
 
@@ -201,7 +201,7 @@ class TorchBackend(BackendDefaults):
         """Each kind of launch once or twice: cold, append, ragged prefill, decode of 1 and all.
         Returns the share of the work that ran on the device, None where it is not known."""
         from chipmark.backends.torch_device.coverage import coverage
-        from chipmark_models.decoder.kv import Span
+        from chipmark_models.decoder.slots.kv import Span
 
         longest = min(spec.max_chunk, spec.max_context - 1)
         if self._device.type == "cpu":
@@ -305,7 +305,7 @@ class TorchBackend(BackendDefaults):
         return seen, wanted, Launch(plan.phase, number, start_s, end_s, host_s), sent
 
     def _spans(self, plan: LaunchPlan) -> list[Span]:
-        from chipmark_models.decoder.kv import Span
+        from chipmark_models.decoder.slots.kv import Span
 
         rows = plan.rows
         spans, first = [], 0

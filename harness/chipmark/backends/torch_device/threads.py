@@ -25,7 +25,7 @@ def threads_for(config: ModelConfig, item_bytes: int) -> int:
 
     item_bytes: of a stored weight.
     """
-    from chipmark_models.decoder.linear import TUNE_FROM_BYTES
+    from chipmark_models.decoder.slots.linear import TUNE_FROM_BYTES
     from chipmark_models.tensors import expected_shapes
 
     sizes = [a * b for a, *rest in expected_shapes(config).values() for b in rest]

@@ -10,8 +10,8 @@ import torch
 
 from chipmark.backends.triton_cuda.streams import Stream
 from chipmark.engine.contract import I32, LaunchPlan, Rows
-from chipmark_models.decoder.paged import PagedBatch
-from chipmark_models.decoder.paged_kv import token_places
+from chipmark_models.decoder.paged.decoder import PagedBatch
+from chipmark_models.decoder.paged.kv import token_places
 
 ALIGN = 16
 """Pages that a table's width is a multiple of, and words that each part begins at a multiple of:

@@ -16,15 +16,15 @@ import torch
 from chipmark.backends.triton_cuda.product_calls import norm_of, products_of, rows_and_options
 from chipmark_kernels.parity import compare, compare_fp8_rows
 from chipmark_kernels.reference.rmsnorm import rmsnorm_reference
-from chipmark_models.decoder import paged_reference
-from chipmark_models.decoder.paged import PagedDecoder
-from chipmark_models.decoder.paged_ops import (
+from chipmark_models.decoder.paged import reference_ops as paged_reference
+from chipmark_models.decoder.paged.decoder import PagedDecoder
+from chipmark_models.decoder.paged.ops import (
     PRODUCTS,
     Fp8Rows,
     Implementation,
     takes_fp8_rows,
 )
-from chipmark_models.decoder.paged_weights import Product
+from chipmark_models.decoder.paged.weights import Product
 
 VOCABULARY_ROWS = 16_384
 """Rows of table and head that are checked: a vocabulary in float64 would be gigabytes."""

@@ -32,9 +32,9 @@ from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
 from chipmark.errors import UnknownNameError, UsageError
 from chipmark_models.config import ModelConfig
 from chipmark_models.costs import kv_bytes_per_token, weight_bytes_stored
-from chipmark_models.decoder import paged_ops
-from chipmark_models.decoder.layers import DTYPES
-from chipmark_models.decoder.paged import PagedDecoder
+from chipmark_models.decoder.paged import ops as paged_ops
+from chipmark_models.decoder.paged.decoder import PagedDecoder
+from chipmark_models.decoder.reading import DTYPES
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
 _LOG = logging.getLogger(__name__)

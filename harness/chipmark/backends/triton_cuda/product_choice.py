@@ -16,9 +16,9 @@ import torch
 
 from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_options
 from chipmark.backends.triton_cuda.streams import Stream
-from chipmark_models.decoder import paged_ops
-from chipmark_models.decoder.paged import PagedDecoder
-from chipmark_models.decoder.paged_ops import FEW_ROWS, PRODUCTS, Fp8Rows, Implementation
+from chipmark_models.decoder.paged import ops as paged_ops
+from chipmark_models.decoder.paged.decoder import PagedDecoder
+from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, Fp8Rows, Implementation
 
 REPEATS = 5
 MOST_LAYERS = 16

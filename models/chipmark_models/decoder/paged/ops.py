@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from chipmark_models.decoder.quantised import QuantisedMatrix
+from chipmark_models.decoder.paged.quantised import QuantisedMatrix
 from chipmark_models.errors import UnknownNameError
 
 Implementation = Callable[..., Any]
@@ -26,11 +26,11 @@ FEW_ROWS = 64
 """Rows up to which a product is bound by reading its weight; more are bound by arithmetic."""
 
 IMPLEMENTATIONS: dict[str, str] = {
-    "triton": "chipmark_models.decoder.paged_triton",
-    "torch": "chipmark_models.decoder.paged_torch",
-    "reference": "chipmark_models.decoder.paged_reference",
+    "triton": "chipmark_models.decoder.paged.triton_ops",
+    "torch": "chipmark_models.decoder.paged.torch_ops",
+    "reference": "chipmark_models.decoder.paged.reference_ops",
 }
-_PRODUCTS_ONLY: dict[str, str] = {"hopper": "chipmark_models.decoder.paged_hopper"}
+_PRODUCTS_ONLY: dict[str, str] = {"hopper": "chipmark_models.decoder.paged.hopper_ops"}
 
 
 class Fp8Rows(NamedTuple):

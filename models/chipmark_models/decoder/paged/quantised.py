@@ -74,7 +74,7 @@ def load_fused(
     """Quantised matrices of `weights` as one on the device, rows one after another.
 
     pair_heads: heads of each matrix whose rows are interleaved pairs to be split, 0 for none
-    (as `layers.split_pairs`). BadInputError for a tensor that is not quantised.
+    (as `reading.split_pairs`). BadInputError for a tensor that is not quantised.
     """
     heads = pair_heads or (0,) * len(names)
     parts = []

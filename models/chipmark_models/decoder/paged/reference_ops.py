@@ -23,8 +23,8 @@ from chipmark_kernels.reference.gemm import (
 )
 from chipmark_kernels.reference.rope_kv import qknorm_rope_kvwrite_reference
 from chipmark_kernels.reference.sampling import sample_reference as greedy
-from chipmark_models.decoder.paged_ops import Fp8Rows, Matrix
-from chipmark_models.decoder.quantised import QuantisedMatrix
+from chipmark_models.decoder.paged.ops import Fp8Rows, Matrix
+from chipmark_models.decoder.paged.quantised import QuantisedMatrix
 
 __all__ = [
     "decode_attention",

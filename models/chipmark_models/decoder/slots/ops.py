@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from chipmark_models.decoder import torch_ops
+from chipmark_models.decoder.slots import torch_ops
 from chipmark_models.errors import UnknownNameError
 
 Implementation = Callable[..., Any]

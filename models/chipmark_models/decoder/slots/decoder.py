@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from chipmark_models.decoder.kv import SlotKv, Span
-from chipmark_models.decoder.layers import DTYPES, DecoderWeights, WeightLoader
-from chipmark_models.decoder.linear import ROUNDS_INPUT
-from chipmark_models.decoder.ops import Ops, select
+from chipmark_models.decoder.reading import DTYPES
+from chipmark_models.decoder.slots.kv import SlotKv, Span
+from chipmark_models.decoder.slots.linear import ROUNDS_INPUT
+from chipmark_models.decoder.slots.ops import Ops, select
+from chipmark_models.decoder.slots.weights import DecoderWeights, WeightLoader
 from chipmark_models.rope import cos_sin_tables
 from chipmark_models.weights.prepared import PrecisionWeights
 

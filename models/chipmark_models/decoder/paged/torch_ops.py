@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as functional
 
 from chipmark_kernels.reference.gemm import dequantize_int4, dequantize_int8
-from chipmark_models.decoder.paged_ops import Fp8Rows, Matrix
-from chipmark_models.decoder.quantised import QuantisedMatrix
-from chipmark_models.decoder.torch_ops import rms_norm
+from chipmark_models.decoder.paged.ops import Fp8Rows, Matrix
+from chipmark_models.decoder.paged.quantised import QuantisedMatrix
+from chipmark_models.decoder.slots.torch_ops import rms_norm
 from chipmark_models.weights.e4m3 import MAX as E4M3_MAX
 
 

@@ -1,4 +1,4 @@
-"""The paged decoder's weights on a device: plain or quantised matrices, fused as `layers` does."""
+"""The paged decoder's weights on a device: plain or quantised matrices, fused as `slots` has them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from chipmark_models.decoder.layers import DTYPES, read_tensor, split_pairs
-from chipmark_models.decoder.paged_ops import Matrix
-from chipmark_models.decoder.quantised import QuantisedMatrix, load_fused
+from chipmark_models.decoder.paged.ops import Matrix
+from chipmark_models.decoder.paged.quantised import QuantisedMatrix, load_fused
+from chipmark_models.decoder.reading import DTYPES, read_tensor, split_pairs
 from chipmark_models.precision import precision_named
 from chipmark_models.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
 from chipmark_models.weights.prepared import PrecisionWeights
@@ -75,7 +75,7 @@ def load_weights(
 ) -> PagedWeights:
     """Read, fuse and copy tensor by tensor; tensors that are not quantised get `activation`.
 
-    Interleaved rotary pairs become halves by moving rows, see `layers`.
+    Interleaved rotary pairs become halves by moving rows, see `reading.split_pairs`.
     """
     c = weights.config
 

@@ -2,7 +2,7 @@
 
 A product of at most FEW_ROWS rows is one launch with its norm and its ending inside. More rows of a
 plain weight are bound by arithmetic: cuBLAS multiplies, and the kernels norm and end around it.
-More rows of an fp8 weight come normed and quantised, see `paged_ops.takes_fp8_rows`.
+More rows of an fp8 weight come normed and quantised, see `ops.takes_fp8_rows`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from chipmark_kernels.sampling import sample
 from chipmark_kernels.skinny_gemm import fp8a16_gemm, skinny_gemm
 from chipmark_kernels.swiglu import swiglu as swiglu_kernel
 from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
-from chipmark_models.decoder.paged_ops import FEW_ROWS, Fp8Rows, Matrix
-from chipmark_models.decoder.quantised import QuantisedMatrix
+from chipmark_models.decoder.paged.ops import FEW_ROWS, Fp8Rows, Matrix
+from chipmark_models.decoder.paged.quantised import QuantisedMatrix
 
 __all__ = [
     "decode_attention",

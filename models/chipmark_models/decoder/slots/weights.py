@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from chipmark_models.config import ModelConfig
-from chipmark_models.decoder.linear import (
+from chipmark_models.decoder.reading import DTYPES, read_tensor, split_pairs
+from chipmark_models.decoder.slots.linear import (
     DEVICE_PLAN,
     Linear,
     LinearPlan,
@@ -24,14 +24,7 @@ from chipmark_models.decoder.linear import (
     fits_fp16,
 )
 from chipmark_models.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
-from chipmark_models.weights.plain import STORED_DTYPE, StoredArray
-from chipmark_models.weights.prepared import PrecisionWeights, PreparedWeights
-
-DTYPES: Mapping[str, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+from chipmark_models.weights.prepared import PrecisionWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,36 +53,6 @@ class DecoderWeights:
     plans: Mapping[str, LinearPlan]
     trials: Mapping[str, Mapping[str, float]]
     tuning_s: float
-
-
-def read_tensor(weights: PrecisionWeights, name: str) -> torch.Tensor:
-    """A tensor that is not quantised, on the host in its stored type, writable and its own memory.
-
-    A prepared file is read, not mapped: mapped pages would count as resident beside the copy.
-    """
-    stored = weights.stored_as(name)
-    if isinstance(weights, PreparedWeights) and stored in STORED_DTYPE:
-        dtype = np.dtype(STORED_DTYPE[stored])
-        array: StoredArray = np.fromfile(
-            weights.path,
-            dtype,
-            count=weights.n_bytes(name) // dtype.itemsize,
-            offset=weights.offset(name),
-        ).reshape(weights.tensor(name).shape)
-    else:
-        array = np.ascontiguousarray(weights.tensor(name))
-    if not array.flags.writeable:
-        array = array.copy()
-    if stored == "bf16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def split_pairs(rows: torch.Tensor, n_heads: int) -> torch.Tensor:
-    """Rows (head, pair, side) of a projection, its bias or a head norm as (head, side, pair)."""
-    half = rows.shape[0] // n_heads // 2
-    split = rows.view(n_heads, half, 2, *rows.shape[1:])
-    return split.transpose(1, 2).reshape(rows.shape)
 
 
 class WeightLoader:

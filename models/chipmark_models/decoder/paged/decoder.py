@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from chipmark_models.decoder.paged_kv import PagedKv
-from chipmark_models.decoder.paged_ops import PagedOps, takes_fp8_rows
-from chipmark_models.decoder.paged_weights import Product, activation_dtype, load_weights
+from chipmark_models.decoder.paged.kv import PagedKv
+from chipmark_models.decoder.paged.ops import PagedOps, takes_fp8_rows
+from chipmark_models.decoder.paged.weights import Product, activation_dtype, load_weights
 from chipmark_models.rope import cos_sin_tables
 from chipmark_models.weights.prepared import PrecisionWeights
 

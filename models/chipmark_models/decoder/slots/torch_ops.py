@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as functional
 
-from chipmark_models.decoder.kv import Span
-from chipmark_models.decoder.linear import Linear
+from chipmark_models.decoder.slots.kv import Span
+from chipmark_models.decoder.slots.linear import Linear
 
 _ZERO = torch.zeros(1)
 
