@@ -52,7 +52,7 @@ def test_loading_records_needs_no_runner_and_no_runtime():
     code = "import chipmark\nchipmark.load\nprint(json.dumps(list(sys.modules)))"
     loaded = set(fresh(code))
     assert "chipmark.api.records" in loaded
-    assert not {"chipmark.cell.runner", "pandas", "torch", "onnxruntime"} & loaded
+    assert not {"chipmark.cell.suite_run", "pandas", "torch", "onnxruntime"} & loaded
 
 
 def test_the_exported_names_are_those_documented():

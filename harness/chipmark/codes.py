@@ -130,6 +130,7 @@ class NoteCode(Code):
     EP_COVERAGE = "ep_coverage", "a part of the graph ran outside the provider's own device"
     UNVERIFIED_PROVIDER = "unverified_provider", "this provider was never run on that hardware"
     EXECUTION_EAGER = "execution_eager", "eager execution; ranked in a group of its own"
+    BACKEND_OPTIONS = "backend_options", "options were given to the backend; the text has them"
     NOT_STEADY = "not_steady", "the repeats drift beyond their interval; the row is not ranked"
     REPEATS_ADDED = (
         "repeats_added",

@@ -25,6 +25,22 @@ def logger_of(module: str) -> logging.Logger:
     return logging.getLogger(module)
 
 
+def configured() -> None:
+    """`configure` by the environment's level, "warning" where it names none: for a process that a
+    run starts. A level that does not exist is taken as "warning"; the command has refused it."""
+    level = os.environ.get(VARIABLE, "warning")
+    configure(level if level in LEVELS else "warning")
+
+
+class _CurrentStderr(logging.Handler):
+    """Writes to what `sys.stderr` is at the time, which a caller may have replaced or closed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """A line; nothing where standard error is closed."""
+        if sys.stderr is not None and not sys.stderr.closed:
+            sys.stderr.write(self.format(record) + "\n")
+
+
 def configure(level: str) -> None:
     """Write lines of this level and above to stderr, here and in processes started from here.
 
@@ -35,8 +51,9 @@ def configure(level: str) -> None:
     for handler in list(_ROOT.handlers):
         if handler.get_name() == VARIABLE:
             _ROOT.removeHandler(handler)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _CurrentStderr()
     handler.set_name(VARIABLE)
+    handler.setLevel(level.upper())
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     _ROOT.addHandler(handler)
     _ROOT.setLevel(level.upper())

@@ -13,7 +13,7 @@ import pytest
 from chipmark.cell.logits import load_logits
 from chipmark.cell.parent import ChildProcess
 from chipmark.cell.parity import closed_rule_errors, parity_trace
-from chipmark.cell.spec import ChildSpec
+from chipmark.cell.protocol import ChildSpec
 from chipmark.engine.events import load_events
 from chipmark.errors import CellFailedError
 from chipmark.processes import LOG_BYTES
@@ -101,7 +101,7 @@ def test_errors_come_with_type_message_and_hint(
 
 def test_wrong_command_and_field_are_named(sim_spec: ChildSpec, tmp_path: Path) -> None:
     with _child(sim_spec, tmp_path) as child:
-        with pytest.raises(CellFailedError, match="no command 'dance'"):
+        with pytest.raises(CellFailedError, match="command of the child 'dance'"):
             child.ask("dance", LIMIT_S)
         child.ask("load", LIMIT_S)
         with pytest.raises(CellFailedError, match=r"concurrncy.*did you mean concurrency"):

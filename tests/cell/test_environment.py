@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from chipmark.cell.environment import (
     huge_pages,
     recorded_environment,
 )
+from chipmark.cell.protocol import LoadAnswer
 
 _GLIBC = tuple(int(n) for n in re.findall(r"\d+", platform.libc_ver()[1])[:2])
 
@@ -68,8 +70,8 @@ def test_the_kernels_rule_is_the_word_in_brackets(tmp_path: Path) -> None:
     assert huge_pages(tmp_path / "none") == ""
 
 
-def test_a_record_says_what_the_child_was_started_with() -> None:
-    said = recorded_environment({"python": "3.12.1", "numpy": "2.0", "describe": {"threads": 2}})
+def test_a_record_says_what_the_child_was_started_with(load_answer: LoadAnswer) -> None:
+    said = recorded_environment(replace(load_answer, describe={"threads": 2}))
     assert said["glibc_tunables"] == child_environment(os.environ)["GLIBC_TUNABLES"]
     assert said["huge_pages"] == huge_pages()
     assert said["backend"] == {"threads": 2}

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from chipmark.cell.checked_json import FieldError, from_mapping
 from chipmark.cell.child import Child
 from chipmark.cell.loaded import check_loaded
+from chipmark.cell.protocol import LoadAnswer
 from chipmark.errors import CellFailedError
 
 
@@ -20,8 +22,9 @@ def answer(sim_spec) -> dict[str, Any]:
 
 
 def test_what_a_backend_of_here_answers_is_whole(answer) -> None:
-    check_loaded(answer)
-    check_loaded(answer | {"ep_coverage": None, "notes": [{"code": "backend", "text": "x"}]})
+    check_loaded(from_mapping(LoadAnswer, answer))
+    more = {"ep_coverage": None, "notes": [{"code": "backend", "text": "x"}]}
+    check_loaded(from_mapping(LoadAnswer, answer | more))
 
 
 @pytest.mark.parametrize(
@@ -29,25 +32,39 @@ def test_what_a_backend_of_here_answers_is_whole(answer) -> None:
     [
         ({"ep_coverage": float("nan")}, "ep_coverage"),
         ({"ep_coverage": 1.5}, "ep_coverage"),
-        ({"ep_coverage": "1"}, "ep_coverage"),
-        ({"weight_bytes": None}, "weight_bytes"),
         ({"kv_bytes": -1}, "kv_bytes"),
         ({"load_s": float("inf")}, "load_s"),
-        ({"precision": {"weights": "fp32"}}, "precision.activation"),
-        ({"caps": {}}, "caps.kv"),
-        ({"notes": [{"code": "backend", "text": 3}]}, "notes.0.text"),
     ],
 )
-def test_what_does_not_fit_fails_the_cell_and_names_the_field(answer, change, field) -> None:
+def test_what_is_out_of_range_fails_the_cell_and_names_the_field(answer, change, field) -> None:
     with pytest.raises(CellFailedError, match=f"load: the backend reports {field}: "):
-        check_loaded(answer | change)
+        check_loaded(from_mapping(LoadAnswer, answer | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"ep_coverage": "1"}, "ep_coverage"),
+        ({"weight_bytes": None}, "weight_bytes"),
+        ({"precision": {"weights": "fp32"}}, "precision.activation"),
+        ({"caps": {}}, "caps.kv"),
+        ({"caps": 3}, "caps"),
+        ({"notes": [{"code": "backend", "text": 3}]}, "notes.0.text"),
+        ({"packages": {"torch": 2}}, "packages"),
+        ({"tokens": 1}, "tokens"),
+    ],
+)
+def test_what_does_not_fit_names_the_field(answer, change, field) -> None:
+    with pytest.raises(FieldError) as caught:
+        from_mapping(LoadAnswer, answer | change)
+    assert caught.value.field == field
 
 
 @pytest.mark.parametrize("name", ["weights", "kv"])
 def test_a_precision_that_nobody_knows_fails_the_cell(answer, name) -> None:
     words = answer["precision"] | {name: "fp5"}
     with pytest.raises(CellFailedError, match=r"the backend reports precision: unknown .*'fp5'"):
-        check_loaded(answer | {"precision": words})
+        check_loaded(from_mapping(LoadAnswer, answer | {"precision": words}))
 
 
 def test_facts_of_the_record_stay_among_the_capabilities(answer) -> None:

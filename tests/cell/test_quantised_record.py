@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from chipmark.cell import assemble
+from chipmark.cell.protocol import Words
+from chipmark.cell.settings import RunOptions
 from chipmark.cell.workloads import ModelInUse, prepare_model
 from chipmark.chips.contract import ChipIdentity
 from chipmark.engine.computed import linear_input_of
@@ -32,10 +34,11 @@ def cell_of(in_use: ModelInUse | None) -> Any:
     inputs = SimpleNamespace(
         in_use=in_use,
         meter=None,
-        feedback="forced",
+        settings=RunOptions(),
+        chip=ChipIdentity("chip", "vendor", "device", "card", 1, 1),
         model=in_use.identity if in_use else SimpleNamespace(source_kind="sim"),
     )
-    return SimpleNamespace(inputs=inputs, loaded={}, notes=[])
+    return SimpleNamespace(inputs=inputs, loaded=None, notes=[])
 
 
 def test_both_hashes_and_the_error_are_kept(in_use: ModelInUse) -> None:
@@ -50,13 +53,12 @@ def test_both_hashes_and_the_error_are_kept(in_use: ModelInUse) -> None:
 
 
 def test_matrices_without_a_group_are_told_of(in_use: ModelInUse) -> None:
-    chip = ChipIdentity("chip", "vendor", "device", "card", 1, 1)
-    notes = [n for n in assemble._notes(cell_of(in_use), chip) if n.code == "precision_note"]
+    notes = [n for n in assemble._notes(cell_of(in_use)) if n.code == "precision_note"]
     assert [n.text for n in notes] == [
         "3 matrices stay bf16, as no group divides their rows: "
         "model.layers.0.mlp.down_proj.weight first"
     ]
-    none = assemble._notes(cell_of(None), chip)
+    none = assemble._notes(cell_of(None))
     assert not [n for n in none if n.code == "precision_note"]
 
 
@@ -74,12 +76,7 @@ def test_a_cell_that_failed_before_it_loaded_has_what_its_precision_is() -> None
         accumulate="unknown",
         class_name="fp8",
     )
-    told = {
-        "weights": "w4",
-        "activation": "bf16",
-        "kv": "bf16",
-        "accumulate": "fp32",
-    }
+    told = Words("w4", "bf16", "bf16", "fp32")
     assert assemble._precision("w4", told).class_name == "w4a16"
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from chipmark.cell import host_probe, roofs
 from chipmark.cell.child import roof_of
+from chipmark.cell.protocol import LoadAnswer, Probe, ProbeAnswer
 from chipmark.cell.roofs import RoofPlan
 from chipmark.chips.contract import ChipIdentity
 
@@ -22,11 +24,10 @@ class Child:
         self.asked: list[int] = []
         self.parked = False
 
-    def ask(self, command: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
-        self.asked.append(arguments["read_bytes"])
-        read = 1e6 if arguments["read_bytes"] else None
-        size = arguments["read_bytes"] // 2
-        return {"read": read, "read_bytes": size, "matmul": 1e9, "start_s": 1.0, "end_s": 2.0}
+    def request(self, request: Probe, limit_s: float) -> ProbeAnswer:
+        self.asked.append(request.read_bytes)
+        read = 1e6 if request.read_bytes else None
+        return ProbeAnswer(read, request.read_bytes // 2, 1e9, 1.0, 2.0)
 
     def park(self) -> None:
         self.parked = True
@@ -40,8 +41,8 @@ def test_backend_on_the_host_has_no_say_in_the_read_roof() -> None:
     child = Child()
     answer = roofs.probe(child, plan())  # type: ignore[arg-type]
     assert (child.asked, child.parked) == ([0], True)
-    assert answer["read_bytes"] == SIZE
-    assert answer["read"] > 1e8
+    assert answer.read_bytes == SIZE
+    assert answer.read > 1e8
     probes = roofs.bracket(plan(), answer, answer)
     assert (probes.by, probes.read_bytes, probes.wanted_bytes) == ("harness", SIZE, SIZE)
     assert roofs.size_notes(probes) == []
@@ -56,14 +57,11 @@ def test_device_of_its_own_is_probed_by_its_backend() -> None:
     assert [note.code for note in roofs.size_notes(probes)] == ["probe_size"]
 
 
-def test_plan_is_by_the_chip_and_not_by_what_the_backend_says(rawcells: Any) -> None:
-    loaded = {
-        "weight_bytes": 1000,
-        "kv_bytes": 500,
-        "caps": {"kv": "slots", "n_slots": 5, "max_context": 10, "n_pages": 0, "page_tokens": 16},
-        "precision": {"activation": "fp32"},
-        "describe": {"hardware": {"l2_cache_bytes": 50 << 20}, "by": "backend"},
-    }
+def test_plan_is_by_the_chip_and_not_by_what_the_backend_says(
+    rawcells: Any, load_answer: LoadAnswer
+) -> None:
+    described = {"hardware": {"l2_cache_bytes": 50 << 20}, "by": "backend"}
+    loaded = replace(load_answer, describe=described)
     # Prompts of the four turns are 10, 17, 12 and 20 tokens: 14 live at a time, of 50.
     found = roofs.roof_plan(HOST, loaded, rawcells.trace(), "fp32", 1, 2)
     assert found == RoofPlan(1140, "fp32", "harness", 2, 32 << 20)

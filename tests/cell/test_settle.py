@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,8 +25,8 @@ def cards(monkeypatch: pytest.MonkeyPatch, paper_nvml: ModuleType) -> Any:
     return fake
 
 
-def loaded(device: str = "NVIDIA H200", **hardware: str) -> dict[str, Any]:
-    return {"device": device, "describe": {"hardware": hardware}}
+def loaded(device: str = "NVIDIA H200", **hardware: str) -> Any:
+    return SimpleNamespace(device=device, describe={"hardware": hardware})
 
 
 def picks(asked: list[DeviceKey]) -> Any:
@@ -99,10 +99,10 @@ def test_slice_is_held_by_its_cards_address(
 
 def test_chips_of_other_vendors_take_the_name_that_the_backend_says() -> None:
     chip = chip_of("ort:cann")
-    told = {"device": "Ascend 910B3", "describe": {}}
+    told = loaded("Ascend 910B3")
     assert settle("ort:cann", chip, None, told, picks([])).chip.name == "ascend-910b3"
 
 
 def test_word_of_a_child_that_says_nothing() -> None:
-    assert reported_key({"device": "x"}) == DeviceKey()
-    assert reported_key({"describe": {"hardware": None}}) == DeviceKey()
+    assert reported_key({}) == DeviceKey()
+    assert reported_key({"hardware": None}) == DeviceKey()

@@ -9,9 +9,11 @@ import pytest
 from chipmark.cell import measure
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.parent import ChildProcess
+from chipmark.cell.protocol import ChildSpec, Load
 from chipmark.cell.room import Room
-from chipmark.cell.spec import ChildSpec
+from chipmark.cell.settings import RunOptions
 from chipmark.cell.sweep import Capacity, Tried, capacity_notes, find_capacity, sweep_point
+from chipmark.engine.contract import LoadSpec
 from chipmark.engine.events import save_events
 from chipmark.errors import DoesNotFitError
 from chipmark.results.manifest import Slo, SweepPoint
@@ -111,10 +113,10 @@ class _Child:
         asked = cell.room.kv_sequences if paged else cell.room.sequences
         self.fits, self.fitting = asked <= fitting, fitting
 
-    def answer(self, timeout_s: float) -> dict[str, int]:
+    def answer_to(self, request: Load, timeout_s: float) -> SimpleNamespace:
         if not self.fits:
             raise DoesNotFitError("KV does not fit", sequences=self.fitting)
-        return {"peak_rss_bytes": 1}
+        return SimpleNamespace(peak_rss_bytes=1, refused_plugins=())
 
     def park(self) -> None: ...
 
@@ -127,12 +129,12 @@ def test_a_child_is_loaded_again_for_what_fits(
 ) -> None:
     def loading(scenario: str, fitting: int) -> MeasuredCell:
         cell = object.__new__(MeasuredCell)
-        plan, limits = SimpleNamespace(scenario=scenario), SimpleNamespace(load_s=1.0)
-        cell.inputs = SimpleNamespace(plan=plan, limits=limits)
+        plan = SimpleNamespace(scenario=scenario)
+        cell.inputs = SimpleNamespace(plan=plan, settings=RunOptions())
         monkeypatch.setattr(cell, "_settle", lambda: None)
         monkeypatch.setattr(measure, "check_loaded", lambda answer: None)
         cell.notes = []
-        cell.loaded, cell.peak_rss_bytes, cell.room = {}, 0, Room(64, 64)
+        cell.answer, cell.peak_rss_bytes, cell.room = None, 0, Room(64, 64)
         start = lambda: setattr(cell, "child", _Child(cell, fitting, paged=paged))  # noqa: E731
         monkeypatch.setattr(cell, "start", start)
         cell.start()
@@ -148,9 +150,11 @@ def test_a_child_is_loaded_again_for_what_fits(
 
 def test_a_real_child_says_how_many_sequences_would_fit(tmp_path: Path) -> None:
     spec = ChildSpec(
-        backend="sim:golden-slots", model={"vocab_size": 512}, precision="fp32", n_seqs=1000,
-        max_context=32768, kv_tokens=0, max_chunk=256, threads=1, feedback="forced",
-        scratch=str(tmp_path),
+        backend="sim:golden-slots", feedback="forced",
+        load=LoadSpec(
+            model={"vocab_size": 512}, precision="fp32", n_seqs=1000, max_context=32768,
+            kv_tokens=0, max_chunk=256, threads=1, scratch=str(tmp_path),
+        ),
     )  # fmt: skip
     with (
         ChildProcess(spec.to_json(), tmp_path / "child") as child,

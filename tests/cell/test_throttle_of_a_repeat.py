@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar, cast
@@ -10,18 +11,20 @@ import pytest
 from chipmark.cell import measure
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.protocol import (
+    Clock,
+    ClockAnswer,
+    LoadAnswer,
+    Probe,
+    ProbeAnswer,
+    Run,
+    RunAnswer,
+)
 from chipmark.cell.suite import CellPlan
 from chipmark.chips.contract import ChipIdentity
-from chipmark.results.manifest import ModelId, Probes, Slo
+from chipmark.results.manifest import ModelId, Probes
 
 CARD = ChipIdentity("ascend-910b3", "Huawei", "910B3", "card", 1, 1)
-LOADED = {
-    "weight_bytes": 4_000_000,
-    "kv_bytes": 0,
-    "caps": {"kv": "slots", "n_slots": 0, "max_context": 0, "n_pages": 0, "page_tokens": 16},
-    "precision": {"activation": "fp32"},
-    "describe": {"hardware": {"l2_cache_bytes": 192 << 20}},
-}
 
 
 class Watch:
@@ -43,20 +46,20 @@ class Child:
     sent_s = answered_s = 0.0
     marks: ClassVar[dict[str, float]] = {}
 
-    def ask(self, command: str, limit_s: float, **arguments: Any) -> dict[str, Any]:
-        if command == "run":
-            Path(arguments["events"]).write_bytes(b"")
-            return {"complete": True}
-        if command == "clock":
-            return {"now_s": 0.0}
-        size = arguments["read_bytes"] // 2
-        return {"read": 1e9, "read_bytes": size, "matmul": None, "start_s": 0.0, "end_s": 1.0}
+    def request(self, request: Any, limit_s: float) -> Any:
+        if isinstance(request, Run):
+            Path(request.events).write_bytes(b"")
+            return RunAnswer(4, 4, complete=True, peak_rss_bytes=1)
+        if isinstance(request, Clock):
+            return ClockAnswer(0.0)
+        assert isinstance(request, Probe)
+        return ProbeAnswer(1e9, request.read_bytes // 2, None, 0.0, 1.0)
 
     def park(self) -> None:
         pass
 
 
-def cell_of(folder: Path, rawcells: ModuleType) -> MeasuredCell:
+def cell_of(folder: Path, rawcells: ModuleType, load_answer: LoadAnswer) -> MeasuredCell:
     plan = SimpleNamespace(
         backend="torch:npu", precision="fp32", concurrency=1, scenario="equal_n", title="t"
     )
@@ -68,21 +71,25 @@ def cell_of(folder: Path, rawcells: ModuleType) -> MeasuredCell:
         in_use=None,
         chip=CARD,
         meter=None,
-        slo=Slo(),
         repeats=2,
     )
     cell = MeasuredCell(inputs, folder / "cell", cast("Any", None))
     cell.child = cast("Any", Child())
-    cell.loaded = dict(LOADED)
+    cell.answer = replace(
+        load_answer,
+        weight_bytes=4_000_000,
+        kv_bytes=0,
+        describe={"hardware": {"l2_cache_bytes": 192 << 20}},
+    )
     return cell
 
 
 def test_throttling_of_one_repeat_is_noted_and_its_reasons_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rawcells: ModuleType
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rawcells: ModuleType, load_answer: LoadAnswer
 ) -> None:
     watch = Watch()
     monkeypatch.setattr(measure, "watch_for", lambda chip: watch)
-    cell = cell_of(tmp_path, rawcells)
+    cell = cell_of(tmp_path, rawcells, load_answer)
     cell.repeat(0)
     assert cell.throttle == ("hw_thermal_slowdown",)
     timing = json.loads((cell.folder / "repeat-0/timing.json").read_text(encoding="utf-8"))
@@ -99,8 +106,10 @@ def test_throttling_of_one_repeat_is_noted_and_its_reasons_kept(
     assert "probe_size" in codes
 
 
-def test_device_that_does_not_tell_is_unknown(tmp_path: Path, rawcells: ModuleType) -> None:
-    cell = cell_of(tmp_path, rawcells)
+def test_device_that_does_not_tell_is_unknown(
+    tmp_path: Path, rawcells: ModuleType, load_answer: LoadAnswer
+) -> None:
+    cell = cell_of(tmp_path, rawcells, load_answer)
     cell.repeat(0)
     assert cell.throttle is None
     assert "throttle_unknown" in [note.code for note in cell.notes]

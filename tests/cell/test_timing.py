@@ -9,6 +9,7 @@ import pytest
 
 from chipmark.cell.child import Child
 from chipmark.cell.parent import ChildProcess
+from chipmark.cell.protocol import Run
 from chipmark.cell.timing import timed_run
 from chipmark.engine.events import load_events
 from chipmark.engine.trial import SessionShape, TurnShape, trial_trace
@@ -31,8 +32,8 @@ def test_a_run_is_stamped_by_the_parent(sim_spec, tmp_path, arguments) -> None:
     began = time.perf_counter()
     with ChildProcess(sim_spec.to_json(), tmp_path / "child") as child:
         child.ask("load", 60)
-        answer, timing = timed_run(child, 60, arguments)
-        again, cut = timed_run(child, 60, arguments | {"deadline_s": 0.001, "captured": "x"})
+        answer, timing = timed_run(child, 60, Run(**arguments))
+        again, cut = timed_run(child, 60, Run(**arguments | {"deadline_s": 0.001, "captured": "x"}))
     stamps = [
         began,
         *timing.clock_before,
@@ -45,10 +46,10 @@ def test_a_run_is_stamped_by_the_parent(sim_spec, tmp_path, arguments) -> None:
         time.perf_counter(),
     ]
     assert stamps == sorted(stamps)
-    assert answer["complete"]
+    assert answer.complete
     assert timing.complete
     assert not timing.captured
-    assert (again["complete"], cut.complete, cut.captured) == (False, False, True)
+    assert (again.complete, cut.complete, cut.captured) == (False, False, True)
     window = load_events(tmp_path / "events.npz")["window"]
     assert window["simulated"].tolist() == [1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chipmark.cell.runner import meter_request
+from chipmark.cell.prepare import meter_request
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.nameplate import unit_nameplate_w
 from chipmark.meters.pick import pick_meter

@@ -29,12 +29,12 @@ def test_a_level_shows_itself_and_what_is_worse(
     level: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure(level)
-    logger = logger_of("chipmark.cell.runner")
+    logger = logger_of("chipmark.cell.suite_run")
     for name in LEVELS:
         logger.log(getattr(logging, name.upper()), "a %s line", name)
     err = capsys.readouterr().err
     shown = LEVELS[LEVELS.index(level) :]
-    assert [f"{n.upper()} chipmark.cell.runner: a {n} line" for n in shown] == err.splitlines()
+    assert [f"{n.upper()} chipmark.cell.suite_run: a {n} line" for n in shown] == err.splitlines()
 
 
 def test_configured_twice_a_line_is_written_once(capsys: pytest.CaptureFixture[str]) -> None:

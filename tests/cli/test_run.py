@@ -253,16 +253,16 @@ def test_failed_cells_are_tried_again_and_their_old_records_go(
 def test_a_record_that_cannot_be_written_fails_its_cell_only(
     chipmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chipmark.cell import runner
+    from chipmark.cell import suite_run
 
-    write = runner.write_record
+    write = suite_run.write_record
 
     def full_disk(out: Path, raw: Path) -> Path:
         if "golden-slots" in (raw / "cell.json").read_text():
             raise OSError(28, "No space left on device")
         return write(out, raw)
 
-    monkeypatch.setattr(runner, "write_record", full_disk)
+    monkeypatch.setattr(suite_run, "write_record", full_disk)
     answer = chipmark(
         "run", "quick", "-b", "sim:golden-slots", "-b", "sim:golden", "--sessions", 1,
         "--repeats", 1, "-o", tmp_path / "runs", "--format", "json",

@@ -21,7 +21,7 @@ from chipmark.ab.resolve_arms import Request, planned
 from chipmark.ab.run_folder import check_new, write_run
 from chipmark.ab.series import Key, Series
 from chipmark.ab.session import ProcessRunner
-from chipmark.cell.runner import Reporter
+from chipmark.cell.reporter import Reporter
 from chipmark.errors import NothingToJudgeError
 from chipmark.gate.aa_statistics import (
     MIN_PAIRS,

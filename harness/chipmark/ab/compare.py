@@ -24,7 +24,7 @@ from chipmark.ab.run_folder import check_new, write_run
 from chipmark.ab.schedule import ARMS, ArmName
 from chipmark.ab.series import Key, Series, readings_of
 from chipmark.ab.session import ProcessRunner, Runner
-from chipmark.cell.runner import Reporter
+from chipmark.cell.reporter import Reporter
 from chipmark.gate.findings import Findings, Row
 from chipmark.gate.machine_bounds import fingerprint, load_bound
 from chipmark.gate.thresholds import Thresholds, load_thresholds

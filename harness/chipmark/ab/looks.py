@@ -12,7 +12,7 @@ from chipmark.ab.machine import card_faults
 from chipmark.ab.schedule import slots
 from chipmark.ab.series import Key, Series, gaps, readings_of, series_of
 from chipmark.ab.session import Measured, Runner
-from chipmark.cell.runner import Reporter
+from chipmark.cell.reporter import Reporter
 from chipmark.errors import NothingToJudgeError
 from chipmark.gate.verdict import (
     DELTA_EQ,

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chipmark.api.records import PathLike, Records, load
 from chipmark.api.suite import Suite, suite_and_workload
 from chipmark.cell.available import candidates
-from chipmark.cell.inputs import Limits
-from chipmark.cell.runner import Reporter, RunOptions, run_suite
+from chipmark.cell.reporter import Reporter
+from chipmark.cell.settings import Limits, RunOptions
 from chipmark.cell.suite import Overrides, load_suite
+from chipmark.cell.suite_run import run_suite
 from chipmark.errors import CellFailedError, UnknownNameError, UsageError
 from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.registry import GROUPS, refused_plugins
@@ -72,6 +74,9 @@ def run(
     max_chunk: int = 256,
     limit_s: float = 3600.0,
     audit_s: float = 120.0,
+    options: Mapping[str, Any] | str | Iterable[str] = (),
+    slo: Mapping[str, Any] | str = "",
+    idle_s: float | None = None,
     references: Iterable[PathLike] = (),
     reporter: Reporter | None = None,
     check: bool = True,
@@ -110,6 +115,10 @@ def run(
         max_chunk: most prompt tokens of one launch.
         limit_s: seconds after which a repeat is ended.
         audit_s: seconds for the audit of a group of cells; what needs more is pending.
+        options: of the backends, {"graph": "plain"}, or texts "[KIND:]KEY=VALUE".
+        slo: the objective, {"tpot_s": 0.03}, or text "FIELD=VALUE,..." out of ttft_append_s,
+            ttft_cold_s, tpot_s, share and name.
+        idle_s: seconds of idle power before and after, where there is a meter; at least 30.
         references: files of reference logits computed elsewhere, where torch is not installed.
         reporter: who hears how the run goes, an object with `say(text)`, `stage(text)`,
             `steps(total)` and `step()`; None logs to `chipmark.api.run`.
@@ -140,9 +149,12 @@ def run(
         transcript=os.fspath(transcript or ""),
         trace=os.fspath(trace or ""),
         block_tokens=block_tokens,
+        options=_option_texts(options),
+        slo=_slo_text(slo),
+        idle_s=idle_s,
     )
     _check(feedback, power_w, python, limit_s, audit_s)
-    options = RunOptions(
+    settings = RunOptions(
         seed=seed,
         feedback="sampled" if feedback == "sampled" else "forced",
         threads=threads,
@@ -156,7 +168,7 @@ def run(
     reporter = LogReporter() if reporter is None else reporter
     suite = _planned(source, overrides, reporter, python=python)
     folder = Path(out)
-    report = run_suite(suite, folder, options, reporter)
+    report = run_suite(suite, folder, settings, reporter)
     if check and report.failed:
         raise CellFailedError(
             f"{len(report.failed)} of {len(suite.cells)} cells failed: {'; '.join(report.failed)}",
@@ -206,6 +218,26 @@ def _check(
             raise UsageError(f"{name} is {seconds:g}: not a time", "give seconds")
     if python and shutil.which(python) is None:
         raise UsageError(f"python is {python}: not an interpreter")
+
+
+def _option_texts(given: Mapping[str, Any] | str | Iterable[str]) -> tuple[str, ...]:
+    """Options as the texts of a command line, tables within as dotted keys."""
+    if not isinstance(given, Mapping):
+        return _texts(given)
+    texts: list[str] = []
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            texts += (f"{key}.{text}" for text in _option_texts(value))
+        else:
+            texts.append(f"{key}={json.dumps(value)}")
+    return tuple(texts)
+
+
+def _slo_text(given: Mapping[str, Any] | str) -> str:
+    """An objective as the text of a command line."""
+    if isinstance(given, Mapping):
+        return ",".join(f"{name}={value}" for name, value in given.items())
+    return given
 
 
 def _texts(given: str | Iterable[str]) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ def audit_cells(cells: Sequence[MeasuredCell], budget_s: float) -> None:
     """
     subjects: list[tuple[MeasuredCell, Subject]] = []
     for cell in cells:
-        if cell.inputs.feedback != "forced":
+        if cell.inputs.settings.feedback != "forced":
             reason = "sampled tokens were fed back, so contexts are not the trace's"
             cell.audit = AuditResult(verdict="none", reason=reason)
             continue
@@ -59,7 +59,7 @@ def _subject(cell: MeasuredCell) -> Subject:
     captured: Captured | None = None
     if path.is_file():
         captured = captured_of(load_logits(path), cell.captured_repeat)
-    activation = linear_input_of(str(cell.loaded["precision"]["activation"]))
+    activation = linear_input_of(cell.loaded.precision.activation)
     return Subject(cell.events(), cell.class_name, activation, captured)
 
 

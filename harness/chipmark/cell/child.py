@@ -10,7 +10,6 @@ its own clock. The error of a load that does not fit has "sequences", too.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import resource
@@ -25,36 +24,35 @@ from typing import Any, TextIO
 import numpy as np
 
 from chipmark.backends.probe_size import is_out_of_memory
+from chipmark.cell.checked_json import parse, to_mapping
+from chipmark.cell.protocol import (
+    REQUESTS,
+    ChildSpec,
+    ClockAnswer,
+    CloseAnswer,
+    Idle,
+    IdleAnswer,
+    LoadAnswer,
+    Parity,
+    ParityAnswer,
+    Probe,
+    ProbeAnswer,
+    Run,
+    RunAnswer,
+)
 from chipmark.cell.provenance import installed_packages
-from chipmark.cell.spec import ChildSpec, RunCommand, parse
 from chipmark.engine.clock import MonotonicClock
-from chipmark.engine.contract import Backend, Caps, Clock, Loaded, LoadSpec
+from chipmark.engine.contract import Backend, Caps, Clock
 from chipmark.engine.events import save_events
 from chipmark.engine.plan import CapturedLogits, Progress, RunPlan
 from chipmark.engine.plugins import open_backend, virtual_clock
-from chipmark.errors import ChipmarkError, DoesNotFitError, UsageError
+from chipmark.errors import ChipmarkError, DoesNotFitError, UnknownNameError, UsageError
+from chipmark.log import configured, logger_of
 from chipmark.processes import die_with_parent
 from chipmark.registry import identity_of, refused_plugins, split_backend
 
 _PROGRESS_PERIOD_S = 0.5
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ParityCommand:
-    """Run a small trace with the logits of every sampled row kept in `out`."""
-
-    trace: str
-    out: str
-    concurrency: int
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ProbeCommand:
-    """Measure the roofs: a read of `read_bytes` (0: not asked for), a matrix product in
-    `precision`."""
-
-    read_bytes: int
-    precision: str
+_LOG = logger_of(__name__)
 
 
 class Child:
@@ -69,8 +67,13 @@ class Child:
         self._peak_rss_bytes = 0
 
     def answer(self, name: str, arguments: str) -> dict[str, Any]:
-        """Do one command and return the content of its `ok`."""
-        commands: dict[str, Callable[[str], dict[str, Any]]] = {
+        """Do one command and return the content of its `ok`; BadInputError for an argument that is
+        unknown, missing or of another type."""
+        if name not in REQUESTS:
+            raise UnknownNameError("command of the child", name, REQUESTS)
+        _LOG.debug("%s %s", name, arguments)
+        request = parse(REQUESTS[name], arguments, f"{name} request")
+        work: dict[str, Callable[[Any], Any]] = {
             "load": self._load,
             "parity": self._parity,
             "probe": self._probe,
@@ -79,47 +82,32 @@ class Child:
             "idle": self._idle,
             "close": self._close,
         }
-        if name not in commands:
-            raise UsageError(f"the child knows no command {name!r}")
-        return commands[name](arguments)
+        return to_mapping(work[name](request))
 
-    def _load(self, _: str) -> dict[str, Any]:
+    def _load(self, _: object) -> LoadAnswer:
         spec = self.spec
         kind = split_backend(spec.backend)[0]
         started = time.perf_counter()
         backend = open_backend(spec.backend)
-        loaded = backend.load(
-            LoadSpec(
-                model=spec.model,
-                precision=spec.precision,
-                n_seqs=spec.n_seqs,
-                max_context=spec.max_context,
-                kv_tokens=spec.kv_tokens,
-                max_chunk=spec.max_chunk,
-                reserved_slots=spec.reserved_slots,
-                threads=spec.threads,
-                scratch=spec.scratch,
-                options=spec.options,
-            )
-        )
+        loaded = backend.load(spec.load)
         self._backend, self._caps = backend, loaded.caps
         self._clock = virtual_clock(spec.backend, backend)
-        return loaded_to_dict(loaded) | {
-            "describe": dict(backend.describe()),
-            "plugin": identity_of("chipmark.backends", kind, backend).to_dict(),
-            "refused_plugins": list(refused_plugins("chipmark.backends")),
-            "wall_s": time.perf_counter() - started,
-            "python": sys.version.split()[0],
-            "numpy": np.__version__,
-            "packages": installed_packages(),
-            "peak_rss_bytes": self.peak_rss_bytes(),
-        }
+        return LoadAnswer.of(
+            loaded,
+            describe=dict(backend.describe()),
+            plugin=identity_of("chipmark.backends", kind, backend).to_dict(),
+            refused_plugins=refused_plugins("chipmark.backends"),
+            wall_s=time.perf_counter() - started,
+            python=sys.version.split()[0],
+            numpy=np.__version__,
+            packages=installed_packages(),
+            peak_rss_bytes=self.peak_rss_bytes(),
+        )
 
-    def _parity(self, arguments: str) -> dict[str, Any]:
+    def _parity(self, command: Parity) -> ParityAnswer:
         from chipmark.engine.loop import run
         from chipmark.workload.trace import load_trace
 
-        command = parse(ParityCommand, arguments, "parity command")
         plan = RunPlan(
             caps=self.caps,
             concurrency=command.concurrency,
@@ -128,10 +116,9 @@ class Child:
         )
         result = run(self.backend, load_trace(command.trace), plan)
         save_logits(Path(command.out), result.logits)
-        return {"rows": len(result.logits), "peak_rss_bytes": self.peak_rss_bytes()}
+        return ParityAnswer(len(result.logits), self.peak_rss_bytes())
 
-    def _probe(self, arguments: str) -> dict[str, Any]:
-        command = parse(ProbeCommand, arguments, "probe command")
+    def _probe(self, command: Probe) -> ProbeAnswer:
         self._peak_rss_bytes = self.peak_rss_bytes()
         backend = self.backend
         start_s = time.perf_counter()
@@ -142,19 +129,12 @@ class Child:
         matmul = roof_of(lambda: backend.probe_matmul(command.precision))
         end_s = time.perf_counter()
         forget_peak_rss()  # the probe's own buffer is no part of what the backend needs
-        return {
-            "read": read,
-            "read_bytes": size or 0,
-            "matmul": matmul,
-            "start_s": start_s,
-            "end_s": end_s,
-        }
+        return ProbeAnswer(read, size or 0, matmul, start_s, end_s)
 
-    def _run(self, arguments: str) -> dict[str, Any]:
+    def _run(self, command: Run) -> RunAnswer:
         from chipmark.engine.loop import run
         from chipmark.workload.trace import load_trace
 
-        command = RunCommand.from_json(arguments)
         trace = load_trace(command.trace)
         ids = tuple(s.id for s in trace.sessions)[: command.sessions or None]
         told = 0.0
@@ -193,29 +173,28 @@ class Child:
             with Path(command.power).open("wb") as file:
                 np.savez(file, time_s=time_s, energy_j=energy_j, power_w=power_w)
         turns = result.tables["turns"]["status"]
-        return {
-            "turns": len(turns),
-            "turns_done": int((turns == 0).sum()),
-            "complete": result.complete,
-            "peak_rss_bytes": self.peak_rss_bytes(),
-        }
+        return RunAnswer(
+            turns=len(turns),
+            turns_done=int((turns == 0).sum()),
+            complete=result.complete,
+            peak_rss_bytes=self.peak_rss_bytes(),
+        )
 
-    def _read_clock(self, _: str) -> dict[str, Any]:
+    def _read_clock(self, _: object) -> ClockAnswer:
         """The engine's clock of a backend that is not simulated, now."""
-        return {"now_s": MonotonicClock().now()}
+        return ClockAnswer(MonotonicClock().now())
 
-    def _idle(self, arguments: str) -> dict[str, Any]:
-        seconds = float(json.loads(arguments)["seconds"])
+    def _idle(self, command: Idle) -> IdleAnswer:
         self.backend.synchronize()
         start_s = time.perf_counter()
-        time.sleep(seconds)
-        return {"start_s": start_s, "end_s": time.perf_counter()}
+        time.sleep(command.seconds)
+        return IdleAnswer(start_s, time.perf_counter())
 
-    def _close(self, _: str) -> dict[str, Any]:
+    def _close(self, _: object) -> CloseAnswer:
         if self._backend is not None:
             self._backend.close()
             self._backend = None
-        return {"peak_rss_bytes": self.peak_rss_bytes()}
+        return CloseAnswer(self.peak_rss_bytes())
 
     def peak_rss_bytes(self) -> int:
         """Largest resident set so far, buffers of the probes left out."""
@@ -246,29 +225,6 @@ def roof_of(probe: Callable[[], float | None]) -> float | None:
         sys.stderr.write(f"a probe ran out of memory: {error}\n")
         return None
     return None if rate is None else float(rate)
-
-
-def loaded_to_dict(loaded: Loaded) -> dict[str, Any]:
-    """`Loaded` as JSON types, its `caps` as records keep them."""
-    return {
-        "caps": dataclasses.asdict(loaded.caps)
-        | {
-            "sampling": loaded.sampling,
-            "clock": "device" if loaded.clock == "simulated" else loaded.clock,
-            "execution": loaded.execution,
-            "bind_is_snapshot": loaded.bind_is_snapshot,
-        },
-        "load_s": loaded.load_s,
-        "compile_s": loaded.compile_s,
-        "weight_bytes": loaded.weight_bytes,
-        "kv_bytes": loaded.kv_bytes,
-        "precision": loaded.precision.words(),
-        "graph": loaded.graph,
-        "ep_coverage": loaded.ep_coverage,
-        "device": loaded.device,
-        "details": dict(loaded.details),
-        "notes": [{"code": code, "text": text} for code, text in loaded.notes],
-    }
 
 
 def save_logits(path: Path, rows: Sequence[CapturedLogits]) -> None:
@@ -332,6 +288,7 @@ def pipes(
     parser.add_argument("--fd-out", type=int, required=True)
     chosen = parser.parse_args(arguments)
     die_with_parent()
+    configured()
     with (
         os.fdopen(chosen.fd_in, "r", encoding="utf-8") as commands,
         os.fdopen(chosen.fd_out, "w", encoding="utf-8") as answers,

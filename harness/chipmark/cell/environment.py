@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from chipmark.cell.protocol import LoadAnswer
+
 HUGE_PAGES = "glibc.malloc.hugetlb"
 """The tunable of glibc (2.35 and later; others ignore it) that asks for transparent huge pages, by
 `madvise`, in all memory that `malloc` takes. Weights are read once a step from end to end, and with
@@ -62,16 +64,16 @@ def glibc_tunables(environ: Mapping[str, str]) -> str:
     return ":".join(asked)
 
 
-def recorded_environment(loaded: Mapping[str, Any]) -> dict[str, Any]:
+def recorded_environment(loaded: LoadAnswer | None) -> dict[str, Any]:
     """What a record says of the machine's software; `loaded` is what the child answered."""
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return {
         "os": platform.platform(),
         "python": sys.version.split()[0],
-        "child_python": loaded.get("python", ""),
-        "child_numpy": loaded.get("numpy", ""),
-        "child_packages": loaded.get("packages", {}),
-        "backend": loaded.get("describe", {}),
+        "child_python": loaded.python if loaded else "",
+        "child_numpy": loaded.numpy if loaded else "",
+        "child_packages": loaded.packages if loaded else {},
+        "backend": loaded.describe if loaded else {},
         "cpus": affinity,
         "glibc_tunables": glibc_tunables(os.environ),
         "huge_pages": huge_pages(),

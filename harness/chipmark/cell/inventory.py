@@ -10,7 +10,7 @@ from chipmark.backends.ort.provider_scan import scan
 from chipmark.backends.torch_device.devices import plugin_modules
 from chipmark.cell.available import candidates
 from chipmark.cell.environment import run_module
-from chipmark.cell.runner import meter_request
+from chipmark.cell.prepare import meter_request
 from chipmark.chips.detect import chips_here
 from chipmark.meters.pick import pick_meter
 from chipmark_models.pull import list_models

@@ -1,73 +1,36 @@
-"""What a child answers to `load`, checked before anything is concluded from it."""
+"""Whether what a child answers to `load` can be: ranges, and words that are known."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+import math
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
+from chipmark.cell.protocol import LoadAnswer
 from chipmark.engine.computed import linear_input_of
 from chipmark.errors import CellFailedError, UnknownNameError
 from chipmark_models.precision import precision_class
 
-_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Bytes = Annotated[int, Field(ge=0)]
 
-
-class _Part(BaseModel):
-    """Further fields are allowed: a backend may report more."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
-
-
-class _Words(_Part):
-    weights: str
-    activation: str
-    kv: str
-    accumulate: str
-
-
-class _Caps(_Part):
-    kv: str
-    execution: str
-    clock: str
-    max_context: _Bytes
-    n_slots: _Bytes
-    n_pages: _Bytes
-    page_tokens: _Bytes
-    context_buckets: list[int]
-
-
-class _Answer(_Part):
-    caps: _Caps
-    load_s: _Seconds
-    compile_s: _Seconds
-    weight_bytes: _Bytes
-    kv_bytes: _Bytes
-    precision: _Words
-    graph: str
-    ep_coverage: Annotated[float, Field(ge=0, le=1)] | None
-    device: str
-    details: dict[str, Any]
-    notes: list[dict[str, str]]
-    describe: dict[str, Any]
-
-
-def check_loaded(answer: Mapping[str, Any]) -> None:
-    """CellFailedError where a field is missing, of another type or out of its range (a coverage
-    over 1 or not a number), or where the words on the precision are not known."""
-    try:
-        found = _Answer.model_validate(dict(answer))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise CellFailedError(
-            f"load: the backend reports {field}: {first['msg']}",
-            "`Loaded` of chipmark.engine.contract says what each field holds",
-        ) from error
-    words = found.precision
+def check_loaded(answer: LoadAnswer) -> None:
+    """CellFailedError where a number is out of its range (a coverage over 1, a time that is not
+    finite), or where the words on the precision are not known."""
+    for name in ("load_s", "compile_s", "wall_s"):
+        if not 0 <= getattr(answer, name) < math.inf:
+            raise _wrong(name, f"{getattr(answer, name)!r} is not a time")
+    for name in ("weight_bytes", "kv_bytes"):
+        if getattr(answer, name) < 0:
+            raise _wrong(name, f"{getattr(answer, name)!r} is not a number of bytes")
+    coverage = answer.ep_coverage
+    if coverage is not None and not 0 <= coverage <= 1:
+        raise _wrong("ep_coverage", f"{coverage!r} is not a share")
+    words = answer.precision
     try:
         precision_class(words.weights, linear_input_of(words.activation), words.kv)
     except UnknownNameError as error:
         raise CellFailedError(f"load: the backend reports precision: {error.message}") from error
+
+
+def _wrong(field: str, problem: str) -> CellFailedError:
+    return CellFailedError(
+        f"load: the backend reports {field}: {problem}",
+        "`Loaded` of chipmark.engine.contract says what each field holds",
+    )

@@ -5,29 +5,31 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from chipmark.cell import roofs, timing
 from chipmark.cell.audit import longest_turn
 from chipmark.cell.contexts import Keys
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.loaded import check_loaded
+from chipmark.cell.outcome import CellOutcome
 from chipmark.cell.parent import ChildProcess
 from chipmark.cell.plugins import child_remarks
+from chipmark.cell.protocol import ChildSpec, Idle, Load, LoadAnswer, Run
 from chipmark.cell.reference import Reference, References, Weights
 from chipmark.cell.room import Room
 from chipmark.cell.seals import Seals
 from chipmark.cell.settle import settle
-from chipmark.cell.spec import ChildSpec
 from chipmark.cell.workloads import sim_load
 from chipmark.chips.throttle import throttle_notes, watch_for
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import linear_input_of
+from chipmark.engine.contract import LoadSpec
 from chipmark.engine.events import Table, load_events
 from chipmark.errors import ChipmarkError, DoesNotFitError
+from chipmark.log import logger_of
 from chipmark.meters.replay import save_samples
 from chipmark.registry import is_simulated
 from chipmark.results.manifest import (
@@ -41,8 +43,7 @@ from chipmark.results.manifest import (
 from chipmark.workload.trace import Trace, save_trace
 from chipmark_models.precision import precision_class
 
-IDLE_S = 31.0
-"""Idle with the model loaded, before and after: the definition asks for 30 s."""
+_LOG = logger_of(__name__)
 
 
 class MeasuredCell:
@@ -54,7 +55,7 @@ class MeasuredCell:
         self.references = references
         self.folder.mkdir(parents=True)
         self.child: ChildProcess | None = None
-        self.loaded: dict[str, Any] = {}
+        self.answer: LoadAnswer | None = None
         self.parity = ParityResult(verdict="unchecked", reason="not reached")
         self.capacity: CapacityResult | None = None
         self.audit = AuditResult(verdict="none", reason="not reached")
@@ -95,26 +96,30 @@ class MeasuredCell:
 
     def start(self) -> None:
         """Start the child and let it load; `finish_load` waits for it."""
-        inputs, plan = self.inputs, self.inputs.plan
+        inputs, plan, settings = self.inputs, self.inputs.plan, self.inputs.settings
         scratch = self.folder / "scratch"
         scratch.mkdir(exist_ok=True)
         context = max(inputs.trace.max_context_tokens, inputs.parity_trace(()).max_context_tokens)
         spec = ChildSpec(
             backend=plan.backend,
-            model=inputs.in_use.spec
-            if inputs.in_use
-            else sim_load(inputs.model, inputs.trace.vocab_size),
-            precision=plan.precision,
-            n_seqs=self.room.sequences,
-            max_context=context,
-            kv_tokens=context * self.room.kv_sequences,
-            max_chunk=inputs.max_chunk,
-            threads=inputs.threads,
-            feedback=inputs.feedback,
-            scratch=str(scratch),
+            load=LoadSpec(
+                model=inputs.in_use.spec
+                if inputs.in_use
+                else sim_load(inputs.model, inputs.trace.vocab_size),
+                precision=plan.precision,
+                n_seqs=self.room.sequences,
+                max_context=context,
+                kv_tokens=context * self.room.kv_sequences,
+                max_chunk=settings.max_chunk,
+                threads=settings.threads,
+                scratch=str(scratch),
+                options=plan.options,
+            ),
+            feedback=settings.feedback,
         )
-        self.child = ChildProcess(spec.to_json(), self.folder / "child", inputs.python)
-        self.child.send("load")
+        _LOG.debug("%s", spec.to_json())
+        self.child = ChildProcess(spec.to_json(), self.folder / "child", settings.python)
+        self.child.send_request(Load())
 
     def finish_load(self) -> None:
         """Wait until the child has loaded, compiled and warmed; then park it.
@@ -122,11 +127,11 @@ class MeasuredCell:
         In the capacity scenario the plan's concurrency is only where the sweep ends, so what does
         not fit is loaded smaller. Raises DoesNotFitError where not one sequence fits.
         """
-        while not self.loaded:
+        while self.answer is None:
             try:
-                answer = self.running().answer(self.inputs.limits.load_s)
+                answer = self.running().answer_to(Load(), self.inputs.settings.limits.load_s)
                 check_loaded(answer)
-                self.loaded = answer
+                self.answer = answer
             except DoesNotFitError as error:
                 less = self.room.less(error.sequences)
                 if less is None or self.inputs.plan.scenario != "capacity":
@@ -134,7 +139,7 @@ class MeasuredCell:
                 self.room = less
                 self.kill()
                 self.start()
-        self.note_memory(self.loaded)
+        self.note_memory(self.loaded.peak_rss_bytes)
         self.running().park()
         self._settle()
         self.notes += [n for n in child_remarks(self.loaded) if n not in self.notes]
@@ -153,7 +158,7 @@ class MeasuredCell:
         """Seconds that one `idle` takes: 0 where nothing is measured."""
         meter = self.inputs.meter
         measured = meter is not None and meter.info.source in ("counter", "polled")
-        return IDLE_S if measured and not self.simulated else 0.0
+        return self.inputs.settings.idle_s if measured and not self.simulated else 0.0
 
     def idle(self, name: str) -> None:
         """Meter the loaded, idle device; only where something is measured."""
@@ -163,7 +168,7 @@ class MeasuredCell:
         child = self.running()
         child.wake()
         meter.start()
-        child.ask("idle", IDLE_S + self.inputs.limits.grace_s, seconds=IDLE_S)
+        child.request(Idle(self.idle_s), self.idle_s + self.inputs.settings.limits.grace_s)
         samples = self.folder / f"idle-{name}.npz"
         save_samples(samples, meter.stop())
         self.seals.add(samples)
@@ -180,19 +185,20 @@ class MeasuredCell:
             inputs.trace,
             inputs.plan.precision,
             self.concurrency,
-            inputs.threads,
+            inputs.settings.threads,
         )
         before = roofs.probe(child, plan)
         # With sampled feedback the contexts are not the trace's, so there is nothing to compare.
-        captures = index == self.captured_repeat and inputs.feedback == "forced"
-        arguments = self.run_arguments(target / "events.npz", self.concurrency)
+        captures = index == self.captured_repeat and inputs.settings.feedback == "forced"
+        request = self.run_request(target / "events.npz", self.concurrency)
         if captures and self._capture is not None and inputs.in_use is not None:
-            arguments |= {
-                "capture_session": self._capture[0],
-                "capture_turn": self._capture[1],
-                "captured": str(self.folder / "captured.npz"),
-            }
-        timed = self.timed_run(arguments, target / "power.npz")
+            request = replace(
+                request,
+                capture_session=self._capture[0],
+                capture_turn=self._capture[1],
+                captured=str(self.folder / "captured.npz"),
+            )
+        timed = self.timed_run(request, target / "power.npz")
         timed = timed.model_copy(update={"throttle": self.throttle})
         (target / "timing.json").write_text(timed.model_dump_json(indent=1), encoding="utf-8")
         self.seals.add(*(target / name for name in ("events.npz", "power.npz", "timing.json")))
@@ -210,39 +216,37 @@ class MeasuredCell:
         self.repeats_done = index + 1
         self.repeat_s = max(self.repeat_s, time.monotonic() - began)
 
-    def timed_run(self, arguments: dict[str, Any], power: Path) -> Timing:
-        """One `run` of the child with meter and throttle watch running, by this process's clock;
+    def timed_run(self, request: Run, power: Path) -> Timing:
+        """One run of the child with meter and throttle watch running, by this process's clock;
         the meter's samples go to `power`, the throttle reasons seen to `throttle`."""
-        limits = self.inputs.limits
+        limits = self.inputs.settings.limits
         meter = None if self.simulated else self.inputs.meter
         if self.simulated:
-            arguments = arguments | {"power": str(power)}
+            request = replace(request, power=str(power))
         watch = watch_for(self.inputs.chip)
         if meter is not None:
             meter.start()
         if watch is not None:
             watch.start()
         try:
-            answer, timed = timing.timed_run(
-                self.running(), limits.run_s + limits.grace_s, arguments
-            )
+            answer, timed = timing.timed_run(self.running(), limits.run_s + limits.grace_s, request)
         finally:
             self.throttle = watch.stop() if watch is not None else None
             samples = meter.stop() if meter is not None else None
         if samples is not None:
             save_samples(power, samples)
-        self.note_memory(answer)
+        self.note_memory(answer.peak_rss_bytes)
         return timed
 
-    def run_arguments(self, events: Path, concurrency: int) -> dict[str, Any]:
-        """What a `run` command says whatever the repeat."""
-        return {
-            "trace": str(self.folder / "trace.npz"),
-            "events": str(events),
-            "concurrency": concurrency,
-            "scenario": self.inputs.plan.scenario,
-            "deadline_s": self.inputs.limits.run_s,
-        }
+    def run_request(self, events: Path, concurrency: int) -> Run:
+        """What the child is asked to run, whatever the repeat."""
+        return Run(
+            trace=str(self.folder / "trace.npz"),
+            events=str(events),
+            concurrency=concurrency,
+            scenario=self.inputs.plan.scenario,
+            deadline_s=self.inputs.settings.limits.run_s,
+        )
 
     def events(self) -> tuple[dict[str, Table], ...]:
         """Events of every repeat done; CellFailedError where any file of the cell was changed
@@ -263,9 +267,24 @@ class MeasuredCell:
     @property
     def class_name(self) -> str:
         """The class of precision, concluded from what the child says that it computes."""
-        computed = self.loaded["precision"]
-        taken = linear_input_of(str(computed["activation"]))
-        return precision_class(computed["weights"], taken, computed["kv"])
+        computed = self.loaded.precision
+        return precision_class(computed.weights, linear_input_of(computed.activation), computed.kv)
+
+    def outcome(self) -> CellOutcome:
+        """What has been measured so far, frozen."""
+        return CellOutcome(
+            inputs=self.inputs,
+            loaded=self.answer,
+            parity=self.parity,
+            audit=self.audit,
+            capacity=self.capacity,
+            sweep=tuple(self.sweep),
+            concurrency=self.concurrency,
+            repeats_done=self.repeats_done,
+            failure=self.failure,
+            notes=tuple(self.notes),
+            peak_rss_bytes=self.peak_rss_bytes,
+        )
 
     def end(self) -> None:
         """End the child if it runs, keep the end of its log, and free its scratch."""
@@ -274,7 +293,7 @@ class MeasuredCell:
             return
         if self.failure is None:
             try:
-                self.note_memory(child.close())
+                self.note_memory(child.close().peak_rss_bytes)
             except ChipmarkError as error:
                 self.notes.append(Note(code=NoteCode.CELL, text=f"closing: {error.message}"))
         child.kill()
@@ -287,14 +306,20 @@ class MeasuredCell:
             self.child.kill()
             self.child = None
 
+    @property
+    def loaded(self) -> LoadAnswer:
+        """What the child answered to `load`, of a cell that has loaded."""
+        assert self.answer is not None, "a step was asked of a cell that has not loaded"
+        return self.answer
+
     def running(self) -> ChildProcess:
         """The child of a cell that was started and has not ended."""
         assert self.child is not None, "a step was asked of a cell without a child"
         return self.child
 
-    def note_memory(self, answer: Mapping[str, Any]) -> None:
+    def note_memory(self, peak_rss_bytes: int) -> None:
         """Keep the largest resident memory that an answer of the child reports."""
-        self.peak_rss_bytes = max(self.peak_rss_bytes, int(answer.get("peak_rss_bytes") or 0))
+        self.peak_rss_bytes = max(self.peak_rss_bytes, peak_rss_bytes)
 
     def reference(self, trace: Trace, keys: Keys, rounded: str = "") -> Reference:
         """The oracle's logits at these places, what it had to say in the cell's notes."""

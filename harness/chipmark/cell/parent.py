@@ -15,7 +15,9 @@ from typing import Any
 
 import psutil
 
+from chipmark.cell.checked_json import FieldError, from_mapping, to_mapping
 from chipmark.cell.environment import child_environment
+from chipmark.cell.protocol import Answer, Close, CloseAnswer, Request
 from chipmark.errors import CellFailedError, DoesNotFitError
 from chipmark.processes import LogTail, family_of, how_it_ended, signal_group
 
@@ -77,6 +79,30 @@ class ChildProcess:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+    def request(
+        self, request: Request[Answer], timeout_s: float, told: Told | None = None
+    ) -> Answer:
+        """The typed answer to a request; CellFailedError says what went wrong, and names the field
+        of an answer that is not what the request is answered with."""
+        self.send_request(request)
+        return self.answer_to(request, timeout_s, told)
+
+    def send_request(self, request: Request[Any]) -> None:
+        """Send a request; `answer_to` fetches the result, so that children load side by side."""
+        self.send(request.name, **to_mapping(request))
+
+    def answer_to(
+        self, request: Request[Answer], timeout_s: float, told: Told | None = None
+    ) -> Answer:
+        """The typed answer to the last request sent."""
+        answer = self.answer(timeout_s, told)
+        try:
+            found: Answer = from_mapping(request.answer, answer)
+        except FieldError as error:
+            text = f"{request.name}: the child answers {error.field}: {error.problem}"
+            raise self._failure(text) from error
+        return found
 
     def ask(
         self, command: str, timeout_s: float, told: Told | None = None, **arguments: Any
@@ -144,16 +170,16 @@ class ChildProcess:
             self._signal_family(signal.SIGSTOP)
 
     def wake(self) -> None:
-        """Let a parked child go on."""
+        """Let a parked child continue."""
         if self._parked:
             self._signal_family(signal.SIGCONT)
             self._signal(signal.SIGCONT)
             self._parked = False
 
-    def close(self, timeout_s: float = 20.0) -> dict[str, Any]:
+    def close(self, timeout_s: float = 20.0) -> CloseAnswer:
         """Ask the child to free its device and end; its process tree is gone afterwards."""
         try:
-            return self.ask("close", timeout_s)
+            return self.request(Close(), timeout_s)
         finally:
             self.kill()
 
@@ -192,7 +218,7 @@ class ChildProcess:
         except ValueError as error:
             raise self._failure(f"{command}: answered {line[:80]!r}, which is not JSON") from error
         if not isinstance(message, dict):
-            raise self._failure(f"{command}: answered {line[:80]!r}, which is no object")
+            raise self._failure(f"{command}: answered {line[:80]!r}, which is not an object")
         return message
 
     def _result(self, command: str, message: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from chipmark.cell.contexts import Keys, turn_keys
 from chipmark.cell.logits import LogitRows, distance, load_logits
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.parity import all_turns, closed_rule_errors
+from chipmark.cell.protocol import Parity
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import linear_input_of
 from chipmark.results.manifest import Note, ParityResult
@@ -25,9 +26,9 @@ def check_parity(cell: MeasuredCell) -> None:
 
 
 def _by_oracle(cell: MeasuredCell) -> ParityResult:
-    caps = cell.loaded["caps"]
-    trace = cell.inputs.parity_trace(caps["context_buckets"])
-    if trace.max_context_tokens > caps["max_context"]:
+    caps = cell.loaded.caps
+    trace = cell.inputs.parity_trace(caps.context_buckets)
+    if trace.max_context_tokens > caps.max_context:
         trace = cell.inputs.parity_trace(())
     keys = turn_keys(trace, all_turns(trace))
     reference = cell.reference(trace, keys)
@@ -71,14 +72,9 @@ def _run(cell: MeasuredCell, trace: Trace) -> Path:
     path, out = cell.folder / "parity.npz", cell.folder / "parity-logits.npz"
     save_trace(trace, path)
     child = cell.running()
-    answer = child.ask(
-        "parity",
-        cell.inputs.limits.parity_s,
-        trace=str(path),
-        out=str(out),
-        concurrency=min(cell.room.sequences, len(trace.sessions)),
-    )
-    cell.note_memory(answer)
+    at_once = min(cell.room.sequences, len(trace.sessions))
+    request = Parity(str(path), str(out), at_once)
+    cell.note_memory(child.request(request, cell.inputs.settings.limits.parity_s).peak_rss_bytes)
     child.park()
     return out
 
@@ -86,7 +82,7 @@ def _run(cell: MeasuredCell, trace: Trace) -> Path:
 def _tolerance(cell: MeasuredCell, plain: LogitRows, trace: Trace, keys: Keys) -> float:
     """Of the precision's class; where products take rounded activations, what that rounding does
     to the very rows compared is found first, and noted."""
-    rounding = rounding_of(linear_input_of(str(cell.loaded["precision"]["activation"])))
+    rounding = rounding_of(linear_input_of(cell.loaded.precision.activation))
     if not rounding:
         return tolerance_of(cell.class_name)
     rounded = cell.reference(trace, keys, rounding)

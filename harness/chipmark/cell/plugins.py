@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
+from chipmark.cell.protocol import LoadAnswer
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.plugins import chip_identifier
 from chipmark.codes import NoteCode
@@ -30,23 +29,20 @@ _CHIPS: Group = "chipmark.chips"
 _NO_IDENTITY = "the child did not report which code it loaded"
 
 
-def child_remarks(loaded: Mapping[str, Any]) -> list[Note]:
+def child_remarks(loaded: LoadAnswer) -> list[Note]:
     """Plug-ins that the child found and did not use, from its answer to `load`."""
-    return [
-        Note(code=NoteCode.BACKEND, text=str(text)) for text in loaded.get("refused_plugins", ())
-    ]
+    return [Note(code=NoteCode.BACKEND, text=text) for text in loaded.refused_plugins]
 
 
-def backend_plugin(backend: str, loaded: Mapping[str, Any]) -> tuple[PluginId | None, str]:
+def backend_plugin(backend: str, loaded: LoadAnswer | None) -> tuple[PluginId | None, str]:
     """The backend that the child really loaded, and what is wrong with it ("" if nothing).
 
     A built-in name must be chipmark's own code, the file that lies here; any other must be the
     distribution that the parent knows by that name.
     """
-    reported = loaded.get("plugin")
-    if not isinstance(reported, dict):
+    if loaded is None:
         return None, _NO_IDENTITY
-    found = PluginId.model_validate(reported)
+    found = PluginId.model_validate(loaded.plugin)
     kind = split_backend(backend)[0]
     expected = BUILT_IN["chipmark.backends"].get(kind)
     if expected is not None:

@@ -55,6 +55,7 @@ _ORACLE_CODE = (
     "presets.py",
     "tensors.py",
     "families.py",
+    "files.py",
 )
 _CHILD_CODE = ("oracle_child.py", "contexts.py")
 

@@ -8,11 +8,12 @@ backend's, since it alone knows the types that are multiplied.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from chipmark.cell.host_probe import host_read_roof
 from chipmark.cell.parent import ChildProcess
+from chipmark.cell.protocol import LoadAnswer, Probe, ProbeAnswer
 from chipmark.chips.contract import ChipIdentity
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import linear_input_of
@@ -40,7 +41,7 @@ class RoofPlan:
 
 def roof_plan(
     chip: ChipIdentity,
-    loaded: Mapping[str, Any],
+    loaded: LoadAnswer,
     trace: Trace,
     precision: str,
     concurrency: int,
@@ -49,21 +50,20 @@ def roof_plan(
     """The plan of a loaded cell; `loaded` is the child's answer, `precision` what was asked for."""
     turns = [turn for _, turn in trace.walk()]
     mean = sum(turn.prompt_tokens for turn in turns) // max(1, len(turns))
-    caps = loaded["caps"]
-    slots = caps["n_slots"] * caps["max_context"]
-    told = str(loaded["precision"].get("activation", precision))
+    caps = loaded.caps
+    slots = caps.n_slots * caps.max_context
     wanted = working_set_bytes(
-        int(loaded["weight_bytes"]),
-        int(loaded["kv_bytes"]),
-        slots if caps["kv"] == "slots" else caps["n_pages"] * caps["page_tokens"],
+        loaded.weight_bytes,
+        loaded.kv_bytes,
+        slots if caps.kv == "slots" else caps.n_pages * caps.page_tokens,
         mean * concurrency,
     )
     return RoofPlan(
         wanted_bytes=wanted,
-        precision=product_type(linear_input_of(told)),
+        precision=product_type(linear_input_of(loaded.precision.activation)),
         by="harness" if chip.on_host else "backend",
         threads=threads,
-        llc_bytes=device_cache(chip, loaded["describe"]),
+        llc_bytes=device_cache(chip, loaded.describe),
     )
 
 
@@ -85,31 +85,30 @@ def device_cache(chip: ChipIdentity, described: Mapping[str, Any]) -> int | None
     return found if isinstance(found, int) and found > 0 else None
 
 
-def probe(child: ChildProcess, plan: RoofPlan) -> dict[str, Any]:
-    """Read bandwidth (`read`, bytes/s, at `read_bytes`) and matrix rate (`matmul`, FLOP/s) now;
-    None for a roof that could not be measured."""
+def probe(child: ChildProcess, plan: RoofPlan) -> ProbeAnswer:
+    """The roofs now; None for one that could not be measured."""
     asked = plan.wanted_bytes if plan.by == "backend" else 0
-    answer = child.ask("probe", PROBE_LIMIT_S, read_bytes=asked, precision=plan.precision)
+    answer = child.request(Probe(asked, plan.precision), PROBE_LIMIT_S)
     if plan.by == "harness":
         # Its threads may still wait awake; parked, they leave the memory to the probe.
         child.park()
         read, size = host_read_roof(plan.wanted_bytes, plan.llc_bytes, plan.threads)
-        answer |= {"read": read, "read_bytes": size}
+        return replace(answer, read=read, read_bytes=size)
     return answer
 
 
-def bracket(plan: RoofPlan, before: Mapping[str, Any], after: Mapping[str, Any]) -> Probes:
+def bracket(plan: RoofPlan, before: ProbeAnswer, after: ProbeAnswer) -> Probes:
     """The two probes around a repeat. `read_bytes` is the smaller of the two."""
-    sizes = [int(answer.get("read_bytes") or plan.wanted_bytes) for answer in (before, after)]
+    sizes = [answer.read_bytes or plan.wanted_bytes for answer in (before, after)]
     return Probes(
         read_bytes=min(sizes),
-        read_before=before["read"],
-        read_after=after["read"],
-        matmul_before=before["matmul"],
-        matmul_after=after["matmul"],
+        read_before=before.read,
+        read_after=after.read,
+        matmul_before=before.matmul,
+        matmul_after=after.matmul,
         llc_bytes=plan.llc_bytes,
-        start_s=before["start_s"],
-        end_s=after["end_s"],
+        start_s=before.start_s,
+        end_s=after.end_s,
         wanted_bytes=plan.wanted_bytes,
         by=plan.by,
     )

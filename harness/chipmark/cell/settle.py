@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chipmark.cell.protocol import LoadAnswer
 from chipmark.chips.contract import ChipIdentity, DeviceKey
 from chipmark.chips.detect import chip_of
 from chipmark.chips.nvml import same_pci, same_uuid
@@ -37,10 +38,9 @@ def is_open(chip: ChipIdentity) -> bool:
     return chip.vendor == "NVIDIA" and not (chip.key.uuid or chip.key.pci)
 
 
-def reported_key(loaded: Mapping[str, Any]) -> DeviceKey:
-    """The card that a child's answer to `load` names."""
-    described = loaded.get("describe")
-    hardware = described.get("hardware") if isinstance(described, Mapping) else None
+def reported_key(described: Mapping[str, Any]) -> DeviceKey:
+    """The card that a backend's `describe` names."""
+    hardware = described.get("hardware")
     if not isinstance(hardware, Mapping):
         return DeviceKey()
     return DeviceKey(*(str(hardware.get(field) or "") for field in ("uuid", "pci", "name")))
@@ -50,7 +50,7 @@ def settle(
     backend: str,
     chip: ChipIdentity,
     meter: Meter | None,
-    loaded: Mapping[str, Any],
+    loaded: LoadAnswer,
     pick: PickMeter,
 ) -> Settled:
     """Chip and meter of `backend` after it has loaded.
@@ -62,10 +62,10 @@ def settle(
         if chip.verified:
             return Settled(chip, meter)
         # Such a chip has no name before its backend has reported one.
-        return Settled(chip_of(backend, str(loaded["device"])), meter)
-    key = reported_key(loaded)
+        return Settled(chip_of(backend, loaded.device), meter)
+    key = reported_key(loaded.describe)
     if is_open(chip):
-        chip = chip_of(backend, key.name or str(loaded["device"]), key=key)
+        chip = chip_of(backend, key.name or loaded.device, key=key)
         meter, remarks = pick(chip)
         notes = tuple(Note(code=NoteCode.METER, text=text) for text in remarks)
         settled = Settled(chip, meter, notes)

@@ -45,7 +45,7 @@ def steadiness(cell: MeasuredCell) -> Steadiness:
 
     Raises what reading a raw folder raises.
     """
-    manifest = assemble(cell, cell.inputs.chip, "", {})
+    manifest = assemble(cell.outcome(), "", {})
     return of_metrics(derive(load_raw(cell.folder, manifest)), manifest.scenario, cell.repeats_done)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from chipmark.cell.computes import computed_pairs
+from chipmark.cell.given import check_idle_s, merged, read_options, read_slo, slo_of
 from chipmark.errors import BadInputError, UnknownNameError, UsageError
 from chipmark.registry import split_backend
+from chipmark.results.manifest import Slo
 from chipmark.workload.replay_files import MOONCAKE_BLOCK
 from chipmark_models.precision import precision_named
 
@@ -26,7 +30,7 @@ Scenario = Literal["equal_n", "capacity"]
 SCENARIOS: tuple[Scenario, ...] = ("equal_n", "capacity")
 
 _LISTS = ("workload", "scale", "model", "precision", "backend", "concurrency")
-_SINGLE = ("sessions", "scenario", OLD_SCENARIO)
+_SINGLE = ("sessions", "scenario", "options", OLD_SCENARIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,14 @@ class CellPlan:
     concurrency: int
     scenario: Scenario
     block_tokens: int = MOONCAKE_BLOCK
+    options_json: str = "{}"
+    """Options of the backend as JSON, so that a plan can be a key."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the backend (`LoadSpec.options`)."""
+        found: dict[str, Any] = json.loads(self.options_json)
+        return found
 
     @property
     def group(self) -> tuple[object, ...]:
@@ -83,6 +95,10 @@ class Suite:
     """Seconds of the whole run; repeats are added only within it."""
     renamed: tuple[str, ...] = ()
     """Old names of fields that were read, each as a sentence for the user."""
+    slo: Slo | None = None
+    """The objective that the suite or the command line names; None is the default."""
+    idle_s: float | None = None
+    """Seconds of idle before and after, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +118,11 @@ class Overrides:
     transcript: str = ""
     trace: str = ""
     block_tokens: int | None = None
+    options: tuple[str, ...] = ()
+    """`[KIND:]KEY=VALUE`, over the suite's."""
+    slo: str = ""
+    """`FIELD=VALUE,...`"""
+    idle_s: float | None = None
 
 
 def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
@@ -119,7 +140,8 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
     if chosen not in tables:
         raise UnknownNameError("suite", name, names, "or give the path of a TOML file")
     table = tables[chosen]
-    _known_fields(path, chosen, table, ("title", "repeats", "budget_s", "cells"))
+    known = ("title", "repeats", "budget_s", "slo", "idle_s", "cells")
+    _known_fields(path, chosen, table, known)
     repeats = overrides.repeats if overrides.repeats is not None else table.get("repeats", 3)
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
         raise BadInputError(path, f"{repeats!r} is not a count", field=f"{chosen}.repeats")
@@ -141,7 +163,41 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
         if OLD_SCENARIO in block:
             field = f"{chosen}.cells[{number}].{OLD_SCENARIO}"
             renamed.append(f"{path}: {field} is now called scenario")
-    return Suite(chosen, repeats, tuple(cells), tuple(left_out), float(budget_s), tuple(renamed))
+    return Suite(
+        chosen,
+        repeats,
+        tuple(cells),
+        tuple(left_out),
+        float(budget_s),
+        tuple(renamed),
+        _slo(path, chosen, table, overrides),
+        _idle_s(path, chosen, table, overrides),
+    )
+
+
+def _slo(path: Path, where: str, table: Mapping[str, Any], overrides: Overrides) -> Slo | None:
+    if overrides.slo:
+        return read_slo(overrides.slo)
+    given = table.get("slo")
+    if given is None:
+        return None
+    if not isinstance(given, dict):
+        raise BadInputError(path, "must be a table", field=f"{where}.slo")
+    try:
+        return slo_of(given)
+    except (UsageError, UnknownNameError) as error:
+        raise BadInputError(path, error.message, field=f"{where}.slo") from error
+
+
+def _idle_s(path: Path, where: str, table: Mapping[str, Any], overrides: Overrides) -> float | None:
+    if overrides.idle_s is not None:
+        return check_idle_s(overrides.idle_s)
+    given = table.get("idle_s")
+    if given is None:
+        return None
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
+        raise BadInputError(path, f"{given!r} is not seconds", field=f"{where}.idle_s")
+    return float(given)
 
 
 def suite_names() -> list[str]:
@@ -225,6 +281,14 @@ def _unfold(
         raise UsageError(
             "no backend was found here", "`chipmark doctor` says what is missing; or name one: -b"
         )
+    own = table.get("options", {})
+    if not isinstance(own, dict):
+        raise BadInputError(path, "must be a table", field=f"{where}.options")
+
+    def options_of(backend: str) -> str:
+        given = read_options(overrides.options, split_backend(backend)[0])
+        return json.dumps(merged(own, given), sort_keys=True)
+
     computed = computed_pairs(backends, axes["precision"], named=bool(axes["backend"]))
     base = CellPlan("", "", "", "", kind, "", sessions, 0, cast("Scenario", scenario))
     if block_tokens is not None:
@@ -238,6 +302,7 @@ def _unfold(
             precision=precision,
             concurrency=concurrency,
             backend=backend,
+            options_json=options_of(backend),
         )
         for workload, scale, model, precision, concurrency, backend in itertools.product(
             axes["workload"],
@@ -263,7 +328,7 @@ def _axis(path: Path, where: str, name: str, table: Mapping[str, Any]) -> list[A
     if name not in table:
         if name in defaults:
             return defaults[name]
-        raise BadInputError(path, "is lacking", field=f"{where}.{name}")
+        raise BadInputError(path, "is missing", field=f"{where}.{name}")
     value = table[name]
     values = value if isinstance(value, list) else [value]
     kind = int if name == "concurrency" else str

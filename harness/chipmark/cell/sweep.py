@@ -73,8 +73,8 @@ def sweep(cell: MeasuredCell) -> None:
     def measure(n: int) -> Tried:
         events = cell.folder / f"sweep-{n}.npz"
         power = cell.folder / f"sweep-{n}-power.npz"
-        cell.timed_run(cell.run_arguments(events, n), power)
-        return sweep_point(events, power, n, inputs.slo, inputs.meter, inputs.trace)
+        cell.timed_run(cell.run_request(events, n), power)
+        return sweep_point(events, power, n, inputs.settings.slo, inputs.meter, inputs.trace)
 
     found = find_capacity(measure, cell.room.sequences)
     assert cell.child is not None
@@ -82,7 +82,7 @@ def sweep(cell: MeasuredCell) -> None:
     cell.sweep = list(found.points)
     cell.concurrency = max(1, found.best)
     cell.capacity = CapacityResult(concurrency=found.best or None, cut=found.cut)
-    cell.notes += capacity_notes(found, inputs.slo)
+    cell.notes += capacity_notes(found, inputs.settings.slo)
 
 
 def capacity_notes(found: Capacity, slo: Slo) -> list[Note]:

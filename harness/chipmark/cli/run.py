@@ -72,6 +72,21 @@ def run(
     audit_s: float = typer.Option(
         120.0, "--audit-s", min=0.0, help="Seconds for the audit of a group; more is pending."
     ),
+    option: list[str] = typer.Option(
+        [],
+        "--option",
+        metavar="[KIND:]KEY=VALUE",
+        help=f"An option of the backend, or of those of one kind: ort:graph=plain. {_AGAIN}",
+    ),
+    slo: str = typer.Option(
+        "",
+        "--slo",
+        metavar="FIELD=VALUE,...",
+        help="The objective: ttft_append_s, ttft_cold_s, tpot_s, share, name.",
+    ),
+    idle_s: float | None = typer.Option(
+        None, "--idle-s", help="Seconds of idle power before and after; 31 where it is metered."
+    ),
     reference: list[Path] = typer.Option(
         [],
         "--reference",
@@ -93,6 +108,8 @@ def run(
 
       chipmark run quick -b sim:golden -o runs/sim
 
+      chipmark run quick -b ort:cpu --option graph=plain --slo tpot_s=0.03,name=fast -o runs/plain
+
       chipmark run standard -b torch:cuda -m qwen3-8b@synthetic --precision bf16 --scenario capacity
     """
     from chipmark.api.run import run as measure
@@ -111,7 +128,8 @@ def run(
                 budget_s=budget_s, scenario=scenario, transcript=transcript, trace=trace,
                 block_tokens=block_tokens, out=out, seed=seed, feedback=feedback, threads=threads,
                 power_w=power_w, python=python, fresh=fresh, max_chunk=chunk, limit_s=limit_s,
-                audit_s=audit_s, references=reference, reporter=reporter,
+                audit_s=audit_s, options=option, slo=slo, idle_s=idle_s, references=reference,
+                reporter=reporter,
             )  # fmt: skip
         except CellFailedError as error:
             failed = error

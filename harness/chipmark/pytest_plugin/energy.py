@@ -98,4 +98,4 @@ def key_here(backend: str, loaded: LoadedBackend | None) -> DeviceKey:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             described = {"hardware": hardware(torch.device(device if ":" in device else "cuda:0"))}
-    return reported_key({"describe": described})
+    return reported_key(described)

@@ -10,11 +10,11 @@ not depend on chunks, batches or concurrency.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from chipmark.engine.contract import Caps, LaunchPlan, LoadSpec, Phase
-from chipmark.errors import DoesNotFitError
+from chipmark.errors import DoesNotFitError, UnknownNameError
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,12 @@ class SimSpec:
     def caps(self, load: LoadSpec) -> Caps:
         """Capabilities for what is asked to be held; `options["caps"]` replaces fields.
 
-        Raises DoesNotFitError where weights and KV exceed the simulated memory.
+        Raises DoesNotFitError where weights and KV exceed the simulated memory, UnknownNameError
+        for an option or a capability that does not exist.
         """
+        for name in load.options:
+            if name != "caps":
+                raise UnknownNameError("option of sim", name, ("caps",))
         slots = load.n_seqs + (load.reserved_slots if self.prefix == "copy" else 0)
         tokens = load.kv_tokens if self.kv == "paged" else slots * load.max_context
         room = self.memory_bytes - self.weight_bytes
@@ -123,6 +127,10 @@ class SimSpec:
             prefill_rows=self.prefill_rows,
         )
         changes: Mapping[str, Any] = load.options.get("caps", {})
+        known = [field.name for field in fields(Caps)]
+        for name in changes:
+            if name not in known:
+                raise UnknownNameError("capability", name, known)
         return replace(caps, **changes)
 
 

@@ -1,0 +1,103 @@
+"""Backend options, objectives and idle times as they are given: on a command line, in a suite."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from chipmark.errors import UnknownNameError, UsageError
+from chipmark.results.manifest import Slo
+
+CUSTOM_SLO = "custom"
+"""The name of an objective whose limits were given without a name."""
+
+_OPTION = re.compile(r"(?:(?P<kind>[a-z_][a-z0-9_]*):)?(?P<key>[A-Za-z0-9_.-]+)=(?P<value>.*)")
+_LIMITS = ("ttft_append_s", "ttft_cold_s", "tpot_s", "share")
+
+
+def read_options(texts: Iterable[str], kind: str) -> dict[str, Any]:
+    """Options of a backend kind out of `[KIND:]KEY=VALUE` texts; those of other kinds are left out.
+
+    A value is a TOML value (`4`, `true`, `[1, 2]`), and text where it is none; a dot in the key is
+    a table within. The last of a name holds. Raises UsageError.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        parts = _OPTION.fullmatch(text)
+        if parts is None:
+            raise UsageError(
+                f"--option {text!r} is not KEY=VALUE", "as --option graph=plain or ort:graph=plain"
+            )
+        if parts["kind"] in (None, kind):
+            found = merged(found, _read(text, parts["key"], parts["value"]))
+    return found
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, `second` over `first`, tables within likewise."""
+    found = dict(first)
+    for key, value in second.items():
+        inner = found.get(key)
+        if isinstance(inner, Mapping) and isinstance(value, Mapping):
+            found[key] = merged(inner, value)
+        else:
+            found[key] = value
+    return found
+
+
+def read_slo(text: str) -> Slo:
+    """An objective out of `FIELD=VALUE,...`: ttft_append_s, ttft_cold_s, tpot_s (seconds), share,
+    name. What is not given is the default's. Raises UsageError, UnknownNameError."""
+    given: dict[str, Any] = {}
+    for part in text.split(","):
+        name, equals, value = part.strip().partition("=")
+        if not equals:
+            raise UsageError(f"--slo {part.strip()!r} is not FIELD=VALUE", "as --slo tpot_s=0.03")
+        given[name.strip()] = value.strip()
+    for name in _LIMITS:
+        if name in given:
+            try:
+                given[name] = float(given[name])
+            except ValueError as error:
+                text = f"--slo {name}={given[name]}: not a number"
+                raise UsageError(text, f"as --slo {name}=0.5") from error
+    return slo_of(given)
+
+
+def slo_of(given: Mapping[str, Any]) -> Slo:
+    """An objective out of its fields. Raises UsageError, UnknownNameError."""
+    for name, value in given.items():
+        if name == "name":
+            if not isinstance(value, str) or not value.strip():
+                raise UsageError("the objective's name is empty")
+            continue
+        if name not in _LIMITS:
+            raise UnknownNameError("field of the objective", name, ("name", *_LIMITS))
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < math.inf or (name == "share" and value > 1):
+            what = "a share of turns, over 0 and at most 1" if name == "share" else "seconds over 0"
+            raise UsageError(f"the objective's {name} is {value!r}: it must be {what}")
+    named = dict(given)
+    if any(name in given for name in _LIMITS):
+        named.setdefault("name", CUSTOM_SLO)
+    return Slo.model_validate(named)
+
+
+def check_idle_s(seconds: float) -> float:
+    """Seconds of idle; UsageError for a negative or endless one."""
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"--idle-s is {seconds:g}: not a time", "give seconds; 0 leaves it out")
+    return float(seconds)
+
+
+def _read(text: str, key: str, value: str) -> dict[str, Any]:
+    for shown in (value, json.dumps(value)):
+        try:
+            return tomllib.loads(f"{key} = {shown}")
+        except tomllib.TOMLDecodeError:
+            continue
+    raise UsageError(f"--option {text!r}: {key!r} is not a key", "letters, digits, _ and -; a dot")

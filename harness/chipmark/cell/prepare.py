@@ -1,0 +1,180 @@
+"""Cells before their children start: traces, weights, chips and meters, each made once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from chipmark.cell.folder import cell_key
+from chipmark.cell.inputs import CellInputs
+from chipmark.cell.reporter import Reporter
+from chipmark.cell.settings import RunOptions
+from chipmark.cell.settle import PickMeter, is_open
+from chipmark.cell.suite import CellPlan
+from chipmark.cell.workloads import (
+    ModelInUse,
+    check_source,
+    find_model,
+    prepare_model,
+    sim_config,
+    sim_model,
+    trace_of,
+)
+from chipmark.chips.catalogue import catalogue, catalogue_name
+from chipmark.chips.contract import ChipIdentity
+from chipmark.chips.detect import chip_of
+from chipmark.chips.nameplate import nameplate, unit_nameplate_w
+from chipmark.codes import NoteCode
+from chipmark.engine.plugins import needs_weights_file
+from chipmark.meters.contract import Meter, Scope
+from chipmark.meters.pick import pick_meter
+from chipmark.meters.replay import ReplayMeter, sim_info
+from chipmark.meters.request import AssumedPower, MeterRequest
+from chipmark.registry import is_simulated, split_backend
+from chipmark.results.manifest import Note
+from chipmark.workload.trace import Trace
+from chipmark_models.weights.source import WeightRef
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCell:
+    """A cell that is ready to be measured."""
+
+    inputs: CellInputs
+    key: str
+    """What makes it the same measurement as a stored one: see `resume_key`."""
+
+
+class Preparation:
+    """Traces, weights, chips and meters of cells, each made once."""
+
+    def __init__(self, options: RunOptions, reporter: Reporter) -> None:
+        self._options, self._reporter = options, reporter
+        self._refs: dict[str, WeightRef] = {}
+        self._models: dict[tuple[str, str, bool], ModelInUse] = {}
+        self._traces: dict[tuple[object, ...], Trace] = {}
+
+    def cell(self, plan: CellPlan, repeats: int) -> PreparedCell:
+        """Everything a cell needs before its child starts."""
+        trace = self.trace(plan)
+        in_use = self._model_in_use(plan)
+        identity = sim_model(plan.model) if in_use is None else in_use.identity
+        chip = chip_of(plan.backend)
+        pick = self._picker(plan)
+        meter, notes = self._meter(plan, chip, pick)
+        inputs = CellInputs(
+            plan=plan,
+            trace=trace,
+            model=identity,
+            in_use=in_use,
+            chip=chip,
+            meter=meter,
+            repeats=repeats,
+            settings=self._options,
+            notes=(*notes, *chip_notes(chip), *option_notes(plan)),
+            pick_meter=pick,
+        )
+        return PreparedCell(inputs, resume_key(inputs))
+
+    def _picker(self, plan: CellPlan) -> PickMeter:
+        device = split_backend(plan.backend)[1]
+
+        def pick(chip: ChipIdentity) -> tuple[Meter | None, tuple[str, ...]]:
+            return pick_meter(meter_request(chip, device, self._options.power_w))
+
+        return pick
+
+    def _meter(
+        self, plan: CellPlan, chip: ChipIdentity, pick: PickMeter
+    ) -> tuple[Meter | None, list[Note]]:
+        """The meter of a cell, and remarks on it. A card that is not known yet is metered as soon
+        as the loaded process reports it."""
+        if is_simulated(plan.backend):
+            return ReplayMeter(sim_info(split_backend(plan.backend)[1])), []
+        meter, remarks = (None, ()) if is_open(chip) else pick(chip)
+        return meter, [Note(code=NoteCode.METER, text=text) for text in remarks]
+
+    def trace(self, plan: CellPlan) -> Trace:
+        """The trace of a cell, for which weights are looked at but not prepared."""
+        key = (plan.kind, plan.workload, plan.scale, plan.sessions, plan.model)
+        if key not in self._traces:
+            ref = self._ref_of(plan)
+            config = check_source(ref) if ref else sim_config(plan.model)
+            self._traces[key] = trace_of(plan, ref, config, self._options.seed)
+        return self._traces[key]
+
+    def _ref_of(self, plan: CellPlan) -> WeightRef | None:
+        simulated = is_simulated(plan.backend)
+        return None if simulated and plan.kind != "transcript" else self._ref(plan.model)
+
+    def _ref(self, name: str) -> WeightRef:
+        if name not in self._refs:
+            self._refs[name] = find_model(name, self._options.seed, self._reporter.stage)
+        return self._refs[name]
+
+    def _model_in_use(self, plan: CellPlan) -> ModelInUse | None:
+        """The weights of a cell, prepared once; None for a simulated device."""
+        ref = self._ref_of(plan)
+        if is_simulated(plan.backend) or ref is None:
+            return None
+        key = (plan.model, plan.precision, needs_weights_file(plan.backend))
+        if key not in self._models:
+            self._models[key] = prepare_model(
+                ref, plan.precision, plan.backend, self._reporter.stage
+            )
+        return self._models[key]
+
+
+def resume_key(inputs: CellInputs) -> str:
+    """What makes two cells the same measurement: a record with this key is not measured again."""
+    plan, chip, settings = inputs.plan, inputs.chip, inputs.settings
+    return cell_key(
+        {
+            "backend": plan.backend,
+            "model": inputs.model.source_hash,
+            "precision": plan.precision,
+            "trace": inputs.trace.hash,
+            "scenario": plan.scenario,
+            "concurrency": plan.concurrency,
+            "repeats": inputs.repeats,
+            "chip": [chip.name, chip.device_name, chip.identity],
+            "slo": settings.slo.model_dump(),
+            "run_s": settings.limits.run_s,
+            **settings.kept(plan.options),
+        }
+    )
+
+
+def chip_notes(chip: ChipIdentity) -> list[Note]:
+    """What a row says of a chip that is known by its family alone."""
+    entry = catalogue().cpus.get(catalogue_name(chip.name))
+    if entry is None or not entry.assumed:
+        return []
+    return [Note(code=NoteCode.CHIP_BY_ASSUMPTION, text="; ".join(chip.evidence))]
+
+
+def option_notes(plan: CellPlan) -> list[Note]:
+    """What a row says of options that were given to its backend."""
+    if not plan.options:
+        return []
+    text = json.dumps(plan.options, sort_keys=True)
+    return [Note(code=NoteCode.BACKEND_OPTIONS, text=f"given to {plan.backend}: {text}")]
+
+
+def meter_request(chip: ChipIdentity, device: str, power_w: float | None) -> MeterRequest:
+    """What a meter of this chip is asked for, with what its nameplate allows."""
+    plate = nameplate(chip)
+    assumed = None
+    if plate is not None:
+        scope: Scope = "cpu-share" if chip.unit == "cpu-share" else "package"
+        covers = f"{chip.used} vCPUs" if chip.unit == "cpu-share" else f"{chip.used} packages"
+        assumed = AssumedPower(plate.power_w, scope, covers, plate.method)
+    return MeterRequest(
+        chip.vendor,
+        chip.unit,
+        device,
+        power_w,
+        assumed,
+        nameplate_w=unit_nameplate_w(chip),
+        key=chip.key,
+    )

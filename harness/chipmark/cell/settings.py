@@ -1,0 +1,84 @@
+"""The settings of a run: one object from the command to the backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from chipmark.results.manifest import Slo
+
+IDLE_S = 31.0
+"""Idle with the model loaded, before and after: the definition asks for 30 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds after which a child is ended."""
+
+    load_s: float = 1200.0
+    parity_s: float = 900.0
+    run_s: float = 3600.0
+    """Of one repeat."""
+    grace_s: float = 60.0
+    audit_s: float = 120.0
+    """That the oracle may take, by its estimate, for the audit of a group of cells; what needs
+    more is pending."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Choices that hold for all cells of a run."""
+
+    seed: int = 0
+    """Of the workload and of synthetic weights."""
+    feedback: Literal["forced", "sampled"] = "forced"
+    threads: int = 0
+    """Of a CPU backend; 0 is its own choice."""
+    power_w: float | None = None
+    """The unit's power, declared by the user."""
+    python: str = ""
+    """The interpreter of the measured processes; "" is this one."""
+    fresh: bool = False
+    """A fresh process for every repeat."""
+    max_chunk: int = 256
+    """Most prompt tokens of one launch."""
+    slo: Slo = field(default_factory=Slo)
+    """The objective of goodput, attainment and the capacity scenario."""
+    idle_s: float = IDLE_S
+    """How long idle power is measured before and after, where there is a meter; 0 is not at all."""
+    limits: Limits = field(default_factory=Limits)
+    references: tuple[Path, ...] = ()
+    """Files of reference logits that were computed elsewhere."""
+
+    def of_suite(self, slo: Slo | None, idle_s: float | None) -> RunOptions:
+        """The same, with the objective and the idle time that a suite (or the command line, which
+        goes first) names."""
+        return replace(
+            self,
+            slo=self.slo if slo is None else slo,
+            idle_s=self.idle_s if idle_s is None else idle_s,
+        )
+
+    def kept(self, backend_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What a record keeps of them, and what makes two cells the same measurement.
+
+        Those that came later are in it only where they differ from the default, so that a run of
+        before resumes.
+        """
+        later: dict[str, Any] = {}
+        if backend_options:
+            later["backend_options"] = dict(backend_options)
+        if self.idle_s != IDLE_S:
+            later["idle_s"] = self.idle_s
+        return {
+            "seed": self.seed,
+            "feedback": self.feedback,
+            "threads": self.threads,
+            "power_w": self.power_w,
+            "python": self.python,
+            "fresh": self.fresh,
+            "max_chunk": self.max_chunk,
+            **later,
+        }

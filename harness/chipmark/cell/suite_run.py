@@ -1,0 +1,176 @@
+"""A whole suite: cells loaded, measured in turns, and written as records one by one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chipmark.cell.assemble import assemble
+from chipmark.cell.audit import SHARE_OF_BUDGET
+from chipmark.cell.audit_cells import audit_cells
+from chipmark.cell.folder import Held, check_output, held, scratch
+from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.more_repeats import add_repeats, share_of
+from chipmark.cell.parity_check import check_parity
+from chipmark.cell.prepare import Preparation, PreparedCell
+from chipmark.cell.reference import References
+from chipmark.cell.reporter import Reporter
+from chipmark.cell.settings import RunOptions
+from chipmark.cell.suite import Suite, groups, order_of
+from chipmark.cell.sweep import sweep
+from chipmark.engine.lanes import check_closed_loop
+from chipmark.errors import ChipmarkError
+from chipmark.log import logger_of
+from chipmark.metrics.ranking import MIN_REPEATS
+from chipmark.results.store import write_record
+from chipmark_models.weights.prepared import cache_folder
+
+_LOG = logger_of(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """Records written (those of failed cells too) and titles of cells skipped or failed."""
+
+    written: tuple[Path, ...]
+    skipped: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) -> RunReport:
+    """Measure every cell whose record is not in `out` yet.
+
+    All input is checked, and the weights prepared, before the first child starts. A cell that
+    fails leaves a record that says why; the others continue. Raises ChipmarkError for bad input.
+    """
+    check_output(out)
+    options = options.of_suite(suite.slo, suite.idle_s)
+    until_s = time.monotonic() + suite.budget_s
+    before = held(out)
+    prepared = Preparation(options, reporter)
+    for plan in suite.cells:
+        if plan.scenario == "capacity":
+            check_closed_loop(prepared.trace(plan))
+    batches = [[prepared.cell(plan, suite.repeats) for plan in group] for group in groups(suite)]
+    written: list[Path] = []
+    skipped: list[str] = []
+    failed: list[str] = []
+    with (
+        scratch(out) as folder,
+        References(cache_folder(), folder / "oracle", options.references) as references,
+    ):
+        for number, batch in enumerate(batches):
+            for item in batch:
+                _LOG.info("%s: resume key %s", item.inputs.plan.title, item.key)
+                if item.key in before.done:
+                    skipped.append(item.inputs.plan.title)
+                    reporter.say(f"{item.inputs.plan.title}: its record is here already; skipped")
+            todo = [item for item in batch if item.key not in before.done]
+            cells = [
+                MeasuredCell(item.inputs, folder / f"{number}-{index}", references)
+                for index, item in enumerate(todo)
+            ]
+            try:
+                group_until_s = share_of(until_s, time.monotonic(), len(batches) - number)
+                _measure(cells, suite.repeats, group_until_s, options, reporter)
+                for cell, item in zip(cells, todo, strict=True):
+                    title = item.inputs.plan.title
+                    cell.guard(cell.seals.check)
+                    failure = cell.failure.text if cell.failure else ""
+                    try:
+                        written.append(_write(cell, item, out, options, before))
+                    except (OSError, ChipmarkError) as error:
+                        # A full disk, or events that contradict themselves: this cell's matter.
+                        failure = f"{failure}; no record: {error}".removeprefix("; ")
+                    if failure:
+                        failed.append(title)
+                        reporter.say(f"{title}: FAILED: {failure}")
+            finally:
+                for cell in cells:
+                    cell.kill()
+    return RunReport(tuple(written), tuple(skipped), tuple(failed))
+
+
+def _write(
+    cell: MeasuredCell, item: PreparedCell, out: Path, options: RunOptions, before: Held
+) -> Path:
+    kept = options.kept(item.inputs.plan.options)
+    manifest = assemble(cell.outcome(), item.key, kept)
+    text = manifest.model_dump_json(by_alias=True, indent=1)
+    (cell.folder / "cell.json").write_text(text, encoding="utf-8")
+    path = write_record(out, cell.folder)
+    before.drop_failed(item.key)
+    return path
+
+
+def _measure(
+    cells: Sequence[MeasuredCell],
+    repeats: int,
+    until_s: float,
+    options: RunOptions,
+    reporter: Reporter,
+) -> None:
+    """Load, check, repeat in rotating order, add repeats until `until_s` (of the monotonic clock)
+    where intervals are wide, end; then audit what was done."""
+    reporter.steps(len(cells) * (repeats + 2))
+
+    def each(text: str, step: Callable[[MeasuredCell], None], order: Sequence[int]) -> None:
+        for index in order:
+            cell = cells[index]
+            if cell.alive:
+                reporter.stage(f"{cell.inputs.plan.title}: {text}")
+                _LOG.info("%s: %s", cell.inputs.plan.title, text)
+                cell.guard(lambda cell=cell: step(cell))  # type: ignore[misc]
+
+    forward = range(len(cells))
+    _load(cells, reporter)
+    each("parity against the oracle", check_parity, forward)
+    for _ in cells:
+        reporter.step()
+    if cells and cells[0].inputs.plan.scenario == "capacity":
+        each("sweep over the number of sessions", sweep, forward)
+    each("idle power before", lambda cell: cell.idle("before"), forward)
+
+    def once(repeat: int, which: Sequence[int], text: str) -> None:
+        for index in order_of(repeat, len(cells)):
+            if index not in which:
+                continue
+            if options.fresh and repeat > 0:
+                each("a fresh process", _restart, [index])
+            each(text, lambda cell: cell.repeat(cell.repeats_done), [index])
+            reporter.step()
+
+    for repeat in range(repeats):
+        once(repeat, forward, f"repeat {repeat + 1} of {repeats}")
+    audited = any(not cell.simulated for cell in cells)
+    audit_s = SHARE_OF_BUDGET * options.limits.audit_s if audited else 0.0
+    if repeats >= MIN_REPEATS:
+        # Who asks for fewer has asked for no rank, and one more would not give one.
+        add_repeats(cells, until_s, once, audit_s=audit_s)
+    each("idle power after", lambda cell: cell.idle("after"), forward)
+    for cell in cells:
+        cell.end()
+    reporter.stage("audit against the oracle")
+    audit_cells(cells, options.limits.audit_s)
+
+
+def _load(cells: Sequence[MeasuredCell], reporter: Reporter) -> None:
+    """Load all; the next child starts while the one before loads, as nothing is timed yet."""
+    started = 0
+    for index, cell in enumerate(cells):
+        while started < min(index + 2, len(cells)):
+            cells[started].guard(cells[started].start)
+            started += 1
+        reporter.stage(f"{cell.inputs.plan.title}: loading, compiling, warming")
+        cell.guard(cell.finish_load)
+        reporter.step()
+
+
+def _restart(cell: MeasuredCell) -> None:
+    if cell.child is not None:
+        cell.child.close()
+    cell.answer = None
+    cell.start()
+    cell.finish_load()
