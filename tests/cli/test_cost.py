@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chipmark.cli.main import main
-from chipmark.results.store import write_record
+from chipmark.results.write import record_raw
 
 OLD = Path(__file__).parents[1] / "results" / "data" / "record-1"
 CARD = {"chip__name": "nvidia-h200-sxm", "audit": {"verdict": "pass"}}
@@ -24,7 +24,7 @@ def stored(rawcells: ModuleType, tmp_path: Path):
         raw = rawcells.write_raw(tmp_path / "raw" / name, **changes)
         out = tmp_path / name
         out.mkdir()
-        write_record(out, raw)
+        record_raw(out, raw)
         return out
 
     return store

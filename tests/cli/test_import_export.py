@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from chipmark.results.store import write_record
+from chipmark.results.write import record_raw
 
 DATA = Path(__file__).parents[1] / "benchmark_json" / "data"
 
@@ -70,7 +70,7 @@ def test_an_exported_capacity_is_named_by_its_work(chipmark, rawcells, tmp_path:
     names = []
     for n in (4, 8):
         raw = rawcells.write_raw(tmp_path / f"raw-{n}", scenario="capacity", concurrency=n)
-        write_record(tmp_path / f"runs-{n}", raw)
+        record_raw(tmp_path / f"runs-{n}", raw)
         out = tmp_path / f"{n}.json"
         assert chipmark("export", tmp_path / f"runs-{n}", "-o", out).code == 0
         benchmarks = json.loads(out.read_text())["benchmarks"]

@@ -6,14 +6,15 @@ from types import ModuleType
 
 import pytest
 
-from chipmark.results.store import find_records, write_record
+from chipmark.results.store import find_records
+from chipmark.results.write import record_raw
 
 OLD = Path(__file__).parents[1] / "results" / "data" / "record-1"
 
 
 @pytest.fixture
 def runs(rawcells: ModuleType, tmp_path: Path) -> Path:
-    write_record(tmp_path / "runs", rawcells.write_raw(tmp_path / "raw"))
+    record_raw(tmp_path / "runs", rawcells.write_raw(tmp_path / "raw"))
     shutil.copytree(OLD, tmp_path / "runs" / "old")
     return tmp_path / "runs"
 

@@ -255,14 +255,14 @@ def test_a_record_that_cannot_be_written_fails_its_cell_only(
 ) -> None:
     from chipmark.cell import suite_run
 
-    write = suite_run.write_record
+    write = suite_run.record_raw
 
     def full_disk(out: Path, raw: Path) -> Path:
         if "golden-slots" in (raw / "cell.json").read_text():
             raise OSError(28, "No space left on device")
         return write(out, raw)
 
-    monkeypatch.setattr(suite_run, "write_record", full_disk)
+    monkeypatch.setattr(suite_run, "record_raw", full_disk)
     answer = chipmark(
         "run", "quick", "-b", "sim:golden-slots", "-b", "sim:golden", "--sessions", 1,
         "--repeats", 1, "-o", tmp_path / "runs", "--format", "json",

@@ -19,8 +19,9 @@ from chipmark.engine.plan import RunPlan
 from chipmark.metrics.derive import derive
 from chipmark.prices.book import EXAMPLE
 from chipmark.results.raw import load_raw
-from chipmark.results.store import load_record, write_record
+from chipmark.results.store import load_record
 from chipmark.results.validate import validate
+from chipmark.results.write import record_raw
 from chipmark.workload.generate import generate
 from chipmark.workload.profile import profile
 from chipmark.workload.scale import SCALES, Scale
@@ -100,7 +101,7 @@ def test_the_way_through_the_house_agrees_with_the_closed_form(
     rawcells: ModuleType, tmp_path: Path, device: str, concurrency: int
 ) -> None:
     raw = simulated(rawcells, tmp_path, device, small(), concurrency)
-    record = write_record(tmp_path / "out", raw)
+    record = record_raw(tmp_path / "out", raw)
     assert [f for f in validate(record) if f.severity == "error"] == []
     assert [f.text for f in check_record(record, EXAMPLE)] == []
     metrics = load_record(record).metrics
@@ -122,7 +123,7 @@ def test_the_way_through_the_house_agrees_with_the_closed_form(
 def test_every_kind_of_cache_leaves_consistent_events(
     rawcells: ModuleType, tmp_path: Path, device: str
 ) -> None:
-    record = write_record(tmp_path / "out", simulated(rawcells, tmp_path, device, small(), 3))
+    record = record_raw(tmp_path / "out", simulated(rawcells, tmp_path, device, small(), 3))
     assert [f for f in validate(record) if f.severity == "error"] == []
 
 
@@ -134,7 +135,7 @@ def test_a_wrong_clock_shows_against_the_closed_form(rawcells: ModuleType, tmp_p
     columns["energy_j"] *= 1.01
     with path.open("wb") as file:
         np.savez(file, **columns)
-    record = write_record(tmp_path / "out", raw)
+    record = record_raw(tmp_path / "out", raw)
     assert not [f for f in validate(record) if f.severity == "error"]
     texts = " ".join(f.text for f in check_record(record, EXAMPLE))
     assert "power_w" in texts
@@ -143,7 +144,7 @@ def test_a_wrong_clock_shows_against_the_closed_form(rawcells: ModuleType, tmp_p
 
 def test_the_capacity_lane_uses_sessions_again(rawcells: ModuleType, tmp_path: Path) -> None:
     raw = simulated(rawcells, tmp_path, "golden", small(3), 3, scenario="capacity")
-    record = load_record(write_record(tmp_path / "out", raw))
+    record = load_record(record_raw(tmp_path / "out", raw))
     assert [f for f in validate(record.path) if f.severity == "error"] == []
     cell = load_raw(record.path, record.manifest)
     values = derive(cell).metrics
@@ -155,6 +156,6 @@ def test_only_simulated_cells_have_a_closed_form(rawcells: ModuleType, tmp_path:
     raw = simulated(rawcells, tmp_path, "golden", small(), 1)
     document = json.loads((raw / "cell.json").read_text())
     (raw / "cell.json").write_text(json.dumps(document | {"backend": "torch:cpu"}))
-    found = check_record(write_record(tmp_path / "out", raw), EXAMPLE)
+    found = check_record(record_raw(tmp_path / "out", raw), EXAMPLE)
     assert [f.code for f in found] == ["closed_form"]
     assert "torch:cpu has no closed form" in found[0].text

@@ -14,8 +14,9 @@ from chipmark.errors import BrokenRecordError, UsageError
 from chipmark.metrics.names import METRICS
 from chipmark.results.recompute import Recomputed, recompute
 from chipmark.results.record import document_text
-from chipmark.results.store import Skipped, load_record, write_recomputed, write_record
+from chipmark.results.store import Skipped, load_record
 from chipmark.results.validate import validate
+from chipmark.results.write import record_raw, write_recomputed
 from chipmark.table.rows import build_rows
 
 OLD = Path(__file__).with_name("data") / "record-1"
@@ -29,7 +30,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def record(rawcells: ModuleType, tmp_path: Path) -> Path:
-    return write_record(tmp_path / "out", rawcells.write_raw(tmp_path / "raw"))
+    return record_raw(tmp_path / "out", rawcells.write_raw(tmp_path / "raw"))
 
 
 def test_a_record_of_schema_1_is_derived_anew_with_the_same_raw_files(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_a_failed_cell_stays_one(rawcells: ModuleType, tmp_path: Path) -> None:
         load=None,
         parity={"verdict": "unchecked"},
     )
-    (result,) = recompute([write_record(tmp_path / "out", raw)], tmp_path / "anew")
+    (result,) = recompute([record_raw(tmp_path / "out", raw)], tmp_path / "anew")
     assert isinstance(result, Recomputed)
     assert set(result.new.metrics.null_reasons.values()) == {"cell_failed"}
 

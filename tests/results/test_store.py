@@ -17,13 +17,8 @@ from chipmark.metrics.derive import derive
 from chipmark.results import store
 from chipmark.results.raw import load_raw
 from chipmark.results.record import SCHEMA, document_text
-from chipmark.results.store import (
-    find_records,
-    load_record,
-    load_records,
-    sweep,
-    write_record,
-)
+from chipmark.results.store import find_records, load_record, load_records, sweep
+from chipmark.results.write import record_raw
 
 
 @pytest.fixture
@@ -33,7 +28,7 @@ def raw_dir(rawcells: ModuleType, tmp_path: Path) -> Path:
 
 
 def test_a_record_keeps_events_and_power_bit_for_bit(raw_dir: Path, tmp_path: Path) -> None:
-    folder = write_record(tmp_path / "out", raw_dir)
+    folder = record_raw(tmp_path / "out", raw_dir)
     record = load_record(folder)
     before, after = (load_raw(f, record.manifest) for f in (raw_dir, folder))
     assert len(after.repeats) == 3
@@ -50,7 +45,7 @@ def test_a_record_keeps_events_and_power_bit_for_bit(raw_dir: Path, tmp_path: Pa
 
 
 def test_a_record_is_json_with_its_schema_and_its_files(raw_dir: Path, tmp_path: Path) -> None:
-    folder = write_record(tmp_path / "out", raw_dir)
+    folder = record_raw(tmp_path / "out", raw_dir)
     document = json.loads((folder / "record.json").read_text())
     assert document["schema"] == SCHEMA == "chipmark.record/2"
     assert document["manifest"]["schema"] == "chipmark.cell/2"
@@ -62,9 +57,9 @@ def test_a_record_is_json_with_its_schema_and_its_files(raw_dir: Path, tmp_path:
 
 
 def test_a_record_is_never_written_twice(raw_dir: Path, tmp_path: Path) -> None:
-    write_record(tmp_path / "out", raw_dir)
+    record_raw(tmp_path / "out", raw_dir)
     with pytest.raises(UsageError, match="there already"):
-        write_record(tmp_path / "out", raw_dir)
+        record_raw(tmp_path / "out", raw_dir)
 
 
 @pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
@@ -76,7 +71,7 @@ def test_an_end_before_the_rename_leaves_nothing(
 
     monkeypatch.setattr(store.os, "rename", fail)
     with pytest.raises(type(error)):
-        write_record(tmp_path / "out", raw_dir)
+        record_raw(tmp_path / "out", raw_dir)
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -88,13 +83,13 @@ def test_a_killed_writer_leaves_no_record_and_its_rest_is_swept(
     script = (
         "import os, sys; from pathlib import Path; from chipmark.results import store\n"
         "store.os.rename = lambda *_: os._exit(9)\n"
-        "store.write_record(Path(sys.argv[1]), Path(sys.argv[2]))"
+        "write.record_raw(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     command = [sys.executable, "-c", script, str(out), str(raw_dir)]
     assert subprocess.run(command, check=False).returncode == 9
     assert len(list(out.glob(".*.partial/record.json"))) == 1
     assert find_records([out]) == []
-    final = write_record(out, raw_dir)
+    final = record_raw(out, raw_dir)
     assert [p.name for p in out.iterdir()] == [final.name]
 
 
@@ -113,7 +108,7 @@ def test_a_failed_cell_is_a_record_too(rawcells: ModuleType, tmp_path: Path) -> 
         load=None,
         parity={"verdict": "unchecked"},
     )
-    record = load_record(write_record(tmp_path / "out", raw))
+    record = load_record(record_raw(tmp_path / "out", raw))
     assert set(record.metrics.values.values()) == {None}
     assert set(record.metrics.null_reasons.values()) == {"cell_failed"}
 
@@ -133,7 +128,7 @@ def test_a_raw_folder_that_is_not_whole_is_named(
 ) -> None:
     spoil(raw_dir)  # type: ignore[operator]
     with pytest.raises(BadInputError, match=named):
-        write_record(tmp_path / "out", raw_dir)
+        record_raw(tmp_path / "out", raw_dir)
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
@@ -144,16 +139,16 @@ def test_a_done_turn_without_its_time_is_refused(raw_dir: Path, tmp_path: Path) 
     events["turns"]["first_token_s"][:] = np.nan
     save_events(path, events)
     with pytest.raises(BrokenRecordError, match="contradict"):
-        write_record(tmp_path / "out", raw_dir)
+        record_raw(tmp_path / "out", raw_dir)
 
 
 def test_records_are_found_below_any_path_and_broken_ones_are_named(
     rawcells: ModuleType, raw_dir: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    first = write_record(out / "a", raw_dir)
+    first = record_raw(out / "a", raw_dir)
     other = rawcells.write_raw(tmp_path / "raw2", backend="ort:cpu")
-    second = write_record(out / "b", other)
+    second = record_raw(out / "b", other)
     assert find_records([out]) == [first, second]
     assert find_records([first / "record.json", first, out]) == [first, second]
     text = (second / "record.json").read_text()
@@ -167,7 +162,7 @@ def test_records_are_found_below_any_path_and_broken_ones_are_named(
 
 
 def test_a_changed_document_and_a_newer_schema_are_refused(raw_dir: Path, tmp_path: Path) -> None:
-    folder = write_record(tmp_path / "out", raw_dir)
+    folder = record_raw(tmp_path / "out", raw_dir)
     path = folder / "record.json"
     document = json.loads(path.read_text())
     document["metrics"]["values"]["total_tok_s"] *= 2
@@ -181,7 +176,7 @@ def test_a_changed_document_and_a_newer_schema_are_refused(raw_dir: Path, tmp_pa
 
 
 def test_an_unknown_field_is_named(raw_dir: Path, tmp_path: Path) -> None:
-    folder = write_record(tmp_path / "out", raw_dir)
+    folder = record_raw(tmp_path / "out", raw_dir)
     path = folder / "record.json"
     document = json.loads(path.read_text())
     document["manifest"]["colour"] = "red"

@@ -13,15 +13,16 @@ from chipmark.engine.events import load_events, save_events
 from chipmark.metrics.paired import paired_latencies, ratio_by_repeats
 from chipmark.results.manifest import ChipId
 from chipmark.results.raw import nameplate_bytes_s
-from chipmark.results.store import load_record, write_record
+from chipmark.results.store import load_record
 from chipmark.results.turns import PAIRED, turn_medians
+from chipmark.results.write import record_raw
 from chipmark.table.rows import build_rows
 
 
 def test_turns_of_two_records_are_paired(rawcells: ModuleType, tmp_path: Path) -> None:
     slow, fast = (
         load_record(
-            write_record(tmp_path / f"{name}-out", rawcells.write_raw(tmp_path / name, slows=slows))
+            record_raw(tmp_path / f"{name}-out", rawcells.write_raw(tmp_path / name, slows=slows))
         )
         for name, slows in (("a", (1.0, 1.1, 0.9)), ("b", (0.5, 0.5, 0.7)))
     )
@@ -40,7 +41,7 @@ def test_a_table_compares_latencies_turn_by_turn(rawcells: ModuleType, tmp_path:
     by more than that, but not from turn to turn."""
     base, row = (
         load_record(
-            write_record(
+            record_raw(
                 tmp_path / f"{name}-out",
                 rawcells.write_raw(
                     tmp_path / name, slows=slows, backend=backend, audit={"verdict": "pass"}
@@ -70,7 +71,7 @@ def test_rates_are_compared_by_the_repeats_of_both(rawcells: ModuleType, tmp_pat
     """Welch: the noise of both sides has the repeats of both sides behind it."""
     records = [
         load_record(
-            write_record(
+            record_raw(
                 tmp_path / f"{name}-out",
                 rawcells.write_raw(
                     tmp_path / name, slows=slows, backend=f"{name}:cpu", audit={"verdict": "pass"}
@@ -93,7 +94,7 @@ def test_repeats_that_did_not_complete_are_left_out(rawcells: ModuleType, tmp_pa
     events = load_events(path)
     events["turns"]["status"][3] = 3
     save_events(path, events)
-    record = load_record(write_record(tmp_path / "out", raw))
+    record = load_record(record_raw(tmp_path / "out", raw))
     assert turn_medians(record)["ttft_append"].value_s == pytest.approx([0.041, 0.061])
 
 
@@ -115,7 +116,7 @@ def test_passes_of_the_capacity_scenario_are_the_same_turns(
     }
     both["window"] = first["window"] | {"end_s": second["window"]["end_s"]}
     save_events(path, both)
-    record = load_record(write_record(tmp_path / "out", raw))
+    record = load_record(record_raw(tmp_path / "out", raw))
     found = turn_medians(record)["ttft_append"]
     assert found.session.tolist() == [0, 1]
     assert found.value_s == pytest.approx([0.041 * 1.1, 0.061 * 1.1])

@@ -12,8 +12,9 @@ import pytest
 
 from chipmark.engine.events import load_events, save_events
 from chipmark.results.record import document_text
-from chipmark.results.store import load_record, write_record
+from chipmark.results.store import load_record
 from chipmark.results.validate import validate
+from chipmark.results.write import record_raw
 
 # One repeat of the cell of `tests/rawcells.py`, written by the first version of the schema. It is
 # never written again: it shows that what was measured then can still be read.
@@ -23,7 +24,7 @@ OLD = Path(__file__).with_name("data") / "record-1"
 @pytest.fixture
 def record(rawcells: ModuleType, tmp_path: Path) -> Path:
     raw = rawcells.write_raw(tmp_path / "raw")
-    return write_record(tmp_path / "out", raw)
+    return record_raw(tmp_path / "out", raw)
 
 
 def codes(path: Path) -> set[str]:
@@ -92,7 +93,7 @@ def test_an_interval_that_was_taken_away_is_found(record: Path) -> None:
 
 def test_a_note_that_was_taken_away_is_found(rawcells: ModuleType, tmp_path: Path) -> None:
     raw = rawcells.write_raw(tmp_path / "raw", slows=(1.0, 1.06, 1.1, 1.16, 1.2, 1.26))
-    record = write_record(tmp_path / "out", raw)
+    record = record_raw(tmp_path / "out", raw)
     assert "not_steady" in {n.code for n in load_record(record).metrics.notes}
     assert changed(record, lambda m: m["notes"].clear()) == [
         "the notes differ from those computed: not_steady"
@@ -106,7 +107,7 @@ def test_a_reason_that_was_changed_is_found(record: Path) -> None:
 
 def test_a_share_over_its_roof_is_found(rawcells: ModuleType, tmp_path: Path) -> None:
     probes = {**rawcells.PROBES, "read_before": 1e6, "read_after": 1e6}
-    record = write_record(tmp_path / "out", rawcells.write_raw(tmp_path / "raw", probes=probes))
+    record = record_raw(tmp_path / "out", rawcells.write_raw(tmp_path / "raw", probes=probes))
     found = [f for f in validate(record) if f.severity == "error"]
     assert [f.code for f in found] == ["over_roof"]
     assert "mbu" in found[0].text
@@ -116,7 +117,7 @@ def test_a_corrected_catalogue_does_not_make_a_record_wrong(
     rawcells: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chip = {"chip__name": "nvidia-l40s", "chip__vendor": "NVIDIA"}
-    record = write_record(tmp_path / "out", rawcells.write_raw(tmp_path / "raw", **chip))
+    record = record_raw(tmp_path / "out", rawcells.write_raw(tmp_path / "raw", **chip))
     stored = load_record(record).metrics
     assert stored.details["nameplate_bytes_s"] == 864e9
     assert stored.values["mbu_nameplate"] is not None
@@ -131,7 +132,7 @@ def test_events_that_flatter_are_found(rawcells: ModuleType, tmp_path: Path) -> 
     events["turns"]["reused_tokens"][1] = 17
     events["turns"]["n_out"][0] = 400
     save_events(path, events)
-    found = codes(write_record(tmp_path / "out", raw))
+    found = codes(record_raw(tmp_path / "out", raw))
     assert {"hit_above_ideal", "turn_counts"} <= found
 
 
@@ -153,7 +154,7 @@ def test_edited_events_are_found_though_their_checksums_are_right(
     events = load_events(raw / "repeat-1" / "events.npz")
     events[table][column] = change(events[table]).astype(events[table][column].dtype)
     save_events(raw / "repeat-1" / "events.npz", events)
-    assert code in codes(write_record(tmp_path / "out", raw))
+    assert code in codes(record_raw(tmp_path / "out", raw))
 
 
 def test_a_repeat_without_or_against_the_parents_clock_is_found(
@@ -163,21 +164,21 @@ def test_a_repeat_without_or_against_the_parents_clock_is_found(
     path = raw / "repeat-1" / "timing.json"
     timing = json.loads(path.read_text())
     path.write_text(json.dumps(timing | {"ended_s": timing["ended_s"] + 2.0}))
-    record = write_record(tmp_path / "out", raw)
+    record = record_raw(tmp_path / "out", raw)
     assert codes(record) == {"clock"}
     assert "clock" in {note.code for note in load_record(record).metrics.notes}
     path.unlink()
-    assert codes(write_record(tmp_path / "more", raw)) == {"clock"}
+    assert codes(record_raw(tmp_path / "more", raw)) == {"clock"}
 
 
 def test_a_trace_of_another_workload_is_found(rawcells: ModuleType, tmp_path: Path) -> None:
     raw = rawcells.write_raw(tmp_path / "raw", workload__hash="0" * 64)
-    assert codes(write_record(tmp_path / "out", raw)) == {"trace_hash"}
+    assert codes(record_raw(tmp_path / "out", raw)) == {"trace_hash"}
 
 
 def test_an_unknown_note_code_is_a_warning(rawcells: ModuleType, tmp_path: Path) -> None:
     notes = [{"code": "odd_one", "text": "?"}]
-    record = write_record(tmp_path / "out", rawcells.write_raw(tmp_path / "raw", notes=notes))
+    record = record_raw(tmp_path / "out", rawcells.write_raw(tmp_path / "raw", notes=notes))
     assert [(f.severity, f.code) for f in validate(record)] == [("warning", "note_code")]
 
 

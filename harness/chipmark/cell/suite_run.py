@@ -24,7 +24,7 @@ from chipmark.engine.lanes import check_closed_loop
 from chipmark.errors import ChipmarkError
 from chipmark.log import logger_of
 from chipmark.metrics.ranking import MIN_REPEATS
-from chipmark.results.store import write_record
+from chipmark.results.write import record_raw
 from chipmark_models.weights.prepared import cache_folder
 
 _LOG = logger_of(__name__)
@@ -100,7 +100,7 @@ def _write(
     manifest = assemble(cell.outcome(), item.key, kept)
     text = manifest.model_dump_json(by_alias=True, indent=1)
     (cell.folder / "cell.json").write_text(text, encoding="utf-8")
-    path = write_record(out, cell.folder)
+    path = record_raw(out, cell.folder)
     before.drop_failed(item.key)
     return path
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from chipmark.errors import ChipmarkError
 from chipmark.results.record import Record
-from chipmark.results.store import Skipped, load_record, write_recomputed
+from chipmark.results.store import Skipped, load_record
+from chipmark.results.write import write_recomputed
 
 SAME_REL = 1e-9
 """Sums may be taken in another order by another NumPy; nothing else counts as no change."""

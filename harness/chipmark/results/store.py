@@ -3,7 +3,7 @@
 A record is built in a hidden folder next to its place, every file and the folder are synced, and
 one rename makes it a record. What a killed run leaves is such a hidden folder; the next write
 sweeps it. Reading needs neither NumPy nor Parquet, so that a table over a thousand records is
-quick; what computes metrics is imported by the writer alone.
+quick; `chipmark.results.write` makes records.
 """
 
 from __future__ import annotations
@@ -14,30 +14,25 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from chipmark.codes import NullReason
 from chipmark.errors import BadInputError, BrokenRecordError, UsageError
-from chipmark.results.manifest import Manifest, RecomputedFrom, load_manifest
+from chipmark.results.manifest import Manifest
 from chipmark.results.record import (
     RECORD_FILE,
-    SCHEMA,
     FileEntry,
     Record,
-    document_text,
-    metrics_of,
     parse_record,
 )
 from chipmark.results.sidecar import with_sidecar
 from chipmark_models.files import sha256_of_file, sync
 
 if TYPE_CHECKING:
-    from chipmark.metrics.derive import Derived
-    from chipmark.metrics.rawcell import RawCell
+    pass
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.partial")
 STALE_S = 24 * 3600.0
@@ -58,53 +53,6 @@ class Loaded:
 
     records: tuple[Record, ...]
     skipped: tuple[Skipped, ...]
-
-
-def write_record(out_dir: Path, raw_dir: Path) -> Path:
-    """Turn a raw folder into a record under `out_dir` and return the record's folder.
-
-    Raises BrokenRecordError where the raw folder is not whole or its events contradict
-    themselves, UsageError where the record already exists, OSError where it cannot be written;
-    in every case no half record is left.
-    """
-    manifest = load_manifest(raw_dir / "cell.json")
-    raw, derived = derived_from(raw_dir, manifest)
-    name = record_name(manifest)
-    with whole_folder(out_dir, name, "a record is never written twice") as partial:
-        _write_files(partial, raw_dir, raw)
-        _write_document(partial, name, manifest, derived)
-    return out_dir / name
-
-
-def write_recomputed(out_dir: Path, record: Record) -> Path:
-    """Derive a record's metrics anew from its raw files, write the result under `out_dir` as a
-    record of its own with the same files, and return its folder.
-
-    Its manifest names the record that it comes from. Raises BrokenRecordError where a file is
-    missing or was changed, UsageError where the result already exists or would lie inside the
-    old record; in every case no half record is left, and the old one is not touched.
-    """
-    old = record.path.resolve()
-    if out_dir.resolve().is_relative_to(old):
-        raise UsageError(f"{out_dir} lies inside the record {record.id}", "give another folder")
-    for name, entry in record.files.items():
-        if fault := file_fault(record.path, name, entry):
-            raise BrokenRecordError(record.path / name, fault)
-    source = RecomputedFrom(
-        id=record.id,
-        self_sha256=record.self_sha256,
-        measured_as=record.measured_as,
-        metrics_schema=record.metrics.schema_,
-    )
-    manifest = record.manifest.model_copy(update={"recomputed_from": source})
-    _, derived = derived_from(record.path, manifest)
-    name = record_name(manifest)
-    with whole_folder(out_dir, name, "its metrics were derived anew before") as partial:
-        for stored in record.files:
-            (partial / stored).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(record.path / stored, partial / stored)
-        _write_document(partial, name, manifest, derived)
-    return out_dir / name
 
 
 def file_fault(folder: Path, name: str, entry: FileEntry) -> str:
@@ -215,80 +163,6 @@ def sweep(out_dir: Path) -> list[Path]:
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path)
     return removed
-
-
-def derived_from(raw_dir: Path, manifest: Manifest) -> tuple[RawCell | None, Derived]:
-    """The raw data of a folder of either form and the metrics that follow from it; a failed cell
-    has no raw data. BrokenRecordError where the folder is not whole or contradicts itself."""
-    from chipmark.metrics import derive as metrics
-    from chipmark.results.raw import load_raw
-
-    if manifest.status == "failed":
-        return None, metrics.nothing(NullReason.CELL_FAILED)
-    raw = load_raw(raw_dir, manifest)
-    if len(raw.repeats) != manifest.repeats:
-        raise BrokenRecordError(
-            raw_dir, f"{len(raw.repeats)} repeats lie here, not {manifest.repeats}", field="repeats"
-        )
-    try:
-        return raw, metrics.derive(raw)
-    except ValueError as error:
-        raise BrokenRecordError(raw_dir, f"events contradict themselves ({error})") from error
-
-
-def _write_files(partial: Path, raw_dir: Path, raw: RawCell | None) -> None:
-    from chipmark.engine.events import COLUMNS
-    from chipmark.results.audit import AUDIT_FILE
-    from chipmark.results.raw import POWER_COLUMNS, write_parquet
-
-    for name in ("trace.npz", "child.log", AUDIT_FILE):
-        if (raw_dir / name).is_file():
-            shutil.copyfile(raw_dir / name, partial / name)
-    if raw is None:
-        return
-    for name, samples in (("idle-before", raw.idle_before), ("idle-after", raw.idle_after)):
-        if samples is not None:
-            write_parquet(
-                partial / f"{name}.parquet", {c: getattr(samples, c) for c in POWER_COLUMNS}
-            )
-    for index, folder in enumerate(_repeat_folders(raw_dir)):
-        target = partial / f"repeat-{index}"
-        target.mkdir()
-        repeat = raw.repeats[index]
-        for table, columns in COLUMNS.items():
-            write_parquet(
-                target / f"{table}.parquet", {c: repeat.events[table][c] for c in columns}
-            )
-        if repeat.power is not None:
-            write_parquet(
-                target / "power.parquet", {c: getattr(repeat.power, c) for c in POWER_COLUMNS}
-            )
-        for name in ("probes.json", "timing.json"):
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, target / name)
-
-
-def _repeat_folders(raw_dir: Path) -> Sequence[Path]:
-    folders = [p for p in raw_dir.glob("repeat-*") if p.is_dir() and p.name[7:].isdigit()]
-    return sorted(folders, key=lambda p: int(p.name[7:]))
-
-
-def _write_document(partial: Path, name: str, manifest: Manifest, derived: Derived) -> None:
-    files = {}
-    for path in sorted(p for p in partial.rglob("*") if p.is_file()):
-        sync(path)
-        entry = FileEntry(sha256=sha256_of_file(path), bytes=path.stat().st_size)
-        files[path.relative_to(partial).as_posix()] = entry.model_dump()
-    document: dict[str, Any] = {
-        "schema": SCHEMA,
-        "id": name,
-        "manifest": manifest.model_dump(mode="json", by_alias=True),
-        "metrics": metrics_of(derived).model_dump(mode="json", by_alias=True),
-        "files": files,
-    }
-    target = partial / RECORD_FILE
-    target.write_text(document_text(document), encoding="utf-8")
-    sync(target)
 
 
 def _below(folder: Path) -> list[Path]:
