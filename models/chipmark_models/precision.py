@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, cast, get_args
 
+from chipmark_kernels.formats import SCALE_GROUPS, scale_group
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import UnknownNameError
 from chipmark_models.tensors import EMBEDDING, HEAD, expected_shapes, layer_shapes
@@ -39,9 +40,6 @@ BASE_CLASSES: tuple[BaseClass, ...] = get_args(BaseClass)
 KV8 = "+kv8"
 CLASS_PATTERN = f"^({'|'.join(BASE_CLASSES)})({re.escape(KV8)})?$"
 """A regular expression of all names of classes."""
-
-GROUPS = (128, 64, 32)
-"""Sizes of a group along k, preferred first: what the weight-only kernels take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +76,8 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
         "fp32": _plain("fp32", "fp32", 32),
         "bf16": _plain("bf16", "16-bit", 16),
         "fp16": _plain("fp16", "16-bit", 16),
-        "w8": Precision("w8", "w8a16", "bf16", 8, 16, GROUPS, "bf16", "bf16"),
-        "w4": Precision("w4", "w4a16", "bf16", 4, 16, GROUPS, "bf16", "bf16"),
+        "w8": Precision("w8", "w8a16", "bf16", 8, 16, SCALE_GROUPS, "bf16", "bf16"),
+        "w4": Precision("w4", "w4a16", "bf16", 4, 16, SCALE_GROUPS, "bf16", "bf16"),
         "fp8": Precision("fp8", "fp8", "bf16", 8, 32, (), "fp8", "bf16"),
     }
 )
@@ -104,7 +102,7 @@ def group_of(precision: str, k: int) -> int | None:
         raise UnknownNameError("quantised precision", precision, QUANTISED)
     if not found.groups:
         return k
-    return next((size for size in found.groups if k % size == 0), None)
+    return scale_group(k)
 
 
 def stored_as(precision: str, name: str, shape: tuple[int, ...]) -> str:

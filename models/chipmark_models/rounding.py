@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import torch
 
-from chipmark_models.weights.e4m3 import MAX as E4M3_MAX
+from chipmark_kernels.formats import E4M3_MAX
 
 RoundFn = Callable[[torch.Tensor], torch.Tensor]
 

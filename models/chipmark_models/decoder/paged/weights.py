@@ -1,4 +1,4 @@
-"""The paged decoder's weights on a device: plain or quantised matrices, fused as `slots` has them."""
+"""The weights of the decoder over pages: plain or quantised matrices, fused as `slots` has them."""
 
 from __future__ import annotations
 
