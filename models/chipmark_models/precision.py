@@ -44,22 +44,31 @@ CLASS_PATTERN = f"^({'|'.join(BASE_CLASSES)})({re.escape(KV8)})?$"
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How weights are stored and what is computed with.
-
-    class_name: the class where it is computed as asked (`precision_class` says of what ran).
-    kept: the precision of tensors that are not quantised (of all where nothing is). bits: of a
-    stored weight. scale_bits: of a scale, of which there is one a row and group, one a row where
-    `groups` is empty, none where it is 0. activation, kv: what goes with it.
-    """
+    """How weights are stored and what is computed with."""
 
     name: str
+    """What users call it."""
+
     class_name: BaseClass
+    """The class where it is computed as asked (`precision_class` says of what ran)."""
+
     kept: str
+    """The precision of tensors that are not quantised; of all where nothing is."""
+
     bits: int
+    """Bits of a stored weight."""
+
     scale_bits: int
+    """Bits of a scale, 0 where there is none."""
+
     groups: tuple[int, ...]
+    """Sizes of a group with a scale along a row, preferred first; empty: one scale a row."""
+
     activation: str
+    """Type of activations."""
+
     kv: str
+    """Type of keys and values."""
 
     @property
     def quantised(self) -> bool:
@@ -116,7 +125,7 @@ def stored_as(precision: str, name: str, shape: tuple[int, ...]) -> str:
 
 
 def kept_matrices(config: ModelConfig, precision: str) -> tuple[str, ...]:
-    """Matrices of the layers that a quantised precision leaves as they are, for want of a group."""
+    """Matrices of the layers that a quantised precision keeps, as no group divides their rows."""
     if not precision_named(precision).quantised:
         return ()
     return tuple(

@@ -46,4 +46,4 @@ ROUNDINGS: Mapping[str, Rounding] = MappingProxyType(
         "fp16": Rounding(_through(torch.float16), _through(torch.float16)),
     }
 )
-"""By the name of the activations' type; beside e4m3 products all is bf16."""
+"""By the name of the activations' type; with e4m3 products all else is bf16."""

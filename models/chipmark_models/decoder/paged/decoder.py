@@ -17,21 +17,28 @@ from chipmark_models.weights.prepared import PrecisionWeights
 
 @dataclass(frozen=True, slots=True)
 class PagedBatch:
-    """One launch, all on the device. T tokens of R rows, one row after another.
-
-    ids, positions: (T,) int32. slots: (T,) int64, page * page_tokens + offset, -1 writes nothing.
-    page_table: (R, width) int32. kv_lens: (R,) int32, new tokens included, 0 for a padded row.
-    cu_q: (R + 1,) int32, where each row begins; None in decode, where T is R. last: tokens whose
-    logits are wanted; None for all.
-    """
+    """One launch, all on the device: T tokens of R rows, one row after another."""
 
     ids: torch.Tensor
+    """(T,) int32, the tokens."""
+
     positions: torch.Tensor
+    """(T,) int32, their positions."""
+
     slots: torch.Tensor
+    """(T,) int64, page * page_tokens + offset where keys and values go; -1 writes nothing."""
+
     page_table: torch.Tensor
+    """(R, width) int32, the pages of each row."""
+
     kv_lens: torch.Tensor
+    """(R,) int32, new tokens included; 0 for a padded row."""
+
     cu_q: torch.Tensor | None = None
+    """(R + 1,) int32, where each row begins; None in decode, where T is R."""
+
     last: torch.Tensor | None = None
+    """Tokens whose logits are wanted; None for all."""
 
 
 class PagedDecoder:

@@ -22,12 +22,16 @@ FEW_ROWS = 64
 
 
 class Fp8Rows(NamedTuple):
-    """Activations quantised a row at a time: float8_e4m3fn (rows, k), fp32 scales (rows,), and the
-    dtype that a product of them is rounded to."""
+    """Activations quantised a row at a time."""
 
     values: torch.Tensor
+    """float8_e4m3fn (rows, k)."""
+
     scales: torch.Tensor
+    """float32 (rows,)."""
+
     dtype: torch.dtype
+    """What a product of them is rounded to."""
 
 
 def takes_fp8_rows(matrix: Matrix, n_rows: int) -> bool:
