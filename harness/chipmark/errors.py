@@ -17,7 +17,7 @@ All of them have `message`, `hint` and `exit_code`, and are names of `chipmark` 
 
 Exit codes: 0 done; 1 a check found what it looks for; 2 wrong usage, bad input or a broken
 record; 3 inconclusive, machine unfit or nothing to judge; 4 a cell failed, or chipmark itself did
-(an error that is no ChipmarkError); 130 interrupted.
+(an error other than a ChipmarkError); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class UsageError(ChipmarkError):
 
 class ContractError(ChipmarkError):
     """A caller did what a contract forbids: a step before `load`, one more than fit in flight, a
-    page that nobody wrote. A fault of the code that calls, never of the user."""
+    page that was never written. A fault of the code that calls, never of the user."""
 
     exit_code = 4
 

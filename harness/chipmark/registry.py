@@ -2,7 +2,7 @@
 
 The names of built-in plug-ins are reserved, in the child as in the parent: whoever installs a
 distribution could otherwise decide what `torch:cpu` means. A name that two distributions give is
-nobody's. What was refused is listed by `refused_plugins`, and `identity_of` says which code is
+not used. What was refused is listed by `refused_plugins`, and `identity_of` says which code is
 behind an object that was loaded.
 """
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from chipmark_kernels.aot_jobs import Job, Row
 
 EXAMPLES = """examples:
-  python -m chipmark_kernels.aot --first                          one of each kernel, a minute
-  python -m chipmark_kernels.aot --targets sm_90 --models qwen3-8b
-  python -m chipmark_kernels.aot --targets sm_90 --tuned DIR      tables that are not committed yet
+  chipmark kernels ahead --first                          one of each kernel, a minute
+  chipmark kernels ahead --targets sm_90 --models qwen3-8b
+  chipmark kernels ahead --targets sm_90 --tuned DIR      tables that are not committed yet
 """
 
 
@@ -81,7 +81,7 @@ def _usable_cores() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="chipmark_kernels.aot",
+        prog="chipmark kernels ahead",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

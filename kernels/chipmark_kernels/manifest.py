@@ -182,9 +182,7 @@ def _weight_only(bits: int, s: ModelShape, rows: int, dtype: torch.dtype) -> Non
         packed = torch.int8 if bits == 8 else torch.uint8
         x, w = _meta(rows, p.k, dtype=dtype), _meta(p.n, p.k * bits // 8, dtype=packed)
         # The scales are stored in bf16, whatever the activations are.
-        group = scale_group(p.k)
-        assert group is not None, "every projection of the shapes can be grouped"
-        scales = _meta(p.n, p.k // group, dtype=torch.bfloat16)
+        scales = _meta(p.n, p.k // scale_group(p.k), dtype=torch.bfloat16)
         options = p.options(rows, dtype)
         multiply(x, w, scales, **options)
         if p.norm and not p.swiglu:

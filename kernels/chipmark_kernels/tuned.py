@@ -90,7 +90,7 @@ def read_table(path: Path) -> Table:
         raise ValueError(
             f"{path}: device: {data.get('device')!r}, but the file's name says {path.stem!r}; "
             "tiles are measured on the device itself: PYTHONPATH=scripts:kernels "
-            "python3 -m gpu_arms.tune"
+            "chipmark kernels tune"
         )
     if not isinstance(data.get("target"), str):
         raise ValueError(f"{path}: target: must name what the tiles are compiled for, as 'sm_90'")

@@ -111,7 +111,7 @@ def group_of(precision: str, k: int) -> int | None:
         raise UnknownNameError("quantised precision", precision, QUANTISED)
     if not found.groups:
         return k
-    return scale_group(k)
+    return scale_group(k) if k % SCALE_GROUPS[-1] == 0 else None
 
 
 def stored_as(precision: str, name: str, shape: tuple[int, ...]) -> str:
@@ -167,35 +167,31 @@ ROUNDED = ("fp8", "bf16", "fp16")
 """Types that activations may be rounded to, as `rounding.ROUNDINGS` does it on purpose."""
 
 
-def rounding_of(activation: str) -> str:
-    """What a backend rounds its activations to, by what it says of them
-    (`Loaded.precision["activation"]`): one of ROUNDED where products take it, "" where fp32."""
-    for name in ROUNDED:
-        if activation == name or f"{name} into products" in activation:
-            return name
-    return ""
+def rounding_of(linear_input: str) -> str:
+    """What activations are rounded to where products take the type `linear_input`: one of
+    ROUNDED, "" where it is none."""
+    return linear_input if linear_input in ROUNDED else ""
 
 
-def product_type(activation: str) -> str:
-    """The type that products take, by what a backend says of its activations: a name that
+def product_type(linear_input: str) -> str:
+    """The type whose matrix rate bounds products that take `linear_input`: a name that
     `Backend.probe_matmul` knows."""
-    return rounding_of(activation) or "fp32"
+    return rounding_of(linear_input) or "fp32"
 
 
-def precision_class(weights: str, activation: str, kv: str) -> str:
+def precision_class(weights: str, linear_input: str, kv: str) -> str:
     """The class of what was computed: a name that matches CLASS_PATTERN.
 
-    weights: the precision of the stored weights. activation: what a backend reports of its
-    activations (`rounding_of` reads it; "int8" anywhere in it means 8-bit products). kv: type of
-    the cache. Plain weights are of the class of what products take where that is narrower: a
-    product of 16 bits is none of fp32, however the weights are stored. UnknownNameError for
+    weights: the precision of the stored weights. linear_input: the type that products take. kv:
+    type of the cache. Plain weights are of the class of what products take where that is narrower:
+    a product of 16 bits is none of fp32, however the weights are stored. UnknownNameError for
     weights that are not a precision, and for a KV type that is not known.
     """
     stored = precision_named(weights)
     if kv not in (*WIDE_KV, *NARROW_KV):
         raise UnknownNameError("KV type", kv, (*WIDE_KV, *NARROW_KV))
-    rounding = rounding_of(activation)
-    narrow = rounding == "fp8" or "int8" in activation
+    rounding = rounding_of(linear_input)
+    narrow = linear_input in ("fp8", "int8")
     base: BaseClass
     if not stored.quantised and narrow:
         base = "fp8" if rounding == "fp8" else "w8a8"

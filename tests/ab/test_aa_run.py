@@ -100,7 +100,7 @@ def test_too_few_pairs_tell_noise_and_no_rate():
     assert found.reds is None
     assert found.within is None
     assert found.metrics[0].noise.pairs == 20
-    assert any("20 pairs: no rate" in note for note in found.notes)
+    assert any("20 pairs: a rate" in note for note in found.notes)
     assert keep(found).stored is None
     assert load_bound(fingerprint(MACHINE)) is None
 
@@ -137,7 +137,7 @@ def test_arms_of_other_code_are_no_aa():
     same = SimpleNamespace(modules={"A": {"m": module}, "B": {"m": module}})
     check_same(same)
     other = {"A": {"m": module}, "B": {"m": replace(module, sha256="2")}}
-    with pytest.raises(SameCodeError, match="no A/A"):
+    with pytest.raises(SameCodeError, match="not an A/A"):
         check_same(SimpleNamespace(modules=other))
 
 
@@ -210,7 +210,7 @@ def test_a_folder_of_aa_is_a_session(tmp_path):
     unfit = good | {"findings": {"faults": ["noise"]}}
     with pytest.raises(BadInputError, match="unfit: noise"):
         load_session(aa_folder(tmp_path, "unfit", unfit))
-    with pytest.raises(BadInputError, match="no A/A run"):
+    with pytest.raises(BadInputError, match="not an A/A run"):
         load_session(aa_folder(tmp_path, "cut", {"run": "r"}))
     zero = good | {"slots": [{"readings": [readings[0] | {"value": 0.0}]}]}
     with pytest.raises(BadInputError, match="not above zero"):

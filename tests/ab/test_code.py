@@ -65,7 +65,7 @@ def test_each_arm_runs_its_own_commit_and_everything_is_kept(project, capsys):
         (0, 9, "A"), (0, 9, "B"), (1, 15, "A"), (1, 15, "B"),
     }  # fmt: skip
     assert main([*command, "--", "python", "bench.py"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def refused(project, capsys, *words):
@@ -131,7 +131,7 @@ def test_an_editable_install_of_the_checkout_is_seen(project, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--base", "nowhere", "--", "python", "bench.py"], "'nowhere' is no commit"),
+        (["--base", "nowhere", "--", "python", "bench.py"], "'nowhere' is not a commit"),
         (["--base", "HEAD", "--head", "HEAD", "--", "python", "bench.py"], "are one commit"),
         (["--base", "HEAD~2", "--", "no-such-program"], "there is no program 'no-such-program'"),
         (["--a", "python bench.py", "--b", "python bench.py"], "both arms are the same command"),

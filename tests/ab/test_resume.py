@@ -60,7 +60,7 @@ def lines(tmp_path):
 
 def test_it_goes_on_and_the_half_round_is_run_again(canary, capsys, tmp_path):
     said = interrupted(canary, capsys, b="1.5")
-    assert "the same command goes on" in said.err
+    assert "the same command resumes" in said.err
     assert said.out == ""
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["slots.jsonl", "start.json"]
     assert len(lines(tmp_path)) == 7
@@ -74,7 +74,7 @@ def test_it_goes_on_and_the_half_round_is_run_again(canary, capsys, tmp_path):
     stored = json.loads((tmp_path / "out" / "ab.json").read_text())
     first = [s for s in stored["slots"] if s["session"] == 0]
     assert [s["slot"] for s in first] == list(range(20))
-    assert [s["sitting"] for s in first] == [0] * 6 + [1] * 14
+    assert [s["attempt"] for s in first] == [0] * 6 + [1] * 14
     assert [len(readings) for readings in stored["canary"]["readings_s"]] == [6, 15, 33]
 
 
@@ -97,7 +97,7 @@ def test_in_the_second_session_too_and_more_than_once(canary, capsys, tmp_path):
     rounds = json.loads(capsys.readouterr().out)["rows"][0]["confirmed"]["n"]
     assert rounds == 16
     found = json.loads((tmp_path / "out" / "ab.json").read_text())["slots"]
-    assert {s["sitting"] for s in found if s["session"] == 1} == {0, 1, 2}
+    assert {s["attempt"] for s in found if s["session"] == 1} == {0, 1, 2}
 
 
 def test_another_plan_is_refused_by_what_differs(canary, capsys, tmp_path):
@@ -116,12 +116,12 @@ def test_another_plan_is_refused_by_what_differs(canary, capsys, tmp_path):
 def test_a_run_that_has_ended_and_a_strange_folder_are_refused(canary, capsys, tmp_path):
     assert ab() == 0
     assert ab() == 2
-    assert "out is there already" in capsys.readouterr().err
+    assert "out already exists" in capsys.readouterr().err
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "file").write_text("x")
     assert ab("-o", "strange") == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_a_line_that_was_cut_is_run_again_and_one_that_is_wrong_is_named(canary, capsys, tmp_path):
@@ -130,7 +130,7 @@ def test_a_line_that_was_cut_is_run_again_and_one_that_is_wrong_is_named(canary,
     whole = file.read_text()
     file.write_text(whole.replace('"slot"', '"place"', 1))
     assert ab() == 2
-    assert "slots.jsonl:1: is no reading" in capsys.readouterr().err
+    assert "slots.jsonl:1: invalid reading" in capsys.readouterr().err
     file.write_text(whole[:-40])
     assert ab() == 0
     assert len(lines(tmp_path)) == 6 + 6

@@ -1,7 +1,7 @@
 """The kernels under pytest-benchmark: device time with CUDA, the torch references on a CPU.
 
 `pytest tests/bench --benchmark-only`. On CUDA each round waits for the device, so a round is one
-launch with its cost on the host; `scripts/gpu` measures inside graphs with a cold cache.
+launch with its cost on the host; `chipmark kernels run` measures inside graphs with a cold cache.
 """
 
 from __future__ import annotations

@@ -91,9 +91,9 @@ def test_unknown_keys_are_kept_everywhere(tmp_path: Path) -> None:
     ("document", "field", "says"),
     [
         ("", "", "is empty"),
-        ("{", "", "cut"),
-        (json.dumps(GOOD)[:-40], "", "cut"),
-        ("[]", "", "no JSON object"),
+        ("{", "", "truncated"),
+        (json.dumps(GOOD)[:-40], "", "truncated"),
+        ("[]", "", "JSON object"),
         ({"context": {}, "benchmarks": []}, "", "Google Benchmark"),
         ({"metadata": {}, "benchmarks": []}, "", "pyperf"),
         ({"results": []}, "", "hyperfine"),
@@ -102,7 +102,7 @@ def test_unknown_keys_are_kept_everywhere(tmp_path: Path) -> None:
         (changed("version", to=...), "version", "missing"),
         (changed("version", to="2.5.0"), "version", "3.x to 5.x"),
         (changed("version", to="6.0.0"), "version", "3.x to 5.x"),
-        (changed("machine_info", to=[]), "machine_info", "no object"),
+        (changed("machine_info", to=[]), "machine_info", "must be an object"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_named_with_field_and_fault(
@@ -126,14 +126,14 @@ def test_a_wrong_file_is_named_with_field_and_fault(
         (changed("benchmarks", 0, "stats", "q1", to=float("inf")), "stats.q1", "finite"),
         (changed("benchmarks", 0, "stats", "data", 1, to=float("nan")), "data[1]", "finite"),
         (changed("benchmarks", 0, "stats", "data", 1, to=-1.0), "data[1]", "negative"),
-        (changed("benchmarks", 0, "stats", "data", 1, to="1"), "data[1]", "no number"),
+        (changed("benchmarks", 0, "stats", "data", 1, to="1"), "data[1]", "not a number"),
         (changed("benchmarks", 0, "stats", "data", to=[1.0]), "stats.data", "samples of"),
         (changed("benchmarks", 0, "stats", "mean", to=1.0), "stats.mean", "samples give"),
         (changed("benchmarks", 0, "stats", "rounds", to=0), "stats.rounds", "at least 1"),
         (changed("benchmarks", 0, "stats", "iterations", to=1.5), "iterations", "whole number"),
-        (changed("benchmarks", 0, to=3), "benchmarks[0]", "no object"),
+        (changed("benchmarks", 0, to=3), "benchmarks[0]", "must be an object"),
         (changed("benchmarks", 0, "stats", to=[]), "benchmarks[0].stats", "missing"),
-        (changed("benchmarks", 0, "params", to=[]), "benchmarks[0].params", "no object"),
+        (changed("benchmarks", 0, "params", to=[]), "benchmarks[0].params", "must be an object"),
     ],
 )  # fmt: skip
 def test_a_broken_benchmark_costs_itself_alone(

@@ -11,11 +11,12 @@ import psutil
 import pytest
 
 from chipmark.cell.logits import load_logits
-from chipmark.cell.parent import LOG_BYTES, ChildProcess
+from chipmark.cell.parent import ChildProcess
 from chipmark.cell.parity import closed_rule_errors, parity_trace
 from chipmark.cell.spec import ChildSpec
 from chipmark.engine.events import load_events
 from chipmark.errors import CellFailedError
+from chipmark.processes import LOG_BYTES
 from chipmark.workload.trace import save_trace
 
 LIMIT_S = 60.0

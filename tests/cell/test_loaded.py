@@ -48,3 +48,12 @@ def test_a_precision_that_nobody_knows_fails_the_cell(answer, name) -> None:
     words = answer["precision"] | {name: "fp5"}
     with pytest.raises(CellFailedError, match=r"the backend reports precision: unknown .*'fp5'"):
         check_loaded(answer | {"precision": words})
+
+
+def test_facts_of_the_record_stay_among_the_capabilities(answer) -> None:
+    names = ["sampling", "clock", "execution", "bind_is_snapshot"]
+    assert list(answer["caps"])[-4:] == names
+    assert [answer["caps"][name] for name in names] == ["device", "device", "compiled", False]
+    assert answer["precision"] == dict.fromkeys(
+        ("weights", "activation", "kv", "accumulate"), "fp32"
+    )

@@ -99,10 +99,12 @@ def test_an_own_rounding_distance_decides_alone() -> None:
     ],
 )
 def test_the_rounding_is_that_of_what_products_take(activation: str, rounding: str) -> None:
+    from chipmark.engine.computed import linear_input_of
     from chipmark_models.precision import product_type, rounding_of
 
-    assert rounding_of(activation) == rounding
-    assert product_type(activation) == (rounding or "fp32")
+    taken = linear_input_of(activation)
+    assert rounding_of(taken) == rounding
+    assert product_type(taken) == (rounding or "fp32")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")

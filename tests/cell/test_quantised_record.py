@@ -11,6 +11,7 @@ import pytest
 from chipmark.cell import assemble
 from chipmark.cell.workloads import ModelInUse, prepare_model
 from chipmark.chips.contract import ChipIdentity
+from chipmark.engine.computed import linear_input_of
 from chipmark.errors import UnknownNameError
 from chipmark.results.manifest import PrecisionId
 from chipmark_models.precision import precision_class
@@ -99,7 +100,7 @@ def test_a_cell_that_failed_before_it_loaded_has_what_its_precision_is() -> None
 def test_the_class_is_of_the_narrowest_that_products_take(
     weights: str, activation: str, kv: str, class_name: str
 ) -> None:
-    assert precision_class(weights, activation, kv) == class_name
+    assert precision_class(weights, linear_input_of(activation), kv) == class_name
 
 
 def test_a_kv_type_that_nobody_knows_has_no_class() -> None:

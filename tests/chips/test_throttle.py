@@ -26,7 +26,7 @@ def test_reason_in_the_middle_of_a_repeat_is_seen(
     card.reasons = 0x4 | 0x20
     time.sleep(0.25)
     card.reasons = 0x1
-    # A cap in software is the card's setting; idle is no slowdown.
+    # A cap in software is the card's setting; idle is not a slowdown.
     assert watch.stop() == ("sw_thermal_slowdown",)
     watch.start()
     assert watch.stop() == ()

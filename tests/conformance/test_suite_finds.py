@@ -140,6 +140,12 @@ def test_the_suite_finds(backend, check):
         check(subject_of(backend))
 
 
+def test_a_virtual_clock_that_the_harness_did_not_give_is_found():
+    own = replace(subject_of(SimBackend("golden")), clock=None)
+    with pytest.raises(ConformanceError, match="virtual clock"):
+        conformance.check_capabilities(own)
+
+
 def test_too_few_slots_are_found():
     backend = SimBackend("golden-slots-none")
     subject = subject_of(backend)

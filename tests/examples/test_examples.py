@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def run(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """An example in a folder of its own, with this interpreter's programs first on PATH."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    plain = {name: value for name, value in os.environ.items() if "XDIST" not in name}
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
-        env={**os.environ, "PATH": path, **variables},
+        env={**plain, "PATH": path, **variables},
         capture_output=True,
         text=True,
         timeout=300,
@@ -67,4 +70,46 @@ def test_two_commits_are_compared_in_turns(tmp_path):
 def test_every_example_is_in_the_list_and_fits_a_screen(path):
     assert f"`{path.name}" in (EXAMPLES / "README.md").read_text() or path.name == "README.md"
     for file in [path] if path.is_file() else path.rglob("*.py"):
-        assert len(file.read_text().splitlines()) <= 60, file
+        assert len(file.read_text().splitlines()) <= 110, file
+
+
+@pytest.mark.parametrize("plugin", ["backend_plugin", "meter_plugin"])
+def test_a_plugin_passes_its_own_tests(tmp_path, plugin):
+    folder = EXAMPLES / plugin
+    options = ("-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path))
+    done = run(
+        sys.executable, "-m", "pytest", folder, *options, cwd=tmp_path, PYTHONPATH=str(folder)
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def installed(folder: Path, plugin: str) -> None:
+    """What `pip install` leaves of a plug-in: its module and its entry points."""
+    source = EXAMPLES / plugin
+    project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
+    for module in source.glob("chipmark_*.py"):
+        (folder / module.name).write_text(module.read_text())
+    info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
+    lines = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+        for group, points in project["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+
+
+def test_an_installed_backend_is_measured_and_named(tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    installed(site, "backend_plugin")
+    options = ("-m", "tiny@synthetic", "--scale", "1/256,1/64,0", "--repeats", "1")
+    small = (*options, "--sessions", "2", "--concurrency", "2", "-o", "runs")
+    done = run(
+        "chipmark", "run", "quick", "-b", "recompute:cpu", *small,
+        cwd=tmp_path, PYTHONPATH=str(site),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads(next((tmp_path / "runs").glob("*/record.json")).read_text())
+    assert record["manifest"]["parity"]["verdict"] == "pass"
+    assert "chipmark-recompute" in json.dumps(record["manifest"])

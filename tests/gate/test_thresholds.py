@@ -91,5 +91,5 @@ def test_what_is_wrong_is_named(tmp_path, text, named):
 def test_a_missing_file_and_a_table_that_is_none_are_named(tmp_path):
     with pytest.raises(BadInputError, match="no such file"):
         load_thresholds(tmp_path / "none.toml", tmp_path)
-    with pytest.raises(BadInputError, match="field 'gate': is no table"):
+    with pytest.raises(BadInputError, match="field 'gate': must be a table"):
         load_thresholds(written(tmp_path, "[tool.chipmark]\ngate = 1\n"), tmp_path)

@@ -125,16 +125,14 @@ def rng() -> torch.Generator:
 
 
 @pytest.fixture
-def arms(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The modules of `scripts/gpu_arms`, and the fake benches that a child process can import."""
-    here = Path(__file__).parent
-    for folder in (here.parents[1] / "scripts", here / "gpu_benches"):
-        monkeypatch.syspath_prepend(str(folder))
+def kernel_bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The modules of the kernel bench, and the fake benches that a child process can import."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "benches"))
     names = (
-        "attention_cases", "bench", "cases", "document", "figures", "measuring", "peers", "phases",
-        "quantiser_cases", "roofs", "run", "sampling_cases", "supervise", "targets", "timing",
-        "tune", "verdict", "watch",
+        "attention_cases", "bench", "case", "cases", "command", "document", "figures", "measuring",
+        "peers", "phases", "quantiser_cases", "roofs", "sampling_cases", "supervisor", "targets",
+        "timing", "tune", "verdict", "watch",
     )  # fmt: skip
-    found = {name: importlib.import_module(f"gpu_arms.{name}") for name in names}
+    found = {name: importlib.import_module(f"chipmark.kernel_bench.{name}") for name in names}
     found["fake"] = importlib.import_module("fake_bench")
     return SimpleNamespace(**found)

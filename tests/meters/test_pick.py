@@ -98,5 +98,18 @@ def test_samples_round_trip_and_are_checked(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="back in time"):
         load_samples(path)
     path.write_bytes(b"nothing")
-    with pytest.raises(BadInputError, match="no file of power samples"):
+    with pytest.raises(BadInputError, match="not a file of power samples"):
         load_samples(path)
+
+
+def test_a_meter_that_cannot_be_read_is_logged_and_remarked(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(cls: object, request: MeterRequest) -> None:
+        raise ChipmarkError("energy_uj needs root", "run as root")
+
+    monkeypatch.setattr(RaplMeter, "for_request", classmethod(refused))
+    with caplog.at_level("INFO", logger="chipmark.meters"):
+        _, remarks = pick.pick_meter(MeterRequest("AMD", "package", "cpu", None))
+    assert any("energy_uj needs root" in remark for remark in remarks)
+    assert [r.name for r in caplog.records if "rapl" in r.getMessage()] == ["chipmark.meters.pick"]

@@ -43,7 +43,7 @@ def test_loaded_says_what_it_is(helpers, prepared, tmp_path):
     driver = helpers.Driver("cpu", prepared(preset("tiny"))[0], tmp_path)
     loaded = driver.loaded
     assert loaded.graph == "contrib"
-    assert loaded.precision["weights"] == "fp32"
+    assert loaded.precision.weights == "fp32"
     assert loaded.weight_bytes == 734_976
     assert loaded.kv_bytes == 5 * 700 * 2 * 3 * 2 * 16 * 4
     described = driver.backend.describe()

@@ -1,4 +1,4 @@
-"""Which provider a name means, and what is said when it is not here."""
+"""Which provider a name means, and the error when it is not here."""
 
 from __future__ import annotations
 

@@ -14,11 +14,22 @@ from chipmark.errors import BrokenRecordError, UsageError
 from chipmark.metrics.names import METRICS
 from chipmark.results.recompute import Recomputed, recompute
 from chipmark.results.record import document_text
-from chipmark.results.store import Skipped, load_record, write_recomputed, write_record
-from chipmark.results.validate import validate
+from chipmark.results.store import (
+    Skipped,
+    find_records,
+    load_record,
+    write_recomputed,
+    write_record,
+)
+from chipmark.results.validate import validate_record
 from chipmark.table.rows import build_rows
 
 OLD = Path(__file__).with_name("data") / "record-1"
+
+
+def validate(path):
+    """Findings on every record under a path."""
+    return [found for folder in find_records([path]) for found in validate_record(folder)]
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -17,6 +17,7 @@ from chipmark.results.manifest import ChipId, LoadResult, MeterId, Probes, Slo, 
 from chipmark.results.raw import from_stored
 from chipmark.results.record import Metrics
 
+IN_OTHER_PLACES = dict.fromkeys(("precision", "notes", "sampling", "clock", "bind_is_snapshot"), "")
 PAIRS: list[tuple[type[Any], type[BaseModel], set[str], dict[str, str]]] = [
     (ChipIdentity, ChipId, set(), {}),
     (MeterInfo, MeterId, set(), {}),
@@ -25,8 +26,8 @@ PAIRS: list[tuple[type[Any], type[BaseModel], set[str], dict[str, str]]] = [
     # Who probed and when is for people; `llc_bytes` and the rates are what metrics take.
     (Roofs, Probes, {"start_s", "end_s", "by"}, {}),
     (Derived, Metrics, set(), {"metrics": "values", "schema": "schema_"}),
-    # Precision and notes have places of their own in the manifest.
-    (Loaded, LoadResult, {"execution", "peak_rss_bytes"}, {"precision": "", "notes": ""}),
+    # Precision and notes have places of their own in the manifest, the rest is kept in `caps`.
+    (Loaded, LoadResult, {"peak_rss_bytes"}, IN_OTHER_PLACES),
 ]
 """(dataclass, model, fields of the model alone, other names in the model; "" is elsewhere)."""
 

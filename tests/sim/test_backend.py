@@ -58,6 +58,16 @@ def test_the_sampled_id_is_that_of_the_whole_context_through_pages():
     assert done.sampled.tolist() == [(context_hash(i32(5, 6, 7, 8, 9, 4)) >> 33) % 512]
 
 
+def test_the_closed_rule_says_what_is_sampled_after_each_token():
+    tokens = i32(5, 6, 7, 8, 9)
+    expected = [(context_hash(tokens[: n + 1]) >> 33) % 512 for n in range(5)]
+    assert SimBackend.expected_ids(tokens, 512).tolist() == expected
+    backend = loaded()
+    done = do(backend, launch(paged_rows(0, (5, 6, 7, 8, 9), (3, 1))))
+    assert done.sampled.tolist() == expected[-1:]
+    assert context_hash(tokens[:0]) == 0
+
+
 def test_time_and_energy_follow_the_formula():
     backend = loaded(max_chunk=16)
     spec = backend.spec

@@ -10,12 +10,12 @@ import pytest
 from chipmark.errors import UnknownNameError
 from chipmark.prices.book import EXAMPLE, load_book
 from chipmark.results.record import Record
-from chipmark.table.rows import Row, build_rows
+from chipmark.table.rows import TableRow, build_rows
 
 Make = Callable[..., Record]
 
 
-def second(make_record: Make, **changes: Any) -> Row:
+def second(make_record: Make, **changes: Any) -> TableRow:
     """The row of a cell beside a plain baseline, which comes first."""
     base = make_record()
     other = make_record(1.1, **{"backend": "ort:cpu", **changes})

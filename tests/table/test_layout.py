@@ -11,7 +11,7 @@ from chipmark.results.record import Record
 from chipmark.table.cells import people_text
 from chipmark.table.cost_table import cost_text, price_text
 from chipmark.table.layout import TextColumn, text_tables, wrapped
-from chipmark.table.rows import Row, build_rows
+from chipmark.table.rows import TableRow, build_rows
 
 Make = Callable[..., Record]
 
@@ -39,7 +39,7 @@ def test_a_column_of_one_long_number_is_wider_than_the_terminal() -> None:
 
 
 @pytest.fixture
-def priced(make_record: Make) -> list[Row]:
+def priced(make_record: Make) -> list[TableRow]:
     chip = {"chip__name": "nvidia-a100-80g-sxm", "scenario": "capacity"}
     full = {"workload__scale": ["1", "1", "1"]}
     records = [
@@ -50,7 +50,7 @@ def priced(make_record: Make) -> list[Row]:
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
-def test_the_cost_table_keeps_every_number_and_name(priced: list[Row], width: int) -> None:
+def test_the_cost_table_keeps_every_number_and_name(priced: list[TableRow], width: int) -> None:
     text = cost_text(priced, width)
     words = text.split()
     for row in priced:

@@ -13,12 +13,12 @@ from chipmark.results.manifest import Note
 from chipmark.results.record import Record
 from chipmark.table.cells import people_text
 from chipmark.table.ranking import ranks
-from chipmark.table.rows import Row, build_rows
+from chipmark.table.rows import TableRow, build_rows
 
 Make = Callable[..., Record]
 
 
-def why(row: Row) -> str:
+def why(row: TableRow) -> str:
     return "; ".join(row.details["not_ranked"])
 
 
@@ -268,7 +268,7 @@ def test_a_record_of_schema_1_prints_and_says_in_a_line_why_it_is_not_ranked(
 
 
 def test_a_power_limit_is_part_of_the_chip(make_record: Make) -> None:
-    def chip(**identity: object) -> Row:
+    def chip(**identity: object) -> TableRow:
         return build_rows(
             [make_record(chip__name="nvidia-h200-sxm", chip__identity=identity)], None
         )[0]

@@ -14,7 +14,7 @@ from chipmark.results.record import Record
 from chipmark.table.cells import file_text, markdown_text, number_text, plain_text
 from chipmark.table.columns import COLUMNS, EXTRA_KEYS
 from chipmark.table.render import BLOCKS, FORMATS, render
-from chipmark.table.rows import Row, build_rows
+from chipmark.table.rows import TableRow, build_rows
 from chipmark_models.presets import preset
 
 Make = Callable[..., Record]
@@ -22,7 +22,7 @@ EVIL = '=cmd|"/C calc"!A1 <script>alert(1)</script> | `x` \x1b[31mred'
 
 
 @pytest.fixture
-def rows(make_record: Make) -> list[Row]:
+def rows(make_record: Make) -> list[TableRow]:
     cpu = {"chip__unit": "cpu-share", "chip__used": 2, "chip__of": 2, "meter__scope": "cpu-share"}
     records = [
         make_record(watts=30.0, meter__source="assumed", **cpu),
@@ -33,7 +33,7 @@ def rows(make_record: Make) -> list[Row]:
     return build_rows(records, load_book(EXAMPLE))
 
 
-def test_json_has_exactly_the_columns_and_the_extras(rows: list[Row]) -> None:
+def test_json_has_exactly_the_columns_and_the_extras(rows: list[TableRow]) -> None:
     found = json.loads(render(rows, "json"))
     assert len(found) == 4
     for row in found:
@@ -47,7 +47,7 @@ def test_json_has_exactly_the_columns_and_the_extras(rows: list[Row]) -> None:
     assert "tok_per_joule_net" in found[0]["details"]
 
 
-def test_json_types_are_those_of_the_columns(rows: list[Row]) -> None:
+def test_json_types_are_those_of_the_columns(rows: list[TableRow]) -> None:
     types = {"string": str, "integer": int, "number": (int, float), "list": list}
     for row in json.loads(render(rows, "json")):
         for name, column in COLUMNS.items():
@@ -55,7 +55,7 @@ def test_json_types_are_those_of_the_columns(rows: list[Row]) -> None:
 
 
 @pytest.mark.parametrize("format", ["rich", "md"])
-def test_assumed_and_declared_are_marked(rows: list[Row], format: str) -> None:
+def test_assumed_and_declared_are_marked(rows: list[TableRow], format: str) -> None:
     lines = [
         line
         for line in render(rows, format).splitlines()
@@ -69,7 +69,7 @@ def test_assumed_and_declared_are_marked(rows: list[Row], format: str) -> None:
 
 
 @pytest.mark.parametrize("all_columns", [False, True])
-def test_a_terminal_of_120_columns_is_enough(rows: list[Row], all_columns: bool) -> None:
+def test_a_terminal_of_120_columns_is_enough(rows: list[TableRow], all_columns: bool) -> None:
     text = render(rows, "rich", all_columns=all_columns)
     assert max(len(line) for line in text.splitlines()) <= 120
     assert "ort:openvino" in text
@@ -77,7 +77,7 @@ def test_a_terminal_of_120_columns_is_enough(rows: list[Row], all_columns: bool)
         assert word in text
 
 
-def test_no_number_of_the_main_block_is_cut_off(rows: list[Row]) -> None:
+def test_no_number_of_the_main_block_is_cut_off(rows: list[TableRow]) -> None:
     text = render(rows, "rich")
     assert "…" not in text
     assert "114.3" in text
@@ -88,7 +88,7 @@ def test_all_blocks_together_show_every_column_once() -> None:
     assert sorted(shown) == sorted(COLUMNS)
 
 
-def test_a_terminal_is_not_sent_escape_sequences(rows: list[Row]) -> None:
+def test_a_terminal_is_not_sent_escape_sequences(rows: list[TableRow]) -> None:
     assert "\x1b" not in render(rows, "rich")
     assert plain_text("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
 
@@ -99,7 +99,7 @@ def test_csv_holds_no_formula(text: str) -> None:
     assert file_text(-1.5) == "-1.5"
 
 
-def test_csv_reads_back(rows: list[Row]) -> None:
+def test_csv_reads_back(rows: list[TableRow]) -> None:
     table = list(csv.DictReader(io.StringIO(render(rows, "csv"))))
     assert list(table[0]) == [*COLUMNS, "rank"]
     assert float(table[0]["total_tok_s"]) == rows[0].values["total_tok_s"]
@@ -117,7 +117,7 @@ class Tags(HTMLParser):
         assert not [name for name, _ in attrs if name.startswith("on")]
 
 
-def test_html_holds_no_foreign_markup(rows: list[Row]) -> None:
+def test_html_holds_no_foreign_markup(rows: list[TableRow]) -> None:
     text = render(rows, "html")
     parser = Tags()
     parser.feed(text)
@@ -126,7 +126,7 @@ def test_html_holds_no_foreign_markup(rows: list[Row]) -> None:
     assert parser.tags.count("tr") == 5
 
 
-def test_markdown_cells_stay_in_their_cells(rows: list[Row]) -> None:
+def test_markdown_cells_stay_in_their_cells(rows: list[TableRow]) -> None:
     assert markdown_text("a|b\n`c` <b>") == "a\\|b \\`c\\` &lt;b&gt;"
     lines = [line for line in render(rows, "md").splitlines() if line.startswith("| ")]
     heads = [line for line in lines if line.startswith("| # ")]
@@ -143,7 +143,7 @@ def test_numbers_for_people(value: float, text: str) -> None:
     assert number_text(value) == text
 
 
-def test_an_unknown_format_has_near_names(rows: list[Row]) -> None:
+def test_an_unknown_format_has_near_names(rows: list[TableRow]) -> None:
     with pytest.raises(UnknownNameError, match="json"):
         render(rows, "jsn")
     assert set(FORMATS) == {"rich", "md", "csv", "json", "html"}

@@ -91,10 +91,10 @@ def load(precision="fp32", **more):
 
 def test_what_is_computed_is_said():
     _, loaded = load("fp32")
-    assert loaded.precision["activation"] == "fp32"
+    assert loaded.precision.words()["activation"] == "fp32"
     backend, loaded = load("bf16")
-    assert loaded.precision["weights"] == loaded.precision["kv"] == "bf16"
-    assert "bf16 into" in loaded.precision["activation"]
+    assert loaded.precision.weights == loaded.precision.kv == "bf16"
+    assert "bf16 into" in loaded.precision.words()["activation"]
     assert loaded.kv_bytes == 3 * 96 * 2 * TINY.n_layers * TINY.n_kv_heads * TINY.head_dim * 2
     assert loaded.details["products"].keys() >= {"qkv", "out", "gate_up", "down", "head"}
     assert json.loads(json.dumps(dict(backend.describe())))["torch"] == torch.__version__
@@ -167,7 +167,7 @@ def test_roofs_are_measured_and_plausible():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_rate_of_what_products_take_can_be_probed(precision):
     backend, loaded = load(precision)
-    assert 1e8 < backend.probe_matmul(product_type(loaded.precision["activation"])) < 1e16
+    assert 1e8 < backend.probe_matmul(product_type(loaded.precision.linear_input)) < 1e16
 
 
 def test_an_unknown_device_option_or_operation_is_refused_by_name():

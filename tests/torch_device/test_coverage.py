@@ -52,7 +52,7 @@ def test_coverage_is_counted_certain_or_unknown():
     assert coverage(torch.device("cpu"), [on_host]) == 1.0
     assert coverage(CUDA, [on_device]) == 1.0
     assert 0.9 < coverage(CUDA, [on_device, on_host]) < 0.99
-    # A vendor's plug-in may compute on the host below the dispatcher, where nobody sees it.
+    # A vendor's plug-in may compute on the host below the dispatcher, where it is not seen.
     assert coverage(NPU, [on_device]) is None
     assert 0.9 < coverage(NPU, [on_device, on_host]) < 0.99
     assert coverage(CUDA, []) is None

@@ -85,7 +85,7 @@ def test_logits_equal_the_oracles_over_chunks_turns_and_ragged_batches(name):
     expected = oracle(config, "fp32", [a, b, c])
     model = decoder(config)
     got = [
-        # cold, ragged; then appended chunks beside a cold row; then decode, ragged.
+        # cold, ragged; then appended chunks next to a cold row; then decode, ragged.
         (step(model, [(2, 0, a[:33]), (0, 0, b[:20])]), [(0, 32), (1, 19)]),
         (
             step(model, [(0, 20, b[20:41]), (2, 33, a[33:66]), (1, 0, c[:8])]),
@@ -121,7 +121,7 @@ def test_a_copied_prefix_continues_as_the_original_does():
     expected = oracle(TINY, "fp32", [a])[0]
     model = decoder(TINY)
     step(model, [(0, 0, a[:30])])
-    step(model, [(1, 0, a[::-1].copy()[:40])])  # what lay in the slot before has no influence
+    step(model, [(1, 0, a[::-1].copy()[:40])])  # what the slot held before has no influence
     copied = model.kv.copy(0, 1, 30)
     assert copied == 30 * 2 * TINY.n_layers * TINY.n_kv_heads * TINY.head_dim * 4
     found = step(model, [(1, 30, a[30:]), (0, 30, a[30:40])])

@@ -47,7 +47,7 @@ def load(precision: str = "fp32", **more):
 @pytest.fixture(scope="module")
 def subject():
     # The whole suite takes hundreds of launches: minutes in the interpreter, seconds in torch. The
-    # kernels stand in the tests below.
+    # kernels have the tests below.
     backend = TritonBackend("interpreter")
     spec = conformance_load(weights("fp32"), options={"ops": TORCH_OPS})
     yield Subject(backend, backend.load(spec), vocab_size=TINY.vocab_size)
@@ -143,8 +143,8 @@ def test_other_precisions_run_through_the_engine(precision):
     for captured in result.logits:
         far = np.abs(captured.logits - expected[captured.position]).max() / expected.std()
         assert far < (0.02 if precision == "fp16" else 1e-3)
-    assert loaded.precision["weights"] == precision
-    assert loaded.precision["activation"] == ("fp16" if precision == "fp16" else "fp32")
+    assert loaded.precision.weights == precision
+    assert loaded.precision.words()["activation"] == ("fp16" if precision == "fp16" else "fp32")
 
 
 def test_the_interpreter_is_never_ranked_and_says_what_it_is():

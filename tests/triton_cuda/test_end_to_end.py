@@ -1,4 +1,4 @@
-"""`scripts/gpu end-to-end` and `scripts/results`, as far as they go without a GPU."""
+"""`chipmark kernels models` and `scripts/results`, as far as they go without a GPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RECORD = ROOT / "tests" / "results" / "data" / "record-1"
 def end_to_end(monkeypatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.chdir(ROOT)
-    return importlib.import_module("gpu_arms.end_to_end")
+    return importlib.import_module("chipmark.kernel_bench.end_to_end")
 
 
 def test_the_suite_covers_every_model_and_load(end_to_end):

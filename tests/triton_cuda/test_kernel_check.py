@@ -60,7 +60,7 @@ def test_fp8_products_can_be_tried_at_any_number_of_rows(fp8: PagedDecoder, rows
 
 def test_a_row_says_which_products_take_rounded_activations() -> None:
     told = loading._precision("fp8", "fp8")
-    assert told["activation"] == "bf16, fp8 into products of over 64 rows"
-    assert told["kv"] == "bf16"
-    assert product_type(told["activation"]) == "fp8"  # its matrix rate is that of prompts
-    assert loading._precision("w8", "bf16")["activation"] == "bf16"
+    assert told.words()["activation"] == "bf16, fp8 into products of over 64 rows"
+    assert told.kv == "bf16"
+    assert product_type(told.linear_input) == "fp8"  # its matrix rate is that of prompts
+    assert loading._precision("w8", "bf16").words()["activation"] == "bf16"

@@ -80,7 +80,7 @@ def sequences(*lengths: int) -> list[np.ndarray]:
 
 
 def turns(model: PagedDecoder, a: np.ndarray, b: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
-    """Logits by (sequence, position): cold ragged chunks that end beside page boundaries, an
+    """Logits by (sequence, position): cold ragged chunks that end next to page boundaries, an
     appended turn, and padded decode of unequal rows. b shares a's first page."""
     found = {}
     pages_a, pages_b = [3, 20, 7, 1], [3, 5, 9]
@@ -199,7 +199,7 @@ def test_slots_beyond_two_to_the_31_stay_whole() -> None:
 @pytest.mark.parametrize("precision", ["bf16", "w8", "w4", "fp8"])
 @pytest.mark.parametrize("rows", [1, 8, 64])
 def test_a_decode_layer_takes_at_most_eight_launches(precision: str, rows: int) -> None:
-    # Two layers more, so many launches more: embedding, head and sampling are no layer's.
+    # Two layers more, so many launches more: embedding, head and sampling belong to no layer.
     counts = []
     for n_layers in (1, 3):
         config = replace(TINY, n_layers=n_layers)

@@ -6,7 +6,6 @@ import math
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from chipmark.ab.aa_run import MachineReport
 from chipmark.ab.between_sessions import AcrossReport
@@ -15,19 +14,21 @@ from chipmark.gate.aa_statistics import PROMISED_BENCHMARK, PROMISED_SUITE, Rate
 from chipmark.gate.machine_bounds import ACROSS_SESSIONS
 from chipmark.gate.outputs.numbers import amount, signed
 from chipmark.table.cells import plain_text
+from chipmark.table.listing import name, number, show
 
 
 def print_machine(report: MachineReport, console: Console) -> None:
     """A row a benchmark, then false reds, margin, and what was not concluded."""
-    table = _table("benchmark", "median", "noise of a pair", "A/A effect", "drift", "A/A bound",
-                   "slowdown found")  # fmt: skip
-    for m in report.metrics:
-        table.add_row(
-            _plain(title(m.key)), _plain(amount(m.median, m.unit)), percent(m.noise.noise),
+    heads = ("median", "noise of a pair", "A/A effect", "drift", "A/A bound", "slowdown found")
+    rows = [
+        [
+            title(m.key), amount(m.median, m.unit), percent(m.noise.noise),
             signed(m.noise.effect.effect), signed(m.noise.drift.effect),
             percent(m.within), _found(m.detectable, measured=m.within is not None),
-        )  # fmt: skip
-    console.print(table)
+        ]
+        for m in report.metrics
+    ]  # fmt: skip
+    show(console, [name("benchmark"), *map(number, heads)], rows)
     if report.reds is not None:
         promises = ((report.reds.benchmark, "benchmarks", PROMISED_BENCHMARK),
                     (report.reds.suite, "suites of 20", PROMISED_SUITE))  # fmt: skip
@@ -51,10 +52,12 @@ def print_machine(report: MachineReport, console: Console) -> None:
 
 def print_across(report: AcrossReport, console: Console) -> None:
     """A row a benchmark, then the margin."""
-    table = _table("benchmark", "sd of a session", "widest", "margin")
-    for m in report.movements:
-        table.add_row(_plain(title(m.key)), percent(m.sd), percent(m.widest), percent(m.margin))
-    console.print(table)
+    columns = [name("benchmark"), *map(number, ("sd of a session", "widest", "margin"))]
+    rows = [
+        [title(m.key), percent(m.sd), percent(m.widest), percent(m.margin)]
+        for m in report.movements
+    ]
+    show(console, columns, rows)
     if report.across is not None:
         _line(
             console,
@@ -80,14 +83,6 @@ def _found(ln: float | None, *, measured: bool) -> str:
 
 def _rate(rate: Rate, of: str) -> str:
     return f"{rate.found} of {rate.trials:,} {of}, at most {100 * rate.bound:.2g} % (95 %)"
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    table.add_column(columns[0], overflow="fold")
-    for name in columns[1:]:
-        table.add_column(name, justify="right")
-    return table
 
 
 def _plain(text: str) -> str:

@@ -42,7 +42,7 @@ WORKLOAD = ("python", "-m", "chipmark.ab.decode_step")
 
 DOCUMENT = "aa.json"
 
-# Nothing lies beyond or inside such margins: every series goes on to its last round.
+# Nothing is beyond or inside such margins: every series runs to its last round.
 _MEASURE_ALL = Margins(delta_red=100.0, delta_eq=0.0)
 
 
@@ -146,7 +146,7 @@ def check_same(runner: ProcessRunner) -> None:
     a, b = (code_hash(runner.modules[arm]) for arm in ("A", "B"))
     if a != b:
         raise SameCodeError(
-            "the arms did not run the same code, so this is no A/A run",
+            "the arms did not run the same code, so this is not an A/A run",
             "the command imports other modules from one process to the next",
         )
 
@@ -185,7 +185,7 @@ def report_of(
         reds = false_reds({key: s.d for key, s in found.items()}, margins, seed)
     elif not faults:
         notes.append(
-            f"{rounds} pairs: no rate of false reds and no margin is told from fewer than "
+            f"{rounds} pairs: a rate of false reds and a margin need at least "
             f"{MIN_PAIRS}; nothing is stored"
         )
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -195,7 +195,7 @@ def report_of(
 
 
 def keep(report: MachineReport, folder: Path | None = None) -> MachineReport:
-    """Store the bound of a report that has one, beside the margin across sessions that is there."""
+    """Store the bound of a report that has one, next to the margin across sessions kept."""
     from dataclasses import replace
 
     if report.within is None:

@@ -40,7 +40,7 @@ class Arm:
     tree: its checkout. cwd: where the command runs. argv: the command, its program not yet looked
     up. env: variables of this arm alone. python: the interpreter whose folder is first on PATH.
     revision: the commit, with `+dirty` where files were changed; "" outside git. project: the
-    checkout that the user stands in, None where it is `tree`.
+    user's checkout, None where it is `tree`.
     """
 
     name: Literal["A", "B"]
@@ -141,7 +141,7 @@ def program(arm: Arm, path: str) -> str:
     name = arm.argv[0]
     if os.sep in name:
         found = shutil.which(str(arm.cwd / name))
-        # A virtual environment lies beside the user's checkout, never in a worktree.
+        # A virtual environment is in the user's checkout, never in a worktree.
         found = found or shutil.which(str(Path.cwd() / name))
     else:
         found = shutil.which(name, path=path)

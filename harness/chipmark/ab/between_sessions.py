@@ -20,7 +20,7 @@ from chipmark.gate.stored_series import load_run
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A run. run: what tells it from others. medians by benchmark and metric, in their units."""
+    """A run. run: its name. medians by benchmark and metric, in their units."""
 
     path: Path
     run: str
@@ -55,7 +55,7 @@ class AcrossReport:
         if self.across is not None:
             return ()
         return (
-            f"{len(self.sessions)} sessions: no margin is told from fewer than {MIN_SESSIONS}; "
+            f"{len(self.sessions)} sessions: a margin needs at least {MIN_SESSIONS}; "
             "nothing is stored",
         )
 
@@ -100,7 +100,7 @@ def load_session(path: Path, metrics: Sequence[str] = ()) -> Session:
                     values.setdefault(key, []).append(float(r["value"]))
         run_id, identity, faults = found["run"], found["machine"], found["findings"]["faults"]
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInputError(document, f"is no A/A run ({error!r})") from error
+        raise BadInputError(document, f"not an A/A run: {error!r}") from error
     if faults:
         raise BadInputError(document, f"the machine was unfit: {faults[0]}", hint="leave it out")
     if any(value <= 0 for samples in values.values() for value in samples):

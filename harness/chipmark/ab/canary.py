@@ -8,7 +8,7 @@ Its rule has to let pass what the design cancels, and to stop what it does not:
   stands two of them. So the spread is that of the upper quartile of the changes, which a quarter of
   them cannot move; a root of mean squares would give up a whole run for one bad slot.
 - Short noise that hits slots at random widens the intervals, which is what INCONCLUSIVE is for.
-  From `NOTICE` (2 %, a quiet machine) on it is said; above the limit (default 10 %) an interval
+  From `NOTICE` (2 %, a quiet machine) on it is reported; above the limit (default 10 %) an interval
   of 16 rounds is wider than any usual margin, and the run is UNFIT.
 - A canary that differs between the arms means that the machine moved with them, and no statistic
   over the arms can see that: UNFIT where its paired effect is beyond the margin and its interval

@@ -68,20 +68,20 @@ def compare(request: Request, options: Options, out: Path | None, reporter: Repo
         if out is None:
             return judged(runner)[1]
         with journal(out, plan_document(plan, options, rules)) as kept:
-            if kept.sitting:
+            if kept.attempt:
                 reporter.say(f"rounds kept in {out}: {kept.rounds}; going on from there")
             try:
                 outcome, findings = judged(JournalledRunner(runner, kept))
             except KeyboardInterrupt:
                 if kept.rounds:
-                    reporter.say(f"rounds kept in {out}: {kept.rounds}; the same command goes on")
+                    reporter.say(f"rounds kept in {out}: {kept.rounds}; the same command resumes")
                 raise
             write_run(out, run, options.seed, runner, outcome, findings, machine_of(runner))
     return findings
 
 
 def plan_document(plan: Plan, options: Options, rules: Thresholds) -> dict[str, Any]:
-    """What must be equal to go on with an interrupted run: whatever the verdict hangs on."""
+    """What must be equal to resume an interrupted run: everything that the verdict depends on."""
     return {
         "version": __version__,
         "kind": plan.kind,

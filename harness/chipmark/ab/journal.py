@@ -1,4 +1,4 @@
-"""What an A/B run has measured, kept process by process, so that an interrupted run goes on.
+"""What an A/B run has measured, kept process by process, so that an interrupted run resumes.
 
 start.json   the plan; the machine, the benchmarks and the code of both arms by the first warm-up
 slots.jsonl  a line a process in the order run, with its raw samples, on the disk when it ends
@@ -24,7 +24,7 @@ from chipmark.ab.session import Measured, ProcessRunner
 from chipmark.errors import BrokenRecordError, UsageError
 from chipmark.gate.outputs.write import write_whole
 
-SCHEMA = "chipmark.ab-rounds/1"
+SCHEMA = "chipmark.ab-rounds/2"
 START_FILE = "start.json"
 SLOTS_FILE = "slots.jsonl"
 RUN_FILE = "ab.json"
@@ -35,12 +35,12 @@ _Place = tuple[int, int, ArmName]
 
 @dataclass
 class Journal:
-    """The folder of a run that goes on. plan: what must be equal to go on. sitting: 0, and one
-    more each time that the run was taken up again. start: of an earlier sitting, else None."""
+    """The folder of a run that resumes. plan: what must be equal to resume. attempt: 0, and one
+    more each time that the run was taken up again. start: of an earlier attempt, else None."""
 
     folder: Path
     plan: Mapping[str, Any]
-    sitting: int = 0
+    attempt: int = 0
     start: Mapping[str, Any] | None = None
     slots: dict[_Place, Measured] = field(default_factory=dict)
     canaries: dict[int, float] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class Journal:
             self._file = None
 
     def remove(self) -> None:
-        """Remove what this sitting has begun: a run that failed leaves nothing."""
+        """Remove what this attempt has begun: a run that failed leaves nothing."""
         self.close()
         if not self._begun:
             return
@@ -109,7 +109,7 @@ class Journal:
 class JournalledRunner:
     """A `Runner` that answers from the journal where it can, and writes down what it runs.
 
-    Warm-up is put off until a process is really run: caches and worktrees are new in each sitting.
+    Warm-up is put off until a process is really run: caches and worktrees are new in each attempt.
     """
 
     def __init__(self, runner: ProcessRunner, journal: Journal) -> None:
@@ -130,7 +130,7 @@ class JournalledRunner:
         if kept is not None:
             return kept
         self._warmed()
-        measured = replace(self._runner.run(slot, decided), sitting=self._journal.sitting)
+        measured = replace(self._runner.run(slot, decided), attempt=self._journal.attempt)
         self._journal.add(measured)
         return measured
 
@@ -151,7 +151,7 @@ class JournalledRunner:
 
 @contextmanager
 def journal(folder: Path, plan: Mapping[str, Any]) -> Iterator[Journal]:
-    """The journal of a run in `folder`: a new one, or that of the same plan, which goes on.
+    """The journal of a run in `folder`: a new one, or that of the same plan, which resumes.
 
     Raises UsageError for another plan (what differs is named) or a run that is going on now,
     BrokenRecordError for one that cannot be read. A failure removes what was begun, an interrupt
@@ -174,7 +174,7 @@ def goes_on(folder: Path) -> bool:
 
 
 def arm_document(arm: Arm, project: Path) -> dict[str, Any]:
-    """What of an arm must be equal to go on. A worktree's folder is another in each sitting, and
+    """What of an arm must be equal to resume. A worktree's folder is another in each attempt, and
     the state of the checkout is held by the contents of the modules."""
     own = arm.tree != project
     return {
@@ -199,7 +199,7 @@ def slot_document(m: Measured, *, raw: bool) -> dict[str, Any]:
         "round": m.slot.round,
         "slot": m.slot.slot,
         "arm": m.slot.arm,
-        "sitting": m.sitting,
+        "attempt": m.attempt,
         "canary_s": m.canary_s,
         "wall_s": m.wall_s,
         "before": m.before.to_dict(),
@@ -214,14 +214,14 @@ def _load(folder: Path, plan: Mapping[str, Any]) -> Journal:
     try:
         start = json.loads(path.read_text(encoding="utf-8"))
         if start["schema"] != SCHEMA:
-            raise ValueError(f"is no {SCHEMA}")
+            raise ValueError(f"the schema is not {SCHEMA}")
         differ = list(_differences(start["plan"], plan))
     except (ValueError, KeyError, TypeError) as error:
-        raise BrokenRecordError(path, f"is no begun A/B run ({error})") from error
+        raise BrokenRecordError(path, f"not an interrupted A/B run: {error}") from error
     if differ:
         raise UsageError(
             f"{folder} holds another A/B run, begun with {'; '.join(differ)}",
-            "give what it was begun with to go on, or choose a new -o",
+            "to resume, give what it was begun with, or choose a new -o",
         )
     found = Journal(folder, plan, start=start)
     file = (folder / SLOTS_FILE).open("a+", encoding="utf-8")
@@ -244,7 +244,7 @@ def _read(found: Journal, file: IO[str]) -> None:
             _take(found, json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise BrokenRecordError(
-                found.folder / SLOTS_FILE, f"is no reading ({error!r})", line=number
+                found.folder / SLOTS_FILE, f"invalid reading: {error!r}", line=number
             ) from error
     if whole != text:
         # The last line was cut by what ended the run: its process is run again.
@@ -264,21 +264,21 @@ def _take(found: Journal, line: Mapping[str, Any]) -> None:
         _state(line["before"]),
         _state(line["after"]),
         float(line["wall_s"]),
-        int(line["sitting"]),
+        int(line["attempt"]),
         tuple(Lost(**lost) for lost in line.get("lost", ())),
     )
     found.slots[slot.session, slot.round, slot.arm] = measured
-    found.sitting = max(found.sitting, measured.sitting)
+    found.attempt = max(found.attempt, measured.attempt)
 
 
 def _drop_halves(found: Journal) -> None:
-    """A round counts only if both arms ran in one sitting: a pair is of neighbours in time."""
+    """A round counts only if both arms ran in one attempt: a pair is of neighbours in time."""
     for session, number in {place[:2] for place in found.slots}:
         pair = [found.slots.get((session, number, arm)) for arm in ARMS]
-        if None in pair or len({m.sitting for m in pair if m is not None}) > 1:
+        if None in pair or len({m.attempt for m in pair if m is not None}) > 1:
             for arm in ARMS:
                 found.slots.pop((session, number, arm), None)
-    found.sitting += 1
+    found.attempt += 1
 
 
 def _state(document: Mapping[str, Any]) -> MachineState:

@@ -1,4 +1,4 @@
-"""The series of an A/B run: looks, what goes on, and the second session that confirms."""
+"""The series of an A/B run: looks, which benchmarks continue, and the confirming session."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from chipmark.gate.verdict import (
 @dataclass
 class Outcome:
     """What a run came to. judgements by benchmark and metric; measured: every slot, in order;
-    canaries: readings without a pause between them, a list a session and sitting; left_out:
+    canaries: readings without a pause between them, a list a session and attempt; left_out:
     benchmarks that only arm B has, or that arm A failed too; faults: why the machine was unfit."""
 
     judgements: dict[Key, Judgement] = field(default_factory=dict)
@@ -143,8 +143,8 @@ def _run_rounds(
         reporter.stage(f"session {session + 1}, round {slot.round + 1} of {end}: arm {slot.arm}")
         measured = runner.run(slot, names)
         last = outcome.measured[-1] if outcome.measured else None
-        place = (session, measured.sitting)
-        if last is None or (last.slot.session, last.sitting) != place:
+        place = (session, measured.attempt)
+        if last is None or (last.slot.session, last.attempt) != place:
             outcome.canaries.append([])
         outcome.measured.append(measured)
         outcome.canaries[-1].append(measured.canary_s)

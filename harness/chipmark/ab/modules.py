@@ -25,7 +25,7 @@ class SameCodeError(ChipmarkError):
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A project module. `inside`: whether its file lies in the arm's own tree."""
+    """A project module. `inside`: whether its file is in the arm's own tree."""
 
     name: str
     path: str
@@ -49,7 +49,7 @@ class Places:
 def imported(folder: Path, places: Places) -> dict[str, Module]:
     """Project modules that the processes of a round reported under `folder`, by name and path.
 
-    A module belongs to the project where its file lies in the arm's tree or in the user's
+    A module belongs to the project where its file is in the arm's tree or in the user's
     checkout, or where its top-level name is defined by the arm's source roots; installed packages
     and the standard library are left out otherwise.
     """
@@ -145,8 +145,8 @@ def _of_project(name: str, path: Path, places: Places) -> bool:
 
 @cache
 def _in_environment(folder: Path) -> bool:
-    """Whether a folder lies in a virtual environment, such as a checkout's own `.venv`: the
-    scripts in its `bin` are no code of the project."""
+    """Whether a folder is in a virtual environment, such as a checkout's own `.venv`: the
+    scripts in its `bin` are not the project's code."""
     return any((place / "pyvenv.cfg").is_file() for place in (folder, *folder.parents))
 
 

@@ -20,8 +20,8 @@ from typing import IO, Any
 
 import psutil
 
-from chipmark.cell.parent import LogTail
 from chipmark.errors import ChipmarkError, UsageError
+from chipmark.processes import LogTail, family_of, signal_group
 
 MARK = "CHIPMARK_AB_PROCESS"
 """Variable by which processes of one tree are known that have cut every tie."""
@@ -155,12 +155,12 @@ def end_tree(process: subprocess.Popen[Any], mark: str) -> None:
     """
     family = _family(process.pid, mark)
     if process.poll() is None:
-        _signal_group(process.pid, signal.SIGTERM)
+        signal_group(process.pid, signal.SIGTERM)
         try:
             process.wait(timeout=_TERM_S)
         except subprocess.TimeoutExpired:
             family |= _family(process.pid, mark)
-    _signal_group(process.pid, signal.SIGKILL)
+    signal_group(process.pid, signal.SIGKILL)
     family |= _marked(mark)
     for member in family:
         try:
@@ -171,19 +171,8 @@ def end_tree(process: subprocess.Popen[Any], mark: str) -> None:
     process.wait()
 
 
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    try:
-        os.killpg(pid, number)
-    except ProcessLookupError:
-        return  # the whole group has ended: what we wanted
-
-
 def _family(pid: int, mark: str) -> set[psutil.Process]:
-    try:
-        children = set(psutil.Process(pid).children(recursive=True))
-    except psutil.Error:
-        children = set()
-    return children | _marked(mark)
+    return {*family_of(pid), *_marked(mark)}
 
 
 def _marked(mark: str) -> set[psutil.Process]:

@@ -90,7 +90,7 @@ class Command:
     def of(cls, argv: Sequence[str], metrics: Sequence[str]) -> Command:
         """Know pytest and `chipmark run` by their names; another command is asked by a file.
 
-        Raises UnknownNameError for a metric that is no column, UsageError for one of a command
+        Raises UnknownNameError for a metric that is not a column, UsageError for one of a command
         that has no table.
         """
         from chipmark.table.columns import RANKABLE
@@ -116,7 +116,7 @@ class Command:
     ) -> list[str]:
         """The command line of one process whose results go under `folder`.
 
-        decided: benchmarks that need no more rounds, of `all_`. pytest leaves them out, except
+        decided: benchmarks that need no further rounds, of `all_`. pytest leaves them out, except
         one whose name another one still needed begins with, since pytest deselects by prefix.
         """
         words = list(self.argv)
@@ -269,7 +269,9 @@ def read_samples(path: Path, what: str) -> Readings:
     found, lost = [], []
     for name, entry in _object(path, what).items():
         if not isinstance(entry, dict) or not isinstance(entry.get("samples"), list):
-            raise BadInputError(path, f"{what}: is no object with a list", field=f"{name}.samples")
+            raise BadInputError(
+                path, f"{what}: must be an object with a list", field=f"{name}.samples"
+            )
         direction = entry.get("direction", "lower")
         if direction not in ("higher", "lower"):
             raise BadInputError(

@@ -69,7 +69,7 @@ def kind_of(request: Request) -> Kind:
     if kind == "commands" and not (request.a and request.b):
         raise UsageError("one of --a and --b is missing", "an A/A run is `chipmark aa`")
     if kind == "commands" and request.command:
-        raise UsageError("a command after -- beside --a and --b", "leave one of them out")
+        raise UsageError("a command after -- together with --a and --b", "leave one of them out")
     if kind == "backends" and len(request.backends) != 2:
         raise UsageError(f"{len(request.backends)} backends", "give two: -b torch:cpu -b ort:cpu")
     if kind != "commands" and not request.command:
@@ -180,7 +180,7 @@ def _split(command: str) -> tuple[str, ...]:
     try:
         words = tuple(shlex.split(command))
     except ValueError as error:
-        raise UsageError(f"{command!r} is no command line ({error})") from error
+        raise UsageError(f"{command!r} is not a command line: {error}") from error
     if not words:
         raise UsageError("an empty command")
     return words
@@ -191,7 +191,7 @@ def _variables(settings: Sequence[str]) -> dict[str, str]:
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name.isidentifier():
-            raise UsageError(f"{setting!r} is no NAME=VALUE", "as --b-env OMP_NUM_THREADS=1")
+            raise UsageError(f"{setting!r} is not NAME=VALUE", "as --b-env OMP_NUM_THREADS=1")
         found[name] = value
     return found
 

@@ -40,7 +40,7 @@ def check_new(out: Path) -> None:
     """UsageError where the folder exists and holds something, or cannot be made."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(
-            f"{out} is there already", "a run is never mixed with another: choose a new -o"
+            f"{out} already exists", "a run is never mixed with another: choose a new -o"
         )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,8 @@ def gaps(
     every: Sequence[Measured], rounds: Sequence[Measured], closed: Collection[Key]
 ) -> dict[Key, Gap]:
     """Benchmarks and metrics of arm A without a value in some of `rounds`, which are of one
-    session. every: all slots so far, which say what arm A has. closed: those that need no more."""
+    session. every: all slots so far, which say what arm A has. closed: those that need no
+    further rounds."""
     found: dict[Key, Gap] = {}
     for key in readings_of(every, "A"):
         if key in closed:

@@ -32,7 +32,7 @@ from chipmark.gate.stored_series import load_run
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A slot that was run. canary_s: the canary just before it. before, after: the machine.
-    sitting: how often the run had been taken up again by then. lost: what it gave no value of."""
+    attempt: how often the run had been resumed by then. lost: benchmarks without a value."""
 
     slot: Slot
     readings: tuple[Reading, ...]
@@ -40,7 +40,7 @@ class Measured:
     before: MachineState
     after: MachineState
     wall_s: float
-    sitting: int = 0
+    attempt: int = 0
     lost: tuple[Lost, ...] = ()
 
 

@@ -41,7 +41,7 @@ def resolve(root: Path, revision: str) -> str:
     )  # fmt: skip
     if not commit:
         raise UsageError(
-            f"{revision!r} is no commit of {root}",
+            f"{revision!r} is not a commit of {root}",
             "a branch, a tag or HEAD~1; a shallow clone has few: git fetch --unshallow",
         )
     return commit

@@ -13,7 +13,7 @@ from chipmark.errors import BrokenRecordError, NothingToJudgeError
 from chipmark.prices.book import EXAMPLE, load_book
 from chipmark.results.store import Loaded, Skipped, find_records, load_record, load_records
 from chipmark.table.columns import COLUMNS
-from chipmark.table.rows import Row, build_rows
+from chipmark.table.rows import TableRow, build_rows
 
 if TYPE_CHECKING:
     import pandas
@@ -99,7 +99,7 @@ class Records(Sequence[Record]):
         prices: PathLike | None = None,
         *,
         across_precision: bool = False,
-    ) -> list[Row]:
+    ) -> list[TableRow]:
         """The rows of the table as objects, for `chipmark.table.render` and code of its kind.
 
         Takes and raises what `table` does.

@@ -16,7 +16,7 @@ class Need:
 
     weight_bytes: as they lie on the device. bytes_per_token: of KV, over all layers. n_seqs:
     sequences that live at once, of at most max_context tokens. reserved: slots that hold prefixes
-    beside theirs. kv_tokens: tokens of KV in all, 0 for a slot of max_context for each.
+    in addition to theirs. kv_tokens: tokens of KV in all, 0 for a slot of max_context for each.
     model_context: the model's own limit.
     """
 
@@ -37,7 +37,7 @@ class Need:
 
 
 def check_fit(need: Need, free: int | None, device: str) -> None:
-    """Raise DoesNotFitError that says what would fit; `free` None means nobody knows."""
+    """Raise DoesNotFitError that says what would fit; `free` None means unknown."""
     if need.max_context > need.model_context:
         raise DoesNotFitError(
             f"a context of {need.max_context} tokens is beyond the model's {need.model_context}",

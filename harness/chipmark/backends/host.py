@@ -40,7 +40,7 @@ def chosen_threads() -> int:
     """Threads of a backend on this host: its physical cores, or OMP_NUM_THREADS where that is
     fewer, so that both libraries take it and not only the one that is built with OpenMP.
 
-    Of a list (one number a level of nesting, OpenMP 5.2, 21.1.2) the first counts. What is no
+    Of a list (one number a level of nesting, OpenMP 5.2, 21.1.2) the first counts. What is not a
     number above zero is passed over, as OpenMP's own runtimes do.
     """
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()

@@ -29,7 +29,7 @@ def probe_bytes(wanted: int, free: int | None, cache: int | None, share: float) 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a call failed for lack of memory; vendors' plug-ins of torch each raise their own
-    class, and some a RuntimeError that only says so."""
+    class, and some a RuntimeError with only a text."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()

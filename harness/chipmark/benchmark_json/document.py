@@ -1,7 +1,7 @@
 """A run of pytest-benchmark as its JSON file holds it, versions 3.x to 5.x.
 
 `raw` and `text` are the whole file, so that keys unknown here are never lost. What chipmark works
-with stands beside them, checked by `chipmark.benchmark_json.read`.
+with is kept with them, checked by `chipmark.benchmark_json.read`.
 """
 
 from __future__ import annotations

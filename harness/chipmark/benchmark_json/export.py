@@ -58,7 +58,7 @@ def write_export(text: str, out: Path, *, force: bool) -> None:
         sys.stdout.flush()
         return
     if out.exists() and not force:
-        raise UsageError(f"{out} is there already", "--force replaces it")
+        raise UsageError(f"{out} already exists", "--force replaces it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(out) as partial:
@@ -72,7 +72,7 @@ def records_document(records: Sequence[Record]) -> dict[str, Any]:
     """pytest-benchmark's document of measured cells; failed ones are left out.
 
     A cell gives a benchmark for each of TIMES and PER_TOKEN that was measured, its samples those
-    of the repeats. NothingToJudgeError where no cell has one, UsageError where one cell stands in
+    of the repeats. NothingToJudgeError where no cell has one, UsageError where one cell is in
     two records.
     """
     benchmarks: list[dict[str, Any]] = []

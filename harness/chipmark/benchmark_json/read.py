@@ -30,7 +30,7 @@ _MAKE = "make it with `pytest --benchmark-json FILE`"
 def read_benchmark_json(path: Path) -> BenchmarkRun:
     """The run that a file holds.
 
-    A benchmark whose entry is broken (no statistics, a time that is no finite number of seconds,
+    A benchmark whose entry is broken (no statistics, a time that is not a finite number of seconds,
     a name that is there twice) is in `faults` of the run, and the others stand. Raises
     BadInputError for a file that is missing, empty, cut, of another tool or version;
     NothingToJudgeError for a run without a benchmark.
@@ -82,12 +82,12 @@ def _document(path: Path, text: str) -> Mapping[str, Any]:
         document = json.loads(text)
     except json.JSONDecodeError as error:
         cut = error.pos >= len(text.rstrip()) or "Unterminated" in error.msg
-        problem = f"is cut or no JSON: {error.msg}" if cut else f"is no JSON: {error.msg}"
+        problem = f"truncated or invalid JSON: {error.msg}" if cut else f"invalid JSON: {error.msg}"
         raise BadInputError(path, problem, line=error.lineno, hint=_MAKE) from error
     except RecursionError:
         raise BadInputError(path, "is nested too deeply", hint=_MAKE) from None
     if not isinstance(document, dict):
-        raise BadInputError(path, "is no JSON object; not of pytest-benchmark", hint=_MAKE)
+        raise BadInputError(path, "must be a JSON object of pytest-benchmark", hint=_MAKE)
     other = _other_tool(document)
     if other:
         raise BadInputError(path, f"is {other}, not of pytest-benchmark", hint=_MAKE)
@@ -156,7 +156,7 @@ def _fullname(entry: Any) -> str:
 def _benchmark(path: Path, index: int, entry: Any) -> Benchmark:
     where = f"benchmarks[{index}]"
     if not isinstance(entry, dict):
-        raise BadInputError(path, "is no object", field=where, hint=_MAKE)
+        raise BadInputError(path, "must be an object", field=where, hint=_MAKE)
     fullname = _fullname(entry)
     if not fullname:
         raise BadInputError(path, "is missing", field=f"{where}.fullname", hint=_MAKE)
@@ -204,13 +204,13 @@ def _samples(path: Path, where: str, data: Any) -> tuple[float, ...]:
     if data is None:
         return ()
     if not isinstance(data, list):
-        raise BadInputError(path, "is no list", field=where, hint=_MAKE)
+        raise BadInputError(path, "must be a list", field=where, hint=_MAKE)
     return tuple(_seconds(path, f"{where}[{i}]", value) for i, value in enumerate(data))
 
 
 def _seconds(path: Path, where: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadInputError(path, f"{value!r} is no number", field=where)
+        raise BadInputError(path, f"{value!r} is not a number", field=where)
     try:
         number = float(value)
     except OverflowError:
@@ -235,7 +235,7 @@ def _mapping(path: Path, value: Any, where: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BadInputError(path, "is no object", field=where, hint=_MAKE)
+        raise BadInputError(path, "must be an object", field=where, hint=_MAKE)
     return value
 
 

@@ -1,9 +1,9 @@
 """Runs of pytest-benchmark stored among chipmark's results: a folder each, never changed.
 
-    NAME/benchmark_run.json      what this is, and the checksum of the file beside it
+    NAME/benchmark_run.json      what this is, and the checksum of the other file
     NAME/pytest-benchmark.json   the imported file, byte for byte
 
-It is no `Record`: that is a measured cell, with events that can be computed again. So `chipmark
+It is not a `Record`: that is a measured cell, with events that can be computed again. So `chipmark
 table` passes such folders by; `chipmark gate`, `chipmark history` and `chipmark validate` read
 both. Nothing is lost because nothing is written anew.
 """

@@ -1,4 +1,4 @@
-"""Is a stored run of pytest-benchmark whole, and what it says it is."""
+"""Is a stored run of pytest-benchmark whole, and what it claims to be."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chipmark.results.finding import Finding
 
 def validate_run(folder: Path) -> list[Finding]:
     """Findings on an imported run: its description, checksum and size, the file read again by the
-    rules of the import (every sample, and statistics against samples), and files beside it."""
+    rules of the import (every sample, and statistics against samples), and files next to it."""
     try:
         described = description(folder / RUN_FILE)
         run = load_run(folder)

@@ -16,6 +16,7 @@ from chipmark.cell.unit_notes import foreign_code, meter_notes, unit_notes
 from chipmark.cell.workloads import workload_id
 from chipmark.chips.contract import ChipIdentity
 from chipmark.codes import NoteCode
+from chipmark.engine.computed import linear_input_of
 from chipmark.engine.plan import CACHE_POLICY
 from chipmark.results.manifest import (
     ChipId,
@@ -93,7 +94,7 @@ def _precision(requested: str, told: dict[str, str] | None) -> PrecisionId:
         activation=activation,
         kv=kv,
         accumulate=told.get("accumulate", "unknown"),
-        class_name=precision_class(weights, activation, kv),
+        class_name=precision_class(weights, linear_input_of(activation), kv),
     )
 
 

@@ -14,6 +14,7 @@ from chipmark.cell.audit_run import (
 )
 from chipmark.cell.logits import load_logits
 from chipmark.cell.measure import MeasuredCell
+from chipmark.engine.computed import linear_input_of
 from chipmark.results.audit import AUDIT_FILE, save_audit
 from chipmark.results.manifest import AuditResult
 
@@ -58,7 +59,7 @@ def _subject(cell: MeasuredCell) -> Subject:
     captured: Captured | None = None
     if path.is_file():
         captured = captured_of(load_logits(path), cell.captured_repeat)
-    activation = str(cell.loaded["precision"]["activation"])
+    activation = linear_input_of(str(cell.loaded["precision"]["activation"]))
     return Subject(cell.events(), cell.class_name, activation, captured)
 
 

@@ -22,7 +22,9 @@ from chipmark.cell.audit_run import (
 )
 from chipmark.cell.reference import References, Weights, oracle_here
 from chipmark.cell.workloads import ModelInUse, find_model, prepare_model
+from chipmark.engine.computed import linear_input_of
 from chipmark.errors import BrokenRecordError, CellFailedError, UsageError
+from chipmark.registry import is_simulated
 from chipmark.results.audit import (
     AUDIT_FILE,
     AuditData,
@@ -80,11 +82,11 @@ def finish_audit(
     subject = Subject(
         tuple(repeat.events for repeat in raw.repeats),
         manifest.precision.class_name,
-        manifest.precision.activation,
+        linear_input_of(manifest.precision.activation),
         None if before is None or before.compared_rms_rel.size else captured_in(before),
     )
     rms_rel = None
-    if manifest.backend.startswith("sim:"):
+    if is_simulated(manifest.backend):
         found = audit_by_rule(subject, raw.trace)
     else:
         in_use = _weights(manifest, model, say)

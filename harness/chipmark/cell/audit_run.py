@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chipmark.backends.sim.cells import FACTOR
 from chipmark.cell.audit import Draw, TurnKey, draw, rows_of_longest
 from chipmark.cell.contexts import Keys, stream_flops, streams
 from chipmark.cell.logits import (
@@ -29,6 +27,7 @@ from chipmark.cell.logits import (
 from chipmark.cell.reference import NO_TORCH, References, Weights, oracle_here
 from chipmark.engine.eventlog import DONE
 from chipmark.engine.events import Table
+from chipmark.engine.plugins import simulated_factory
 from chipmark.errors import ChipmarkError
 from chipmark.results.audit import AuditData, Seen, judge, seen_at
 from chipmark.results.manifest import AuditResult, ReferenceId
@@ -184,19 +183,13 @@ def audit_by_rule(subject: Subject, trace: Trace) -> Audited:
 
 
 def closed_rule_ids(trace: Trace, keys: Keys) -> NDArray[np.int32]:
-    """Ids that a simulated device samples at these places: `(context_hash >> 33) % vocabulary`."""
+    """Ids that a simulated device samples at these places, by its closed rule."""
     ids = np.zeros(len(keys), np.int32)
     where = {tuple(key): at for at, key in enumerate(keys.tolist())}
-    mask = (1 << 64) - 1
     for stream in streams(trace, keys):
-        asked: dict[int, list[int]] = defaultdict(list)
+        expected = simulated_factory().expected_ids(stream.tokens, trace.vocab_size)
         for key in stream.keys.tolist():
-            asked[key[2]].append(where[tuple(key)])
-        value = 0
-        for position, token in enumerate(stream.tokens.tolist()):
-            value = (value * FACTOR + token + 1) & mask
-            for at in asked.get(position, ()):
-                ids[at] = (value >> 33) % trace.vocab_size
+            ids[where[tuple(key)]] = expected[key[2]]
     return ids
 
 

@@ -78,7 +78,7 @@ def candidates(machine: Machine | None = None) -> list[Offer]:
 
 
 def capability_of(nvml: Any) -> tuple[int, int] | None:
-    """Compute capability of the card that CUDA puts first; None where nothing tells it. `nvml`:
+    """Compute capability of the card that CUDA puts first; None where it is not known. `nvml`:
     bindings of one's own, None for the library's."""
     try:
         bindings = open_nvml() if nvml is None else initialised(nvml)

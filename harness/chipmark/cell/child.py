@@ -10,12 +10,10 @@ its own clock. The error of a load that does not fit has "sequences", too.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import dataclasses
 import json
 import os
 import resource
-import signal
 import sys
 import time
 import traceback
@@ -35,10 +33,9 @@ from chipmark.engine.events import save_events
 from chipmark.engine.plan import CapturedLogits, Progress, RunPlan
 from chipmark.engine.plugins import open_backend, virtual_clock
 from chipmark.errors import ChipmarkError, DoesNotFitError, UsageError
+from chipmark.processes import die_with_parent
 from chipmark.registry import identity_of, refused_plugins, split_backend
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 _PROGRESS_PERIOD_S = 0.5
 
 
@@ -265,7 +262,7 @@ def loaded_to_dict(loaded: Loaded) -> dict[str, Any]:
         "compile_s": loaded.compile_s,
         "weight_bytes": loaded.weight_bytes,
         "kv_bytes": loaded.kv_bytes,
-        "precision": dict(loaded.precision),
+        "precision": loaded.precision.words(),
         "graph": loaded.graph,
         "ep_coverage": loaded.ep_coverage,
         "device": loaded.device,
@@ -299,19 +296,6 @@ def forget_peak_rss() -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError as error:
         sys.stderr.write(f"/proc/self/clear_refs: {error}; the peak includes the probes\n")
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends, and to keep what it starts in its
-    family: a grandchild whose own parent has ended can still be found, parked and ended.
-
-    Elsewhere than on Linux the end of the command pipe ends this process, as soon as the running
-    command is done.
-    """
-    if sys.platform == "linux":
-        prctl = ctypes.CDLL(None, use_errno=True).prctl
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def serve(

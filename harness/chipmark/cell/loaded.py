@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from chipmark.engine.computed import linear_input_of
 from chipmark.errors import CellFailedError, UnknownNameError
 from chipmark_models.precision import precision_class
 
@@ -67,6 +68,6 @@ def check_loaded(answer: Mapping[str, Any]) -> None:
         ) from error
     words = found.precision
     try:
-        precision_class(words.weights, words.activation, words.kv)
+        precision_class(words.weights, linear_input_of(words.activation), words.kv)
     except UnknownNameError as error:
         raise CellFailedError(f"load: the backend reports precision: {error.message}") from error

@@ -25,9 +25,11 @@ from chipmark.cell.spec import ChildSpec
 from chipmark.cell.workloads import sim_load
 from chipmark.chips.throttle import throttle_notes, watch_for
 from chipmark.codes import NoteCode
+from chipmark.engine.computed import linear_input_of
 from chipmark.engine.events import Table, load_events
 from chipmark.errors import ChipmarkError, DoesNotFitError
 from chipmark.meters.replay import save_samples
+from chipmark.registry import is_simulated
 from chipmark.results.manifest import (
     AuditResult,
     CapacityResult,
@@ -79,7 +81,7 @@ class MeasuredCell:
     @property
     def simulated(self) -> bool:
         """A closed-form device on a virtual clock."""
-        return self.inputs.plan.backend.startswith("sim:")
+        return is_simulated(self.inputs.plan.backend)
 
     def guard(self, step: Callable[[], None]) -> None:
         """Do a step unless the cell has failed; a failure costs this cell and no other."""
@@ -262,7 +264,8 @@ class MeasuredCell:
     def class_name(self) -> str:
         """The class of precision, concluded from what the child says that it computes."""
         computed = self.loaded["precision"]
-        return precision_class(computed["weights"], str(computed["activation"]), computed["kv"])
+        taken = linear_input_of(str(computed["activation"]))
+        return precision_class(computed["weights"], taken, computed["kv"])
 
     def end(self) -> None:
         """End the child if it runs, keep the end of its log, and free its scratch."""

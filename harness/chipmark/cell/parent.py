@@ -8,64 +8,21 @@ import selectors
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
 from chipmark.cell.environment import child_environment
 from chipmark.errors import CellFailedError, DoesNotFitError
-
-LOG_BYTES = 256 * 1024
-FLOOD_BYTES = 64 * 1024 * 1024
-"""A child that prints more than this is ended: printing at that rate is part of what is timed."""
+from chipmark.processes import LogTail, family_of, how_it_ended, signal_group
 
 _ANSWER_BYTES = 32 * 1024 * 1024
 _READ = 1 << 16
 
 Told = Callable[[Mapping[str, Any]], None]
-
-
-class LogTail:
-    """Drains a child's stdout and stderr on a thread and keeps the last LOG_BYTES."""
-
-    def __init__(self, pipe: IO[bytes]) -> None:
-        self._pipe = pipe
-        self._chunks: deque[bytes] = deque()
-        self._kept = 0
-        self.total = 0
-        self._thread = threading.Thread(target=self._drain, name="child-log", daemon=True)
-        self._thread.start()
-
-    @property
-    def flooded(self) -> bool:
-        """Whether more than FLOOD_BYTES were printed."""
-        return self.total > FLOOD_BYTES
-
-    def tail(self) -> bytes:
-        """The last LOG_BYTES, from the start of a line where the beginning was cut."""
-        data = b"".join(self._chunks)[-LOG_BYTES:]
-        if self.total > len(data):
-            data = data[data.find(b"\n") + 1 :]
-            data = b"[%d bytes in all; only the end is kept]\n" % self.total + data
-        return data
-
-    def join(self) -> None:
-        """Wait until the pipe is closed by everybody who held it."""
-        self._thread.join(timeout=5)
-
-    def _drain(self) -> None:
-        while chunk := os.read(self._pipe.fileno(), _READ):
-            self.total += len(chunk)
-            self._chunks.append(chunk)
-            self._kept += len(chunk)
-            while self._kept - len(self._chunks[0]) > LOG_BYTES:
-                self._kept -= len(self._chunks.popleft())
-        self._pipe.close()
 
 
 class ChildProcess:
@@ -205,7 +162,7 @@ class ChildProcess:
         if self._ended:
             return
         self._ended = True
-        family = self._family()
+        family = family_of(self.process.pid)
         self._signal(signal.SIGKILL)
         for member in family:
             try:
@@ -218,21 +175,11 @@ class ChildProcess:
         self.log.join()
 
     def _signal(self, number: signal.Signals) -> bool:
-        try:
-            os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            return False
-        return True
-
-    def _family(self) -> list[psutil.Process]:
-        try:
-            return psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.Error:
-            return []
+        return signal_group(self.process.pid, number)
 
     def _signal_family(self, number: signal.Signals) -> None:
         """To what left the child's process group, which a signal to the group does not reach."""
-        for member in self._family():
+        for member in family_of(self.process.pid):
             try:
                 if os.getpgid(member.pid) != self.process.pid:
                     member.send_signal(number)
@@ -271,6 +218,4 @@ class ChildProcess:
             code = self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             return "the child closed its pipe without an answer"
-        if code < 0:
-            return f"the child was killed by {signal.Signals(-code).name}"
-        return f"the child ended with exit code {code}"
+        return f"the child {how_it_ended(code)}"

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from chipmark.backends.sim.cells import context_hash
 from chipmark.cell.contexts import sampled_positions
 from chipmark.cell.logits import LogitRows
+from chipmark.engine.plugins import simulated_factory
 from chipmark.workload.scale import Scale
 from chipmark.workload.session import Session, Turn
 from chipmark.workload.trace import Trace
@@ -99,15 +99,15 @@ def all_turns(trace: Trace) -> Wanted:
 
 def closed_rule_errors(trace: Trace, measured: LogitRows) -> str:
     """What contradicts the closed rule of a simulated device: at every sampled position the id
-    `(context_hash >> 33) % vocabulary` has the largest logit. "" where nothing does."""
+    that it gives has the largest logit. "" where nothing does."""
     best = {
         tuple(key): int(row.argmax())
         for key, row in zip(measured.keys.tolist(), measured.logits, strict=True)
     }
-    wrong = 0
+    rule, wrong = simulated_factory().expected_ids, 0
     for session, turn in trace.walk():
         context = np.concatenate([session.prompt(turn), session.output(turn)])
+        expected = rule(context.astype(np.int32), trace.vocab_size)
         for position in sampled_positions(turn).tolist():
-            expected = (context_hash(context[: position + 1]) >> 33) % trace.vocab_size
-            wrong += best.get((session.id, turn.index, position)) != expected
+            wrong += best.get((session.id, turn.index, position)) != expected[position]
     return f"{wrong} sampled ids are not those of their contexts" if wrong else ""

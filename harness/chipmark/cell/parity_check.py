@@ -10,6 +10,7 @@ from chipmark.cell.logits import LogitRows, distance, load_logits
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.parity import all_turns, closed_rule_errors
 from chipmark.codes import NoteCode
+from chipmark.engine.computed import linear_input_of
 from chipmark.results.manifest import Note, ParityResult
 from chipmark.results.tolerance import tolerance_of
 from chipmark.workload.trace import Trace, save_trace
@@ -85,7 +86,7 @@ def _run(cell: MeasuredCell, trace: Trace) -> Path:
 def _tolerance(cell: MeasuredCell, plain: LogitRows, trace: Trace, keys: Keys) -> float:
     """Of the precision's class; where products take rounded activations, what that rounding does
     to the very rows compared is found first, and noted."""
-    rounding = rounding_of(str(cell.loaded["precision"]["activation"]))
+    rounding = rounding_of(linear_input_of(str(cell.loaded["precision"]["activation"])))
     if not rounding:
         return tolerance_of(cell.class_name)
     rounded = cell.reference(trace, keys, rounding)

@@ -15,6 +15,7 @@ from chipmark.cell.host_probe import host_read_roof
 from chipmark.cell.parent import ChildProcess
 from chipmark.chips.contract import ChipIdentity
 from chipmark.codes import NoteCode
+from chipmark.engine.computed import linear_input_of
 from chipmark.results.manifest import Note, Probes
 from chipmark.workload.trace import Trace
 from chipmark_models.precision import product_type
@@ -50,6 +51,7 @@ def roof_plan(
     mean = sum(turn.prompt_tokens for turn in turns) // max(1, len(turns))
     caps = loaded["caps"]
     slots = caps["n_slots"] * caps["max_context"]
+    told = str(loaded["precision"].get("activation", precision))
     wanted = working_set_bytes(
         int(loaded["weight_bytes"]),
         int(loaded["kv_bytes"]),
@@ -58,7 +60,7 @@ def roof_plan(
     )
     return RoofPlan(
         wanted_bytes=wanted,
-        precision=product_type(str(loaded["precision"].get("activation", precision))),
+        precision=product_type(linear_input_of(told)),
         by="harness" if chip.on_host else "backend",
         threads=threads,
         llc_bytes=device_cache(chip, loaded["describe"]),

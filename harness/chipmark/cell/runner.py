@@ -42,7 +42,7 @@ from chipmark.meters.pick import pick_meter
 from chipmark.meters.replay import ReplayMeter, sim_info
 from chipmark.meters.request import AssumedPower, MeterRequest
 from chipmark.metrics.ranking import MIN_REPEATS
-from chipmark.registry import split_backend
+from chipmark.registry import is_simulated, split_backend
 from chipmark.results.manifest import Note, Slo
 from chipmark.results.store import write_record
 from chipmark.workload.trace import Trace
@@ -259,8 +259,8 @@ class _Preparation:
     def cell(self, plan: CellPlan, repeats: int) -> _Prepared:
         """Everything a cell needs before its child starts."""
         options = self._options
-        kind, device = split_backend(plan.backend)
-        simulated = kind == "sim"
+        device = split_backend(plan.backend)[1]
+        simulated = is_simulated(plan.backend)
         ref = self._ref_of(plan)
         trace = self.trace(plan)
         in_use = None if simulated or ref is None else self._model(ref, plan)
@@ -323,7 +323,7 @@ class _Preparation:
         return self._traces[key]
 
     def _ref_of(self, plan: CellPlan) -> WeightRef | None:
-        simulated = split_backend(plan.backend)[0] == "sim"
+        simulated = is_simulated(plan.backend)
         return None if simulated and plan.kind != "transcript" else self._ref(plan.model)
 
     def _ref(self, name: str) -> WeightRef:

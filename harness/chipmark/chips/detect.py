@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from chipmark.chips.identify import nvidia_identity
 from chipmark.chips.nvml import cards, open_nvml
 from chipmark.chips.plugins import chip_identifier
 from chipmark.errors import MissingBackendError, UsageError
-from chipmark.registry import plugins, split_backend
+from chipmark.registry import is_simulated, plugins, split_backend
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +39,13 @@ def chip_of(
     """The chip that a backend `KIND:DEVICE` runs on.
 
     `loaded_device` is what the backend called it; it is used only where nothing else is known, and
-    the identity then says so. `key` is what the loaded process says of its very card. A simulated
-    device is a chip of its own. Raises MissingBackendError
-    where "cuda" is asked for and neither NVML answers nor the PCI bus shows a lookalike.
+    the identity is then unverified. `key` is what the loaded process says of its very card. A
+    simulated device is a chip of its own. Raises MissingBackendError where "cuda" is asked for and
+    neither NVML answers nor the PCI bus shows a lookalike.
     """
-    kind, device = split_backend(backend)
-    if kind == "sim":
-        return ChipIdentity(
-            name=f"sim-{device}",
-            vendor="simulated",
-            device_name=loaded_device or f"sim:{device}",
-            unit="card",
-            used=1,
-            of=1,
-            evidence=("a simulated device with closed-form time and power",),
-        )
+    device = split_backend(backend)[1]
+    if is_simulated(backend):
+        return _simulated_chip(device, loaded_device or backend)
     vendors = [
         entry
         for entry in catalogue().vendors.values()
@@ -60,13 +55,15 @@ def chip_of(
     for name in plugins("chipmark.chips"):
         try:
             found = chip_identifier(name)(device, key=key)
-        except MissingBackendError:
+        except MissingBackendError as error:
+            _LOG.info("chip plug-in %s: %s", name, error.message)
             # No NVIDIA driver behind "cuda": it may be one of the vendors that look like it.
             alike = [entry for entry in vendors if vendor_trace(entry, root).pci_devices]
             if not alike:
                 raise
             return identify_vendor(alike[0], loaded_device, root)
         if isinstance(found, ChipIdentity):
+            _LOG.info("%s runs on %s: %s", backend, found.name, "; ".join(found.evidence))
             return found
     if vendors:
         return identify_vendor(vendors[0], loaded_device, root)
@@ -79,6 +76,18 @@ def chip_of(
         of=1,
         evidence=(f"no chip plug-in knows the device {device!r}",),
         verified=False,
+    )
+
+
+def _simulated_chip(device: str, device_name: str) -> ChipIdentity:
+    return ChipIdentity(
+        name=f"sim-{device}",
+        vendor="simulated",
+        device_name=device_name,
+        unit="card",
+        used=1,
+        of=1,
+        evidence=("a simulated device with closed-form time and power",),
     )
 
 

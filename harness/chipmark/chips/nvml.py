@@ -164,8 +164,19 @@ class Card:
 
     def clock_mhz(self) -> int | None:
         """Clock of the streaming multiprocessors now."""
-        which = getattr(self.nvml, "NVML_CLOCK_SM", None)
-        value = None if which is None else self.ask("nvmlDeviceGetClockInfo", which)
+        return self._number("nvmlDeviceGetClockInfo", "NVML_CLOCK_SM")
+
+    def memory_clock_mhz(self) -> int | None:
+        """Clock of the memory now."""
+        return self._number("nvmlDeviceGetClockInfo", "NVML_CLOCK_MEM")
+
+    def temperature_c(self) -> int | None:
+        """Temperature of the chip now, degrees Celsius."""
+        return self._number("nvmlDeviceGetTemperature", "NVML_TEMPERATURE_GPU")
+
+    def _number(self, function: str, constant: str) -> int | None:
+        which = getattr(self.nvml, constant, None)
+        value = None if which is None else self.ask(function, which)
         return None if value is None else int(value)
 
     def reason_mask(self) -> int | None:

@@ -25,7 +25,7 @@ def virtual_by(root: Path, flags: frozenset[str]) -> str:
         return "hypervisor flag"
     dmi = root / "sys/devices/virtual/dmi/id"
     vendor, product = _text(dmi / "sys_vendor"), _text(dmi / "product_name")
-    # EC2 sells whole machines too, and says so.
+    # EC2 sells whole machines too, under names of their own.
     if vendor == "Amazon EC2" and not product.endswith(".metal"):
         return f"DMI: {vendor} {product}".strip()
     if vendor.lower().startswith(_VENDORS) or any(word in product.lower() for word in _PRODUCTS):

@@ -19,7 +19,7 @@ def aa(
         None, help="After --: what both arms run; default: a decode step. With --across: runs."
     ),
     rounds: int = typer.Option(
-        40, min=6, max=400, help="Pairs of processes; below 40 no rate and no margin is told."
+        40, min=6, max=400, help="Pairs of processes; fewer give neither a rate nor a margin."
     ),
     across: bool = typer.Option(
         False, "--across", help="Measure nothing: compare runs of several sessions."
@@ -56,7 +56,7 @@ def aa(
 
       chipmark aa --across runs/aa-monday runs/aa-tuesday runs/aa-wednesday runs/aa-4 runs/aa-5
     """
-    from chipmark.cli.console import check_format, emit_json, reporting, stdout
+    from chipmark.terminal.console import check_format, emit_json, reporting, stdout
 
     check_format(format_, ("rich", "json"))
     words = tuple(command or ())

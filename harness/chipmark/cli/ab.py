@@ -38,7 +38,7 @@ def ab(
     ),
     limit_s: float = typer.Option(900.0, min=1.0, help="Seconds after which a process is ended."),
     out: Path | None = typer.Option(
-        None, "-o", "--out", help="A folder for every round; one of an interrupted run goes on."
+        None, "-o", "--out", help="A folder for every round; an interrupted run resumes in its own."
     ),
     format_: str = typer.Option("rich", "--format", help="rich, json or md."),
     junit: Path | None = typer.Option(None, help="Write JUnit XML here."),
@@ -67,8 +67,8 @@ def ab(
     """
     from chipmark.ab.compare import Options, compare, looks_of
     from chipmark.ab.resolve_arms import Request
-    from chipmark.cli.console import reporting
     from chipmark.gate.outputs.write import Outputs
+    from chipmark.terminal.console import reporting
 
     outputs = Outputs(format_, junit, summary, annotations)
     outputs.check()

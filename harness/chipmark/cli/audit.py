@@ -49,18 +49,20 @@ def audit(
     from rich.markup import escape
 
     from chipmark.cell.audit_record import can_be_audited, finish_audit
-    from chipmark.cli.console import check_format, emit_json, reporting, stdout, warn
     from chipmark.cli.records import folders_of
     from chipmark.errors import BrokenRecordError
     from chipmark.results.sidecar import with_sidecar
     from chipmark.results.store import stored_record
+    from chipmark.terminal.console import check_format, emit_json, reporting, stdout, warn
 
     check_format(format_, ("rich", "json"))
     folders = folders_of(runs)
     rows: list[dict[str, object]] = []
     broken = 0
     with tempfile.TemporaryDirectory(prefix="chipmark-audit-") as scratch, reporting() as reporter:
+        reporter.steps(len(folders))
         for number, folder in enumerate(folders):
+            reporter.stage(f"reading {folder}")
             try:
                 record = stored_record(folder)
                 found = record.manifest.audit if again else with_sidecar(record).manifest.audit
@@ -73,7 +75,9 @@ def audit(
             except BrokenRecordError as error:
                 broken += 1
                 warn(f"{error.message} {error.hint}".strip())
+                reporter.step()
                 continue
+            reporter.step()
             rows.append(
                 {
                     "record": record.id,

@@ -22,10 +22,9 @@ def list_chips(format_: str = typer.Option("rich", "--format", help="rich or jso
 
     Example: chipmark chips list
     """
-    from rich.table import Table
-
     from chipmark.chips.catalogue import catalogue
-    from chipmark.cli.console import check_format, emit_json, stdout
+    from chipmark.table.listing import name, number, show, words
+    from chipmark.terminal.console import check_format, emit_json, stdout
 
     check_format(format_, ("rich", "json"))
     known = catalogue()
@@ -33,46 +32,59 @@ def list_chips(format_: str = typer.Option("rich", "--format", help="rich or jso
         chips = [dataclasses.asdict(entry) for entry in known.chips.values()]
         emit_json(chips + [dataclasses.asdict(entry) for entry in known.cpus.values()])
         return
-    table = Table("chip", "vendor", "memory", "bandwidth", "16-bit", "TDP", "cap")
-    for chip in known.chips.values():
-        numbers = (chip.memory, chip.bandwidth, chip.rate_16bit, chip.tdp, chip.cap)
-        table.add_row(chip.name, chip.vendor, *(str(number) for number in numbers))
-    stdout().print(table)
-    cpus = Table("CPU (a socket)", "vendor", "threads", "TDP", "")
-    for cpu in known.cpus.values():
-        threads = "unknown" if cpu.threads.value is None else f"{cpu.threads.value:g}"
-        flag = "assumed for a family" if cpu.assumed else ""
-        cpus.add_row(cpu.name, cpu.vendor, threads, str(cpu.tdp), flag)
-    stdout().print(cpus)
+    heads = ("memory", "bandwidth", "16-bit", "TDP", "cap")
+    chip_rows = [
+        [chip.name, chip.vendor]
+        + [str(q) for q in (chip.memory, chip.bandwidth, chip.rate_16bit, chip.tdp, chip.cap)]
+        for chip in known.chips.values()
+    ]
+    console = stdout()
+    show(console, [name("chip"), words("vendor"), *map(number, heads)], chip_rows)
+    console.print()
+    cpu_rows = [
+        [
+            cpu.name,
+            cpu.vendor,
+            "unknown" if cpu.threads.value is None else f"{cpu.threads.value:g}",
+            str(cpu.tdp),
+            "assumed for a family" if cpu.assumed else "",
+        ]
+        for cpu in known.cpus.values()
+    ]
+    cpu_heads = ("threads", "TDP")
+    cpu_columns = [name("CPU (a socket)"), words("vendor"), *map(number, cpu_heads), words("")]
+    show(console, cpu_columns, cpu_rows)
 
 
 @app.command("show")
 def show_chip(
-    name: str = typer.Argument(..., help="A name of `chipmark chips list`."),
+    chip: str = typer.Argument(..., metavar="NAME", help="A name of `chipmark chips list`."),
     format_: str = typer.Option("rich", "--format", help="rich or json."),
 ) -> None:
     """Show one entry with the source, date and confidence of each number.
 
     Example: chipmark chips show nvidia-h20
     """
-    from rich.markup import escape
-    from rich.table import Table
-
     from chipmark.chips.catalogue import Quantity, catalogue
-    from chipmark.cli.console import check_format, emit_json, stdout
+    from chipmark.table.listing import name, show, words
+    from chipmark.terminal.console import check_format, emit_json, stdout
 
     check_format(format_, ("rich", "json"))
-    entry = catalogue().entry(name)
+    entry = catalogue().entry(chip)
     if format_ == "json":
         emit_json(dataclasses.asdict(entry))
         return
-    table = Table("field", "value", "confidence", "date", "source", title=escape(entry.title))
+    rows = []
     for field in dataclasses.fields(entry):
         value: Any = getattr(entry, field.name)
         if isinstance(value, Quantity):
-            table.add_row(
-                field.name, str(value), value.confidence, value.date, escape(value.source)
-            )
+            rows.append([field.name, str(value), value.confidence, value.date, value.source])
         elif field.name != "title":
-            table.add_row(field.name, escape(str(value)))
-    stdout().print(table)
+            rows.append([field.name, _plain(value), "", "", ""])
+    columns = [name("field"), words("value"), words("confidence"), name("date"), words("source")]
+    show(stdout(), columns, rows, title=entry.title)
+
+
+def _plain(value: Any) -> str:
+    """A field that is not a number with a source: patterns and names, one after another."""
+    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

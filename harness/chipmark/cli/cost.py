@@ -34,12 +34,12 @@ def cost(
 
       chipmark cost runs/here runs/there --prices book.toml --baseline torch:cuda --format json
     """
-    from chipmark.cli.console import check_format, emit_json, stdout, warn
     from chipmark.cli.records import readable, refuse_skipped
     from chipmark.prices.book import EXAMPLE, load_book
     from chipmark.table.cost_table import cost_object, cost_text
     from chipmark.table.costing import price
     from chipmark.table.rows import build_rows
+    from chipmark.terminal.console import check_format, emit_json, stdout, warn
 
     check_format(format_, ("rich", "json"))
     book = load_book(prices or EXAMPLE)

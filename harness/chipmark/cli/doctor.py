@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
 
 
+_STYLES = {r"(?m)^yes\b": "green", r"(?m)^no\b": "yellow"}
+
+
 @app.command()
 def doctor(
     overhead: bool = typer.Option(
@@ -31,7 +34,7 @@ def doctor(
 
       chipmark doctor --format json
     """
-    from chipmark.cli.console import check_format
+    from chipmark.terminal.console import check_format
 
     check_format(format_, ("rich", "json"))
     if overhead:
@@ -41,11 +44,9 @@ def doctor(
 
 
 def _inventory(format_: str) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
     from chipmark.cell.inventory import as_json, inventory
-    from chipmark.cli.console import emit_json, reporting, stdout
+    from chipmark.table.listing import name, show, words
+    from chipmark.terminal.console import emit_json, reporting, stdout
 
     with reporting() as reporter:
         reporter.stage("looking at chips, meters, providers and models")
@@ -54,12 +55,16 @@ def _inventory(format_: str) -> None:
         emit_json(as_json(items))
         return
     console = stdout()
-    for kind in dict.fromkeys(item.kind for item in items):
-        table = Table("", kind, "what", "how to get it", expand=True)
-        for item in (item for item in items if item.kind == kind):
-            mark = "[green]yes[/]" if item.here else "[yellow]no[/]"
-            table.add_row(mark, escape(item.name), escape(item.text), escape(item.remedy))
-        console.print(table)
+    for number, kind in enumerate(dict.fromkeys(item.kind for item in items)):
+        if number:
+            console.print()
+        rows = [
+            ["yes" if item.here else "no", item.name, item.text, item.remedy]
+            for item in items
+            if item.kind == kind
+        ]
+        columns = [name("here"), name(kind), words("what"), words("how to get it")]
+        show(console, columns, rows, lead=2, styles=_STYLES)
 
 
 def _null_system() -> Backend:
@@ -71,8 +76,8 @@ def _null_system() -> Backend:
 def _overhead(format_: str) -> None:
     import dataclasses
 
-    from chipmark.cli.console import emit_json, reporting, stdout
     from chipmark.engine.overhead import measure_overhead
+    from chipmark.terminal.console import emit_json, reporting, stdout
 
     with reporting() as reporter:
         reporter.stage("driving a null system")

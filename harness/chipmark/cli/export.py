@@ -18,7 +18,7 @@ def export(
     """Write pytest-benchmark's JSON: an imported run byte for byte, or records of cells.
 
     A cell becomes a benchmark for each of its times (total work, TTFT, TPOT) in seconds; its
-    rates, energy and identity stand in extra_info under `chipmark`.
+    rates, energy and identity are in extra_info under `chipmark`.
 
     Examples:
 
@@ -29,7 +29,7 @@ def export(
     from rich.markup import escape
 
     from chipmark.benchmark_json.export import export_text, write_export
-    from chipmark.cli.console import stderr
+    from chipmark.terminal.console import stderr
 
     text = export_text(folder)
     write_export(text, out, force=force)

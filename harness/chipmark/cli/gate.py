@@ -109,6 +109,6 @@ def _ci_code(findings: Findings, state: Path, *, ci: bool) -> int:
 
 
 def _say(text: str) -> None:
-    from chipmark.cli.console import warn
+    from chipmark.terminal.console import warn
 
     warn(text)

@@ -50,7 +50,6 @@ def history(
 
       chipmark history history.parquet --benchmark '*decode*' --format json
     """
-    from chipmark.cli.console import check_format, emit_json, reporting, stdout, warn
     from chipmark.errors import NothingToJudgeError
     from chipmark.gate.thresholds import load_thresholds
     from chipmark.history.changes import look_back
@@ -58,6 +57,7 @@ def history(
     from chipmark.history.plot import check_plot
     from chipmark.history.plot import plot as draw
     from chipmark.history.report import FORMATS, as_csv, as_json, print_history, regressed
+    from chipmark.terminal.console import check_format, emit_json, reporting, stdout, warn
 
     check_format(format_, FORMATS)
     if plot is not None:
@@ -90,17 +90,17 @@ def history(
     if not found.judged:
         raise NothingToJudgeError(
             f"no series has {found.least_runs} runs yet",
-            f"a step in one of {len(series)} series cannot be told from chance with fewer",
+            f"a step in one of {len(series)} series cannot be distinguished from chance with fewer",
         )
 
 
 def _observations(
     runs: Path, metrics: list[str], store: Path | None
 ) -> tuple[list[Observation], tuple[str, ...]]:
-    from chipmark.cli.console import warn
     from chipmark.errors import UnknownNameError, UsageError
     from chipmark.history.observations import collect
     from chipmark.history.parquet_store import append, read_store
+    from chipmark.terminal.console import warn
 
     if runs.is_file():
         if store is not None:

@@ -31,8 +31,8 @@ def import_(
 
     from chipmark.benchmark_json.read import read_benchmark_json
     from chipmark.benchmark_json.store import import_run
-    from chipmark.cli.console import check_format, emit_json, stdout, warn
     from chipmark.errors import UsageError
+    from chipmark.terminal.console import check_format, emit_json, stdout, warn
 
     check_format(format_, ("rich", "json"))
     runs = [read_benchmark_json(path) for path in files]

@@ -14,8 +14,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from chipmark.cli.streams import outlive_readers
 from chipmark.errors import ChipmarkError
+from chipmark.terminal.streams import outlive_readers
 
 COMMANDS = {
     "doctor": "chipmark.cli.doctor",
@@ -31,6 +31,7 @@ COMMANDS = {
     "audit": "chipmark.cli.audit",
     "import": "chipmark.cli.import_",
     "export": "chipmark.cli.export",
+    "kernels": "chipmark.cli.kernels",
     "models": "chipmark.cli.models",
     "workload": "chipmark.cli.workload",
     "chips": "chipmark.cli.chips",
@@ -40,11 +41,28 @@ COMMANDS = {
 
 _INTERRUPTED = 130
 _INTERNAL = 4
-"""Of an error that nobody foresaw. Never 1: a job would read that as "regressed"."""
+"""Of an error without a type of its own. Never 1: a job would read that as "regressed"."""
+
+
+def flowing(text: str) -> str:
+    """A help text whose paragraphs are a line each, so that they are wrapped in the terminal's
+    width and nowhere else; indented ones, as examples, stay as they are."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(p if p.startswith(" ") else " ".join(p.split("\n")) for p in paragraphs)
+
+
+def _flow(command: Any) -> None:
+    command.help = flowing(command.help or "")
+    for below in getattr(command, "commands", {}).values():
+        _flow(below)
 
 
 class LazyGroup(TyperGroup):
     """Looks a command up in COMMANDS."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.help = flowing(self.help or "")
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names in the order of the help."""
@@ -56,6 +74,7 @@ class LazyGroup(TyperGroup):
             return None
         command = typer.main.get_command(import_module(COMMANDS[cmd_name]).app)
         command.name = cmd_name
+        _flow(command)
         return command
 
 
@@ -80,6 +99,13 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    log_level: str = typer.Option(
+        "warning",
+        "--log-level",
+        envvar="CHIPMARK_LOG",
+        metavar="LEVEL",
+        help="What is logged on stderr: debug, info, warning or error.",
+    ),
     version: bool = typer.Option(
         False, "--version", help="Print the version and exit.", callback=_version, is_eager=True
     ),
@@ -92,6 +118,9 @@ def root(
     record; 3 inconclusive, or nothing to judge; 4 a cell failed, or chipmark itself did; 130
     interrupted.
     """
+    from chipmark.log import configure
+
+    configure(log_level.lower())
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -107,11 +136,11 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except ChipmarkError as error:
-        from chipmark.cli.console import show_error
+        from chipmark.terminal.console import show_error
 
         show_error(error)
         return error.exit_code
-    except Exception as error:  # nothing may end with 1 that is no verdict
+    except Exception as error:  # 1 is a verdict, and this is not one
         traceback.print_exc()
         kind = type(error).__name__
         sys.stderr.write(f"chipmark: internal error ({kind}), a fault of chipmark, no verdict\n")
@@ -136,7 +165,7 @@ def entry() -> None:
     try:
         sys.stdout.flush()
     except ChipmarkError as error:
-        from chipmark.cli.console import show_error
+        from chipmark.terminal.console import show_error
 
         show_error(error)
         code = code or error.exit_code

@@ -22,9 +22,8 @@ def list_models(format_: str = typer.Option("rich", "--format", help="rich or js
 
     Example: chipmark models list
     """
-    from rich.table import Table
-
-    from chipmark.cli.console import check_format, emit_json, stdout
+    from chipmark.table.listing import name, number, show, words
+    from chipmark.terminal.console import check_format, emit_json, stdout
     from chipmark_models.pull import list_models as rows_of
 
     check_format(format_, ("rich", "json"))
@@ -32,33 +31,44 @@ def list_models(format_: str = typer.Option("rich", "--format", help="rich or js
     if format_ == "json":
         emit_json(rows)
         return
-    table = Table("model", "family", "parameters", "context", "weights", "shape of")
+    texts = []
     for row in rows:
         weights = str(row["weights"])
         if row["pullable"] and weights != "real":
             weights += " (can be pulled)"
-        table.add_row(
-            str(row["name"]),
-            str(row["family"]),
-            f"{row['parameters'] / 1e6:,.0f} M",
-            f"{row['max_context']:,}",
-            weights,
-            str(row["source"]),
+        texts.append(
+            [
+                str(row["name"]),
+                str(row["family"]),
+                f"{row['parameters'] / 1e6:,.{0 if row['parameters'] >= 1e7 else 3}f} M",
+                f"{row['max_context']:,}",
+                weights,
+                str(row["source"]),
+            ]
         )
-    stdout().print(table)
+    heads = ("parameters", "context")
+    columns = [name("model"), name("family"), *map(number, heads), words("weights")]
+    show(stdout(), [*columns, name("shape of")], texts)
 
 
 @app.command("pull")
 def pull_model(
-    name: str = typer.Argument(..., help="A preset whose real weights are known."),
+    preset: str = typer.Argument(
+        ..., metavar="NAME", help="A preset whose real weights are known."
+    ),
+    format_: str = typer.Option("rich", "--format", help="rich or json."),
 ) -> None:
     """Get a model's real weights into the cache folder, by a pinned hash, without a hub.
 
     Example: chipmark models pull smollm2-135m
     """
-    from chipmark.cli.console import reporting, stdout
+    from chipmark.terminal.console import check_format, emit_json, reporting, stdout
     from chipmark_models.pull import pull
 
+    check_format(format_, ("rich", "json"))
     with reporting() as reporter:
-        path = pull(name, progress=reporter.stage)
+        path = pull(preset, progress=reporter.stage)
+    if format_ == "json":
+        emit_json({"name": preset, "path": str(path)})
+        return
     stdout().print(str(path), soft_wrap=True)

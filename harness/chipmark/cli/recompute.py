@@ -37,11 +37,11 @@ def recompute(
 
       chipmark table runs/anew
     """
-    from chipmark.cli.console import check_format, emit_json, reporting, warn
     from chipmark.cli.records import folders_of
     from chipmark.errors import BrokenRecordError, UsageError
     from chipmark.results.recompute import recompute as derive_anew
     from chipmark.results.store import Skipped
+    from chipmark.terminal.console import check_format, emit_json, reporting, warn
 
     check_format(format_, ("rich", "json"))
     folders = folders_of(runs)
@@ -107,20 +107,18 @@ def _document(result: Recomputed) -> dict[str, Any]:
 
 def _print(done: list[Recomputed]) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    from chipmark.cli.console import stdout
+    from chipmark.table.listing import name, number, show, words
+    from chipmark.terminal.console import stdout
 
     console = stdout()
     for result in done:
         old, new = result.old, result.new
         head = f"{old.id} ({old.metrics.schema_}) -> {new.id} ({new.metrics.schema_})"
         console.print(escape(head), soft_wrap=True)
-        table = Table("metric", "old", "new", "change", box=None, pad_edge=False)
-        for change in result.changes:
-            table.add_row(change.metric, *_texts(change))
         if result.changes:
-            console.print(table)
+            columns = [name("metric"), words("old"), words("new"), number("change")]
+            show(console, columns, [[c.metric, *_texts(c)] for c in result.changes])
         console.print(f"{len(result.changes)} changed, {result.unchanged} unchanged\n")
 
 

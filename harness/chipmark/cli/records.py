@@ -1,4 +1,4 @@
-"""Records for a command that shows them: what could be read, and what must be said of the rest."""
+"""Records for a command that shows them: what could be read, and what is reported of the rest."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def readable(runs: Sequence[Path]) -> Loaded:
-    """The records under the paths; one that cannot be read is told on stderr.
+    """The records under the paths; one that cannot be read is named on stderr.
 
     Raises BrokenRecordError where none can be read, NothingToJudgeError where there is none.
     """
     from chipmark.api.records import no_records
-    from chipmark.cli.console import warn
     from chipmark.errors import BrokenRecordError
     from chipmark.results.store import load_records
+    from chipmark.terminal.console import warn
 
     loaded = load_records(runs)
     for skipped in loaded.skipped:

@@ -96,10 +96,10 @@ def run(
       chipmark run standard -b torch:cuda -m qwen3-8b@synthetic --precision bf16 --scenario capacity
     """
     from chipmark.api.run import run as measure
-    from chipmark.cli.console import check_format, reporting, warn
     from chipmark.cli.table import print_table
     from chipmark.errors import CellFailedError
     from chipmark.table.render import FORMATS
+    from chipmark.terminal.console import check_format, reporting, warn
 
     check_format(format_, FORMATS)
     failed = None

@@ -62,14 +62,15 @@ def print_table(
     all_columns: bool = False,
     across_precision: bool = False,
 ) -> None:
-    """Load, build and render on stdout. What was left out is said on stderr, and then exit 2."""
+    """Load, build and render on stdout. Records left out are named on stderr, and then exit 2."""
     from rich.console import Console
 
-    from chipmark.cli.console import check_format, warn
     from chipmark.cli.records import readable, refuse_skipped
     from chipmark.prices.book import EXAMPLE, load_book
+    from chipmark.table.headline import headline
     from chipmark.table.render import FORMATS, render
-    from chipmark.table.rows import build_rows
+    from chipmark.table.rows import build_rows, ranked_by_kind
+    from chipmark.terminal.console import check_format, warn
 
     check_format(format_, FORMATS)
     book_path = prices or EXAMPLE
@@ -82,10 +83,14 @@ def print_table(
         rank_by or None,
         across_precision=across_precision,
     )
-    # Where stdout is no terminal, a width that the user exports counts; without one it is 120.
+    # Where stdout is not a terminal, a width that the user exports counts; without one it is 120.
     known_width = sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
     console = Console() if format_ == "rich" and known_width else None
-    text = render(rows, format_, console, all_columns=all_columns)
+    summary = ""
+    if format_ in ("rich", "md", "html"):
+        kinds = ranked_by_kind(loaded.records, book, baseline or None, rank_by or None)
+        summary = headline(kinds)
+    text = render(rows, format_, console, all_columns=all_columns, summary=summary)
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
     sys.stdout.flush()
     if format_ == "rich":

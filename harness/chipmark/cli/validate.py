@@ -39,21 +39,30 @@ def validate(
     from chipmark.api.records import no_records
     from chipmark.benchmark_json.store import find_runs
     from chipmark.benchmark_json.validate import validate_run
-    from chipmark.cli.console import check_format, emit_json, stdout
     from chipmark.closed_form.check import check_record
     from chipmark.prices.book import EXAMPLE
     from chipmark.results.store import find_records
-    from chipmark.results.validate import validate as find_faults
+    from chipmark.results.validate import validate_record
+    from chipmark.terminal.console import check_format, emit_json, reporting, stdout
 
     check_format(format_, ("rich", "json"))
     folders = find_records(runs)
     imported = find_runs(path for path in runs if path.is_dir())
     if not folders and not imported:
         raise no_records(runs, ", chipmark import FILE -o DIR stores a run")
-    findings = find_faults(*runs)
-    if closed_form:
-        findings += [f for folder in folders for f in check_record(folder, prices or EXAMPLE)]
-    findings += [finding for folder in imported for finding in validate_run(folder)]
+    findings = []
+    with reporting() as reporter:
+        reporter.steps(len(folders) + len(imported))
+        for folder in folders:
+            reporter.stage(f"checking {folder}")
+            findings += validate_record(folder)
+            if closed_form:
+                findings += check_record(folder, prices or EXAMPLE)
+            reporter.step()
+        for folder in imported:
+            reporter.stage(f"checking {folder}")
+            findings += validate_run(folder)
+            reporter.step()
     errors = sum(finding.severity == "error" for finding in findings)
     if format_ == "json":
         emit_json(

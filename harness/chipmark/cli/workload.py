@@ -21,9 +21,8 @@ def list_workloads(format_: str = typer.Option("rich", "--format", help="rich or
 
     Example: chipmark workload list
     """
-    from rich.table import Table
-
-    from chipmark.cli.console import check_format, emit_json, stdout
+    from chipmark.table.listing import name, number, show, words
+    from chipmark.terminal.console import check_format, emit_json, stdout
     from chipmark.workload.profile import load_profiles
 
     check_format(format_, ("rich", "json"))
@@ -36,10 +35,9 @@ def list_workloads(format_: str = typer.Option("rich", "--format", help="rich or
             ]
         )
         return
-    table = Table("profile", "loop", "context cap", "what it is")
-    for profile in profiles:
-        table.add_row(profile.name, profile.loop, f"{profile.context_cap:,}", profile.title)
-    stdout().print(table)
+    rows = [[p.name, p.loop, f"{p.context_cap:,}", p.title] for p in profiles]
+    columns = [name("profile"), name("loop"), number("context cap"), words("what it is")]
+    show(stdout(), columns, rows)
 
 
 @app.command("show")
@@ -51,7 +49,7 @@ def show_workload(
     vocabulary: int = typer.Option(49_152, min=256, help="Ids of the model's vocabulary."),
     format_: str = typer.Option("rich", "--format", help="rich or json."),
 ) -> None:
-    """Generate a trace and show its realised quantiles beside the profile's targets.
+    """Generate a trace and show its realised quantiles next to the profile's targets.
 
     Examples:
 
@@ -59,7 +57,7 @@ def show_workload(
 
       chipmark workload show func-call --scale full --sessions 400 --format json
     """
-    from chipmark.cli.console import check_format, emit_json, stdout
+    from chipmark.terminal.console import check_format, emit_json, stdout
     from chipmark.workload.generate import generate
     from chipmark.workload.kernel_shapes import kernel_shapes
     from chipmark.workload.profile import load_profiles, profile
@@ -86,17 +84,16 @@ def show_workload(
             }
         )
         return
-    from rich.table import Table
+    from chipmark.table.listing import name as names
+    from chipmark.table.listing import number, show, words
 
     def cell(value: float | None) -> str:
         return "" if value is None else f"{value:,.4g}"
 
     title = f"{trace.name} at scale {trace.scale}, seed {seed}, {sessions} sessions"
-    table = Table(title=title)
-    for column in ("quantity", "unit", "n", "p10", "p50", "p90", "target p50", "source"):
-        table.add_column(column, justify="left" if column in ("quantity", "source") else "right")
-    for row in rows:
-        table.add_row(
+    numbers = ("unit", "n", "p10", "p50", "p90", "target p50")
+    texts = [
+        [
             row.parameter,
             row.unit,
             str(row.n),
@@ -105,8 +102,11 @@ def show_workload(
             cell(row.realised_p90),
             cell(row.target_p50),
             row.source,
-        )
+        ]
+        for row in rows
+    ]
     console = stdout()
-    console.print(table)
+    columns = [names("quantity"), *map(number, numbers), words("source")]
+    show(console, columns, texts, title=title)
     console.print(f"trace {trace.hash}", soft_wrap=True)
     console.print(f"{len(shapes)} kernel shapes; --format json lists them")

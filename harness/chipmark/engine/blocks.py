@@ -27,7 +27,7 @@ def chain(before: bytes, tokens: I32) -> bytes:
 class BlockPool:
     """`n_blocks` blocks, each owned by any number of sequences.
 
-    Raises ValueError on a release or seal of a block that nobody owns.
+    Raises ValueError on a release or seal of a block without an owner.
     """
 
     def __init__(self, n_blocks: int) -> None:
@@ -78,7 +78,7 @@ class BlockPool:
             self._digest[block] = digest
 
     def unseal(self, block: int) -> None:
-        """The block's content is about to change: it is found no more."""
+        """The block's content is about to change: it is no longer found."""
         digest = self._digest[block]
         if digest is not None:
             del self._by_digest[digest]

@@ -1,4 +1,4 @@
-"""The two clocks: the host's monotonic one, and one that moves only when it is told to."""
+"""The two clocks: the host's monotonic one, and one that moves only on request."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from chipmark.engine.computed import ComputedPrecision, linear_input_of
 from chipmark.engine.conformance_subject import (
     CHUNK,
     CONTEXT,
@@ -58,8 +59,12 @@ def check_capabilities(subject: Subject) -> None:
     else:
         held = caps.n_pages * caps.page_tokens
         require(held >= SEQUENCES * CONTEXT, f"pages hold {held} tokens")
-    named = {"weights", "activation", "kv", "accumulate"}
-    require(named <= set(subject.loaded.precision), "precision does not say all of what it is")
+    simulated = subject.loaded.clock == "simulated"
+    require(simulated == (subject.clock is not None), "only the built-in sim has a virtual clock")
+    computed = subject.loaded.precision
+    require(isinstance(computed, ComputedPrecision), f"precision is {computed!r}")
+    told, taken = computed.words()["activation"], computed.linear_input
+    require(linear_input_of(told) == taken, f"{told!r} does not say that products take {taken}")
     coverage = subject.loaded.ep_coverage
     require(coverage is None or 0.0 <= coverage <= 1.0, "ep_coverage is not a share")
 
@@ -247,7 +252,7 @@ def check_deterministic(subject: Subject) -> None:
 
 
 def check_in_flight(subject: Subject) -> None:
-    """As many steps in flight as the backend says it takes: the same logits as with one."""
+    """As many steps in flight as the backend claims to take: the same logits as with one."""
     trace = agents(subject)
     one = run_trace(subject, trace, concurrency=3, caps=replace(subject.caps, in_flight=1))
     same(subject, one, run_trace(subject, trace, concurrency=3), "steps in flight")

@@ -72,7 +72,7 @@ class Recorder:
         self._backend.submit(step)
 
     def wait(self) -> Done:
-        """Pass the answer on, and keep it beside its step."""
+        """Pass the answer on, and keep it with its step."""
         done = self._backend.wait()
         self.finished.append((self._steps[len(self.finished)], done))
         return done
@@ -126,7 +126,7 @@ def compare(subject: Subject, expected: dict[Key, Any], found: dict[Key, Any], w
 
 
 def scale(logits: Any) -> float:
-    """The spread of logits, which differences are told by."""
+    """The spread of logits, in which differences are expressed."""
     return max(float(np.std(logits.astype(np.float64))), 1e-12)
 
 

@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from chipmark.engine.computed import ComputedPrecision
+
 I32 = NDArray[np.int32]
 F32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -223,8 +225,7 @@ class Loaded:
     """Compilation and warm-up of every bucket, apart from the clock of the run."""
     weight_bytes: int
     kv_bytes: int
-    precision: Mapping[str, str]
-    """{"weights", "activation", "kv", "accumulate"}, names of `chipmark_models.precision`."""
+    precision: ComputedPrecision
     graph: GraphLevel
     """Which operators the graph has: see chipmark_models.onnx_graphs; `none` without a graph."""
     ep_coverage: float | None
@@ -234,7 +235,7 @@ class Loaded:
     details: Mapping[str, Any] = field(default_factory=dict)
     """Further facts for the record, JSON-safe."""
     notes: tuple[tuple[str, str], ...] = ()
-    """(code, text) pairs for the row; codes are those of chipmark.metrics.codes."""
+    """(code, text) pairs for the row; codes are those of chipmark.codes."""
     sampling: Place = "host"
     """Where ids are sampled."""
     clock: Timed = "host"
@@ -315,7 +316,7 @@ class Machine(Protocol):
         ...
 
     def cuda_capability(self) -> tuple[int, int] | None:
-        """Compute capability of the card that CUDA puts first, None where nothing tells it."""
+        """Compute capability of the card that CUDA puts first, None where it is not known."""
         ...
 
     def run_module(

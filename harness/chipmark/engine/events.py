@@ -113,7 +113,7 @@ SINCE_2: Mapping[str, Mapping[str, float]] = {
     "rows": {"best_logit": np.nan, "second_logit": np.nan},
     "window": {"entered_s": np.nan, "left_s": np.nan, "simulated": -1},
 }
-"""Columns that chipmark.events/1 does not have, with the value that says so."""
+"""Columns that chipmark.events/1 does not have, with the value that marks them as unknown."""
 
 
 def empty_table(name: str, n: int = 0) -> Table:
@@ -154,7 +154,7 @@ def save_events(path: Path, tables: Mapping[str, Table]) -> None:
 
 def load_events(path: Path) -> dict[str, Table]:
     """Read what `save_events` wrote; ValueError where it is not whole."""
-    # Opened here, because numpy keeps a file that it opened itself where it is no archive.
+    # Opened here, because numpy keeps a file that it opened itself where it is not an archive.
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             tables: dict[str, Table] = {

@@ -44,7 +44,7 @@ class DecodeSet:
         self._stale = True
 
     def remove(self, row: int) -> None:
-        """The row decodes no more."""
+        """The row no longer decodes."""
         self._members.discard(row)
         self._stale = True
 

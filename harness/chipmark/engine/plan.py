@@ -41,10 +41,10 @@ class RunPlan:
     caps: `Loaded.caps`. concurrency: lanes, and so the most sessions that are alive at once (in
     an open loop too, where arrivals wait for a lane). sessions: ids out of the trace, None for
     all. token_budget: most tokens of one step, decode rows first; None is `caps.max_chunk` for
-    prompts beside one token a lane. feedback `forced` feeds the trace's tokens, `sampled` the
+    prompts plus one token a lane. feedback `forced` feeds the trace's tokens, `sampled` the
     backend's own. capture: (session, turn) whose sampled rows' logits are returned;
     logits_of_all: those of every sampled row (for small traces). deadline_s: seconds after which
-    no more steps are submitted. clock: the virtual clock of a built-in simulated device; None for
+    no further step is submitted. clock: the virtual clock of a built-in simulated device; None for
     every other backend, which the engine times by the host's clock.
 
     The capacity scenario runs passes over the sessions (`workload.passes`; a captured turn is that
@@ -102,7 +102,7 @@ class CapturedLogits:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run leaves: tables as in `chipmark.engine.events`, and what was asked for beside.
+    """What a run leaves: tables as in `chipmark.engine.events`, and what else was asked for.
 
     produced: the ids that the backend sampled, by (session, turn), for feedback `sampled`.
     complete: every session of the plan ended (done or failed) before the deadline; in the

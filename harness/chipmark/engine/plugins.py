@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, cast
 
-from chipmark.engine.contract import Backend, BackendFactory, Clock
+from chipmark.engine.contract import I32, Backend, BackendFactory, Clock
 from chipmark.errors import MissingBackendError
 from chipmark.registry import SIMULATED, check_members, is_simulated, load_plugin, split_backend
 
@@ -37,11 +37,31 @@ def needs_weights_file(name: str) -> bool:
         return False
 
 
+class SimulatedFactory(BackendFactory, Protocol):
+    """What the built-in simulated device answers in addition. No other is asked: such answers
+    replace the oracle and a meter."""
+
+    def expected_ids(self, tokens: I32, vocab_size: int) -> I32:
+        """The id that is sampled after each token, by the closed rule: it stands for the oracle."""
+        ...
+
+    def meter_period_s(self, device: str) -> float:
+        """How often the device's meter is read; 0 for an exact counter."""
+        ...
+
+
+def simulated_factory() -> SimulatedFactory:
+    """The built-in simulated device."""
+    factory: SimulatedFactory = load_plugin("chipmark.backends", SIMULATED)
+    return factory
+
+
 def virtual_clock(name: str, backend: object) -> Clock | None:
     """The clock that the engine runs on where `backend`, named `KIND:DEVICE`, is the built-in
     simulated device itself; None for all others, also for what derives from it or is made by a
     plug-in: their time is the host's."""
-    if not is_simulated(name) or type(backend) is not load_plugin("chipmark.backends", SIMULATED):
+    built_in: object = simulated_factory() if is_simulated(name) else None
+    if type(backend) is not built_in:
         return None
     return cast("_Simulated", backend).clock
 

@@ -66,7 +66,7 @@ class CapacityWindow:
         """`sessions`: those of one pass."""
         turns = [turn for session in sessions for turn in session.turns]
         self._size = len(sessions)
-        # A session's last tool time belongs to nobody: nothing waits for it.
+        # A session's last tool time is not counted: nothing waits for it.
         tools = [turn.tool_time_s for session in sessions for turn in session.turns[:-1]]
         self._pass = WorkDone(
             sum(turn.n_new for turn in turns), sum(turn.n_out for turn in turns), sum(tools)

@@ -1,1 +1,1 @@
-"""Verdicts that can be believed: paired effects, their intervals and what may be said of them."""
+"""Verdicts that can be believed: paired effects, their intervals and what follows from them."""

@@ -48,7 +48,7 @@ def undecided_in_a_row(state: Path, *, undecided: bool) -> int:
             before = int(document["undecided_in_a_row"])
         except (ValueError, KeyError, TypeError) as error:
             raise BadInputError(
-                state, f"is no state of the gate ({error})", hint="delete it to count anew"
+                state, f"not a state of the gate: {error}", hint="delete it to count anew"
             ) from error
     count = before + 1 if undecided else 0
     write_whole(state, json.dumps({"schema": _SCHEMA, "undecided_in_a_row": count}) + "\n")

@@ -78,7 +78,7 @@ def load_bound(of: str, folder: Path | None = None) -> Bound | None:
     except (ValidationError, UnicodeDecodeError) as error:
         raise BadInputError(
             path,
-            f"is no stored A/A bound ({error})",
+            f"not a stored A/A bound: {error}",
             hint="delete it, and the default margin holds",
         ) from error
 

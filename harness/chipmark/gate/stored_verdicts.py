@@ -39,7 +39,7 @@ from chipmark.gate.verdict import (
 )
 
 TOGETHER_FROM = 5
-"""Benchmarks from which "everything moved together" can be told from one that moved."""
+"""Benchmarks from which "everything moved together" can be distinguished from one that moved."""
 
 
 def judge_stored(
@@ -151,7 +151,8 @@ def _faults(first: Value, value: Value) -> list[str]:
 def _row_without(
     key: Key, base: Sequence[StoredRun], new: Sequence[StoredRun], thresholds: Thresholds
 ) -> Row | None:
-    """The row of what some run has no value of; None where BASE had none either, which is no news.
+    """The row of what some run has no value of; None where BASE had none either:
+    nothing was lost.
 
     Lost in NEW is MISSING; numbers that are there and cannot be used make the row unfit.
     """
@@ -262,7 +263,7 @@ def _notes(
         "paired by round: both sides are of one interleaved run"
         if are_interleaved(base, new)
         else "stored results of different sessions: below "
-        f"{100 * math.expm1(margin.value):.0f} % nothing can be told of two of them "
+        f"{100 * math.expm1(margin.value):.0f} % two of them cannot be compared "
         f"({margin.source}); `chipmark ab` can tell 5 %"
     ]
     context = dict.fromkeys(

@@ -112,7 +112,7 @@ def load_thresholds(path: Path | None, folder: Path) -> Thresholds:
         for key in prefix:
             document = document.get(key, {})
             if not isinstance(document, dict):
-                raise BadInputError(path, "is no table", field=key)
+                raise BadInputError(path, "must be a table", field=key)
     try:
         return Thresholds.model_validate(document)
     except ValidationError as error:

@@ -33,7 +33,7 @@ def block_medians(samples: ArrayLike, most: int = MOST_SAMPLES) -> F64:
 
 
 def shift(x: ArrayLike, y: ArrayLike, level: float = LEVEL) -> Estimate:
-    """How much y lies above x, with bounds that are infinite where there are too few samples.
+    """How much larger y is than x, with bounds that are infinite where there are too few samples.
 
     `n` of the result is the smaller number of samples. Raises ValueError without samples or with
     one that is not finite.

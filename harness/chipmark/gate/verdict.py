@@ -1,4 +1,4 @@
-"""What may be said of paired differences, to the letter of the project's definitions.
+"""The verdict on paired differences, to the letter of the project's definitions.
 
 d_i = ln(B_i / A_i), turned so that above 0 is worse. The order of calls for one benchmark:
 
@@ -6,7 +6,7 @@ d_i = ln(B_i / A_i), turned so that above 0 is worse. The order of calls for one
     step.next                                              # MORE pairs, CONFIRM, or DONE
     verdict = confirm(first_session, second_session, margins, scale)
 
-A regression is one only if a second session of fresh processes says so too.
+A regression counts only if a second session of fresh processes confirms it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ LOOKS: tuple[int, ...] = (6, 10, 16)
 undecided at the last is INCONCLUSIVE."""
 
 DELTA_RED = 0.03
-"""Default floor of a regression, ln: below it nobody wants to be woken."""
+"""Default floor of a regression, ln: smaller changes do not fail a gate."""
 
 DELTA_EQ = 0.02
 """Default half-width within which two arms are called equivalent, ln."""
 
 
 class Verdict(StrEnum):
-    """What is said of one benchmark and metric."""
+    """The verdict on one benchmark and metric."""
 
     REGRESSED = "regressed"
     MISSING = "missing"

@@ -9,9 +9,9 @@ for every noise.
 
 What no cut explains may drift: the slope is Theil's and Sen's with its interval, tested by
 Kendall's tau. Over all series, steps and slopes together, the share of false findings is held to
-FALSE_SHARE (Benjamini and Hochberg), where the runs of a series that did not change could stand in
+FALSE_SHARE (Benjamini and Hochberg), where the runs of a series that did not change could be in
 any order. A machine whose state wanders from run to run breaks that: it did change, and what is
-found says so of the machine.
+found is a fault of the machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from chipmark.gate.unpaired_effect import shift
 from chipmark.history.observations import Observation, Series
 
 FALSE_SHARE = 0.01
-"""Expected share of what is told that is not there."""
+"""Expected share of reported changes that are false."""
 
 LEAST_SIDE = 4
 """Runs on each side of a change, at least: an exact interval of 95 % needs four a side."""

@@ -149,7 +149,7 @@ def _is_pytest(path: Path) -> bool:
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return True  # cut or no JSON: reading it says so in a note
+        return True  # truncated or invalid JSON: reading it adds a note
     return isinstance(document, dict) and "benchmarks" in document
 
 
@@ -194,7 +194,7 @@ def _utc(run: StoredRun) -> str:
     try:
         time = datetime.datetime.fromisoformat(run.created)
     except ValueError:
-        raise BadInputError(run.path, f"{run.created!r} is no time", field="its time") from None
+        raise BadInputError(run.path, f"{run.created!r} is not a time", field="created") from None
     if time.tzinfo is None:  # pytest-benchmark before 5.0 writes UTC without saying so
         time = time.replace(tzinfo=datetime.UTC)
     return time.astimezone(datetime.UTC).isoformat(timespec="milliseconds")

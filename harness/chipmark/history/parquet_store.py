@@ -22,11 +22,11 @@ _FIELDS = pa.schema(
 
 
 def read_store(path: Path) -> list[Observation]:
-    """All observations. BrokenRecordError where the file is no store of this schema."""
+    """All observations. BrokenRecordError where the file is not a store of this schema."""
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise BrokenRecordError(path, f"is no Parquet file ({error})") from error
+        raise BrokenRecordError(path, f"not a Parquet file: {error}") from error
     told = (table.schema.metadata or {}).get(b"schema", b"").decode()
     if told != SCHEMA:
         raise BrokenRecordError(

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from chipmark.gate.findings import finite
 from chipmark.gate.outputs.numbers import signed
@@ -20,6 +19,7 @@ from chipmark.gate.unpaired_effect import shift
 from chipmark.gate.verdict import Estimate, exceeds
 from chipmark.history.changes import Change, Drift, History
 from chipmark.history.observations import Key, Observation, Series
+from chipmark.table.listing import name, show, words
 
 FORMATS = ("rich", "json", "csv")
 
@@ -69,14 +69,12 @@ def where(o: Observation) -> str:
 
 
 def print_history(history: History, worse: Sequence[Worse], console: Console) -> None:
-    """A line a finding, worst news first, and what could not be told."""
-    table = Table()
-    for name in ("benchmark", "metric", "what", "size (95 %)", "between", "and"):
-        table.add_column(name, overflow="fold")
+    """A line a finding, worst news first, and what could not be decided."""
+    rows = []
     items: list[Change | Drift] = [*history.changes, *history.drifts]
     items.sort(key=lambda item: (not item.worse, -abs(item.effect)))
     for item in items:
-        mark = "[red]worse[/]" if item.worse else "[green]better[/]"
+        mark = "worse" if item.worse else "better"
         first, last = item.series.points[0], item.series.points[-1]
         what, ends = f"{mark} step", (first, last)
         if isinstance(item, Change):
@@ -84,10 +82,12 @@ def print_history(history: History, worse: Sequence[Worse], console: Console) ->
         else:
             what = f"{mark} drift over {item.days:.0f} days"
         size = f"{signed(item.effect)} ({signed(item.low)} to {signed(item.high)})"
-        benchmark, metric = (escape(n) for n in item.series.key[2:])
-        table.add_row(benchmark, metric, what, size, where(ends[0]), where(ends[1]))
+        rows.append([*item.series.key[2:], what, size, where(ends[0]), where(ends[1])])
     if items:
-        console.print(table)
+        heads = ("size (95 %)", "between", "and")
+        columns = [name("benchmark"), name("metric"), words("what"), *map(words, heads)]
+        styles = {r"\bworse(?= step| drift)": "red", r"\bbetter(?= step| drift)": "green"}
+        show(console, columns, rows, lead=2, styles=styles)
     runs = {o.run for s in (*history.judged, *history.short) for o in s.points}
     console.print(
         f"{len(runs)} runs, {len(history.judged)} series: {len(history.changes)} changes, "
@@ -95,12 +95,14 @@ def print_history(history: History, worse: Sequence[Worse], console: Console) ->
     )
     for now in worse:
         size = f"{signed(now.effect)} ({signed(now.low)} to {signed(now.high)})"
-        console.print(f"[red]worse now[/]: {escape(now.series.name)} by {size}")
+        line = f"[red]worse now[/]: {escape(now.series.name)} by {size}"
+        console.print(line, soft_wrap=True)
     if history.short:
         console.print(
             f"{len(history.short)} series of under {history.least_runs} runs tell nothing yet: "
             + ", ".join(escape(s.name) for s in history.short[:3])
-            + (", .." if len(history.short) > 3 else "")
+            + (", .." if len(history.short) > 3 else ""),
+            soft_wrap=True,
         )
 
 

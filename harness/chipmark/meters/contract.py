@@ -47,7 +47,7 @@ class MeterInfo:
 @dataclass(frozen=True, slots=True)
 class PowerSamples:
     """Samples on the host's monotonic clock. `energy_j` is a cumulative counter (wrap removed) or
-    NaN where there is none; `power_w` a reading or NaN. A missing reading is no sample."""
+    NaN where there is none; `power_w` a reading or NaN. A missing reading is left out."""
 
     time_s: NDArray[np.float64]
     energy_j: NDArray[np.float64]

@@ -70,7 +70,10 @@ def _class_of(power_w: float, nameplate_w: float | None) -> tuple[SourceClass, s
         return "assumed", "the catalogue has no nameplate of this unit, so it proves no bound"
     # The catalogue's figure is divided among vCPUs: a user who writes it down rounds it.
     if power_w < nameplate_w * (1 - NAMEPLATE_ROUNDING):
-        return "assumed", f"below the unit's nameplate of {nameplate_w:.4g} W, so it is no bound"
+        return (
+            "assumed",
+            f"below the unit's nameplate of {nameplate_w:.4g} W, so it proves no bound",
+        )
     return "declared", f"at least the unit's nameplate of {nameplate_w:.4g} W"
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter
 from chipmark.meters.declared import AssumedMeter, DeclaredMeter
 from chipmark.meters.plugins import meter_factory
 from chipmark.meters.request import MeterRequest
 from chipmark.registry import plugins
+
+_LOG = logging.getLogger(__name__)
 
 
 def pick_meter(request: MeterRequest) -> tuple[Meter | None, tuple[str, ...]]:
@@ -28,10 +32,13 @@ def pick_meter(request: MeterRequest) -> tuple[Meter | None, tuple[str, ...]]:
         try:
             meter = meter_factory(name).for_request(request)
         except ChipmarkError as error:
+            _LOG.info("meter %s cannot be read: %s", name, error.message)
             remarks.append(f"{name}: {error.message}. {error.hint}".strip())
             continue
         if meter is not None:
+            _LOG.info("meter %s: %s, %s", name, meter.info.source, meter.info.method)
             return meter, tuple(remarks)
+        _LOG.debug("meter %s does not meter %s of %s", name, request.unit, request.vendor)
     if request.assumed is not None:
         return AssumedMeter(request.assumed), tuple(remarks)
     remarks.append("power is not measured here; declare it with --power-w W")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chipmark.backends.sim.spec import SPECS
+from chipmark.engine.plugins import simulated_factory
 from chipmark.errors import BadInputError
 from chipmark.meters.contract import MeterInfo, PowerSamples
 
@@ -29,15 +29,15 @@ POLLED_ERROR = 0.05
 
 
 def sim_info(device: str) -> MeterInfo:
-    """The meter of `sim:DEVICE`: an exact counter, or watts that are polled."""
-    spec = SPECS.get(device)
-    if spec is None or not spec.poll_s:
+    """The meter of a simulated device: an exact counter, or watts that are polled."""
+    period_s = simulated_factory().meter_period_s(device)
+    if not period_s:
         return SIM_INFO
     return replace(
         SIM_INFO,
         source="polled",
         method="watts of the moment of a simulated device, on its virtual clock",
-        update_period_s=spec.poll_s,
+        update_period_s=period_s,
         error_rel=POLLED_ERROR,
     )
 
@@ -71,7 +71,7 @@ def load_samples(path: str | os.PathLike[str]) -> PowerSamples:
             for name in ("time_s", "energy_j", "power_w"):
                 columns[name] = np.asarray(stored[name], np.float64)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInputError(path, f"is no file of power samples ({error})") from error
+        raise BadInputError(path, f"is not a file of power samples ({error})") from error
     time_s = columns["time_s"]
     if len({len(column) for column in columns.values()}) != 1:
         raise BadInputError(path, "has columns of different lengths")

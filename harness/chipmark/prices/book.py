@@ -186,7 +186,7 @@ class PriceBook(Part):
     def match(self, chip: str, unit: str) -> UnitEntry | None:
         """The entry of a chip in a unit; one for `*` only where none names the chip.
 
-        What stands in brackets behind a chip's name (a power limit) does not change its price.
+        What is in brackets after a chip's name (a power limit) does not change its price.
         """
         plain = catalogue_name(chip)
         same = [entry for entry in self.units if entry.unit == unit]
@@ -260,7 +260,7 @@ def _bad_field(path: Path, error: ValidationError) -> BadInputError:
 
 
 def _quantities(book: PriceBook) -> Iterator[tuple[str, Quantity]]:
-    """Every number of a book, with the field that it stands in."""
+    """Every number of a book, with the field that it is in."""
     parts: list[tuple[str, Part]] = [("site", book.site), ("demand", book.demand)]
     parts += [(f"unit.{entry.name}", entry) for entry in book.units]
     for where, part in parts:

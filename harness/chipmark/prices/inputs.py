@@ -9,7 +9,7 @@ from typing import Any
 from chipmark.prices.book import Part, PriceBook, Quantity, UnitEntry
 
 ASSUMED = ("A", "K")
-"""Confidences of what nobody sourced: an assumption of the book, or general knowledge."""
+"""Confidences of inputs without a source: an assumption of the book, or general knowledge."""
 
 DEFAULT_HEADROOM = Quantity(
     value=0.7, unit="1", source="default of the definitions", date="2026", confidence="A"

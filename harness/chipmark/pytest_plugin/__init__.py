@@ -1,1 +1,1 @@
-"""The `chipmark` fixture beside pytest-benchmark."""
+"""The `chipmark` fixture, which works with pytest-benchmark."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DeviceClock:
-    """Seconds that were told to it. pytest-benchmark reads it before and after a round, so the
+    """Seconds that it was given. pytest-benchmark reads it before and after a round, so the
     round lasts what the device took, and its statistics, table and files need no change."""
 
     def __init__(self) -> None:
@@ -19,5 +19,5 @@ class DeviceClock:
     def advance(self, seconds: float) -> None:
         """Move by a device time. ValueError where it is negative or no number."""
         if not 0.0 <= seconds < float("inf"):
-            raise ValueError(f"a device took {seconds!r} seconds: that is no time")
+            raise ValueError(f"a device took {seconds!r} seconds, which is not a duration")
         self._now_s += seconds

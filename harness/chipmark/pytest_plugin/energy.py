@@ -18,6 +18,7 @@ from chipmark.meters.contract import Meter, MeterInfo, PowerSamples
 from chipmark.meters.pick import pick_meter
 from chipmark.meters.request import MeterRequest
 from chipmark.metrics.energy import WindowEnergy, energy_at, window_energy
+from chipmark.registry import is_simulated
 
 if TYPE_CHECKING:
     from chipmark.pytest_plugin.workloads import LoadedBackend
@@ -34,7 +35,7 @@ class Joules:
         self._meter: Meter | None = None
         self._samples: PowerSamples | None = None
         self._partly_used = False
-        if not backend.startswith("sim:"):
+        if not is_simulated(backend):
             chip = chip_of(backend, key=key_here(backend, loaded))
             self._partly_used = chip.used < chip.of
             device = backend.partition(":")[2]
@@ -77,7 +78,7 @@ class Joules:
     def of(self, start_s: float, end_s: float) -> WindowEnergy:
         """Energy between two times of the backend's clock, under DEFINITIONS' rules of refusal."""
         if self._loaded is not None:
-            # Exact between its samples: too few changes of power are no fault of a closed form.
+            # Exact between its samples: too few changes of power are not a fault of a closed form.
             at = energy_at(self._loaded.power_samples(), SIM_METER, np.array([start_s, end_s]))
             return WindowEnergy(float(at[1] - at[0]), None, "counter", 0.0)
         if self._partly_used:

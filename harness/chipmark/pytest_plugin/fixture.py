@@ -98,7 +98,7 @@ class ChipmarkFixture:
         waits = sync is not None or event is not None or self.backend.endswith(":cpu")
         if self._strict and not waits:
             raise pytest.UsageError(
-                f"{self.backend} computes while the host goes on: give sync= or event= "
+                f"{self.backend} computes while the host continues: give sync= or event= "
                 "(--chipmark-strict)"
             )
         timed = timing.by_events(event) if event is not None else timing.by_host(sync)
@@ -155,7 +155,7 @@ class ChipmarkFixture:
             one, what=f"decode_step batch={batch} context={context}", rounds=rounds,
             clock=loaded.clock_name, warmup_rounds=warmup_rounds, n_tokens=batch,
             samples=lambda seconds: {"tpot_s": seconds}, loaded=loaded,
-            details={"model": loaded.model, "precision": dict(loaded.loaded.precision)},
+            details={"model": loaded.model, "precision": loaded.loaded.precision.words()},
         )  # fmt: skip
 
     def run(
@@ -175,7 +175,7 @@ class ChipmarkFixture:
 
         A sample is the window W, first intended send to last token. TTFT (append turns) and TPOT
         are those of distinct turns, each the median of its timed rounds: a turn that is run again
-        is no further sample. Parity is not checked here: `chipmark run` does. Raises
+        is not a further sample. Parity is not checked here: `chipmark run` does. Raises
         UnknownNameError for a workload that does not exist, DoesNotFitError.
         """
         from chipmark.metrics.samples import Kind, Samples, joined, medians

@@ -1,4 +1,4 @@
-"""Hooks beside a `benchmark` fixture: the timer, the machine's identity, the terminal's section."""
+"""Hooks around a `benchmark` fixture: the timer, the machine's identity, the terminal's section."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def backend_of(config: pytest.Config) -> str:
 
 
 def codspeed_runs(config: pytest.Config) -> bool:
-    """Whether pytest-codspeed's own `benchmark` fixture stands in: it measures by itself and
+    """Whether pytest-codspeed's own `benchmark` fixture is used: it measures by itself and
     takes no timer."""
     return bool(config.getoption("codspeed", default=False)) or "CODSPEED_ENV" in os.environ
 
@@ -156,7 +156,7 @@ class Hooks:
 
 
 def refuse(now: Mapping[str, Any], baseline: Mapping[str, Any], *, strict: bool) -> str:
-    """Why a stored file is no baseline for this machine; "" where it is one.
+    """Why a stored file cannot be a baseline for this machine; "" where it is one.
 
     A file without chipmark's identity is refused in strict mode alone: it may hold benchmarks
     that chipmark has nothing to do with.

@@ -1,4 +1,4 @@
-"""What stands in `extra_info["chipmark"]`, and the terminal's section."""
+"""What is kept in `extra_info["chipmark"]`, and the terminal's section."""
 
 from __future__ import annotations
 

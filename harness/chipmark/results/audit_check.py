@@ -10,7 +10,7 @@ import numpy as np
 from chipmark.codes import FindingCode, NoteCode
 from chipmark.errors import ChipmarkError
 from chipmark.metrics.rawcell import RawCell
-from chipmark.registry import BUILT_IN
+from chipmark.registry import BUILT_IN, is_simulated
 from chipmark.results.audit import (
     AUDIT_FILE,
     AuditData,
@@ -117,7 +117,7 @@ def _contradictions(
         return
     if text := wrong_tolerance(record.manifest, audit):
         yield Finding("error", FindingCode.AUDIT, path, text)
-    simulated = record.manifest.backend.startswith("sim:")
+    simulated = is_simulated(record.manifest.backend)
     again = judge(data, audit.tolerance_rms_rel, top2_required=not simulated)
     for field in _JUDGED:
         stored, computed = getattr(audit, field), getattr(again, field)

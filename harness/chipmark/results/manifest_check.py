@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from chipmark.chips.throttle import throttle_notes
+from chipmark.engine.computed import linear_input_of
 from chipmark.metrics.rawcell import RawCell
+from chipmark.registry import is_simulated
 from chipmark.results.manifest import AuditResult, Manifest
 from chipmark.results.tolerance import SIM_TOLERANCE, tolerance_of
 from chipmark.workload.trace import Trace
@@ -34,7 +36,7 @@ def wrong_tolerance(manifest: Manifest, audit: AuditResult) -> str:
     if audit.tolerance_rms_rel is None:
         return ""
     right = _tolerance(manifest)
-    if manifest.backend.startswith("sim:"):
+    if is_simulated(manifest.backend):
         right = SIM_TOLERANCE
     return _tolerance_text("audit", audit.tolerance_rms_rel, right)
 
@@ -66,7 +68,9 @@ def _found(manifest: Manifest, raw: RawCell) -> dict[str, Any]:
     words = manifest.precision
     found: dict[str, Any] = {f"workload.{name}": v for name, v in _work(raw.trace).items()}
     try:
-        found["precision.class_name"] = precision_class(words.weights, words.activation, words.kv)
+        found["precision.class_name"] = precision_class(
+            words.weights, linear_input_of(words.activation), words.kv
+        )
     except UnknownNameError as error:
         found["precision.class_name"] = error.message
     found["repeats"] = len(raw.repeats)
@@ -118,7 +122,7 @@ def _parity(manifest: Manifest) -> Iterator[str]:
 
 def _tolerance(manifest: Manifest) -> float | None:
     """That of the precision's class, None where the oracle finds it."""
-    if rounding_of(manifest.precision.activation):
+    if rounding_of(linear_input_of(manifest.precision.activation)):
         return None
     return tolerance_of(manifest.precision.class_name)
 

@@ -26,6 +26,7 @@ from chipmark.metrics.rawcell import (
     RunTiming,
     SloLimits,
 )
+from chipmark.registry import is_simulated
 from chipmark.results.manifest import ChipId, Manifest, Probes, Slo, StoredPart, Timing
 from chipmark.workload.trace import load_trace
 from chipmark_models.config import ModelConfig
@@ -68,7 +69,7 @@ def facts_of(manifest: Manifest) -> CellFacts:
         kv_precision=manifest.precision.kv,
         nameplate_bytes_s=nameplate_bytes_s(manifest.chip),
         clock="device" if _caps(manifest).get("clock") == "device" else "host",
-        simulated=manifest.backend.startswith("sim:"),
+        simulated=is_simulated(manifest.backend),
     )
 
 

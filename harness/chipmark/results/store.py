@@ -1,6 +1,6 @@
 """Records on disk: written whole or not at all, found, loaded, never changed.
 
-A record is built in a hidden folder beside its place, every file and the folder are synced, and
+A record is built in a hidden folder next to its place, every file and the folder are synced, and
 one rename makes it a record. What a killed run leaves is such a hidden folder; the next write
 sweeps it. Reading needs neither NumPy nor Parquet, so that a table over a thousand records is
 quick; what computes metrics is imported by the writer alone.
@@ -64,7 +64,7 @@ def write_record(out_dir: Path, raw_dir: Path) -> Path:
     """Turn a raw folder into a record under `out_dir` and return the record's folder.
 
     Raises BrokenRecordError where the raw folder is not whole or its events contradict
-    themselves, UsageError where the record is there already, OSError where it cannot be written;
+    themselves, UsageError where the record already exists, OSError where it cannot be written;
     in every case no half record is left.
     """
     manifest = load_manifest(raw_dir / "cell.json")
@@ -81,7 +81,7 @@ def write_recomputed(out_dir: Path, record: Record) -> Path:
     record of its own with the same files, and return its folder.
 
     Its manifest names the record that it comes from. Raises BrokenRecordError where a file is
-    missing or was changed, UsageError where the result is there already or would lie inside the
+    missing or was changed, UsageError where the result already exists or would lie inside the
     old record; in every case no half record is left, and the old one is not touched.
     """
     old = record.path.resolve()
@@ -123,14 +123,14 @@ def file_fault(folder: Path, name: str, entry: FileEntry) -> str:
 def whole_folder(out_dir: Path, name: str, hint: str) -> Iterator[Path]:
     """A hidden folder to write into, which becomes `out_dir / name` by one rename, all synced.
 
-    Raises UsageError with `hint` where that folder is there already. Whatever else is raised
+    Raises UsageError with `hint` where that folder already exists. Whatever else is raised
     inside leaves nothing behind.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     sweep(out_dir)
     final = out_dir / name
     if final.exists():
-        raise UsageError(f"{final} is there already", hint)
+        raise UsageError(f"{final} already exists", hint)
     partial = out_dir / f".{name}.{_host()}.{os.getpid()}.partial"
     try:
         partial.mkdir()

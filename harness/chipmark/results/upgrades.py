@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from chipmark.engine.computed import linear_input_of
 from chipmark_models.errors import UnknownNameError
 from chipmark_models.precision import precision_class
 
@@ -25,8 +26,8 @@ def record_1_to_2(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _class_name(precision: dict[str, Any]) -> str:
-    told = [str(precision.get(name, "")) for name in ("weights", "activation", "kv")]
+    weights, words, kv = (str(precision.get(n, "")) for n in ("weights", "activation", "kv"))
     try:
-        return precision_class(*told)
+        return precision_class(weights, linear_input_of(words), kv)
     except UnknownNameError:
         return str(precision.get("class_name"))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from chipmark.table.rows import Row
+from chipmark.table.rows import TableRow
 from chipmark.table.sheet import Mark
 
 MISSING = "-"
@@ -15,7 +15,7 @@ _GLYPHS: Mapping[Mark, str] = {"at_least": "≥", "at_most": "≤", "assumed": "
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def people_text(row: Row, name: str) -> str:
+def people_text(row: TableRow, name: str) -> str:
     """A value for people: three or four digits, `-` for null, `~` before what rests on an
     assumption or is true of this load alone, `≥` and `≤` before a bound."""
     value = row.values[name]
@@ -71,6 +71,6 @@ def plain_text(text: str) -> str:
     return "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
 
 
-def _mark(row: Row, name: str) -> str:
+def _mark(row: TableRow, name: str) -> str:
     marks = row.details.get("marks", {}).get(name, ())
     return "".join(dict.fromkeys(_GLYPHS[mark] for mark in marks))

@@ -18,17 +18,24 @@ Direction = Literal["higher", "lower", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column. type: JSON type of a value that is known. title: its head for people, short.
-    kind: which comparability a ranking by it needs. null_reasons: codes a null may have."""
+    """A column."""
 
     name: str
+    """Its key in JSON and its head in CSV."""
     type: Literal["string", "integer", "number", "list"]
+    """JSON type of a value that is known."""
     unit: str
+    """SI unit, `1` for a ratio, `currency` for the price book's, "" where it has none."""
     direction: Direction
+    """Which values are better."""
     kind: Kind | None
+    """Which comparability a ranking by it needs; None where it is not ranked by."""
     title: str
+    """Its head for people, short, in lines split by a line break."""
     definition: str
+    """What it is, in a sentence."""
     null_reasons: tuple[Null, ...] = ()
+    """Codes that a null may have."""
 
 
 _NOTHING = (Null.CELL_FAILED, Null.REPEAT_INCOMPLETE, Null.NOT_IN_SCHEMA_1)
@@ -277,12 +284,12 @@ COLUMNS: Mapping[str, Column] = {column.name: column for column in _LIST}
 """Every column by name, in the order of the table."""
 
 EXTRA_KEYS: tuple[str, ...] = ("intervals", "rank", "null_reasons", "details")
-"""What JSON has beside the columns. intervals: 95 %, [low, high] by column. rank: by --rank-by
-among the comparable rows of its group, shared where intervals overlap. null_reasons: a code for
-each null column. details: net and output tokens per joule, error bounds, cost by class,
+"""What JSON has in addition to the columns. intervals: 95 %, [low, high] by column. rank: by
+--rank-by among the comparable rows of its group, shared where intervals overlap. null_reasons: a
+code for each null column. details: net and output tokens per joule, error bounds, cost by class,
 break-even price, price inputs with their provenance, marks of doubt by column, intervals over
 other work of this kind (never used for ranks), why rows are not comparable (`not_comparable`, by
-kind) or have no rank (`not_ranked`), and where the record lies."""
+kind) or have no rank (`not_ranked`), and the path of the record."""
 
 RANKABLE: tuple[str, ...] = tuple(
     c.name for c in _LIST if c.kind is not None and c.direction != "none"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chipmark import registry
 from chipmark.codes import NoteCode
 from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.results.manifest import WorkloadId
@@ -78,8 +79,8 @@ def standing(record: Record) -> Standing:
 
 
 def is_simulated(record: Record) -> bool:
-    """Whether the row's clock is virtual: backends of the kind `sim`."""
-    return record.manifest.backend.partition(":")[0] == "sim"
+    """Whether the row's clock is virtual: the built-in simulated devices."""
+    return registry.is_simulated(record.manifest.backend)
 
 
 def perf_identity(record: Record) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from chipmark.table.cells import MISSING, number_text, people_text, plain_text
 from chipmark.table.costing import MONEY
 from chipmark.table.layout import TextColumn, text_tables, wrapped
 from chipmark.table.render import numbered
-from chipmark.table.rows import Row
+from chipmark.table.rows import TableRow
 
 BREAK_EVEN = "break_even_chip_price"
 
@@ -27,7 +27,7 @@ _COLUMNS: tuple[TextColumn, ...] = (
 )
 
 
-def cost_object(row: Row) -> dict[str, Any]:
+def cost_object(row: TableRow) -> dict[str, Any]:
     """The JSON object of a row: its money, why some is null, and what bars it from a ranking."""
     details = row.details
     nulls: dict[str, str] = {n: row.null_reasons[n] for n in MONEY if n in row.null_reasons}
@@ -49,8 +49,8 @@ def cost_object(row: Row) -> dict[str, Any]:
     }
 
 
-def cost_text(rows: Sequence[Row], width: int) -> str:
-    """The table for people, and below it what must be said about it. Nothing is cut."""
+def cost_text(rows: Sequence[TableRow], width: int) -> str:
+    """The table for people, and remarks below it. Nothing is cut."""
     body = [_texts(index, row) for index, row in enumerate(rows, 1)]
     lines = [f"cost in {rows[0].values['currency']}; break-even with {_baseline(rows)}", ""]
     lines += text_tables(_COLUMNS, body, width, lead=2)
@@ -71,12 +71,12 @@ def price_text(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 100 else number_text(value)
 
 
-def _baseline(rows: Sequence[Row]) -> str:
+def _baseline(rows: Sequence[TableRow]) -> str:
     bases = dict.fromkeys(str(row.details["baseline"] or "none") for row in rows)
     return ", ".join(bases)
 
 
-def _texts(index: int, row: Row) -> list[str]:
+def _texts(index: int, row: TableRow) -> list[str]:
     texts = [
         str(index),
         people_text(row, "backend"),
@@ -87,7 +87,7 @@ def _texts(index: int, row: Row) -> list[str]:
     return [plain_text(text) for text in texts]
 
 
-def _remarks(row: Row) -> list[str]:
+def _remarks(row: TableRow) -> list[str]:
     texts = [f"{note['code']}: {note['text']}" for note in row.values["notes"]]
     by_reason: dict[str, list[str]] = {}
     for name in MONEY:

@@ -42,23 +42,28 @@ class Basis:
 
 @dataclass(frozen=True, slots=True)
 class Costing:
-    """Numbers in the book's currency; `reasons` has a code for each of the three that is None.
-
-    basis: None where the unit is rented or its yearly cost is not known. power_enters: the
-    row's own power is in the cost. energy_share: energy's part of it. assumed: for each number,
-    the inputs that nobody sourced.
-    """
+    """A record's money, in the book's currency."""
 
     cost_per_session: float | None = None
+    """Of one session."""
     cost_per_mtok: float | None = None
+    """Of a million work tokens."""
     daily_active_agents: float | None = None
+    """Agents that a unit serves a day."""
     reasons: dict[str, str] = field(default_factory=dict)
+    """A code for each of the three numbers that is None."""
     notes: tuple[tuple[NoteCode, str], ...] = ()
+    """(code, text) of each remark."""
     details: dict[str, Any] = field(default_factory=dict)
+    """Inputs with their provenance, and parts of the cost."""
     basis: Basis | None = None
+    """None where the unit is rented or its yearly cost is not known."""
     power_enters: bool = True
+    """Whether the row's own power is in the cost."""
     energy_share: float = 0.0
+    """The part of the cost that is energy's."""
     assumed: dict[MoneyColumn, tuple[str, ...]] = field(default_factory=dict)
+    """For each number, the inputs without a source."""
 
     @property
     def money(self) -> Money:
@@ -115,7 +120,7 @@ def price(record: Record, book: PriceBook | None) -> Costing:
     if load is None:
         return _without(NullReason.NO_DEMAND, agents)
     if entry.rent_per_hour is None and book.site.power_in_hosting and not _hosted(book, entry):
-        # Power would be paid by nobody.
+        # The cost of power would be left out.
         return _without(NullReason.NO_HOSTING_PRICE, agents)
     return _priced(record, book, entry, rate, load, agents)
 

@@ -1,7 +1,9 @@
-"""Columns of text in a given width: fast enough for a thousand rows.
+"""Columns of text in a given width, nothing of which is cut: fast enough for a thousand rows.
 
-A terminal library measures and wraps every cell as styled text; over a thousand rows that takes
-seconds. Here a cell is a string, and only a column that is too wide is wrapped.
+What does not fit is wrapped between words, then put in a second table below the first, then in a
+block of `name  value` lines for each row. A terminal library measures and wraps every cell as
+styled text; over a thousand rows that takes seconds. Here a cell is a string, and only a column
+that is too wide is wrapped.
 """
 
 from __future__ import annotations
@@ -15,13 +17,30 @@ from typing import Literal
 LEAST = 8
 """A column of words is not made narrower than this, where its texts are longer."""
 
+MOST_PARTS = 3
+"""A listing that would need more tables below each other is shown as blocks."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextColumn:
-    """A head (lines split by a line break) and the side to which the column is aligned."""
+    """A column of text."""
 
     head: str
+    """Its name, in lines split by a line break."""
     align: Literal["left", "right"]
+    """The side of its texts. Those on the right are numbers with their units: never wrapped."""
+    whole: bool = False
+    """Whether its texts are names, which are never wrapped either."""
+
+
+def listing(
+    columns: Sequence[TextColumn], rows: Sequence[Sequence[str]], width: int, lead: int = 1
+) -> list[str]:
+    """Lines of a listing whose first columns name the row: `text_tables`, but a block for each row
+    where a width as small as this would need more than MOST_PARTS of them."""
+    if len(_parts(columns, rows, width, 2, lead)) > MOST_PARTS:
+        return text_blocks(columns, rows, width)
+    return text_tables(columns, rows, width, lead=lead)
 
 
 def text_tables(
@@ -32,7 +51,55 @@ def text_tables(
     lead: int = 1,
 ) -> list[str]:
     """`text_table`, in as many tables below each other as the width asks for: no number and no
-    word is cut or broken. Each table begins with the first `lead` columns."""
+    word is cut or broken. Each table begins with the first `lead` columns. Where one of them is
+    still wider than the width, `text_blocks` instead. A row with nothing to show in a further
+    table is left out of it."""
+    parts = _parts(columns, rows, width, gap, lead)
+    floors = _floors(columns, rows)
+    widest = max(_room([floors[i] for i in part], gap) for part in parts)
+    if widest > width and len(columns) > 1:
+        return text_blocks(columns, rows, width)
+    lines: list[str] = []
+    for part in parts:
+        shown = rows if part is parts[0] else [r for r in rows if any(r[i] for i in part[lead:])]
+        if rows and not shown:
+            continue
+        lines += [""] if lines else []
+        some = [[row[i] for i in part] for row in shown]
+        lines += text_table([columns[i] for i in part], some, width, gap)
+    return lines
+
+
+def text_blocks(
+    columns: Sequence[TextColumn], rows: Sequence[Sequence[str]], width: int
+) -> list[str]:
+    """A block for each row, with a line `head  text` for each text that is not empty. Texts are
+    wrapped between words; a word longer than the width stays whole."""
+    heads = [" ".join(column.head.split("\n")) for column in columns]
+    margin = max(map(len, heads)) + 2
+    lines: list[str] = []
+    for row in rows:
+        lines += [""] if lines else []
+        for column, head, text in zip(columns, heads, row, strict=True):
+            if not text:
+                continue
+            whole = column.whole or column.align == "right"
+            parts = [text] if whole else wrapped(text, max(width - margin, LEAST))
+            if margin + max(map(len, parts)) > width:
+                # On lines of its own, as far to the left as can be.
+                parts = [text] if whole else wrapped(text, max(width - 2, LEAST))
+                lines += [head] if head else []
+                lines += [f"  {part}" for part in parts]
+                continue
+            lines.append(f"{head.ljust(margin)}{parts[0]}")
+            lines += [" " * margin + part for part in parts[1:]]
+    return lines
+
+
+def _parts(
+    columns: Sequence[TextColumn], rows: Sequence[Sequence[str]], width: int, gap: int, lead: int
+) -> list[list[int]]:
+    """Indices of the columns of each table."""
     floors = _floors(columns, rows)
     used, parts = _room(floors[:lead], gap), [list(range(lead))]
     for index in range(lead, len(columns)):
@@ -41,12 +108,7 @@ def text_tables(
             used = _room(floors[:lead], gap)
         parts[-1].append(index)
         used += gap + floors[index]
-    lines: list[str] = []
-    for part in parts:
-        lines += [""] if lines else []
-        some = [[row[i] for i in part] for row in rows]
-        lines += text_table([columns[i] for i in part], some, width, gap)
-    return lines
+    return parts
 
 
 def _room(widths: Sequence[int], gap: int) -> int:
@@ -58,7 +120,7 @@ def _floors(columns: Sequence[TextColumn], rows: Sequence[Sequence[str]]) -> lis
     floors = []
     for index, column in enumerate(columns):
         texts = [row[index] for row in rows]
-        if column.align == "left":
+        if column.align == "left" and not column.whole:
             texts = [word for text in texts for word in text.split()]
         heads = map(len, column.head.split("\n"))
         least = 0 if column.align == "right" else min(LEAST, _widest(rows, index))

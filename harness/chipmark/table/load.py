@@ -23,7 +23,7 @@ def load_refusal(record: Record, metric: str) -> str:
 
 
 def own_metric(record: Record) -> str:
-    """What a record by itself is judged by where nobody names a metric.
+    """What a record by itself is judged by where no metric is named.
 
     It follows from the work alone, so that two runs of one cell have the same: a closed loop that
     tool time happened to bind keeps total_tok_s (and `load_refusal` then says why not).

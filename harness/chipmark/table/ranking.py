@@ -16,7 +16,7 @@ Span = tuple[float, float]
 
 
 def default_metric(sheets: Sequence[Sheet]) -> str:
-    """What rows of one work are ranked by where nobody asks for a metric.
+    """What rows of one work are ranked by where no metric is asked for.
 
     Sessions an hour in the capacity scenario; else total_tok_s, and where the load of a row that
     may be ranked sets that, the append turns' TTFT: p95, or p50 where a p95 is null.
@@ -53,10 +53,10 @@ def span(sheet: Sheet, metric: str) -> Span | str:
 
 
 def ranks(spans: Mapping[int, Span]) -> dict[int, int]:
-    """1 + the number of rows before a row's group; a group is of rows that cannot be told apart.
+    """1 + the number of rows before a row's group; the rows of a group are not distinguishable.
 
     Rows are lined up by the better end of their intervals. A new group begins where the line has a
-    gap: where a row's whole interval lies below those of all rows before it. So rows whose
+    gap: where a row's whole interval is worse than those of all rows before it. So rows whose
     intervals overlap always share a rank, rows linked by a chain of overlaps do too (sharing is
     transitive), and two different ranks are always a difference beyond both intervals.
     """

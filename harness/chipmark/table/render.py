@@ -1,7 +1,7 @@
 """Rows to rich, Markdown, CSV, JSON or HTML.
 
 The formats for people (rich, md) show a main block that fits 120 columns, then who each row is,
-then what must be said about it; `all_columns` shows every column instead, in blocks.
+then remarks about it; `all_columns` shows every column instead, in blocks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from chipmark.errors import UnknownNameError
 from chipmark.table.cells import MISSING, file_text, markdown_text, people_text, plain_text
 from chipmark.table.columns import COLUMNS
 from chipmark.table.layout import TextColumn, text_tables, wrapped
-from chipmark.table.rows import Row
+from chipmark.table.rows import TableRow
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,14 +54,16 @@ _NULLS_SHOWN = tuple(n for n in COLUMNS if COLUMNS[n].type in ("number", "intege
 
 
 def render(
-    rows: Sequence[Row],
+    rows: Sequence[TableRow],
     format: str,
     console: Console | None = None,
     *,
     all_columns: bool = False,
+    summary: str = "",
 ) -> str:
     """The table as text. `console` (rich only) gives width and colours; None is 120 columns
-    without colours. Raises UnknownNameError for another format."""
+    without colours. `summary`: a sentence above the table, in the formats for people.
+    Raises UnknownNameError for another format."""
     if format == "json":
         # A row a line: json indents in pure Python, ten times slower.
         lines = ",\n".join(json.dumps(row.to_dict(), allow_nan=False) for row in rows)
@@ -69,16 +71,16 @@ def render(
     if format == "csv":
         return _csv(rows)
     if format == "html":
-        return _html(rows)
+        return _html(rows, summary)
     if format == "md":
-        return _markdown(rows, all_columns)
+        return _markdown(rows, all_columns, summary)
     if format == "rich":
-        return _rich(rows, console, all_columns)
+        return _rich(rows, console, all_columns, summary)
     raise UnknownNameError("table format", format, FORMATS)
 
 
-def remarks(rows: Sequence[Row]) -> list[str]:
-    """What must be said about rows, each thing once, with the numbers of the rows it is true of:
+def remarks(rows: Sequence[TableRow]) -> list[str]:
+    """Remarks about rows, each once, with the numbers of the rows it is true of:
     their notes, their nulls, why they are not comparable."""
     return numbered([_remarks_on(row) for row in rows])
 
@@ -94,7 +96,7 @@ def numbered(texts_by_row: Sequence[Sequence[str]]) -> list[str]:
     return [f"{', '.join(map(str, numbers))}: {text}" for text, numbers in said.items()]
 
 
-def _remarks_on(row: Row) -> list[str]:
+def _remarks_on(row: TableRow) -> list[str]:
     texts = [f"{note['code']}: {note['text']}" for note in row.values["notes"]]
     by_reason: dict[str, list[str]] = {}
     for name, reason in row.null_reasons.items():
@@ -109,15 +111,15 @@ def _remarks_on(row: Row) -> list[str]:
     return texts
 
 
-def _short_comparable(row: Row) -> str:
+def _short_comparable(row: TableRow) -> str:
     return " ".join(_SHORT[kind] for kind in row.values["comparable"]) or "none"
 
 
-def _main_text(row: Row, name: str) -> str:
+def _main_text(row: TableRow, name: str) -> str:
     return _short_comparable(row) if name == "comparable" else people_text(row, name)
 
 
-def _varying(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+def _varying(rows: Sequence[TableRow]) -> tuple[list[str], list[str]]:
     """Identity columns that differ between rows, and a line for each that does not."""
     varying, common = [], []
     for name in IDENTITY:
@@ -129,18 +131,18 @@ def _varying(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
     return varying, common
 
 
-def _blocks(rows: Sequence[Row], all_columns: bool) -> list[tuple[str, tuple[str, ...]]]:
+def _blocks(rows: Sequence[TableRow], all_columns: bool) -> list[tuple[str, tuple[str, ...]]]:
     if all_columns:
         return list(BLOCKS)
     varying, _ = _varying(rows)
     blocks = [("", MAIN)]
-    # Of many identity columns a terminal holds about six beside each other.
+    # Of many identity columns a terminal has room for about six.
     for at in range(0, len(varying), 6):
         blocks.append(("what differs", tuple(varying[at : at + 6])))
     return blocks
 
 
-def _head(rows: Sequence[Row]) -> list[str]:
+def _head(rows: Sequence[TableRow]) -> list[str]:
     """Lines above the table: what all rows share, the baseline and what ranks."""
     _, common = _varying(rows)
     lines = ["; ".join(common)] if common else []
@@ -159,11 +161,14 @@ def _legend() -> str:
     )
 
 
-def _rich(rows: Sequence[Row], console: Console | None, all_columns: bool) -> str:
+def _rich(
+    rows: Sequence[TableRow], console: Console | None, all_columns: bool, summary: str
+) -> str:
     if not rows:
         return "no records\n"
     width = 120 if console is None else console.width
-    lines = [line for text in _head(rows) for line in wrapped(plain_text(text), width)]
+    lines = [*wrapped(plain_text(summary), width), ""] if summary else []
+    lines += [line for text in _head(rows) for line in wrapped(plain_text(text), width)]
     for title, names in _blocks(rows, all_columns):
         lead = ["rank"] if not title else [] if "backend" in names else ["backend"]
         columns = [TextColumn("#", "right")]
@@ -196,7 +201,7 @@ def _bold_heads(text: str, console: Console) -> str:
     return capture.get()
 
 
-def _texts(index: int, row: Row, title: str, names: Sequence[str]) -> list[str]:
+def _texts(index: int, row: TableRow, title: str, names: Sequence[str]) -> list[str]:
     """A row of a block: its number, its rank (main block) or backend, its values."""
     texts = [str(index)]
     if not title:
@@ -207,10 +212,11 @@ def _texts(index: int, row: Row, title: str, names: Sequence[str]) -> list[str]:
     return texts + [plain_text(text_of(row, name)) for name in names]
 
 
-def _markdown(rows: Sequence[Row], all_columns: bool) -> str:
+def _markdown(rows: Sequence[TableRow], all_columns: bool, summary: str) -> str:
     if not rows:
         return "no records\n"
-    lines = [markdown_text(line) + "  " for line in _head(rows)] + [""]
+    lines = [markdown_text(summary), ""] if summary else []
+    lines += [markdown_text(line) + "  " for line in _head(rows)] + [""]
     for title, names in _blocks(rows, all_columns):
         if title:
             lines += [f"**{title}**", ""]
@@ -228,7 +234,7 @@ def _markdown(rows: Sequence[Row], all_columns: bool) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(rows: Sequence[TableRow]) -> str:
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow([*COLUMNS, "rank"])
@@ -238,7 +244,7 @@ def _csv(rows: Sequence[Row]) -> str:
     return sink.getvalue()
 
 
-def _html(rows: Sequence[Row]) -> str:
+def _html(rows: Sequence[TableRow], summary: str) -> str:
     def cell(tag: str, text: str, **attributes: Any) -> str:
         given = "".join(f' {k}="{html.escape(str(v))}"' for k, v in attributes.items() if v)
         return f"<{tag}{given}>{html.escape(text)}</{tag}>"
@@ -260,7 +266,8 @@ def _html(rows: Sequence[Row]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>chipmark</title>\n'
         "<style>body{font:14px sans-serif}table{border-collapse:collapse}"
         "td,th{border:1px solid #ccc;padding:2px 6px;white-space:nowrap}</style></head>\n"
-        f"<body><table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n"
+        f"<body>{cell('p', summary) if summary else ''}\n"
+        f"<table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n"
         + "\n".join(body)
         + f"\n</tbody></table>\n{cell('p', _legend())}\n<ul>{notes}</ul></body></html>\n"
     )

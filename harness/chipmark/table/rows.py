@@ -10,7 +10,7 @@ from chipmark.codes import NoteCode, NullReason
 from chipmark.errors import UnknownNameError
 from chipmark.prices.book import PriceBook
 from chipmark.results.record import Record
-from chipmark.table.columns import COLUMNS, RANKABLE
+from chipmark.table.columns import COLUMNS, RANKABLE, Kind
 from chipmark.table.comparable import Comparability, break_even_refusals, compare
 from chipmark.table.costing import break_even
 from chipmark.table.ranking import (
@@ -23,21 +23,30 @@ from chipmark.table.ranking import (
 from chipmark.table.sheet import Bounds, Sheet, sheet
 from chipmark.table.versus import Versus
 
+METRICS: Mapping[Kind, str] = {"energy": "tok_per_joule", "cost": "cost_per_session"}
+"""By what rows are ranked in the kinds that have one metric; speed has one for each kind of work.
+"""
+
 _ACROSS = NoteCode.ACROSS_PRECISION
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One record in the table. values: a value or None for every column of `COLUMNS`.
-    rank: place by the ranked metric within `group`, None where the row may not be ranked, for
-    the reasons in `details["not_ranked"]`."""
+class TableRow:
+    """One record in the table."""
 
     values: dict[str, Any]
+    """A value or None for every column of `COLUMNS`."""
     intervals: dict[str, Bounds]
+    """95 % intervals, by column."""
     rank: int | None
+    """Place by the ranked metric within `group`; None where the row may not be ranked, for the
+    reasons in `details["not_ranked"]`."""
     null_reasons: dict[str, str]
+    """A code for each column that is None."""
     details: dict[str, Any]
+    """What JSON has for each row beyond the columns (`EXTRA_KEYS`)."""
     group: str
+    """Rows of one group are ranked together."""
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of the row: exactly the columns, then EXTRA_KEYS."""
@@ -52,14 +61,20 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """A row's sheet, its baseline's (None: nothing can serve), and what both are ranked by."""
+    """A row and its baseline."""
 
     own: Sheet
+    """The row's sheet."""
     base: Sheet | None
+    """The baseline's; None where no row can serve as one."""
     metric: str
+    """The column that both are ranked by."""
     group: int
+    """The number of the row's kind of work."""
     across: bool
+    """Whether ratios between precision classes are wanted."""
     versus: Versus
+    """What computes the ratio."""
 
 
 def build_rows(
@@ -69,7 +84,7 @@ def build_rows(
     rank_by: str | None = None,
     *,
     across_precision: bool = False,
-) -> list[Row]:
+) -> list[TableRow]:
     """Rows in the order of the records.
 
     baseline: a record's id or a backend's name; of each group of rows that do the same work the
@@ -79,9 +94,39 @@ def build_rows(
     baseline too, which never rank. Raises UnknownNameError for a baseline that no record has and
     for a metric that cannot be ranked by.
     """
+    sheets = [sheet(record, book) for record in records]
+    return rows_of(sheets, baseline, rank_by, across_precision=across_precision)
+
+
+def ranked_by_kind(
+    records: Sequence[Record],
+    book: PriceBook | None,
+    baseline: str | None = None,
+    rank_by: str | None = None,
+) -> dict[Kind, list[TableRow]]:
+    """The rows of `build_rows` ranked by a metric of each kind: for `headline.headline`.
+
+    rank_by: taken for its own kind. Raises as `build_rows` does.
+    """
+    sheets = [sheet(record, book) for record in records]
+    metrics: dict[Kind, str | None] = {"perf": None, **METRICS}
+    if rank_by is not None:
+        if rank_by not in RANKABLE:
+            raise UnknownNameError("metric to rank by", rank_by, RANKABLE)
+        metrics |= {kind: rank_by for kind in metrics if COLUMNS[rank_by].kind == kind}
+    return {kind: rows_of(sheets, baseline, metric) for kind, metric in metrics.items()}
+
+
+def rows_of(
+    sheets: Sequence[Sheet],
+    baseline: str | None,
+    rank_by: str | None,
+    *,
+    across_precision: bool = False,
+) -> list[TableRow]:
+    """`build_rows` of sheets."""
     if rank_by is not None and rank_by not in RANKABLE:
         raise UnknownNameError("metric to rank by", rank_by, RANKABLE)
-    sheets = [sheet(record, book) for record in records]
     works = [s.standing.work if across_precision else s.standing.group for s in sheets]
     metrics = _metrics(sheets, works, rank_by)
     bases = _baselines(sheets, works, metrics, baseline)
@@ -142,7 +187,7 @@ def _rankable(own: Sheet, metric: str) -> bool:
     return COLUMNS[metric].kind in alone.kinds and not any(bars(own, metric))
 
 
-def _row(pair: _Pair) -> tuple[Row, Span | None]:
+def _row(pair: _Pair) -> tuple[TableRow, Span | None]:
     """The row without its rank, and the span that ranks it where it may be ranked."""
     own = pair.own
     values, reasons, intervals = dict(own.values), dict(own.reasons), dict(own.intervals)
@@ -169,7 +214,7 @@ def _row(pair: _Pair) -> tuple[Row, Span | None]:
         if values.get(name) is None:
             values[name] = None
             reasons.setdefault(name, NullReason.UNKNOWN)
-    row = Row(
+    row = TableRow(
         values={name: values[name] for name in COLUMNS},
         intervals=intervals,
         rank=None,
@@ -251,7 +296,7 @@ def _break_even(pair: _Pair) -> dict[str, Any]:
     }
 
 
-def _ranked(rows: Sequence[Row], spans: Mapping[int, Span]) -> list[Row]:
+def _ranked(rows: Sequence[TableRow], spans: Mapping[int, Span]) -> list[TableRow]:
     by_group: dict[str, dict[int, Span]] = {}
     for index, found in spans.items():
         by_group.setdefault(rows[index].group, {})[index] = found

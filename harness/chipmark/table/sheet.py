@@ -28,16 +28,22 @@ _DEVICE_WORD = {"cpu-share": "vCPUs", "package": "sockets", "card": "dies", "ser
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """values: by column, absent where null; reasons: codes of nulls. intervals: 95 %, those of
-    energy widened by the meter's stated error. marks: doubts by column."""
+    """One record's numbers, before it is compared."""
 
     standing: Standing
+    """What comparing needs of the record."""
     costing: Costing
+    """Its money."""
     values: dict[str, Any]
+    """By column, absent where null."""
     reasons: dict[str, str]
+    """Codes of nulls, by column."""
     intervals: dict[str, Bounds]
+    """95 %, by column; those of energy widened by the meter's stated error."""
     marks: dict[str, tuple[Mark, ...]]
+    """Doubts, by column."""
     notes: tuple[dict[str, str], ...]
+    """{code, text} of each remark."""
 
     @property
     def record(self) -> Record:
@@ -174,7 +180,7 @@ def _with_meter_error(record: Record, known: Mapping[str, Bounds]) -> dict[str, 
     """Intervals in which those of measured energy hold the stated error of the meter as well.
 
     Joules are off by a factor within 1 - e and 1 + e. A meter that states no error leaves its
-    numbers without an interval. Power that nobody measured keeps the spread of the repeats.
+    numbers without an interval. Power that was not measured keeps the spread of the repeats.
     """
     meter = record.manifest.meter
     if meter is None or meter.source not in MEASURED:
@@ -221,7 +227,7 @@ def _marks(record: Record, costing: Costing) -> dict[str, tuple[Mark, ...]]:
     m = record.manifest
     marks: dict[str, list[Mark]] = {}
     source = None if m.meter is None else m.meter.source
-    # Before record/2 nobody compared a declared power with the nameplate.
+    # Before record/2 no check compared a declared power with the nameplate.
     unproven = source == "assumed" or (source == "declared" and record.measured_as != SCHEMA)
     for name in ENERGY:
         if unproven:

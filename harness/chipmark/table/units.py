@@ -17,7 +17,7 @@ def all_devices_used(record: Record) -> bool:
 
 
 def is_share(record: Record) -> bool:
-    """Whether the unit is a share of a processor: priced as such, but metered by nobody."""
+    """Whether the unit is a share of a processor: priced as such, but without a meter."""
     return record.manifest.chip.unit == SHARE
 
 

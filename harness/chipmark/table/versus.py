@@ -22,7 +22,7 @@ BY_TURN: Mapping[str, Kind] = {
     "tpot_p50_s": "tpot",
 }
 """Columns of the typical turn: both rows ran the same turns, so they are compared one by one. A
-tail (p95) is no turn's ratio, and is compared by itself."""
+tail (p95) is not a ratio of turns, and is compared by itself."""
 
 _OF_EVENTS = ("total_tok_s", "prefill_tok_s", "decode_tok_s", "goodput_turns_s", "goodput_tok_s")
 """Rates whose noise is that of the repeats alone; joules have the meter's error, and the capacity

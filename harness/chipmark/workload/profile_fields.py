@@ -14,7 +14,7 @@ from chipmark.workload.distribution import Distribution, Part
 def read_document(path: Path) -> Fields:
     """The top table of a TOML file, decimals read exactly as fractions.
 
-    Raises `BadInputError` for a file that cannot be read or is no TOML.
+    Raises `BadInputError` for a file that cannot be read or is invalid TOML.
     """
     try:
         text = path.read_bytes().decode()
@@ -126,7 +126,7 @@ class Fields:
         return Distribution(tuple(parts), minimum, maximum, source)
 
     def refuse_others(self) -> None:
-        """Raise for a field that nobody asked for, with the nearest that exist."""
+        """Raise for an unknown field, with the nearest that exist."""
         for name in self._values:
             if name not in self._known:
                 near = nearest_names(name, sorted(set(self._known)))

@@ -1,6 +1,6 @@
 """Integer quantile tables: how distributions are drawn without any floating-point function.
 
-Four tables are committed beside this file in `quantile_tables.npz`, each of 4,096 integers, the
+Four tables are committed next to this file in `quantile_tables.npz`, each of 4,096 integers, the
 first three with one for each 1/4096 of probability:
 
 - `normal`: quantile of the standard normal at the mid-points (i + 1/2) / 4096, times 2^24;
@@ -53,7 +53,7 @@ def lognormal(median: int, sigma_ln: Fraction) -> tuple[int, ...]:
     `median` is in units of the result; `sigma_ln` is the deviation of the natural logarithm.
     Each is median * 2^(sigma * log2(e) * z) in fixed point, relative error under 2e-4.
     """
-    # Exponents count in units of 1/4096, what lies below is under 1.7e-4 of the value.
+    # Exponents count in units of 1/4096, smaller steps are under 1.7e-4 of the value.
     unit = sigma_ln * LOG2_E * TABLE_SIZE / (1 << NORMAL_BITS)
     top, bottom = 2 * unit.numerator, 2 * unit.denominator
     exp2 = table("exp2")

@@ -1,4 +1,4 @@
-"""What a trace turned out to be, beside what its profile asks for."""
+"""What a trace turned out to be, and what its profile asks for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class QuantileRow:
     """One parameter of a trace: targets at the trace's scale and what was realised.
 
     `unit` is tokens, turns, s or 1 (a ratio). `n` is the number of values behind the realised
-    quantiles. A target that no source gives is None; a single figure, such as a hit, stands in
+    quantiles. A target that no source gives is None; a single figure, such as a hit, is in
     `p50`. `source` is where the target comes from.
     """
 

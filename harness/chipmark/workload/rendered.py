@@ -1,7 +1,7 @@
 """A conversation through a chat template, turn by turn, with the check that none of it vanished.
 
 Templates pass over what they do not know without a word: a role, the calls of an answer, the
-text beside a call. So each prompt is rendered a second time with a mark in every text, and a mark
+text next to a call. So each prompt is rendered a second time with a mark in every text, and a mark
 that does not come out is an error. Thoughts of earlier answers may go, as templates of reasoning
 models drop them on purpose; the thought of the answer itself may not.
 """

@@ -39,7 +39,7 @@ def replay(
     Ids are seeded, in `reserved_ids..vocab_size-1`; equal `hash_ids` give equal ids. The context
     scale shrinks prompts and blocks alike. `n_requests` takes the first requests of the file.
     `block_tokens` are the prompt tokens of one hash id in the file; a size other than Mooncake's
-    stands in the trace's name.
+    is in the trace's name.
 
     Raises `BadInputError` with file, line and field for bad input (`replay_files`),
     `DoesNotFitError` for a request longer than `max_context`, with a scale that fits.

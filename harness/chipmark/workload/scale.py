@@ -31,7 +31,7 @@ class Scale:
     trace: the time between turns and, in an open loop, between arrivals. Turns are never scaled.
     Strings in another form ("0.25") are brought to lowest terms.
 
-    Raises `UsageError` for a factor that is no number, negative, or zero where tokens are meant.
+    Raises `UsageError` for a factor that is not a number, negative, or zero where tokens are meant.
     """
 
     context: str = "1"

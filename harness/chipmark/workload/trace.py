@@ -1,6 +1,6 @@
 """A trace: the work itself, as token ids, the same bits on every machine; and its file.
 
-The layout of ids and the accounting of work tokens are told in `chipmark.workload.session`.
+The layout of ids and the accounting of work tokens are described in `chipmark.workload.session`.
 The file is one `.npz` of flat arrays and a JSON head; nothing in it is pickled, and all of it
 is checked when it is read.
 """
@@ -184,7 +184,7 @@ def save_trace(trace: Trace, path: str | os.PathLike[str]) -> None:
 def load_trace(path: str | os.PathLike[str]) -> Trace:
     """Read a trace that `save_trace` wrote.
 
-    Raises `BadInputError` when the file is no such trace, contradicts itself, or is not what its
+    Raises `BadInputError` when the file is not such a trace, contradicts itself, or is not what its
     own hash says.
     """
     try:

@@ -30,7 +30,7 @@ _OTHER_ANSWERS = {
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One session of a transcript: messages and tools as they stand in the file, and its line.
+    """One session of a transcript: messages and tools as they are in the file, and its line.
 
     `places` names the field that each message comes from where they were written anew.
     """

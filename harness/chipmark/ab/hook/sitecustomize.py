@@ -1,4 +1,4 @@
-"""Put on PYTHONPATH by `chipmark ab`: says which modules a Python process imported, and whence.
+"""Put on PYTHONPATH by `chipmark ab`: reports which modules a Python process imported from where.
 
 Imported by `site` in every Python process that inherits the arm's environment, a benchmark's
 own children too. A line is written when a module is found, so that a process that is killed has
@@ -49,13 +49,13 @@ class _Recorder:
         if not file or self._seen.get(name) == file:
             return
         self._seen[name] = file
-        # One write to a file of this process: forks share the descriptor of nobody.
+        # One write to a file of this process: forks share no descriptor.
         line = json.dumps([name, os.path.abspath(file)]) + "\n"
         target = os.path.join(self._folder, f"modules-{os.getpid()}.jsonl")
         try:
             handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError:
-            return  # the run is over and its folder gone: nobody reads this any more
+            return  # the run is over and its folder removed: there is no reader left
         try:
             os.write(handle, line.encode("utf-8", "surrogateescape"))
         finally:

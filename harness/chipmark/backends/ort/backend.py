@@ -1,6 +1,6 @@
 """`ort:DEVICE`: the decoder as an ONNX graph on one execution provider of ONNX Runtime.
 
-KV lies in slots; the graph reads it in place. A step runs where it is submitted: `wait` hands
+KV is kept in slots; the graph reads it in place. A step runs where it is submitted: `wait` hands
 over what is finished, so one step is in flight.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from chipmark.backends.ort.session import (
 from chipmark.backends.ort.slot_cache import SlotCache
 from chipmark.backends.ort.weights_file import PlacedWeights, place_weights
 from chipmark.codes import NoteCode
+from chipmark.engine.computed import Accumulator, ComputedPrecision
 from chipmark.engine.contract import Caps, Loaded, LoadSpec
 from chipmark.errors import UnknownNameError, UsageError
 from chipmark_models.config import ModelConfig
@@ -32,6 +34,8 @@ from chipmark_models.onnx_graphs.builder import Graph
 from chipmark_models.onnx_graphs.decoder_graph import build_graph
 from chipmark_models.onnx_graphs.emitter import LEVELS, GraphShape, Level
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
+
+_LOG = logging.getLogger(__name__)
 
 OPTIONS = ("graph", "spinning", "prepacking", "static", "provider")
 """Keys of LoadSpec.options: graph = auto, plain or contrib; spinning, prepacking and static = true
@@ -109,6 +113,7 @@ def load(spec: LoadSpec, located: Located) -> Engine:
         empty_head=located.ep_name == "CPUExecutionProvider" and not plan.static,
         host_device=host_device,
     )
+    _LOG.info("graph %s, KV bound by %s", plan.level, choice.way)
     opener.open_all()
     load_s = time.perf_counter() - started - opener.compile_s
     warm_started = time.perf_counter()
@@ -120,7 +125,7 @@ def load(spec: LoadSpec, located: Located) -> Engine:
         compile_s=compile_s,
         weight_bytes=_weight_bytes(opener.graph, spec.precision),
         kv_bytes=plan.n_slots * plan.max_context * cache.token_bytes,
-        precision=_precision(spec.precision, located),
+        precision=_precision(spec.precision),
         graph=plan.level,
         ep_coverage=opener.coverage,
         device=located.device_name,
@@ -315,16 +320,10 @@ def _weight_bytes(graph: Graph, precision: str) -> int:
     return item * sum(views.values())
 
 
-def _precision(precision: str, located: Located) -> dict[str, str]:
-    compute = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16"}[precision]
-    kv = "fp32" if precision == "bf16" else compute
-    accumulate = "fp32" if precision == "fp32" else "provider"
-    return {
-        "weights": compute,
-        "activation": compute,
-        "kv": kv,
-        "accumulate": accumulate,
-    }
+def _precision(precision: str) -> ComputedPrecision:
+    kv = "fp32" if precision == "bf16" else precision
+    accumulate = Accumulator.FP32 if precision == "fp32" else Accumulator.PROVIDER
+    return ComputedPrecision.plain(precision, kv, accumulate)
 
 
 def _details(opener: _Opener, way: binding.Way, settings: SessionSettings) -> Mapping[str, Any]:

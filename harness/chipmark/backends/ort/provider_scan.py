@@ -45,7 +45,7 @@ def candidates(machine: Machine) -> Sequence[Candidate]:
 
 
 def scan(names: Sequence[str], run_module: RunModule) -> list[ProviderHere]:
-    """Look the providers up in order; after a crash the rest goes on in another process."""
+    """Look the providers up in order; after a crash the rest is looked up in another process."""
     found: list[ProviderHere] = []
     left = list(names)
     while left:

@@ -6,6 +6,7 @@ Python module are plug-in providers that need no entry.
 
 from __future__ import annotations
 
+import logging
 import re
 import tomllib
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from typing import Any
 
 from chipmark.errors import BadInputError, MissingBackendError, UnknownNameError
 from chipmark.user_files import user_file
+
+_LOG = logging.getLogger(__name__)
+
 
 _DATA = Path(__file__).with_name("providers.toml")
 _LIBRARY_SUFFIXES = (".so", ".dll", ".dylib")
@@ -184,6 +188,7 @@ def _locate_plugin(provider: Provider) -> Located:
             provider.install,
         )
     chosen = mine[0]
+    _LOG.info("provider %s: %d devices, the first is used", provider.name, len(mine))
     return Located(provider, chosen.ep_name, chosen, _device_name(chosen), library)
 
 

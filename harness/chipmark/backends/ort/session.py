@@ -6,6 +6,7 @@ device is always named, never chosen by a policy.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ class Opened:
     session: Any
     ep_coverage: float
     problem: str
+
+
+_LOG = logging.getLogger(__name__)
 
 
 def provider_options(
@@ -78,8 +82,9 @@ def open_session(
             return Opened(_open(model, placed, located, settings, whole=True), 1.0, "")
         except onnxruntime_errors() as error:
             problem = str(error).splitlines()[0][:300]
+            _LOG.info("%s does not take the whole graph: %s", located.ep_name, problem)
     else:
-        problem = "this onnxruntime cannot be told to refuse the CPU; what ran there is unknown"
+        problem = "this onnxruntime has no option to refuse the CPU; what ran there is unknown"
     try:
         session = _open(model, placed, located, settings, whole=False)
     except onnxruntime_errors() as error:

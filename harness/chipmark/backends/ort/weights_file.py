@@ -27,7 +27,7 @@ _SIDECAR = "weights.bin"
 
 @dataclass(frozen=True, slots=True)
 class PlacedWeights:
-    """`folder` that external data lies in; `placements` by initializer name; `inline` arrays."""
+    """`folder` of the external data; `placements` by initializer name; `inline` arrays."""
 
     folder: Path
     placements: dict[str, Placement]

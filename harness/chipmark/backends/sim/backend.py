@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chipmark.backends.sim.cells import Cells, sampled_ids, two_largest
+from chipmark.backends.sim.cells import Cells, expected_ids, sampled_ids, two_largest
 from chipmark.backends.sim.polling import polled_power
 from chipmark.backends.sim.spec import SPECS, SimSpec
 from chipmark.engine.clock import VirtualClock
+from chipmark.engine.computed import ComputedPrecision
 from chipmark.engine.contract import (
     F32,
+    I32,
     BackendDefaults,
     Caps,
     Clock,
@@ -60,6 +62,17 @@ class SimBackend(BackendDefaults):
         self._free_s = 0.0
         self._segments: list[tuple[float, float, float]] = []
 
+    @staticmethod
+    def expected_ids(tokens: I32, vocab_size: int) -> I32:
+        """The id that is sampled after each token, a function of the whole context before it."""
+        return expected_ids(tokens, vocab_size)
+
+    @staticmethod
+    def meter_period_s(device: str) -> float:
+        """The period of the device's meter that is polled; 0 for an exact counter, which an
+        unknown device has as well."""
+        return SPECS[device].poll_s if device in SPECS else 0.0
+
     def load(self, spec: LoadSpec) -> Loaded:
         """Simulated weights and KV. DoesNotFitError beyond `SimSpec.memory_bytes`."""
         told = spec.model
@@ -78,12 +91,7 @@ class SimBackend(BackendDefaults):
             compile_s=sim.compile_s,
             weight_bytes=sim.weight_bytes,
             kv_bytes=tokens * sim.kv_bytes_per_token,
-            precision={
-                "weights": "fp32",
-                "activation": "fp32",
-                "kv": "fp32",
-                "accumulate": "fp32",
-            },
+            precision=ComputedPrecision.plain("fp32"),
             graph="none",
             ep_coverage=1.0,
             device=f"sim:{sim.name}",

@@ -8,6 +8,8 @@ has an inverse.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,12 +27,23 @@ _MIX = 0xD1342543DE82EF95
 _20_BITS = (1 << 20) - 1
 
 
-def context_hash(tokens: I32) -> int:
-    """Hash of a whole context, as its last cell holds it; plain Python, for tests."""
+def context_hashes(tokens: I32) -> Iterator[int]:
+    """Hash of the context up to each token; plain Python, apart from what computes it in cells."""
     value = 0
     for token in tokens.tolist():
         value = (value * FACTOR + token + 1) & _MASK
-    return value
+        yield value
+
+
+def context_hash(tokens: I32) -> int:
+    """Hash of a whole context, as its last cell holds it; 0 of an empty one."""
+    return [0, *context_hashes(tokens)][-1]
+
+
+def expected_ids(tokens: I32, vocab_size: int) -> I32:
+    """The id that is sampled after each token (n,): `(context_hash >> 33) % vocab_size`."""
+    ids = [(value >> 33) % vocab_size for value in context_hashes(tokens)]
+    return np.array(ids, dtype=np.int32)
 
 
 def sampled_ids(hashes: U64, vocab_size: int) -> I32:

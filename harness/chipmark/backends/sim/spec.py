@@ -99,7 +99,7 @@ class SimSpec:
         if tokens * self.kv_bytes_per_token > room:
             fits = max(0, room // self.kv_bytes_per_token)
             raise DoesNotFitError(
-                f"sim:{self.name}: {tokens} tokens of KV do not fit beside the weights",
+                f"sim:{self.name}: {tokens} tokens of KV do not fit next to the weights",
                 f"{fits} tokens would fit: {fits // load.max_context} sequences of "
                 f"{load.max_context} tokens",
                 sequences=max(0, fits // load.max_context - (slots - load.n_seqs)),

@@ -18,6 +18,7 @@ from chipmark.backends.torch_device import devices, roofs
 from chipmark.backends.torch_device.sampling import two_largest
 from chipmark.backends.torch_device.threads import threads, threads_for
 from chipmark.engine.clock import MonotonicClock
+from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
 from chipmark.engine.contract import (
     F32,
     I32,
@@ -65,7 +66,7 @@ class TorchBackend(BackendDefaults):
     """A `Backend` over slots of KV; one step at a time, timed by the host around synchronised
     launches. `device` is torch's own name for it.
 
-    Raises UnknownNameError for a device type that nobody knows and MissingBackendError where
+    Raises UnknownNameError for an unknown device type and MissingBackendError where
     torch, a vendor's plug-in or the device is not here.
     """
 
@@ -179,30 +180,26 @@ class TorchBackend(BackendDefaults):
             execution="eager",
         )
 
-    def _precision(self, precision: str, decoder: Decoder) -> dict[str, str]:
+    def _precision(self, precision: str, decoder: Decoder) -> ComputedPrecision:
         """What is computed. On a CPU activations are float32; 16-bit weights and KV are widened
         as they are read, or the activation is rounded where a product needs it so."""
         if self._device.type != "cpu":
-            activation, accumulate = precision, "torch's default"
-        else:
-            activation, accumulate = "fp32", "fp32"
-            if decoder.dtype != decoder.activation:
-                where = (
-                    "products and decode attention"
-                    if decoder.rounds_activations
-                    else ("decode attention")
-                )
-                activation = f"fp32, {precision} into {where}"
-        return {
-            "weights": precision,
-            "activation": activation,
-            "kv": precision,
-            "accumulate": accumulate,
-        }
+            return ComputedPrecision.plain(precision, accumulate=Accumulator.TORCH)
+        if decoder.dtype == decoder.activation:
+            return ComputedPrecision.plain("fp32", kv=precision)
+        stored = Number(precision)
+        return ComputedPrecision(
+            weights=Weights(precision),
+            activation=Number.FP32,
+            linear_input=stored if decoder.rounds_activations else Number.FP32,
+            kv=stored,
+            accumulate=Accumulator.FP32,
+            attention_input=stored,
+        )
 
     def _warm(self, decoder: Decoder, spec: LoadSpec) -> float | None:
         """Each kind of launch once or twice: cold, append, ragged prefill, decode of 1 and all.
-        Returns the share of the work that ran on the device, None where it cannot be told."""
+        Returns the share of the work that ran on the device, None where it is not known."""
         from chipmark.backends.torch_device.coverage import coverage
         from chipmark_models.decoder.slots.kv import Span
 

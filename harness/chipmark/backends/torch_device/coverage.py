@@ -63,7 +63,7 @@ class DispatchedWork(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def coverage(device: torch.device, launches: Sequence[Callable[[], object]]) -> float | None:
     """Share of the work of these launches that ran on `device`: 1.0 for the host itself; None
-    (unknown) where it cannot be told, as of a device whose plug-in may fall back unseen."""
+    (unknown) where it cannot be found out, as of a device whose plug-in may fall back unseen."""
     if device.type == "cpu":
         return 1.0
     with DispatchedWork() as counted:

@@ -7,6 +7,7 @@ A vendor's plug-in registers its device when it is imported; afterwards `torch.<
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from chipmark.backends.host import available_memory
 from chipmark.engine.contract import Candidate, Machine
 from chipmark.errors import BadInputError, MissingBackendError, UnknownNameError
 from chipmark.user_files import user_file
+
+_LOG = logging.getLogger(__name__)
 
 PLUGINS: Mapping[str, str] = {
     "npu": "torch_npu",
@@ -40,7 +43,7 @@ _TYPE = re.compile(r"[a-z][a-z0-9_]*")
 
 SPIN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 """How long OpenMP's threads wait awake is left to OpenMP and the user, and kept in the record: a
-wait of 2,000 turns in place of 300,000 won fourfold beside other work on the same cores, and lost
+wait of 2,000 turns in place of 300,000 won fourfold next to other work on the same cores, and lost
 6 to 25 % of a decode step on a quiet machine, which is the one to measure on."""
 
 
@@ -81,7 +84,7 @@ def candidates(machine: Machine) -> Sequence[Candidate]:
             found.append(Candidate(kind, order=60))
         else:
             missing = f"{package} is not installed"
-            found.append(Candidate(kind, missing, f"the vendor's own {package}, next to torch", 60))
+            found.append(Candidate(kind, missing, f"the vendor's own {package}, with torch", 60))
     return found
 
 
@@ -89,7 +92,7 @@ def open_device(name: str) -> Any:
     """The `torch.device` called `name` ("cpu", "cuda:1", "npu"), checked to be there.
 
     Raises UnknownNameError for a type or an index that does not exist, and MissingBackendError
-    with what to install where torch, the plug-in or the device is lacking.
+    with what to install where torch, the plug-in or the device is missing.
     """
     try:
         import torch
@@ -118,6 +121,7 @@ def open_device(name: str) -> Any:
     if index and int(index) >= count:
         raise UnknownNameError("torch device", name, [f"{kind}:{i}" for i in range(count)])
     device = torch.device(name if index else f"{kind}:0")
+    _LOG.info("torch %s: %s of %d devices", torch.__version__, device, count)
     if hasattr(module, "set_device"):
         module.set_device(device)
     return device
@@ -159,7 +163,7 @@ def device_name(device: Any) -> str:
 
 def hardware(device: Any) -> dict[str, Any]:
     """What tells this very device from others, and its cache: `uuid`, `pci`, `name`,
-    `l2_cache_bytes`, each only where torch says it; {} for a CPU."""
+    `l2_cache_bytes`, each only where torch has it; {} for a CPU."""
     if device.type == "cpu":
         return {}
     module = _module(device)

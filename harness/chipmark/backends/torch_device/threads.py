@@ -3,7 +3,7 @@
 GNU OpenMP's threads wait awake, and a step has a hundred such waits. Where something else runs on
 a core that a waiting thread has, each wait lasts until the kernel takes its turn away. Measured on
 two cores with GNU OpenMP, a decode step of preset `tiny` at batch 1 and 128 tokens (medians in ms,
-300 steps a process): quiet 1.20 to 1.23 with two threads, 1.14 to 1.15 with one; beside two other
+300 steps a process): quiet 1.20 to 1.23 with two threads, 1.14 to 1.15 with one; next to two other
 busy processes 1.2 to 80 with two threads, by which cores they got, and 1.2 to 1.3 with one.
 smollm2-135m, whose products are larger, takes 33 with two threads and 49 with one.
 """

@@ -65,7 +65,7 @@ class TritonBackend(BackendDefaults):
     """A `Backend` over pages of KV. Steps are queued and finish in order, two at a time.
 
     `device` is "cuda", "cuda:N", or "interpreter" (tests). Raises UnknownNameError for another
-    name and MissingBackendError where torch, Triton, the device or its capability is lacking.
+    name and MissingBackendError where torch, Triton, the device or its capability is missing.
     """
 
     def __init__(self, device: str) -> None:

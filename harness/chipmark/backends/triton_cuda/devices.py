@@ -20,7 +20,7 @@ LEAST_CAPABILITY = (8, 0)
 """The kernels need bf16 matrix units and asynchronous copies: Ampere and newer."""
 
 VERIFIED: tuple[str, ...] = ()
-"""Names of devices on which `scripts/gpu` passed from the first kernel to the last turn."""
+"""Names of devices on which `chipmark kernels run` passed from the first to the last."""
 
 _NOT_INTERPRETED = ("bf16", "fp8")
 """The interpreter multiplies bf16 and rounds e4m3 wrongly, so it would fail for its own faults."""
@@ -54,7 +54,7 @@ def open_device(name: str) -> Any:
     """The `torch.device` for "cuda", "cuda:N" or "interpreter".
 
     Raises UnknownNameError for another name, MissingBackendError (what to install, or which
-    backend takes this card) where torch, Triton, the device or its capability is lacking, and
+    backend takes this card) where torch, Triton, the device or its capability is missing, and
     UsageError where the kernels of this process were imported to be compiled already.
     """
     kind = name.partition(":")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda.product_choice import choose_products
 from chipmark.backends.triton_cuda.streams import Call, Stream, stream_of
 from chipmark.codes import NoteCode
+from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
 from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
 from chipmark.errors import UnknownNameError, UsageError
 from chipmark_kernels.formats import PAGE_TOKENS
@@ -36,9 +38,11 @@ from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.reading import DTYPES
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
+_LOG = logging.getLogger(__name__)
+
 OPTIONS = ("ops", "kernel_check", "graphs")
 """Options of `LoadSpec.options`. ops: implementation by operation. kernel_check: whether kernels
-are held against their references at load, by default where they are compiled. graphs: whether
+are checked against their references at load, by default where they are compiled. graphs: whether
 decode is captured, by default so."""
 
 MOST_ROWS = 256
@@ -230,6 +234,7 @@ def _replace_failing(
                 f"the kernel of {operation} fails parity on this device: {reason}",
                 "leave `ops` out, and torch takes its place with a note",
             )
+        _LOG.info("%s: torch in place of a kernel that fails: %s", operation, reason)
         names[operation] = "torch"
     decoder.ops = paged_ops.TABLE.select(names)
     return found
@@ -296,7 +301,7 @@ def _prefill(
 
 
 def _trial(tokens: int, n_rows: int) -> LaunchPlan:
-    """A launch of so many tokens whose keys nobody reads later: its pages are written anew."""
+    """A launch of so many tokens whose keys are not read later: its pages are written anew."""
     length = np.full(n_rows, tokens // n_rows, np.int32)
     length[-1] += tokens - int(length.sum())
     width = -(-int(length.max()) // PAGE_TOKENS)
@@ -312,16 +317,16 @@ def _trial(tokens: int, n_rows: int) -> LaunchPlan:
     return LaunchPlan("prefill_cold", rows, n_rows, int(length.max()), int(length.max()))
 
 
-def _precision(precision: str, activation: str) -> dict[str, str]:
-    kept, told = _storage(activation), activation
-    if kept != activation:
-        told = f"{kept}, {activation} into products of over {paged_ops.FEW_ROWS} rows"
-    return {
-        "weights": precision,
-        "activation": told,
-        "kv": kept,
-        "accumulate": "fp32",
-    }
+def _precision(precision: str, activation: str) -> ComputedPrecision:
+    kept = Number(_storage(activation))
+    return ComputedPrecision(
+        weights=Weights(precision),
+        activation=kept,
+        linear_input=Number(activation),
+        kv=kept,
+        accumulate=Accumulator.FP32,
+        linear_from_rows=0 if kept == activation else paged_ops.FEW_ROWS,
+    )
 
 
 def _notes(

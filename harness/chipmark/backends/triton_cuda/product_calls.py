@@ -42,7 +42,7 @@ def rows_and_options(
     made: Callable[..., torch.Tensor],
     quantise_rows: Implementation,
 ) -> tuple[Any, dict[str, Any]]:
-    """What is multiplied by `product` in a launch of so many rows, and the keywords beside it.
+    """What is multiplied by `product` in a launch of so many rows, and its keywords.
 
     made(*shape): values of the activations' dtype. Products of `fp8` take many rows normed and
     quantised before.

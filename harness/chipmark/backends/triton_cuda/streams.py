@@ -1,6 +1,6 @@
 """Queueing work on a device, copying to and from it, and marking its time: CUDA's, or the CPU's.
 
-The CPU's stands in for tests: a call computes at once, a mark is the host's time, and what is
+The CPU's serves tests: a call computes at once, a mark is the host's time, and what is
 captured is called again.
 """
 

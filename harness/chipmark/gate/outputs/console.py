@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from chipmark.gate.findings import Findings
 from chipmark.gate.outputs.numbers import amount, change
 from chipmark.gate.verdict import Verdict
 from chipmark.table.cells import plain_text
+from chipmark.table.listing import name, number, show
 
 _COLOURS = {
     Verdict.REGRESSED: "bold red",
@@ -23,24 +23,22 @@ _COLOURS = {
 
 def print_findings(findings: Findings, console: Console) -> None:
     """The rows, then each one's reasons, the notes and the headline."""
-    table = Table(box=None, padding=(0, 1), header_style="bold")
-    for name in ("#", "benchmark", "metric"):
-        table.add_column(name, overflow="fold")
-    for name in ("base", "new", "change"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for number, row in enumerate(findings.rows, 1):
-        colour = _COLOURS[row.verdict]
-        word = row.verdict.value + (" (not gated)" if row.not_gated else "")
-        table.add_row(
-            str(number), _plain(row.benchmark), _plain(row.metric),
-            _plain(amount(row.base, row.unit)), _plain(amount(row.new, row.unit)),
-            change(row), f"[{colour}]{word}[/]",
-        )  # fmt: skip
-    console.print(table)
+    columns = [number("#"), name("benchmark"), name("metric")]
+    columns += [*map(number, ("base", "new", "change")), name("verdict")]
+    rows = [
+        [
+            str(at), row.benchmark, row.metric, amount(row.base, row.unit),
+            amount(row.new, row.unit), change(row),
+            row.verdict.value + (" (not gated)" if row.not_gated else ""),
+        ]
+        for at, row in enumerate(findings.rows, 1)
+    ]  # fmt: skip
+    # The last word of a line, so that a benchmark named like a verdict stays plain.
+    styles = {rf"(?m)\b{v.value}(?= \(not gated\)$|$)": _COLOURS[v] for v in _COLOURS}
+    show(console, columns, rows, lead=2, styles=styles)
     console.print("\nbelow, a change above 0 is for the worse, whatever the metric's direction:")
-    for number, row in enumerate(findings.rows, 1):
-        console.print(_plain(f"{number}: {row.sentence(findings.notes)}"), soft_wrap=True)
+    for at, row in enumerate(findings.rows, 1):
+        console.print(_plain(f"{at}: {row.sentence(findings.notes)}"), soft_wrap=True)
     for note in findings.notes:
         console.print(_plain(note), soft_wrap=True)
     console.print(f"[bold]{escape(findings.headline())}[/]")

@@ -1,4 +1,4 @@
-"""The files and lines that a gate or an A/B run leaves beside what it prints."""
+"""The files and lines that a gate or an A/B run leaves in addition to what it prints."""
 
 from __future__ import annotations
 

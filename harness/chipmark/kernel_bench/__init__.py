@@ -1,0 +1,1 @@
+"""Kernels on a GPU: cases, peers, roofs, timing and verdicts. `chipmark kernels`."""

@@ -1,0 +1,166 @@
+"""`chipmark kernels run`: parity of every kernel, then times of those that pass, with their peers.
+
+Goes on where an earlier call of the same code on the same kind of device stopped, and prints a
+verdict a case. `--show FILE` prints those of a file, without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chipmark.errors import ChipmarkError, UnknownNameError
+from chipmark.kernel_bench.document import Document, forget_failures, opened, read, save
+from chipmark.kernel_bench.presence import missing_device
+from chipmark.kernel_bench.targets import read_targets
+from chipmark.kernel_bench.verdict import Verdict, exit_code, print_verdicts, verdicts
+from chipmark.terminal.console import emit_json, reporting, show_error, stderr
+
+if TYPE_CHECKING:
+    from chipmark.kernel_bench.case import Case
+
+BENCH = "chipmark.kernel_bench.bench:CudaBench"
+
+_EPILOG = """examples:
+  chipmark kernels run                                   all kernels; again, to resume
+  chipmark kernels run -o runs/h200.json --kernels decode_attention,skinny_gemm
+  chipmark kernels run --retry --step-s 240              what failed or hung, with more time
+  chipmark kernels run --show runs/gpu-kernels.json      the verdicts of a file, anywhere
+
+exit codes: 0 all measured, every target met or not judged; 1 a kernel failed or missed a target;
+2 wrong usage or a broken file; 3 no GPU, nothing measured, or cases are left: call again;
+130 interrupted, what was measured stands."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="chipmark kernels run", description=__doc__, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add(
+        "-o", "--out", type=Path, default=Path("runs/gpu-kernels.json"), help="default: %(default)s"
+    )
+    add("--kernels", default="", help="comma-separated; all by default")
+    add("--budget-s", type=float, default=520.0, help="end before this; default: %(default)s")
+    add("--step-s", type=float, default=60.0,
+        help="time of one check, one timing or one peer with its compilation; what takes longer is"
+        " ended and a row says so; default: %(default)s")  # fmt: skip
+    add("--retry", action="store_true", help="try again what failed or was ended in earlier calls")
+    add("--no-compile", action="store_true", help="leave torch.compile out")
+    add("--show", type=Path, metavar="FILE", help="verdicts of an earlier result; measures nothing")
+    add("--format", choices=("rich", "json"), default="rich", help="of the verdicts on stdout")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """As the epilog of `--help` says."""
+    options = _parser().parse_args(argv)
+    # A `timeout` around the call ends it as Ctrl-C does: nothing half-written, no process left.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if options.show:
+            document = read(options.show)
+            return _tell(document, verdicts(document, read_targets()), 0, options)
+        return _measure(options)
+    except ChipmarkError as error:
+        show_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        stderr().print("interrupted; what was measured stands")
+        return 130
+
+
+def _measure(options: argparse.Namespace) -> int:
+    started = time.monotonic()
+    from chipmark.kernel_bench.cases import cases
+
+    order = cases()
+    names = [n for n in options.kernels.split(",") if n]
+    for name in names:
+        if name not in (known := {case.kernel for case in order}):
+            raise UnknownNameError("kernel", name, known)
+    if missing := missing_device():
+        stderr().print(missing)
+        return 3
+    wanted = [case for case in order if not names or case.kernel in names]
+    settings = {"compiled": not options.no_compile}
+    document, cut = fill(options, BENCH, settings, order, wanted, started + options.budget_s)
+    left = _left(document, wanted, settings["compiled"])
+    if cut:
+        stderr().print(f"gpu: time was over at {cut}; {left} cases are left: call again")
+    return _tell(document, verdicts(document, read_targets()), left, options)
+
+
+def fill(
+    options: argparse.Namespace,
+    bench: str,
+    settings: Mapping[str, Any],
+    order: Sequence[Case],
+    wanted: Sequence[Case],
+    until_s: float,
+) -> tuple[Document, str]:
+    """Both phases into the file at options.out; the document, and where its time was over or "".
+
+    bench, settings: what the measuring process makes (`worker.serve`). Rows stand in `order`.
+    """
+    from chipmark.kernel_bench.phases import (
+        Call,
+        fill_parity,
+        fill_roofs,
+        fill_times,
+        without_parity,
+        without_time,
+    )
+    from chipmark.kernel_bench.supervisor import Worker
+    from chipmark.kernel_bench.watch import Watch
+
+    keys = [(case.kernel, case.name) for case in order]
+    with Worker(bench, settings) as worker, reporting() as reporter:
+        identity = dict(worker.identity)
+        uuid = identity.pop("uuid", "")
+        document = opened(options.out, identity)
+        if options.retry:
+            reporter.say(f"{forget_failures(document)} rows are tried again")
+        with Watch(uuid) as watch:
+            document["watch_missing"] = watch.missing
+            call = Call(
+                worker, document, lambda: save(options.out, document, keys), reporter,
+                watch.between, uuid, options.step_s, until_s, settings.get("compiled", True),
+            )  # fmt: skip
+            call.save()
+            reporter.steps(len(without_parity(document, wanted)))
+            cut = fill_parity(call, wanted)
+            if not cut:
+                reporter.steps(len(without_time(document, wanted, call.compiled)))
+                cut = fill_roofs(call) or fill_times(call, wanted)
+    return document, cut
+
+
+def _left(document: Document, wanted: Sequence[Case], compiled: bool) -> int:
+    from chipmark.kernel_bench.phases import without_parity, without_time
+
+    return len(without_parity(document, wanted)) + len(without_time(document, wanted, compiled))
+
+
+def _tell(
+    document: Document, found: Sequence[Verdict], left: int, options: argparse.Namespace
+) -> int:
+    code = exit_code(found, left)
+    if options.format == "json":
+        emit_json({
+            "file": str(options.show or options.out), "identity": document["identity"],
+            "left": left, "exit_code": code, "verdicts": [v.as_json() for v in found],
+        })  # fmt: skip
+        return code
+    from rich.console import Console
+
+    # Without a terminal a line is as long as it must be: a file or a log is not 80 columns wide.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+    print_verdicts(document, found, console)
+    return code

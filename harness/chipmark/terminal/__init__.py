@@ -1,0 +1,1 @@
+"""What commands write: results on stdout, progress and errors on stderr."""

@@ -1,0 +1,100 @@
+"""What people see: messages and progress on stderr, results alone on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from chipmark.errors import ChipmarkError, UnknownNameError
+from chipmark.terminal.progress import Heartbeat
+
+
+def stderr() -> Console:
+    """A console on stderr that never cuts or marks up what it is given."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def stdout() -> Console:
+    """A console on stdout."""
+    return Console(highlight=False)
+
+
+def show_error(error: ChipmarkError) -> None:
+    """Message and hint on stderr, without a traceback."""
+    console = stderr()
+    console.print(f"[bold red]error:[/] {escape(error.message)}")
+    if error.hint:
+        console.print(escape(error.hint))
+
+
+def warn(text: str) -> None:
+    """A line on stderr that stays."""
+    stderr().print(escape(text))
+
+
+def emit_json(document: Any) -> None:
+    """The one JSON document of a command, on stdout."""
+    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def check_format(name: str, valid: tuple[str, ...]) -> str:
+    """The format's name; UnknownNameError with the nearest names."""
+    if name not in valid:
+        raise UnknownNameError("format", name, valid)
+    return name
+
+
+class ConsoleReporter:
+    """`cell.runner.Reporter` on stderr: lines always; the bar where stderr is a terminal, and a
+    line of progress every half minute where it is not."""
+
+    def __init__(self, progress: Progress, console: Console, heartbeat: Heartbeat) -> None:
+        self._progress, self._console, self._heartbeat = progress, console, heartbeat
+        self._task = progress.add_task("starting", total=None)
+        self._total = 0
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(escape(text))
+
+    def stage(self, text: str) -> None:
+        """What is being done now."""
+        self._progress.update(self._task, description=escape(text))
+        self._heartbeat.stage(text)
+
+    def steps(self, total: int) -> None:
+        """So many more steps are ahead."""
+        self._total += total
+        self._progress.update(self._task, total=self._total)
+        self._heartbeat.steps(total)
+
+    def step(self) -> None:
+        """One step is done."""
+        self._progress.advance(self._task)
+        self._heartbeat.step()
+
+
+@contextmanager
+def reporting() -> Iterator[ConsoleReporter]:
+    """A reporter whose bar is gone afterwards."""
+    console = stderr()
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    heartbeat = Heartbeat(lambda text: console.print(escape(text)))
+    with progress, nullcontext() if console.is_terminal else heartbeat.beating():
+        yield ConsoleReporter(progress, console, heartbeat)

@@ -1,1 +1,0 @@
-"""What `scripts/gpu` runs on a machine with a GPU, one subject a file."""
