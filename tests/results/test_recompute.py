@@ -136,7 +136,7 @@ def test_nothing_is_written_into_an_old_record_or_twice(record: Path, tmp_path: 
     with pytest.raises(UsageError, match="inside the record"):
         write_recomputed(record / "anew", old)
     write_recomputed(tmp_path / "anew", old)
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="already exists"):
         write_recomputed(tmp_path / "anew", old)
     # Beside the old one is no fault: the new record has an id of its own.
     beside = write_recomputed(tmp_path / "out", old)

@@ -63,7 +63,7 @@ def test_a_record_is_json_with_its_schema_and_its_files(raw_dir: Path, tmp_path:
 
 def test_a_record_is_never_written_twice(raw_dir: Path, tmp_path: Path) -> None:
     write_record(tmp_path / "out", raw_dir)
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="already exists"):
         write_record(tmp_path / "out", raw_dir)
 
 
