@@ -1,7 +1,8 @@
 """x @ weight.T for many rows on Hopper and later: tensor descriptors (TMA) feed wgmma.
 
-A variant beside cuBLAS, unverified on hardware: nothing picks it by itself, `chipmark kernels run` measures
-it. It needs Triton 3.4's tensor descriptors; the portable kernels need nothing newer than 3.0.
+A variant next to cuBLAS, unverified on hardware: nothing picks it by itself, and
+`chipmark kernels run` measures it. It needs Triton 3.4's tensor descriptors; the portable kernels
+need nothing newer than 3.0.
 """
 
 from __future__ import annotations

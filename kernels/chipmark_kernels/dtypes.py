@@ -25,10 +25,6 @@ def dtype_name(dtype: torch.dtype) -> str:
     return DTYPE_NAMES[dtype]
 
 
-E4M3_MAX = 448.0
-"""Largest value of float8_e4m3fn."""
-
-
 def wide_dtype(x: torch.Tensor) -> torch.dtype:
     """What a plain reference computes in: float64 for such an input, else float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -11,11 +11,11 @@ import triton
 import triton.language as tl
 
 from chipmark_kernels.dtypes import (
-    E4M3_MAX,
     dtype_name,
     next_power_of_2,
     require_unit_stride,
 )
+from chipmark_kernels.formats import E4M3_MAX
 from chipmark_kernels.gemm import plan_gemm, store_tile
 from chipmark_kernels.launch import MAX_GRID, device_facts, launch
 from chipmark_kernels.skinny_gemm import load_weight

@@ -18,6 +18,7 @@ from chipmark_kernels.dense_gemm_hopper import dense_gemm_hopper
 from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.dtypes import DTYPE_NAMES
 from chipmark_kernels.embedding import embedding_rmsnorm
+from chipmark_kernels.formats import PAGE_TOKENS, scale_group
 from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
 from chipmark_kernels.launch import Launch, recording
 from chipmark_kernels.prefill_attention import prefill_attention
@@ -30,7 +31,6 @@ from chipmark_kernels.tiles import Tile
 from chipmark_kernels.top_p import nucleus_cutoff
 from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
 
-PAGE_TOKENS = 16
 MAX_CONTEXT = 32_768
 SHORT_CONTEXT = 128
 """Tokens that decode attention reads in one part: another variant of its kernel."""
@@ -145,11 +145,6 @@ class Projection:
             "swiglu": self.swiglu,
             "residual": _meta(rows, self.n, dtype=dtype) if self.residual else None,
         }
-
-
-def scale_group(k: int) -> int:
-    """Weights of a row of k that share a scale: the largest of 128, 64 and 32 that divides it."""
-    return next(n for n in (128, 64, 32) if k % n == 0)
 
 
 def projections(s: ModelShape) -> tuple[Projection, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from chipmark_kernels.dtypes import E4M3_MAX
+from chipmark_kernels.formats import E4M3_MAX
 
 RMS_LIMIT, MAX_LIMIT = 4e-3, 2e-2
 """Largest rms-relative and single relative error in bf16 (the limits of triton_kernels' tests)."""

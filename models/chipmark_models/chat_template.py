@@ -131,7 +131,7 @@ def _to_json(
 
 
 def _with_thought(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy whose thought stands under each name that templates read, as transformers fills it."""
+    """A copy with the thought under each name that templates read, as transformers fills it."""
     thought = next((message[key] for key in _REASONING if message.get(key) is not None), None)
     if thought is None:
         return dict(message)

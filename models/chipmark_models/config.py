@@ -17,46 +17,96 @@ from chipmark_models.families import family_named
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
-    """Frequency scaling of Llama 3.1 (`kind` "llama3"): low frequencies are divided by `factor`."""
+    """Frequency scaling of Llama 3.1."""
 
     kind: str
+    """What scales them: "llama3"."""
+
     factor: float
+    """What low frequencies are divided by."""
+
     low_freq_factor: float
+    """Turns within the original context below which a frequency is low."""
+
     high_freq_factor: float
+    """Turns within the original context above which a frequency is kept."""
+
     original_max_position: int
+    """The original context, tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """A dense decoder with RMS norm, rotary positions, grouped-query attention and SwiGLU.
 
-    `rope_interleaved` pairs dimensions (2i, 2i+1) (Ernie 4.5), else (i, i + head_dim/2).
-    `qk_norm` is an RMS norm over head_dim of each query and key head before rotation (Qwen3).
     Raises BadInputError where the fields contradict each other.
     """
 
     name: str
+    """What the model is called in tables and records."""
+
     family: str
+    """A name of `families.FAMILIES`."""
+
     vocab_size: int
+    """Rows of the embedding and of the head."""
+
     hidden_size: int
+    """Width of the residual stream."""
+
     intermediate_size: int
+    """Width of the MLP between gate, up and down."""
+
     n_layers: int
+    """Layers."""
+
     n_heads: int
+    """Query heads."""
+
     n_kv_heads: int
+    """Key-value heads; each serves n_heads / n_kv_heads query heads."""
+
     head_dim: int
+    """Width of a head, even."""
+
     rms_eps: float
+    """Added to the mean square in every norm."""
+
     rope_theta: float
+    """Base of the rotary frequencies."""
+
     rope_scaling: RopeScaling | None
+    """Scaling of the rotary frequencies, None for none."""
+
     rope_interleaved: bool
+    """Whether pairs are dimensions (2i, 2i + 1) (Ernie 4.5), else (i, i + head_dim / 2)."""
+
     tied_embeddings: bool
+    """Whether the head is the embedding."""
+
     qkv_bias: bool
+    """Whether queries, keys and values have biases."""
+
     attn_out_bias: bool
+    """Whether the output of attention has a bias."""
+
     mlp_bias: bool
+    """Whether gate, up and down have biases."""
+
     qk_norm: bool
+    """Whether each query and key head has an RMS norm over head_dim before rotation (Qwen3)."""
+
     max_context: int
+    """Longest context, tokens."""
+
     sliding_window: int | None
+    """Tokens that a layer sees; None for all. Below max_context it is refused."""
+
     bos_id: int
+    """Token that starts a text."""
+
     eos_ids: tuple[int, ...]
+    """Tokens that end one."""
 
     def __post_init__(self) -> None:
         where = f"model config {self.name!r}"
@@ -107,7 +157,7 @@ class ModelConfig:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> ModelConfig:
-        """Inverse of `to_dict`; a lacking or unknown field is an error that names it."""
+        """Inverse of `to_dict`; a missing or unknown field is an error that names it."""
         where = f"model config {data.get('name', '?')!r}"
         fields = {f.name for f in dataclasses.fields(ModelConfig)}
         for key in data:

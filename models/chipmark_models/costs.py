@@ -15,7 +15,7 @@ from chipmark_models.precision import PRECISIONS, tensor_bytes
 from chipmark_models.tensors import EMBEDDING, HEAD, expected_shapes
 
 # Bits a stored element takes where every matrix is quantised, the table too, scales and zero points
-# included: int8 and int4 in groups of 32 with an fp16 scale, int4 with a 4-bit zero point besides.
+# included: int8 and int4 in groups of 32 with an fp16 scale, int4 with a 4-bit zero point too.
 _WHOLLY_QUANTISED_BITS: Mapping[str, float] = {
     "int8-g32": 8.0 + 16.0 / 32,
     "int4-g32": 4.0 + (16.0 + 4.0) / 32,

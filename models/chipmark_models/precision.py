@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, cast, get_args
 
+from chipmark_kernels.formats import SCALE_GROUPS, scale_group
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import UnknownNameError
 from chipmark_models.tensors import EMBEDDING, HEAD, expected_shapes, layer_shapes
@@ -40,28 +41,34 @@ KV8 = "+kv8"
 CLASS_PATTERN = f"^({'|'.join(BASE_CLASSES)})({re.escape(KV8)})?$"
 """A regular expression of all names of classes."""
 
-GROUPS = (128, 64, 32)
-"""Sizes of a group along k, preferred first: what the weight-only kernels take."""
-
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How weights are stored and what is computed with.
-
-    class_name: the class where it is computed as asked (`precision_class` says of what ran).
-    kept: the precision of tensors that are not quantised (of all where nothing is). bits: of a
-    stored weight. scale_bits: of a scale, of which there is one a row and group, one a row where
-    `groups` is empty, none where it is 0. activation, kv: what goes with it.
-    """
+    """How weights are stored and what is computed with."""
 
     name: str
+    """What users call it."""
+
     class_name: BaseClass
+    """The class where it is computed as asked (`precision_class` says of what ran)."""
+
     kept: str
+    """The precision of tensors that are not quantised; of all where nothing is."""
+
     bits: int
+    """Bits of a stored weight."""
+
     scale_bits: int
+    """Bits of a scale, 0 where there is none."""
+
     groups: tuple[int, ...]
+    """Sizes of a group with a scale along a row, preferred first; empty: one scale a row."""
+
     activation: str
+    """Type of activations."""
+
     kv: str
+    """Type of keys and values."""
 
     @property
     def quantised(self) -> bool:
@@ -78,8 +85,8 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
         "fp32": _plain("fp32", "fp32", 32),
         "bf16": _plain("bf16", "16-bit", 16),
         "fp16": _plain("fp16", "16-bit", 16),
-        "w8": Precision("w8", "w8a16", "bf16", 8, 16, GROUPS, "bf16", "bf16"),
-        "w4": Precision("w4", "w4a16", "bf16", 4, 16, GROUPS, "bf16", "bf16"),
+        "w8": Precision("w8", "w8a16", "bf16", 8, 16, SCALE_GROUPS, "bf16", "bf16"),
+        "w4": Precision("w4", "w4a16", "bf16", 4, 16, SCALE_GROUPS, "bf16", "bf16"),
         "fp8": Precision("fp8", "fp8", "bf16", 8, 32, (), "fp8", "bf16"),
     }
 )
@@ -104,7 +111,7 @@ def group_of(precision: str, k: int) -> int | None:
         raise UnknownNameError("quantised precision", precision, QUANTISED)
     if not found.groups:
         return k
-    return next((size for size in found.groups if k % size == 0), None)
+    return scale_group(k) if k % SCALE_GROUPS[-1] == 0 else None
 
 
 def stored_as(precision: str, name: str, shape: tuple[int, ...]) -> str:
@@ -118,7 +125,7 @@ def stored_as(precision: str, name: str, shape: tuple[int, ...]) -> str:
 
 
 def kept_matrices(config: ModelConfig, precision: str) -> tuple[str, ...]:
-    """Matrices of the layers that a quantised precision leaves as they are, for want of a group."""
+    """Matrices of the layers that a quantised precision keeps, as no group divides their rows."""
     if not precision_named(precision).quantised:
         return ()
     return tuple(

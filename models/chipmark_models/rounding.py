@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import torch
 
-from chipmark_models.weights.e4m3 import MAX as E4M3_MAX
+from chipmark_kernels.formats import E4M3_MAX
 
 RoundFn = Callable[[torch.Tensor], torch.Tensor]
 
@@ -46,4 +46,4 @@ ROUNDINGS: Mapping[str, Rounding] = MappingProxyType(
         "fp16": Rounding(_through(torch.float16), _through(torch.float16)),
     }
 )
-"""By the name of the activations' type; beside e4m3 products all is bf16."""
+"""By the name of the activations' type; with e4m3 products all else is bf16."""

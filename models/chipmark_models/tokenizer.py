@@ -86,7 +86,7 @@ class ModelTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-        """Text of `ids`; bytes that are no UTF-8 become the replacement character."""
+        """Text of `ids`; bytes that are not UTF-8 become the replacement character."""
         text: str = self.backend.decode(list(ids), skip_special_tokens=skip_special)
         return text
 

@@ -19,13 +19,18 @@ from chipmark.engine.plan import RunPlan
 from chipmark.metrics.derive import derive
 from chipmark.prices.book import EXAMPLE
 from chipmark.results.raw import load_raw
-from chipmark.results.store import load_record
-from chipmark.results.validate import validate
+from chipmark.results.store import find_records, load_record
+from chipmark.results.validate import validate_record
 from chipmark.results.write import record_raw
 from chipmark.workload.generate import generate
 from chipmark.workload.profile import profile
 from chipmark.workload.scale import SCALES, Scale
 from chipmark.workload.trace import Trace, save_trace
+
+
+def validate(path):
+    """Findings on every record under a path."""
+    return [found for folder in find_records([path]) for found in validate_record(folder)]
 
 
 def simulated(

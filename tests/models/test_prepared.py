@@ -119,7 +119,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"prepared\.json"):
         PreparedWeights(tmp_path)
     (tmp_path / "prepared.json").write_text('{"schema": 1}')
-    with pytest.raises(BadInputError, match="field 'config': is lacking"):
+    with pytest.raises(BadInputError, match="field 'config': is missing"):
         PreparedWeights(tmp_path)
     (tmp_path / "prepared.json").write_text('{"schema": 99}')
     with pytest.raises(BadInputError, match="schema"):

@@ -161,7 +161,7 @@ def test_a_damaged_scale_or_a_lacking_part_is_found(tmp_path: Path) -> None:
     done.path.write_bytes(
         bytes(content).replace(b"up_proj.weight_scale", b"up_proj.weight_scalf", 1)
     )
-    with pytest.raises(BadInputError, match=r"up_proj\.weight_scale': the tensor is lacking"):
+    with pytest.raises(BadInputError, match=r"up_proj\.weight_scale': the tensor is missing"):
         PreparedWeights(done.folder)
 
 

@@ -17,8 +17,13 @@ from chipmark.results.audit import audit_text, load_audit, save_audit
 from chipmark.results.record import document_text
 from chipmark.results.sidecar import sidecar_path, write_sidecar
 from chipmark.results.store import find_records, load_record, load_records, stored_record
-from chipmark.results.validate import validate
+from chipmark.results.validate import validate_record
 from chipmark_models.files import sha256_of_file
+
+
+def validate(path):
+    """Findings on every record under a path."""
+    return [found for folder in find_records([path]) for found in validate_record(folder)]
 
 
 @pytest.fixture(scope="module")

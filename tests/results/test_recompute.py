@@ -14,12 +14,17 @@ from chipmark.errors import BrokenRecordError, UsageError
 from chipmark.metrics.names import METRICS
 from chipmark.results.recompute import Recomputed, recompute
 from chipmark.results.record import document_text
-from chipmark.results.store import Skipped, load_record
-from chipmark.results.validate import validate
+from chipmark.results.store import Skipped, find_records, load_record
+from chipmark.results.validate import validate_record
 from chipmark.results.write import record_raw, write_recomputed
 from chipmark.table.rows import build_rows
 
 OLD = Path(__file__).with_name("data") / "record-1"
+
+
+def validate(path):
+    """Findings on every record under a path."""
+    return [found for folder in find_records([path]) for found in validate_record(folder)]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -126,7 +131,7 @@ def test_nothing_is_written_into_an_old_record_or_twice(record: Path, tmp_path: 
     with pytest.raises(UsageError, match="inside the record"):
         write_recomputed(record / "anew", old)
     write_recomputed(tmp_path / "anew", old)
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="already exists"):
         write_recomputed(tmp_path / "anew", old)
     # Beside the old one is no fault: the new record has an id of its own.
     beside = write_recomputed(tmp_path / "out", old)

@@ -58,7 +58,7 @@ def test_a_record_is_json_with_its_schema_and_its_files(raw_dir: Path, tmp_path:
 
 def test_a_record_is_never_written_twice(raw_dir: Path, tmp_path: Path) -> None:
     record_raw(tmp_path / "out", raw_dir)
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="already exists"):
         record_raw(tmp_path / "out", raw_dir)
 
 
@@ -81,7 +81,7 @@ def test_a_killed_writer_leaves_no_record_and_its_rest_is_swept(
     out = tmp_path / "out"
     # Killed at the worst moment: everything is written, the rename has not happened.
     script = (
-        "import os, sys; from pathlib import Path; from chipmark.results import store\n"
+        "import os, sys; from pathlib import Path; from chipmark.results import store, write\n"
         "store.os.rename = lambda *_: os._exit(9)\n"
         "write.record_raw(Path(sys.argv[1]), Path(sys.argv[2]))"
     )

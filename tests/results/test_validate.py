@@ -12,13 +12,18 @@ import pytest
 
 from chipmark.engine.events import load_events, save_events
 from chipmark.results.record import document_text
-from chipmark.results.store import load_record
-from chipmark.results.validate import validate
+from chipmark.results.store import find_records, load_record
+from chipmark.results.validate import validate_record
 from chipmark.results.write import record_raw
 
 # One repeat of the cell of `tests/rawcells.py`, written by the first version of the schema. It is
 # never written again: it shows that what was measured then can still be read.
 OLD = Path(__file__).with_name("data") / "record-1"
+
+
+def validate(path):
+    """Findings on every record under a path."""
+    return [found for folder in find_records([path]) for found in validate_record(folder)]
 
 
 @pytest.fixture

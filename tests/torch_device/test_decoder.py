@@ -10,11 +10,11 @@ import torch
 
 from chipmark_models.config import ModelConfig, RopeScaling
 from chipmark_models.decoder.reading import split_pairs
-from chipmark_models.decoder.slots import ops as decoder_ops
 from chipmark_models.decoder.slots import torch_ops
 from chipmark_models.decoder.slots.decoder import Decoder
 from chipmark_models.decoder.slots.kv import Span
 from chipmark_models.decoder.slots.linear import CALLS, STORE, fits_fp16, packing_available
+from chipmark_models.decoder.slots.ops import TABLE
 from chipmark_models.errors import UnknownNameError
 from chipmark_models.oracle import Oracle
 from chipmark_models.presets import preset
@@ -193,21 +193,28 @@ def test_split_pairs_turns_interleaved_pairs_into_halves():
     assert split_pairs(rows, 2).tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
 
 
-def test_an_operation_can_be_replaced_by_name_and_an_unknown_one_is_refused():
+def test_an_operation_can_be_replaced():
     calls = []
 
     def counted(residual, x, weight):
         calls.append(x.shape)
         return torch_ops.down_add(residual, x, weight)
 
-    decoder_ops.register("down_add", "counted", counted)
+    ops = TABLE.select(TABLE.resolve(None, "torch"))
     (a,) = sequences(7)
-    step(decoder(TINY, ops=decoder_ops.select({"down_add": "counted"})), [(0, 0, a)])
+    step(decoder(TINY, ops=replace(ops, down_add=counted)), [(0, 0, a)])
     assert len(calls) == TINY.n_layers
+
+
+def test_an_unknown_operation_or_implementation_is_refused():
     with pytest.raises(UnknownNameError, match="down_add"):
-        decoder_ops.select({"down_ad": "torch"})
-    with pytest.raises(UnknownNameError, match="counted"):
-        decoder_ops.select({"down_add": "countd"})
+        TABLE.resolve({"down_ad": "torch"}, "torch")
+    with pytest.raises(UnknownNameError, match="implementation of down_add"):
+        TABLE.resolve({"down_add": "triton"}, "torch")
+
+
+def test_the_implementation_has_every_operation():
+    assert set(torch_ops.OPS) == set(TABLE.operations)
 
 
 def test_logits_equal_those_of_transformers_with_its_cache():

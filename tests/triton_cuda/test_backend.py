@@ -31,7 +31,7 @@ from chipmark_models.weights.source import WeightRef
 
 TINY = preset("tiny")
 REF = WeightRef("synthetic", "tiny", None, 7)
-TORCH_OPS = dict.fromkeys(paged_ops.OPERATIONS, "torch")
+TORCH_OPS = dict.fromkeys(paged_ops.TABLE.operations, "torch")
 
 
 def weights(precision: str) -> dict:
@@ -164,12 +164,13 @@ def test_a_kernel_that_is_wrong_here_is_replaced_by_torch_and_said(monkeypatch):
         return right(x, matrix, bias, **more) * 1.05
 
     right = paged_triton.product
-    monkeypatch.setattr(paged_triton, "product", wrong)
+    products = dict.fromkeys(paged_ops.PRODUCTS, wrong)
 
     def refuses(*_, **__):
         raise RuntimeError("PassManager::run failed\nmany lines")
 
-    monkeypatch.setattr(paged_triton, "greedy", refuses)
+    broken = {**paged_triton.OPS, **products, "greedy": refuses}
+    monkeypatch.setattr(paged_triton, "OPS", broken)
     backend, loaded = load(options={"kernel_check": True}, n_seqs=1, max_chunk=16)
     replaced = loaded.details["kernels_replaced"]
     assert set(replaced) == {"qkv", "out_add", "gate_up_swiglu", "down_add", "head", "greedy"}

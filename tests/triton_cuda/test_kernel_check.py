@@ -10,10 +10,9 @@ import torch
 from chipmark.backends.triton_cuda import loading, product_choice
 from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda.streams import stream_of
-from chipmark_models.decoder.paged import ops as paged_ops
-from chipmark_models.decoder.paged import reference_ops as paged_reference
 from chipmark_models.decoder.paged.decoder import PagedDecoder
-from chipmark_models.decoder.paged.ops import FEW_ROWS, Fp8Rows
+from chipmark_models.decoder.paged.ops import FEW_ROWS, TABLE, Fp8Rows
+from chipmark_models.decoder.paged.reference_ops import OPS
 from chipmark_models.precision import product_type
 from chipmark_models.presets import preset
 from chipmark_models.weights.prepared import ComputedWeights
@@ -25,7 +24,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def fp8() -> PagedDecoder:
     weights = ComputedWeights(SyntheticWeights(replace(preset("tiny"), n_layers=1), 3), "fp8")
-    ops = paged_ops.select(paged_ops.resolve(default="torch"))
+    ops = TABLE.select(TABLE.resolve(None, "torch"))
     sizes = {"n_pages": 8, "max_context": 128}
     return PagedDecoder(weights, CPU, ops, activation=torch.float32, **sizes)
 
@@ -36,9 +35,9 @@ def test_fp8_is_checked_with_few_rows_as_they_are_and_many_quantised(fp8: PagedD
     def product(x, *args, **more):
         quantised = isinstance(x, Fp8Rows)
         seen.add(((x.values if quantised else x).shape[0], quantised, "norm" in more))
-        return paged_reference.product(x, *args, **more)
+        return OPS["qkv"](x, *args, **more)
 
-    ours = {"qkv": product, "quantise_rows": paged_reference.quantise_rows}
+    ours = {"qkv": product, "quantise_rows": OPS["quantise_rows"]}
     assert failures(fp8, ours, [1, FEW_ROWS], FEW_ROWS + 1) == {}
     assert seen == {(1, False, True), (FEW_ROWS, False, True), (FEW_ROWS + 1, True, False)}
 
@@ -46,7 +45,7 @@ def test_fp8_is_checked_with_few_rows_as_they_are_and_many_quantised(fp8: PagedD
 def test_a_wrong_product_of_few_rows_is_found(fp8: PagedDecoder) -> None:
     def scales_forgotten(x, matrix, *args, **more):
         forgotten = replace(matrix, scales=torch.ones_like(matrix.scales))
-        return paged_reference.product(x, forgotten, *args, **more)
+        return OPS["qkv"](x, forgotten, *args, **more)
 
     found = failures(fp8, {"down_add": scales_forgotten}, [3], FEW_ROWS)
     assert found["down_add"].startswith("3 rows of ")

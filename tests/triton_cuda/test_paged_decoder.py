@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +40,7 @@ Row = tuple[int, np.ndarray, list[int]]  # tokens cached, new tokens, pages
 
 def decoder(config, precision="fp32", chosen=None, default="triton", **more) -> PagedDecoder:
     weights = ComputedWeights(SyntheticWeights(config, 3), precision)
-    ops = paged_ops.select(paged_ops.resolve(chosen, default))
+    ops = paged_ops.TABLE.select(paged_ops.TABLE.resolve(chosen, default))
     fields = {"n_pages": 24, "max_context": PAGE * WIDTH, "page_tokens": PAGE}
     if precision in ("w8", "w4", "fp8"):
         # The interpreter multiplies bf16 wrongly; float32 holds every bf16 value.
@@ -236,21 +237,33 @@ def test_what_the_decoder_launches_is_what_is_compiled_ahead(
     assert {_argument_types(made) for made in launches} - compiled_ahead == set()
 
 
-def test_an_operation_can_be_replaced_by_name_and_an_unknown_one_is_refused() -> None:
+def test_an_operation_can_be_replaced() -> None:
     calls = []
-    triton = paged_ops.select(paged_ops.resolve())
+    model = decoder(TINY)
+    triton = model.ops
 
     def counted(x, matrix, bias=None, **more):
         calls.append(x.shape)
         return triton.down_add(x, matrix, bias, **more)
 
-    paged_ops.register("down_add", "counted", counted)
+    model.ops = replace(triton, down_add=counted)
     (a,) = sequences(3)
-    step(decoder(TINY, chosen={"down_add": "counted"}), [(0, a, [0])])
+    step(model, [(0, a, [0])])
     assert len(calls) == TINY.n_layers
+
+
+def test_an_unknown_operation_or_implementation_is_refused() -> None:
+    table = paged_ops.TABLE
     with pytest.raises(UnknownNameError, match="down_ad"):
-        paged_ops.resolve({"down_ad": "torch"})
+        table.resolve({"down_ad": "torch"}, "triton")
     with pytest.raises(UnknownNameError, match="cublas"):
-        paged_ops.resolve({"qkv": "cublas"})
-    with pytest.raises(UnknownNameError, match="operation"):
-        paged_ops.register("qvk", "mine", counted)
+        table.resolve({"qkv": "cublas"}, "triton")
+    with pytest.raises(UnknownNameError, match="hopper"):
+        table.resolve({"greedy": "hopper"}, "triton")
+
+
+@pytest.mark.parametrize("name", paged_ops.TABLE.modules)
+def test_an_implementation_has_the_operations_that_the_table_lists(name: str) -> None:
+    table = paged_ops.TABLE
+    listed = {op for op in table.operations if name in table.implementations(op)}
+    assert set(importlib.import_module(table.modules[name]).OPS) == listed

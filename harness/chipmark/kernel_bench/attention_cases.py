@@ -10,7 +10,8 @@ import torch.nn.functional as functional
 
 from chipmark.kernel_bench.case import Call, Case, Inputs, Prepared, random
 from chipmark_kernels.decode_attention import decode_attention
-from chipmark_kernels.manifest import PAGE_TOKENS, ModelShape
+from chipmark_kernels.formats import PAGE_TOKENS
+from chipmark_kernels.manifest import ModelShape
 from chipmark_kernels.prefill_attention import prefill_attention
 from chipmark_kernels.reference.attention import (
     decode_attention_reference,

@@ -10,8 +10,9 @@ import torch.nn.functional as functional
 
 from chipmark.kernel_bench.case import Call, Case, Inputs, Peer, random
 from chipmark_kernels.dense_gemm_hopper import dense_gemm_hopper
+from chipmark_kernels.formats import scale_group
 from chipmark_kernels.fp8_gemm import fp8_gemm
-from chipmark_kernels.manifest import ModelShape, Projection, projections, scale_group
+from chipmark_kernels.manifest import ModelShape, Projection, projections
 from chipmark_kernels.reference.gemm import (
     dequantize_fp8,
     dequantize_int4,

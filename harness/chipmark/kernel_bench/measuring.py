@@ -79,11 +79,6 @@ def _peer_problems(p: Parity) -> list[str]:
     return [q for q in p.problems if not (rounding and q.startswith(("(a)", "(b)", "(c)")))]
 
 
-def input_bytes(inputs: Inputs) -> int:
-    """Bytes of all tensors of a call."""
-    return sum(t.numel() * t.element_size() for t in inputs if torch.is_tensor(t))
-
-
 def rotating(
     case: Case, inputs: Inputs, device: Device, rng: torch.Generator
 ) -> tuple[list[Inputs], bool]:

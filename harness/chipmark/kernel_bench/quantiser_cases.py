@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as functional
 
 from chipmark.kernel_bench.case import Case, Inputs, random
-from chipmark_kernels.dtypes import E4M3_MAX
+from chipmark_kernels.formats import E4M3_MAX
 from chipmark_kernels.fp8_gemm import quantize_rows_fp8
 from chipmark_kernels.manifest import ModelShape
 from chipmark_kernels.parity import Parity, compare_fp8_rows

@@ -20,7 +20,8 @@ import torch
 from chipmark.kernel_bench.timing import CudaDevice, measure, n_copies
 from chipmark_kernels import tiles, tuned
 from chipmark_kernels.device import DeviceFacts, facts_of
-from chipmark_kernels.manifest import MODEL_SHAPES, projections, scale_group
+from chipmark_kernels.formats import scale_group
+from chipmark_kernels.manifest import MODEL_SHAPES, projections
 from chipmark_kernels.skinny_gemm import skinny_gemm
 from chipmark_kernels.tiles import Tile
 from chipmark_kernels.weight_only import quantize_int4, quantize_int8, w4a16_gemm, w8a16_gemm

@@ -1,4 +1,4 @@
-"""Is a record whole, consistent, and measured as it says: `validate(paths)`.
+"""Is a record whole, consistent, and measured as it says: `validate_record(folder)`.
 
 Checksums, schema, events against the trace and against each other, and every metric computed
 again from the raw files and compared with what is stored.
@@ -24,7 +24,7 @@ from chipmark.results.manifest_check import contradictions, lost_throttling
 from chipmark.results.raw import load_raw
 from chipmark.results.record import RECORD_FILE, Record
 from chipmark.results.record import SCHEMA as RECORD_SCHEMA
-from chipmark.results.store import file_fault, find_records, stored_record
+from chipmark.results.store import file_fault, stored_record
 
 RELATIVE_TOLERANCE = 1e-9
 """Sums may be taken in another order by another NumPy; nothing else may differ."""
@@ -38,11 +38,6 @@ _OVER_ROOF = {
 
 _FAULTS = {"lies outside the record": FindingCode.PATH, "is missing": FindingCode.MISSING}
 """Faults of a file that `file_fault` names; another one is of its bytes."""
-
-
-def validate(*paths: Path) -> list[Finding]:
-    """Findings on every record under the paths; an empty list: they are as they claim."""
-    return [found for folder in find_records(paths) for found in validate_record(folder)]
 
 
 def validate_record(folder: Path) -> list[Finding]:

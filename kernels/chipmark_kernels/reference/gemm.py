@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from chipmark_kernels.dtypes import E4M3_MAX, wide_dtype
+from chipmark_kernels.dtypes import wide_dtype
+from chipmark_kernels.formats import E4M3_MAX
 from chipmark_kernels.reference.rmsnorm import rmsnorm_reference
 from chipmark_kernels.reference.swiglu import swiglu_reference
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-MAX = 448.0
-
 _LEAST_NORMAL = np.float32(2.0**-6)
 _SUBNORMAL_STEPS = np.float32(2.0**9)  # steps of a subnormal in one
 _TOP_CODE = 0x7E

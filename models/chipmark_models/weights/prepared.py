@@ -39,14 +39,16 @@ _DATA_FILE, _INDEX_FILE = "model.safetensors", "prepared.json"
 
 @dataclass(frozen=True, slots=True)
 class WeightSpec:
-    """Weights as a child process is told of them: the source, the precision, the folder if any.
-
-    `folder` is None where the tensors are computed in the child (large synthetic models).
-    """
+    """Weights as a child process gets them."""
 
     ref: WeightRef
+    """The source."""
+
     precision: str
+    """How the weights are stored and computed with."""
+
     folder: str | None
+    """The prepared folder; None where the child computes the tensors (large synthetic models)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` is its inverse."""
@@ -157,7 +159,7 @@ class PreparedWeights(_StoredWeights):
             self.precision_hash: str = index["precision_hash"]
         except KeyError as exc:
             raise BadInputError(
-                self.folder / _INDEX_FILE, "is lacking", field=str(exc.args[0])
+                self.folder / _INDEX_FILE, "is missing", field=str(exc.args[0])
             ) from exc
         if precision_named(self.precision).quantised and index.get("quantiser") != RULE:
             raise BadInputError(self.folder / _INDEX_FILE, f"is not {RULE}", field="quantiser")
@@ -167,13 +169,13 @@ class PreparedWeights(_StoredWeights):
         self._check_parts()
 
     def _check_parts(self) -> None:
-        """Every array there with its type, shape and alignment, and none besides."""
+        """Every array there with its type, shape and alignment, and no other."""
         found = {n: e for n, e in self._file.entries.items() if not n.startswith(writer.PAD)}
         for name, shape in self._shapes.items():
             for part, expected in parts_of(self.precision, name, shape).items():
                 entry = found.pop(part, None)
                 if entry is None:
-                    raise BadInputError(self._file.path, "the tensor is lacking", field=part)
+                    raise BadInputError(self._file.path, "the tensor is missing", field=part)
                 if entry.shape != expected.shape:
                     raise BadInputError(
                         self._file.path,
@@ -294,8 +296,8 @@ def prepare(
     """Write the weights once under `<cache>/prepared/<hash16>-<precision>/`, or find them there.
 
     The folder is renamed into place when it is whole: a process that is killed leaves a hidden
-    one that nobody reads, and of two processes at once the later finds the other's. `progress`
-    is told (bytes done, bytes in all). Raises BadInputError, OSError for a full disk.
+    one that is never read, and of two processes at once the later finds the other's. `progress`
+    gets (bytes done, bytes in all). Raises BadInputError, OSError for a full disk.
     """
     precision_named(precision)
     source_digest = source.hash if source else source_hash(ref)

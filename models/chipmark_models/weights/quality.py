@@ -20,12 +20,16 @@ _ROWS = 1 << 20  # weights a step
 
 @dataclass(frozen=True, slots=True)
 class WeightError:
-    """rms of (weight - dequantised) over rms of the weight: of all quantised matrices together,
-    and of the worst one, with its name."""
+    """rms of (weight - dequantised) over rms of the weight."""
 
     rms_rel: float
+    """Of all quantised matrices together."""
+
     worst_rms_rel: float
+    """Of the worst one."""
+
     worst_tensor: str
+    """Its name."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` is its inverse."""

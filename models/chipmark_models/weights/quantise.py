@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from chipmark_kernels.formats import E4M3_MAX
 from chipmark_models.errors import BadInputError
 from chipmark_models.precision import group_of
 from chipmark_models.weights import e4m3
 from chipmark_models.weights.plain import FloatArray, StoredArray, round_to, widen
 
-_TOP = {"w8": np.float32(127.0), "w4": np.float32(7.0), "fp8": np.float32(e4m3.MAX)}
+_TOP = {"w8": np.float32(127.0), "w4": np.float32(7.0), "fp8": np.float32(E4M3_MAX)}
 _ZERO_POINT = 8  # of a packed 4-bit value
 _LEAST_SCALE = np.float32(2.0**-126)  # least normal bf16: devices may flush smaller scales to zero
 _CHUNK = 1 << 20  # weights a step: bounds the temporaries, and keeps them in the caches

@@ -28,12 +28,19 @@ _DTYPES: Mapping[str, npt.DTypeLike] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """A tensor within a file: `offset` counts from the start of the file, in bytes."""
+    """A tensor within a file."""
 
     dtype: str
+    """The format's name of the type."""
+
     shape: tuple[int, ...]
+    """(out, in) for a matrix."""
+
     offset: int
+    """Bytes from the start of the file."""
+
     n_bytes: int
+    """Bytes of the tensor."""
 
 
 class SafetensorsFile:

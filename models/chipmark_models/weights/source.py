@@ -43,24 +43,27 @@ class WeightSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WeightRef:
-    """Where weights come from, small enough for a spec and a record.
-
-    `model` is a preset's name (required for "synthetic", a label elsewhere); `path` the folder of
-    safetensors or the GGUF file; `seed` of synthetic weights.
-    """
+    """Where weights come from, small enough for a spec and a record."""
 
     kind: str
+    """One of KINDS."""
+
     model: str
+    """A preset's name for "synthetic"; a label elsewhere."""
+
     path: str | None
+    """The folder of safetensors or the GGUF file; None for synthetic weights."""
+
     seed: int
+    """Seed of synthetic weights."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UnknownNameError("weight source", self.kind, KINDS)
         if self.kind == "synthetic" and not self.model:
-            raise BadInputError("weight reference", "is lacking", field="model")
+            raise BadInputError("weight reference", "is missing", field="model")
         if self.kind != "synthetic" and not self.path:
-            raise BadInputError("weight reference", "is lacking", field="path")
+            raise BadInputError("weight reference", "is missing", field="path")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` is its inverse."""
@@ -75,5 +78,5 @@ class WeightRef:
                 raise UnknownNameError("field of a weight reference", key, fields)
         for key in fields:
             if key not in data:
-                raise BadInputError("weight reference", "is lacking", field=key)
+                raise BadInputError("weight reference", "is missing", field=key)
         return WeightRef(data["kind"], data["model"], data["path"], int(data["seed"]))

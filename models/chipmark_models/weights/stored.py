@@ -1,7 +1,7 @@
 """A tensor as it lies on disk: one array, or packed values and their scales; and the hash of all.
 
 Files use the dtype names of safetensors. A quantised matrix keeps its name for the packed values
-and has its scales beside it under the name with `_scale` behind.
+and its scales have the same name with `_scale` behind.
 """
 
 from __future__ import annotations

@@ -27,10 +27,13 @@ PAD = "_pad."
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The hash of all stored arrays (`stored.hash_lines`) and what quantising cost."""
+    """What `write` and `encode_all` found."""
 
     precision_hash: str
+    """Hash of all stored arrays (`stored.hash_lines`)."""
+
     weight_error: WeightError | None
+    """What quantising cost; None where nothing was quantised."""
 
 
 def encode_all(
@@ -41,7 +44,7 @@ def encode_all(
 ) -> Written:
     """Encode every tensor in parallel threads: hand its arrays to `keep`, hash and compare them.
 
-    `progress` is told of the bytes of each tensor that is done. Raises BadInputError for a value
+    `progress` gets the bytes of each tensor that is done. Raises BadInputError for a value
     that cannot be quantised.
     """
     lines: dict[str, str] = {}
@@ -73,7 +76,7 @@ def write(
     path: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Written:
-    """Write all tensors to `path`. `progress` is told (bytes done, bytes in all)."""
+    """Write all tensors to `path`. `progress` gets (bytes done, bytes in all)."""
     header, total = _header(source, precision)
     entries = json.loads(header)
     with path.open("wb") as file:

@@ -100,7 +100,7 @@ class TorchBackend(BackendDefaults):
         from chipmark_models.costs import weight_bytes_stored
         from chipmark_models.decoder.slots.decoder import Decoder
         from chipmark_models.decoder.slots.kv import slot_bytes
-        from chipmark_models.decoder.slots.ops import select
+        from chipmark_models.decoder.slots.ops import TABLE
         from chipmark_models.weights.plain import ITEM_BYTES
         from chipmark_models.weights.prepared import WeightSpec, open_any
 
@@ -141,7 +141,7 @@ class TorchBackend(BackendDefaults):
             self._device,
             n_slots=n_slots,
             max_context=spec.max_context,
-            ops=select(spec.options.get("ops")),
+            ops=TABLE.select(TABLE.resolve(spec.options.get("ops"), "torch")),
         )
         self._decoder = decoder
         self.synchronize()

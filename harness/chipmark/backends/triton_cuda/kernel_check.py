@@ -16,14 +16,14 @@ import torch
 from chipmark.backends.triton_cuda.product_calls import norm_of, products_of, rows_and_options
 from chipmark_kernels.parity import compare, compare_fp8_rows
 from chipmark_kernels.reference.rmsnorm import rmsnorm_reference
-from chipmark_models.decoder.paged import reference_ops as paged_reference
+from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.ops import (
     PRODUCTS,
     Fp8Rows,
-    Implementation,
     takes_fp8_rows,
 )
+from chipmark_models.decoder.paged.reference_ops import OPS
 from chipmark_models.decoder.paged.weights import Product
 
 VOCABULARY_ROWS = 16_384
@@ -132,9 +132,9 @@ def _row_cases(decoder: PagedDecoder, random: _Random, rows: int) -> Iterator[Ca
     name = f"{rows} rows"
     table = weights.embedding[:VOCABULARY_ROWS]
     args: tuple[Any, ...] = (ids, table, weights.layers[0].input_norm, c.rms_eps)
-    yield Case("embed_norm", name, args, {}, paged_reference.embed_norm)
+    yield Case("embed_norm", name, args, {}, OPS["embed_norm"])
     logits = random.normal(min(rows, 16), c.vocab_size, scale=3.0)
-    yield Case("greedy", name, (logits,), {}, paged_reference.greedy)
+    yield Case("greedy", name, (logits,), {}, OPS["greedy"])
     layer, page = weights.layers[0], decoder.kv.page_tokens
     qkv = random.normal(rows, c.q_size + 2 * c.kv_size)
     positions = random.integers(decoder.max_context, rows)
@@ -144,10 +144,10 @@ def _row_cases(decoder: PagedDecoder, random: _Random, rows: int) -> Iterator[Ca
     slots[-1] = -1 if rows > 1 else slots[-1]
     caches = [random.normal(n_pages, page, c.n_kv_heads, c.head_dim) for _ in range(2)]
     args = (
-        qkv, decoder.cos, decoder.sin, positions, slots, *caches,
-        c.n_heads, layer.q_norm, layer.k_norm, c.rms_eps,
+        qkv, decoder.cos, decoder.sin, positions, slots, *caches, c.n_heads,
     )  # fmt: skip
-    yield Case("rope_kv", name, args, {}, paged_reference.rope_kv)
+    norms = {"q_norm": layer.q_norm, "k_norm": layer.k_norm, "eps": c.rms_eps}
+    yield Case("rope_kv", name, args, norms, OPS["rope_kv"])
 
 
 def _product_cases(decoder: PagedDecoder, random: _Random, rows: int) -> Iterator[Case]:
@@ -160,12 +160,12 @@ def _product_cases(decoder: PagedDecoder, random: _Random, rows: int) -> Iterato
         name = f"{rows} rows of {n} x {k}"
         if takes_fp8_rows(product.matrix, rows):
             args: tuple[Any, ...] = (random.normal(rows, k), norm_of(decoder, operation), eps)
-            yield Case("quantise_rows", name, args, {}, paged_reference.quantise_rows)
+            yield Case("quantise_rows", name, args, {}, OPS["quantise_rows"])
         x, more = rows_and_options(
-            decoder, operation, product, rows, random.normal, paged_reference.quantise_rows
+            decoder, operation, product, rows, random.normal, OPS["quantise_rows"]
         )
         args = (x, product.matrix, product.bias)
-        yield Case(operation, name, args, more, paged_reference.product)
+        yield Case(operation, name, args, more, OPS[operation])
 
 
 def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iterator[Case]:
@@ -181,12 +181,12 @@ def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iter
     scale = c.head_dim**-0.5
     q = random.normal(len(longest), c.n_heads, c.head_dim)
     args: tuple[Any, ...] = (q, k, v, table, lens, scale)
-    yield Case("decode_attention", f"lengths {longest}", args, {}, paged_reference.decode_attention)
+    yield Case("decode_attention", f"lengths {longest}", args, {}, OPS["decode_attention"])
     new = [min(n, max(1, chunk // len(longest))) for n in longest]
     ends = torch.tensor([0, *new], dtype=torch.int32, device=decoder.device).cumsum(0)
     q = random.normal(sum(new), c.n_heads, c.head_dim)
     args = (q, k, v, table, ends.to(torch.int32), lens, scale)
-    yield Case("prefill_attention", f"chunks {new}", args, {}, paged_reference.prefill_attention)
+    yield Case("prefill_attention", f"chunks {new}", args, {}, OPS["prefill_attention"])
 
 
 class _Random:

@@ -30,6 +30,7 @@ from chipmark.codes import NoteCode
 from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
 from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
 from chipmark.errors import UnknownNameError, UsageError
+from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_models.config import ModelConfig
 from chipmark_models.costs import kv_bytes_per_token, weight_bytes_stored
 from chipmark_models.decoder.paged import ops as paged_ops
@@ -44,7 +45,6 @@ OPTIONS = ("ops", "kernel_check", "graphs")
 are checked against their references at load, by default where they are compiled. graphs: whether
 decode is captured, by default so."""
 
-PAGE_TOKENS = 16
 MOST_ROWS = 256
 PREFILL_ROWS = 16
 IN_FLIGHT = 2
@@ -84,7 +84,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
             raise UnknownNameError("option of triton", option, OPTIONS)
     check_precision(name, device, spec.precision)
     asked = dict(spec.options.get("ops") or {})
-    names = paged_ops.resolve(asked)
+    names = paged_ops.TABLE.resolve(asked, "triton")
     begin = time.perf_counter()
     weights = open_any(WeightSpec.from_dict(spec.model))
     if weights.precision != spec.precision:
@@ -206,7 +206,7 @@ def _decoder(
     return PagedDecoder(
         weights,
         device,
-        paged_ops.select(names),
+        paged_ops.TABLE.select(names),
         n_pages=n_pages,
         max_context=spec.max_context,
         page_tokens=PAGE_TOKENS,
@@ -225,7 +225,7 @@ def _replace_failing(
 
     What the user asked for by name is never replaced: UsageError.
     """
-    ours = {op: paged_ops.find(op, name) for op, name in names.items() if name == "triton"}
+    ours = {op: paged_ops.TABLE.find(op, name) for op, name in names.items() if name == "triton"}
     rows = sorted({1, buckets[len(buckets) // 2], buckets[-1]})
     found = failures(decoder, ours, rows, chunk)
     for operation, reason in found.items():
@@ -236,7 +236,7 @@ def _replace_failing(
             )
         _LOG.info("%s: torch in place of a kernel that fails: %s", operation, reason)
         names[operation] = "torch"
-    decoder.ops = paged_ops.select(names)
+    decoder.ops = paged_ops.TABLE.select(names)
     return found
 
 
@@ -256,7 +256,7 @@ def _choose(
         if name == "triton" and op in paged_ops.PRODUCTS and op not in asked and op not in replaced
     }
     if chunk > paged_ops.FEW_ROWS:
-        hopper = {op: paged_ops.find(op, "hopper") for op in candidates if op != "head"}
+        hopper = {op: paged_ops.TABLE.find(op, "hopper") for op in candidates if op != "head"}
         wrong = failures(decoder, hopper, (), chunk)
         for op in hopper.keys() - wrong.keys():
             candidates[op].append("hopper")

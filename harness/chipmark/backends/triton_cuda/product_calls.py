@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
-from chipmark_models.decoder.paged.ops import Implementation, takes_fp8_rows
+from chipmark_models.decoder.paged.ops import takes_fp8_rows
 from chipmark_models.decoder.paged.weights import Product
 
 _FIELDS = {"out_add": "out", "gate_up_swiglu": "gate_up", "down_add": "down"}

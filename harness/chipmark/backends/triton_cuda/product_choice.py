@@ -16,9 +16,9 @@ import torch
 
 from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_options
 from chipmark.backends.triton_cuda.streams import Stream
-from chipmark_models.decoder.paged import ops as paged_ops
+from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
-from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, Fp8Rows, Implementation
+from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, TABLE, Fp8Rows
 
 REPEATS = 5
 MOST_LAYERS = 16
@@ -75,7 +75,7 @@ def choose_products(
                 for n in sorted(set(rows))
                 if (able := [name for name in names if name != "hopper" or n > FEW_ROWS])
             }
-            calls = tuple(paged_ops.find(operation, choice.name) for choice in chosen.values())
+            calls = tuple(TABLE.find(operation, choice.name) for choice in chosen.values())
             ops = replace(ops, **{operation: ByRows(tuple(chosen), calls)})
             found[operation] = chosen
     decoder.ops = ops
@@ -84,7 +84,7 @@ def choose_products(
 
 def _seconds(decoder: PagedDecoder, operation: str, name: str, rows: int, stream: Stream) -> float:
     """Median seconds of one product on the device."""
-    call = paged_ops.find(operation, name)
+    call = TABLE.find(operation, name)
     weights = products_of(decoder, operation)[:MOST_LAYERS]
     generator = torch.Generator(decoder.device).manual_seed(rows)
 

@@ -1,1 +1,1 @@
-"""The decoder whose KV lies in pages that sequences share, by kernels or plain torch."""
+"""The decoder over pages of KV that sequences share, by kernels or plain torch."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_models.decoder.paged.kv import PagedKv
 from chipmark_models.decoder.paged.ops import PagedOps, takes_fp8_rows
 from chipmark_models.decoder.paged.weights import Product, activation_dtype, load_weights
@@ -16,21 +17,28 @@ from chipmark_models.weights.prepared import PrecisionWeights
 
 @dataclass(frozen=True, slots=True)
 class PagedBatch:
-    """One launch, all on the device. T tokens of R rows, one row after another.
-
-    ids, positions: (T,) int32. slots: (T,) int64, page * page_tokens + offset, -1 writes nothing.
-    page_table: (R, width) int32. kv_lens: (R,) int32, new tokens included, 0 for a padded row.
-    cu_q: (R + 1,) int32, where each row begins; None in decode, where T is R. last: tokens whose
-    logits are wanted; None for all.
-    """
+    """One launch, all on the device: T tokens of R rows, one row after another."""
 
     ids: torch.Tensor
+    """(T,) int32, the tokens."""
+
     positions: torch.Tensor
+    """(T,) int32, their positions."""
+
     slots: torch.Tensor
+    """(T,) int64, page * page_tokens + offset where keys and values go; -1 writes nothing."""
+
     page_table: torch.Tensor
+    """(R, width) int32, the pages of each row."""
+
     kv_lens: torch.Tensor
+    """(R,) int32, new tokens included; 0 for a padded row."""
+
     cu_q: torch.Tensor | None = None
+    """(R + 1,) int32, where each row begins; None in decode, where T is R."""
+
     last: torch.Tensor | None = None
+    """Tokens whose logits are wanted; None for all."""
 
 
 class PagedDecoder:
@@ -49,7 +57,7 @@ class PagedDecoder:
         *,
         n_pages: int,
         max_context: int,
-        page_tokens: int = 16,
+        page_tokens: int = PAGE_TOKENS,
         activation: torch.dtype | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -79,7 +87,7 @@ class PagedDecoder:
                 qkv = self._product(ops.qkv, x, layer.qkv, norm=layer.input_norm)
             q = ops.rope_kv(
                 qkv, self.cos, self.sin, batch.positions, batch.slots, k_cache, v_cache,
-                c.n_heads, layer.q_norm, layer.k_norm, eps,
+                c.n_heads, q_norm=layer.q_norm, k_norm=layer.k_norm, eps=eps,
             )  # fmt: skip
             table, lens = batch.page_table, batch.kv_lens
             if batch.cu_q is None:
@@ -94,7 +102,7 @@ class PagedDecoder:
             )
             x = self._product(ops.down_add, wide, layer.down, residual=x)
         if batch.last is not None:
-            if not batch.last.numel():  # of this chunk nobody is sampled
+            if not batch.last.numel():  # of this chunk no row is sampled
                 return torch.empty((0, c.vocab_size), dtype=x.dtype, device=x.device)
             x = x.index_select(0, batch.last)
         logits: torch.Tensor = ops.head(x, w.head.matrix, w.head.bias, norm=w.final_norm, eps=eps)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from chipmark_kernels.dense_gemm_hopper import dense_gemm_hopper
 from chipmark_kernels.rmsnorm import rmsnorm
+from chipmark_models.decoder.op_table import Implementation
+from chipmark_models.decoder.paged.ops import PRODUCTS
 
 
 def product(
@@ -25,3 +29,7 @@ def product(
     if norm is not None:
         x = rmsnorm(x, norm, eps)[0]
     return dense_gemm_hopper(x, matrix, bias, swiglu=swiglu, residual=residual)
+
+
+OPS: Mapping[str, Implementation] = dict.fromkeys(PRODUCTS, product)
+"""The function of each operation that it has, by its name."""

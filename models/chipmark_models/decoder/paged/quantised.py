@@ -16,16 +16,19 @@ _PACKED = {"w8": torch.int8, "w4": torch.uint8, "fp8": torch.float8_e4m3fn}
 
 @dataclass(frozen=True, slots=True)
 class QuantisedMatrix:
-    """A matrix (n, k) as `weight_only`, `skinny_gemm` and `fp8_gemm` of the kernels take it.
-
-    packed: int8 (n, k) for w8, uint8 (n, k / 2) for w4, float8_e4m3fn (n, k) for fp8. scales:
-    bfloat16 (n, k / group) for w8 and w4, float32 (n,) for fp8.
-    """
+    """A matrix (n, k) as `weight_only`, `skinny_gemm` and `fp8_gemm` of the kernels take it."""
 
     precision: str
+    """w8, w4 or fp8."""
+
     packed: torch.Tensor
+    """int8 (n, k) for w8, uint8 (n, k / 2) for w4, float8_e4m3fn (n, k) for fp8."""
+
     scales: torch.Tensor
+    """bfloat16 (n, k / group) for w8 and w4, float32 (n,) for fp8."""
+
     group: int
+    """Weights of a row that share a scale."""
 
     @property
     def shape(self) -> tuple[int, int]:

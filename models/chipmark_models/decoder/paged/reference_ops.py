@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
 from chipmark_kernels.reference.attention import (
-    decode_attention_reference as decode_attention,
+    decode_attention_reference,
+    prefill_attention_reference,
 )
-from chipmark_kernels.reference.attention import (
-    prefill_attention_reference as prefill_attention,
-)
-from chipmark_kernels.reference.embedding import embedding_rmsnorm_reference as embed_norm
+from chipmark_kernels.reference.embedding import embedding_rmsnorm_reference
 from chipmark_kernels.reference.gemm import (
     fp8_gemm_reference,
     fp8a16_gemm_reference,
@@ -22,19 +20,10 @@ from chipmark_kernels.reference.gemm import (
     w8a16_gemm_reference,
 )
 from chipmark_kernels.reference.rope_kv import qknorm_rope_kvwrite_reference
-from chipmark_kernels.reference.sampling import sample_reference as greedy
-from chipmark_models.decoder.paged.ops import Fp8Rows, Matrix
+from chipmark_kernels.reference.sampling import sample_reference
+from chipmark_models.decoder.op_table import Implementation
+from chipmark_models.decoder.paged.ops import PRODUCTS, Fp8Rows, Matrix
 from chipmark_models.decoder.paged.quantised import QuantisedMatrix
-
-__all__ = [
-    "decode_attention",
-    "embed_norm",
-    "greedy",
-    "prefill_attention",
-    "product",
-    "quantise_rows",
-    "rope_kv",
-]
 
 _BY_PRECISION: dict[str, Callable[..., torch.Tensor]] = {
     "w8": w8a16_gemm_reference,
@@ -76,21 +65,13 @@ def product(
     )
 
 
-def rope_kv(
-    qkv: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    positions: torch.Tensor,
-    slots: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    n_heads: int,
-    q_norm: torch.Tensor | None,
-    k_norm: torch.Tensor | None,
-    eps: float,
-) -> torch.Tensor:
-    """Head norms, rotation and the write into the pages."""
-    return qknorm_rope_kvwrite_reference(
-        qkv, cos, sin, positions, slots, k_cache, v_cache, n_heads,
-        q_norm=q_norm, k_norm=k_norm, eps=eps,
-    )  # fmt: skip
+OPS: Mapping[str, Implementation] = {
+    "embed_norm": embedding_rmsnorm_reference,
+    "quantise_rows": quantise_rows,
+    "rope_kv": qknorm_rope_kvwrite_reference,
+    "prefill_attention": prefill_attention_reference,
+    "decode_attention": decode_attention_reference,
+    "greedy": sample_reference,
+    **dict.fromkeys(PRODUCTS, product),
+}
+"""The function of each operation, by its name."""

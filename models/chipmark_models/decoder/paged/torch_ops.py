@@ -6,14 +6,17 @@ not depend on lengths. A quantised weight is widened and multiplied by cuBLAS.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as functional
 
+from chipmark_kernels.formats import E4M3_MAX
 from chipmark_kernels.reference.gemm import dequantize_int4, dequantize_int8
-from chipmark_models.decoder.paged.ops import Fp8Rows, Matrix
+from chipmark_models.decoder.op_table import Implementation
+from chipmark_models.decoder.paged.ops import PRODUCTS, Fp8Rows, Matrix
 from chipmark_models.decoder.paged.quantised import QuantisedMatrix
 from chipmark_models.decoder.slots.torch_ops import rms_norm
-from chipmark_models.weights.e4m3 import MAX as E4M3_MAX
 
 
 def embed_norm(
@@ -74,8 +77,9 @@ def rope_kv(
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
     n_heads: int,
-    q_norm: torch.Tensor | None,
-    k_norm: torch.Tensor | None,
+    *,
+    q_norm: torch.Tensor | None = None,
+    k_norm: torch.Tensor | None = None,
     eps: float,
 ) -> torch.Tensor:
     """Head norms, rotation and the write into the pages; slot -1 writes nothing.
@@ -165,3 +169,15 @@ def decode_attention(
 def greedy(logits: torch.Tensor) -> torch.Tensor:
     """Ids of the largest logits."""
     return torch.argmax(logits, dim=-1).to(torch.int32)
+
+
+OPS: Mapping[str, Implementation] = {
+    "embed_norm": embed_norm,
+    "quantise_rows": quantise_rows,
+    "rope_kv": rope_kv,
+    "prefill_attention": prefill_attention,
+    "decode_attention": decode_attention,
+    "greedy": greedy,
+    **dict.fromkeys(PRODUCTS, product),
+}
+"""The function of each operation, by its name."""

@@ -7,7 +7,7 @@ More rows of an fp8 weight come normed and quantised, see `ops.takes_fp8_rows`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as functional
@@ -22,18 +22,9 @@ from chipmark_kernels.sampling import sample
 from chipmark_kernels.skinny_gemm import fp8a16_gemm, skinny_gemm
 from chipmark_kernels.swiglu import swiglu as swiglu_kernel
 from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
-from chipmark_models.decoder.paged.ops import FEW_ROWS, Fp8Rows, Matrix
+from chipmark_models.decoder.op_table import Implementation
+from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, Fp8Rows, Matrix
 from chipmark_models.decoder.paged.quantised import QuantisedMatrix
-
-__all__ = [
-    "decode_attention",
-    "embed_norm",
-    "greedy",
-    "prefill_attention",
-    "product",
-    "quantise_rows",
-    "rope_kv",
-]
 
 _BY_PRECISION: dict[str, Callable[..., torch.Tensor]] = {
     "w8": w8a16_gemm,
@@ -41,13 +32,6 @@ _BY_PRECISION: dict[str, Callable[..., torch.Tensor]] = {
     "fp8": fp8a16_gemm,
 }
 """What multiplies 16-bit rows by a quantised matrix."""
-
-
-def embed_norm(
-    ids: torch.Tensor, table: torch.Tensor, norm: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of the table and their norm, one launch."""
-    return embedding_rmsnorm(ids, table, norm, eps)
 
 
 def quantise_rows(x: torch.Tensor, norm: torch.Tensor | None, eps: float) -> Fp8Rows:
@@ -91,26 +75,13 @@ def product(
     return y if residual is None else y.add_(residual)
 
 
-def rope_kv(
-    qkv: torch.Tensor,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    positions: torch.Tensor,
-    slots: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    n_heads: int,
-    q_norm: torch.Tensor | None,
-    k_norm: torch.Tensor | None,
-    eps: float,
-) -> torch.Tensor:
-    """Head norms, rotation and the write into the pages, one launch."""
-    return qknorm_rope_kvwrite(
-        qkv, cos, sin, positions, slots, k_cache, v_cache, n_heads,
-        q_norm=q_norm, k_norm=k_norm, eps=eps,
-    )  # fmt: skip
-
-
-def greedy(logits: torch.Tensor) -> torch.Tensor:
-    """Ids of the largest logits, two launches."""
-    return sample(logits)
+OPS: Mapping[str, Implementation] = {
+    "embed_norm": embedding_rmsnorm,
+    "quantise_rows": quantise_rows,
+    "rope_kv": qknorm_rope_kvwrite,
+    "prefill_attention": prefill_attention,
+    "decode_attention": decode_attention,
+    "greedy": sample,
+    **dict.fromkeys(PRODUCTS, product),
+}
+"""The function of each operation, by its name."""

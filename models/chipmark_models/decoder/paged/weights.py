@@ -1,4 +1,4 @@
-"""The paged decoder's weights on a device: plain or quantised matrices, fused as `slots` has them."""
+"""The weights of the decoder over pages: plain or quantised matrices, fused as `slots` has them."""
 
 from __future__ import annotations
 
@@ -17,34 +17,59 @@ from chipmark_models.weights.prepared import PrecisionWeights
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A weight (n, k) and its bias (n,)."""
+    """A weight and its bias."""
 
     matrix: Matrix
+    """(n, k)."""
+
     bias: torch.Tensor | None
+    """(n,), None for none."""
 
 
 @dataclass(frozen=True, slots=True)
 class PagedLayer:
-    """One layer: norms (H,), head norms (D,) and four products."""
+    """One layer."""
 
     input_norm: torch.Tensor
+    """(H,), before attention."""
+
     qkv: Product
+    """Queries, keys and values in one product."""
+
     q_norm: torch.Tensor | None
+    """(D,), None without head norms."""
+
     k_norm: torch.Tensor | None
+    """(D,), None without head norms."""
+
     out: Product
+    """Output of attention."""
+
     post_norm: torch.Tensor
+    """(H,), before the MLP."""
+
     gate_up: Product
+    """Gate and up in one product."""
+
     down: Product
+    """Output of the MLP."""
 
 
 @dataclass(frozen=True, slots=True)
 class PagedWeights:
-    """All weights on the device; a tied head is the embedding's own memory."""
+    """All weights on the device."""
 
     embedding: torch.Tensor
+    """(vocab, H)."""
+
     layers: tuple[PagedLayer, ...]
+    """One a layer."""
+
     final_norm: torch.Tensor
+    """(H,)."""
+
     head: Product
+    """(vocab, H); a tied head is the embedding's own memory."""
 
     @property
     def n_bytes(self) -> int:

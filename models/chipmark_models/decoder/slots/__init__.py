@@ -1,1 +1,1 @@
-"""The decoder whose KV lies in slots, one a sequence: plain torch, for any torch device."""
+"""The decoder over slots of KV, one a sequence: plain torch, for any torch device."""

@@ -11,7 +11,7 @@ import torch
 from chipmark_models.decoder.reading import DTYPES
 from chipmark_models.decoder.slots.kv import SlotKv, Span
 from chipmark_models.decoder.slots.linear import ROUNDS_INPUT
-from chipmark_models.decoder.slots.ops import Ops, select
+from chipmark_models.decoder.slots.ops import TABLE, SlotOps
 from chipmark_models.decoder.slots.weights import DecoderWeights, WeightLoader
 from chipmark_models.rope import cos_sin_tables
 from chipmark_models.weights.prepared import PrecisionWeights
@@ -33,14 +33,14 @@ class Decoder:
         *,
         n_slots: int,
         max_context: int,
-        ops: Ops | None = None,
+        ops: SlotOps | None = None,
     ) -> None:
         self.config = weights.config
         self.device = device
         self.dtype = DTYPES[weights.precision]
         self.activation = torch.float32 if device.type == "cpu" else self.dtype
         self.max_context = max_context
-        self.ops = ops or select()
+        self.ops = ops or TABLE.select(TABLE.resolve(None, "torch"))
         with torch.inference_mode():
             self.weights: DecoderWeights = WeightLoader(weights, device, self.activation).load()
             c = self.config

@@ -13,13 +13,19 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One row of a launch: `length` tokens from `first` of the launch's tokens, at positions
-    start..end of `slot`."""
+    """One row of a launch: tokens at positions start..end of a slot."""
 
     slot: int
+    """The slot of its sequence."""
+
     start: int
+    """Position of its first token."""
+
     length: int
+    """Its tokens."""
+
     first: int
+    """Its first token among the launch's tokens."""
 
     @property
     def end(self) -> int:

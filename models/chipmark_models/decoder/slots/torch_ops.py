@@ -7,11 +7,12 @@ are read) and the weights' type elsewhere; norms and softmax compute in float32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as functional
 
+from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.slots.kv import Span
 from chipmark_models.decoder.slots.linear import Linear
 
@@ -157,3 +158,20 @@ def head(x: torch.Tensor, weight: Linear) -> torch.Tensor:
 def greedy(logits: torch.Tensor) -> torch.Tensor:
     """Ids of the largest logits, int64 (rows,); the lowest id of equals on a CPU."""
     return torch.argmax(logits, dim=-1)
+
+
+OPS: Mapping[str, Implementation] = {
+    "embed": embed,
+    "rms_norm": rms_norm,
+    "qkv": qkv,
+    "qk_norm_rope": qk_norm_rope,
+    "kv_write": kv_write,
+    "prefill_attention": prefill_attention,
+    "decode_attention": decode_attention,
+    "out_add": out_add,
+    "gate_up_swiglu": gate_up_swiglu,
+    "down_add": down_add,
+    "head": head,
+    "greedy": greedy,
+}
+"""The function of each operation, by its name."""

@@ -29,30 +29,57 @@ from chipmark_models.weights.prepared import PrecisionWeights
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One layer: norms (H,) and head norms (D,) in the activations' type, and four products."""
+    """One layer; norms are in the activations' type."""
 
     input_norm: torch.Tensor
+    """(H,), before attention."""
+
     qkv: Linear
+    """Queries, keys and values in one product."""
+
     q_norm: torch.Tensor | None
+    """(D,), None without head norms."""
+
     k_norm: torch.Tensor | None
+    """(D,), None without head norms."""
+
     out: Linear
+    """Output of attention."""
+
     post_norm: torch.Tensor
+    """(H,), before the MLP."""
+
     gate_up: Linear
+    """Gate and up in one product."""
+
     down: Linear
+    """Output of the MLP."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderWeights:
-    """All weights on the device. `plans`: how each product is stored and called; `trials`: the
-    seconds measured for the choice, in `tuning_s` seconds altogether (none on accelerators)."""
+    """All weights on the device."""
 
     embedding: torch.Tensor
+    """(vocab, H)."""
+
     layers: tuple[LayerWeights, ...]
+    """One a layer."""
+
     final_norm: torch.Tensor
+    """(H,)."""
+
     head: Linear
+    """(vocab, H); where it can be, a tied head is the embedding's own memory."""
+
     plans: Mapping[str, LinearPlan]
+    """How each product is stored and called."""
+
     trials: Mapping[str, Mapping[str, float]]
+    """Seconds measured for the choice; none on accelerators."""
+
     tuning_s: float
+    """Seconds that the choice took."""
 
 
 class WeightLoader:
