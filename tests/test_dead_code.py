@@ -20,7 +20,6 @@ SOURCES = ("harness", "models", "kernels", "scripts", "examples")
 
 ALLOWED: dict[str, str] = {
     "chipmark.backends.sim.cells:context_hash": "tests compute by it what a cell must hold",
-    "chipmark.log:logger_of": "new; modules take their loggers from it as they get messages",
 }
 """`module:name` of what has no user, and why it is kept."""
 

@@ -1,1 +1,1 @@
-"""Triton kernels, each beside its plain reference."""
+"""Triton kernels, each with its plain reference."""

@@ -6,7 +6,7 @@ vector loads or the matrix instructions that its design counts on. Tiles of the 
 the tables in `tuned/` alike; a table's are named with file and key. The last line is a summary.
 
 What was compiled stays in Triton's cache on disk (TRITON_CACHE_DIR, some 0.3 MB each), so the same
-command goes on where it was interrupted.
+command resumes where it was interrupted.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         progress.clear()
         print(
-            f"interrupted: {len(rows)} of {len(jobs)} shown; the same command goes on from there",
+            f"interrupted: {len(rows)} of {len(jobs)} shown; the same command resumes there",
             file=sys.stderr,
         )
         return 130

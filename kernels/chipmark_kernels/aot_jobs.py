@@ -21,7 +21,7 @@ NO_VECTOR_LOADS = {
 """Kernels that read no 16 bytes at once, with the reason."""
 
 PARKED_BYTES = 48
-"""Stores and loads of a thread that are no failure: `ptxas` parks a value that is not used in the
+"""Stores and loads of a thread that are allowed: `ptxas` parks a value that is not used in the
 main loop before it and fetches it behind, even where registers are free (seen: 12 to 40 bytes at 56
 to 80 of 255 registers). The machine code is read to see that none of them is inside a loop."""
 

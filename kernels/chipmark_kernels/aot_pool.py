@@ -1,6 +1,6 @@
 """Compile jobs in processes of their own: the compilers take one core each, and may crash.
 
-A job whose process dies is reported as such, and the others go on.
+A job whose process dies is reported as such, and the others continue.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class Resources:
     """registers: of a thread (VGPRs and AGPRs on AMD).
 
     spill_bytes: of a thread, those stored to its own memory and those loaded from it, as the
-    instructions stand in the code. spills_in_loops: instructions among them inside a loop.
+    instructions are in the code. spills_in_loops: instructions among them inside a loop.
     """
 
     registers: int
@@ -87,7 +87,7 @@ def _successors(lines: list[str]) -> list[list[int]]:
 
 
 def _comes_back(line: int, following: list[list[int]]) -> bool:
-    """Whether a way leads from a line to itself, that is, whether it stands in a loop."""
+    """Whether a way leads from a line to itself, that is, whether it is in a loop."""
     seen: set[int] = set()
     ahead = list(following[line])
     while ahead:
@@ -105,7 +105,7 @@ def spills(assembly: str) -> tuple[int, int]:
 
     Reads NVIDIA's SASS and AMD's GCN. In a loop is what can be reached from itself. The order of
     lines does not tell: Blackwell's code waits for a barrier in blocks behind the kernel's end and
-    jumps back from there, which is no loop around what stands between.
+    jumps back from there, which does not loop around what is between.
     """
     lines = assembly.splitlines()
     moved = {n: size for n, line in enumerate(lines) if (size := _spilled_bytes(line))}

@@ -164,7 +164,7 @@ def _skinny_gemm(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
         x, w = _meta(rows, p.k, dtype=dtype), _meta(p.n, p.k, dtype=dtype)
         skinny_gemm(x, w, **p.options(rows, dtype))
         if p.norm:
-            # Where a norm of its own is faster (many rows), or is there already (the first layer).
+            # Where a norm of its own is faster (many rows), or exists already (the first layer).
             skinny_gemm(x, w, **p.options(rows, dtype) | {"norm_weight": None})
 
 

@@ -1,4 +1,4 @@
-"""Whether a kernel computes what it should: held against float64 and against torch's own error."""
+"""Whether a kernel computes what it should, by float64 and by torch's own error."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def _prefill_attention(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
         widest = 16
     m = min(max(next_power_of_2(shape["rows"]), 16, next_power_of_2(shape["group"])), widest)
     n = 64 if size == 2 else 16
-    # K and V of one step; the queries stay beside them.
+    # K and V of one step; the queries stay with them.
     stages = _stages(device, 2 * n * dim * size, m * dim * size, 3 if size == 2 else 2)
     # Four warps share one product of 64 rows where the matrix unit takes such; elsewhere each warp
     # holds its own, and 64 rows of fp32 sums in four warps would not fit the registers.
@@ -188,7 +188,7 @@ def _fp8_gemm(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
 
 def _dense_gemm_hopper(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
     # 128 bytes of depth are one swizzled line; two accumulators share the columns of one. On
-    # Blackwell a residual beside 256 columns would spill.
+    # Blackwell a residual next to 256 columns would spill.
     k, n = 1024 // BITS[dtype], 128 if shape["glu"] or device.arch != 90 else 256
     stages = _stages(device, (128 + n * (1 + shape["glu"])) * 128, 0, 4)
     return Tile(m=128, n=n, k=k, num_warps=8, num_stages=stages)

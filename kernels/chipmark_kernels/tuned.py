@@ -1,4 +1,4 @@
-"""Measured tiles of a product, read from `tuned/PRODUCT.json` beside this file.
+"""Measured tiles of a product, read from `tuned/PRODUCT.json` next to this file.
 
 A product is a device's own name as `device.product_key` writes it, for an H100 and an H200 want
 different tiles. Where a product has no table, the rules choose; another's is never taken. The file

@@ -55,7 +55,7 @@ def test_a_broken_record_is_exit_2_and_the_others_are_done(
     assert len(find_records([tmp_path / "anew"])) == 1
     again = chipmark("recompute", runs, "-o", tmp_path / "anew")
     assert again.code == 2
-    assert "there already" in again.err
+    assert "already exists" in again.err
 
 
 def test_a_folder_without_records_is_exit_3(chipmark, tmp_path: Path) -> None:

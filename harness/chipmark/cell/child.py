@@ -128,7 +128,7 @@ class Child:
         read = roof_of(lambda: backend.probe_read(size)) if size else None
         matmul = roof_of(lambda: backend.probe_matmul(command.precision))
         end_s = time.perf_counter()
-        forget_peak_rss()  # the probe's own buffer is no part of what the backend needs
+        forget_peak_rss()  # the probe's own buffer is not the backend's
         return ProbeAnswer(read, size or 0, matmul, start_s, end_s)
 
     def _run(self, command: Run) -> RunAnswer:
@@ -265,7 +265,7 @@ def serve(
         name = str(request.pop("command"))
         try:
             tell({"ok": answer(name, json.dumps(request))})
-        except Exception as error:  # a provider may raise anything: it is told, and the cell fails
+        except Exception as error:  # a provider may raise anything: the cell fails with it
             traceback.print_exc()
             message = error.message if isinstance(error, ChipmarkError) else str(error)
             hint = error.hint if isinstance(error, ChipmarkError) else ""

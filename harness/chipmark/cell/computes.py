@@ -32,7 +32,7 @@ class Pairs:
 
 
 def computed_pairs(backends: Sequence[str], precisions: Sequence[str], *, named: bool) -> Pairs:
-    """The pairs of the product that are computed; the others are told of, never substituted.
+    """The pairs of the product that are computed; the others are named, never substituted.
 
     Raises UsageError where nothing remains, or, when the backends were named by the user, where
     nothing remains of one of them.

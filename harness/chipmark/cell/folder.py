@@ -46,7 +46,7 @@ def check_output(out: Path) -> None:
 
 @contextmanager
 def scratch(out: Path) -> Iterator[Path]:
-    """A hidden folder beside the records for raw files; gone afterwards, whatever happens.
+    """A hidden folder next to the records for raw files; gone afterwards, whatever happens.
 
     What a killed run left is swept: a folder is stale when its process is gone.
     """
@@ -83,7 +83,7 @@ class Held:
 
 
 def held(out: Path) -> Held:
-    """What lies in the folder; records that cannot be read are left to `chipmark validate`."""
+    """What is in the folder; records that cannot be read are left to `chipmark validate`."""
     done: set[str] = set()
     failed: dict[str, tuple[Path, ...]] = {}
     for record in load_records([out]).records:

@@ -74,7 +74,7 @@ def _torch_devices() -> list[Item]:
     for device, package in plugin_modules().items():
         here = importlib.util.find_spec(package) is not None
         text = f"{package} is installed" if here else f"{package} is not installed"
-        remedy = "" if here else f"the vendor's own {package}, beside its build of torch"
+        remedy = "" if here else f"the vendor's own {package}, with its build of torch"
         items.append(Item("torch device", f"torch:{device}", here, text, remedy))
     return items
 

@@ -31,7 +31,7 @@ def add_repeats(
 
     once(repeat, which, text): one repeat of the cells at these indices, in rotating order. What
     follows the repeats has its time too: idle power, and the audit, which is taken to need as long
-    as parity did and at least `audit_s`: parity is quick where its reference lay in the cache, and
+    as parity did and at least `audit_s`: parity is quick where its reference was in the cache, and
     no audit's does.
     """
     added: dict[int, Steadiness] = {}
@@ -68,5 +68,5 @@ def _look(cell: MeasuredCell) -> Steadiness:
     try:
         return steadiness(cell)
     except (ChipmarkError, OSError) as error:
-        # Events that cannot be read are told when the record is written; more would not help.
+        # Events that cannot be read fail when the record is written; more would not help.
         return Steadiness(f"no metric ({error})", cell.repeats_done, 0.0)

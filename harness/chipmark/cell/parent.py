@@ -112,7 +112,7 @@ class ChildProcess:
         return self.answer(timeout_s, told)
 
     def send(self, command: str, **arguments: Any) -> None:
-        """Send a command; `answer` fetches the result, so that a child can load beside another."""
+        """Send a command; `answer` fetches the result, so that two children can load at once."""
         self.wake()
         self._pending = command
         line = json.dumps({"command": command, **arguments}).encode() + b"\n"

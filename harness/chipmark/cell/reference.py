@@ -78,7 +78,7 @@ class Weights:
     precision: str
 
     def head(self, trace: Trace, keys: Keys, rounded: str) -> str:
-        """What makes two references the same, as one line of JSON; it lies in their files."""
+        """What makes two references the same, as one line of JSON; their files hold it."""
         stored = f"{self.precision} {RULE}" if self.precision in QUANTISED else self.precision
         places = hashlib.sha256(keys.astype("<i4").tobytes()).hexdigest()
         parts = [SCHEMA, self.source_hash, stored, rounded, trace.hash, places, oracle_code()]
@@ -280,7 +280,7 @@ def oracle_here() -> bool:
 
 
 def cached_file(folder: Path, head: str) -> Path:
-    """Where a reference lies in the cache's folder `reference`."""
+    """The place of a reference in the cache's folder `reference`."""
     return folder / f"{hashlib.sha256(head.encode()).hexdigest()[:32]}.npz"
 
 

@@ -66,7 +66,7 @@ def find_capacity(measure: Callable[[int], Tried], largest: int) -> Capacity:
 def sweep(cell: MeasuredCell) -> None:
     """Find N* of a cell in the capacity scenario and leave it in `cell.concurrency`.
 
-    Where not even one session meets the objective the cell is measured at N = 1 and says so.
+    Where not even one session meets the objective the cell is measured at N = 1, with a note.
     """
     inputs = cell.inputs
 

@@ -30,7 +30,7 @@ def unit_notes(chip: ChipIdentity) -> list[Note]:
 
 
 def foreign_code(plugins: Mapping[str, PluginId]) -> list[Note]:
-    """That the meter, or what named the chip, is no code of chipmark's: nothing here checks it."""
+    """That the meter, or what named the chip, is not chipmark's code: nothing here checks it."""
     notes = []
     for role, code in (("meter", NoteCode.UNVERIFIED_METER), ("chip", NoteCode.UNVERIFIED_CHIP)):
         plugin = plugins.get(role)

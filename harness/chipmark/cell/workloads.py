@@ -115,7 +115,7 @@ def sim_model(model: str) -> ModelId:
 
 
 def sim_load(model: ModelId, vocab_size: int) -> dict[str, Any]:
-    """What a simulated device is told of its model: how many ids there are, and bytes."""
+    """What a simulated device gets of its model: how many ids there are, and bytes."""
     told: dict[str, Any] = {"vocab_size": vocab_size}
     if model.config:
         config = ModelConfig.from_dict(model.config)

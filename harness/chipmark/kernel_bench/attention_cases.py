@@ -1,4 +1,4 @@
-"""Attention over paged KV and what writes it, beside torch's SDPA on contiguous KV."""
+"""Attention over paged KV and what writes it, with torch's SDPA on contiguous KV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker does with the kernels: their parity, their times beside peers, the roofs."""
+"""What a worker does with the kernels: their parity, their times next to peers, the roofs."""
 
 from __future__ import annotations
 

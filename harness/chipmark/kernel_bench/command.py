@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--budget-s", type=float, default=520.0, help="end before this; default: %(default)s")
     add("--step-s", type=float, default=60.0,
         help="time of one check, one timing or one peer with its compilation; what takes longer is"
-        " ended and a row says so; default: %(default)s")  # fmt: skip
+        " ended, with a row for it; default: %(default)s")  # fmt: skip
     add("--retry", action="store_true", help="try again what failed or was ended in earlier calls")
     add("--no-compile", action="store_true", help="leave torch.compile out")
     add("--show", type=Path, metavar="FILE", help="verdicts of an earlier result; measures nothing")
@@ -107,7 +107,7 @@ def fill(
 ) -> tuple[Document, str]:
     """Both phases into the file at options.out; the document, and where its time was over or "".
 
-    bench, settings: what the measuring process makes (`worker.serve`). Rows stand in `order`.
+    bench, settings: what the measuring process makes (`worker.serve`). Rows are in `order`.
     """
     from chipmark.kernel_bench.phases import (
         Call,

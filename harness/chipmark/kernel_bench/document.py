@@ -27,14 +27,14 @@ def read(path: Path) -> Document:
     except (OSError, ValueError) as error:
         raise BadInputError(path, f"cannot be read: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise BadInputError(path, f"is no result of `chipmark kernels run` in format {FORMAT}")
+        raise BadInputError(path, f"not a result of `chipmark kernels run` in format {FORMAT}")
     return document
 
 
 def opened(path: Path, identity: Mapping[str, Any]) -> Document:
     """What an earlier call left at `path` with the same device and code, else a new document.
 
-    A file of other code or another kind of device is kept beside it, and that is said.
+    A file of other code or another kind of device is kept next to it, with a message.
     """
     if path.exists():
         document = read(path)

@@ -1,7 +1,7 @@
 """`chipmark kernels models`: the suite of end_to_end.toml by `chipmark run`, into results/CHIP.
 
 Every cell is checked against the oracle before it counts, and metered by NVML. A call stops before
-its budget; the next one goes on with the cells that have no record yet.
+its budget; the next one resumes with the cells that have no record yet.
 """
 
 from __future__ import annotations

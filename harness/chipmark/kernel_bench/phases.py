@@ -1,4 +1,4 @@
-"""First the parity of every case, then the times of those that pass; each goes on where it was."""
+"""First the parity of every case, then the times of those that pass; each resumes where it was."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Asker(Protocol):
 
 
 class Reporter(Protocol):
-    """Who is told; `chipmark.terminal.console.ConsoleReporter` is one."""
+    """Who hears of it; `chipmark.terminal.console.ConsoleReporter` is one."""
 
     def say(self, text: str) -> None:
         """A line that stays."""

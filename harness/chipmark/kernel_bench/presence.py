@@ -1,4 +1,4 @@
-"""Whether a GPU is here, and what is said where none is."""
+"""Whether a GPU is here, and the message where there is none."""
 
 from __future__ import annotations
 

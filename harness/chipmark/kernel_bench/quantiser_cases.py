@@ -1,4 +1,4 @@
-"""Rows to fp8 with a scale each, with the norm before it and without, beside torch's operators."""
+"""Rows to fp8 with a scale each, with the norm before it and without, with torch's operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Greedy, Gumbel-max and top-p sampling over a vocabulary, beside torch's own operators.
+"""Greedy, Gumbel-max and top-p sampling over a vocabulary, with torch's own operators.
 
 Ids must be the reference's, which draws the same noise in float64 from the same seeds.
 """

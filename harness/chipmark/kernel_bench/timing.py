@@ -22,7 +22,7 @@ MOST_COPIES_BYTES = 8 * 2**30
 
 
 class Device(Protocol):
-    """What timing needs of a device; a fake one stands in for it in tests."""
+    """What timing needs of a device; tests have a fake one."""
 
     l2_bytes: int
 

@@ -94,7 +94,7 @@ def exit_code(found: Sequence[Verdict], left: int) -> int:
 
 
 def print_verdicts(document: Document, found: Sequence[Verdict], console: Console) -> None:
-    """The table, what must be said about its rows, and a last line of counts."""
+    """The table, remarks on its rows, and a last line of counts."""
     identity = document["identity"]
     table = Table(
         title=f"{identity.get('device')}, torch {identity.get('torch')}, "
@@ -131,13 +131,13 @@ def print_verdicts(document: Document, found: Sequence[Verdict], console: Consol
 
 
 def _beside(v: Verdict) -> str:
-    """Says that a row missed no target but the one beside its peers."""
+    """Says that a row missed no target but the one against its peers."""
     missed = {j.target.metric for j in v.judgements if j.state == "missed"}
     return " (peer)" if v.state == "missed" and missed == {"time_of_best_peer"} else ""
 
 
 def _reasons(found: Sequence[Verdict]) -> dict[str, list[str]]:
-    """Each thing to be said once, with the cases of which it is true."""
+    """Each remark once, with the cases of which it is true."""
     said: dict[str, list[str]] = {}
     for v in found:
         missed = [

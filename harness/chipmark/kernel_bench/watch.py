@@ -16,7 +16,7 @@ LIMITING = ("sw_power_cap", *THERMAL, *HARDWARE)
 class Watch:
     """Samples every `period_s` in a thread; `missing` says why where there is no NVML.
 
-    uuid: of the card, as torch tells it; numbers of CUDA and of NVML need not agree. It runs in the
+    uuid: of the card, as torch reports it; CUDA and NVML number cards differently. It runs in the
     process that waits, not in the one that measures. energy_j: the card's counter.
     """
 

@@ -49,7 +49,7 @@ def serve(connection: Connection, factory: str, options: Mapping[str, Any]) -> N
     try:
         bench: Bench = getattr(importlib.import_module(module), name)(**options)
         connection.send(("ready", dict(bench.identity())))
-    except Exception as error:  # whatever a driver or a missing package raises is told
+    except Exception as error:  # whatever a driver or a missing package raises is reported
         traceback.print_exc()
         connection.send(("failed", error_text(error)))
         return
