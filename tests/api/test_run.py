@@ -122,3 +122,17 @@ def test_workloads_in_place_of_a_suites(tmp_path: Path) -> None:
     assert sorted(r.manifest.workload.name for r in found) == sorted(two)
     again = chipmark.run(two[0], "sim:golden", workloads=two[1], **settings)  # type: ignore[arg-type]
     assert [r.id for r in again] == [r.id for r in found]
+
+
+def test_options_objective_and_idle_time_are_in_the_record(tmp_path: Path) -> None:
+    found = chipmark.run(
+        "func-call", "sim:golden", scale="1/256,1/64,0", sessions=1, repeats=1,
+        options={"caps": {"prefill_rows": 2}}, slo={"tpot_s": 0.5, "name": "slow"}, idle_s=40,
+        out=tmp_path,
+    )  # fmt: skip
+    manifest = found[0].manifest
+    assert (manifest.slo.name, manifest.slo.tpot_s) == ("slow", 0.5)
+    assert manifest.options["backend_options"] == {"caps": {"prefill_rows": 2}}
+    assert manifest.options["idle_s"] == 40
+    with pytest.raises(chipmark.UnknownNameError, match="tpot_s"):
+        chipmark.run("func-call", "sim:golden", slo="tpt_s=1", out=tmp_path)

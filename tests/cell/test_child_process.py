@@ -13,7 +13,7 @@ import pytest
 from chipmark.cell.logits import load_logits
 from chipmark.cell.parent import ChildProcess
 from chipmark.cell.parity import closed_rule_errors, parity_trace
-from chipmark.cell.protocol import ChildSpec
+from chipmark.cell.protocol import ChildSpec, Clock, Load
 from chipmark.engine.events import load_events
 from chipmark.errors import CellFailedError
 from chipmark.processes import LOG_BYTES
@@ -106,6 +106,38 @@ def test_wrong_command_and_field_are_named(sim_spec: ChildSpec, tmp_path: Path) 
         child.ask("load", LIMIT_S)
         with pytest.raises(CellFailedError, match=r"concurrncy.*did you mean concurrency"):
             child.ask("run", LIMIT_S, **_run(tmp_path), concurrncy=3)
+
+
+def test_an_answer_of_another_type_ends_the_child_and_names_the_field(
+    faults: None, sim_spec: ChildSpec, tmp_path: Path
+) -> None:
+    with _child(sim_spec, tmp_path, "wordless") as child:
+        with pytest.raises(CellFailedError, match="load: the child answers device: 3 is not str"):
+            child.request(Load(), LIMIT_S)
+        assert _gone(child.process.pid)
+
+
+@pytest.mark.parametrize(
+    ("answer", "what"),
+    [
+        ('{"error": "x"}', r"answers error\.type: is missing"),
+        ('{"error": null}', r"answers error\.type: is missing"),
+        ('{"error": {"type": "E", "message": 3}}', r"answers error\.message: 3 is not str"),
+        ('{"ok": 3}', "neither ok nor error"),
+        ('{"ok": {"now_s": "1"}}', "clock: the child answers now_s: '1' is not float"),
+        ('{"ok": {"now_s": 1, "then": 2}}', "clock: the child answers then: unknown field"),
+        ("[]", "not an object"),
+        ("{", "not JSON"),
+    ],
+)
+def test_an_answer_that_cannot_be_fails_the_cell_and_no_other(
+    faults: None, tmp_path: Path, answer: str, what: str
+) -> None:
+    with (
+        ChildProcess(answer, tmp_path, module="odd_child") as child,
+        pytest.raises(CellFailedError, match=what),
+    ):
+        child.request(Clock(), LIMIT_S)
 
 
 @pytest.mark.parametrize(

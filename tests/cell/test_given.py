@@ -162,3 +162,14 @@ def test_an_option_that_a_backend_does_not_have_fails_its_cell(tmp_path, capsys,
     command = ["run", "quick", "-b", backend, "-m", "tiny@synthetic", "-o", str(tmp_path), *small]
     assert main([*command, "--option", "grph=plain"]) == 4
     assert "grph" in capsys.readouterr().err
+
+
+def test_a_suite_file_of_before_is_read_with_a_warning(tmp_path):
+    path = tmp_path / "old.toml"
+    path.write_text(
+        '[old]\n[[old.cells]]\nworkload = ["func-call"]\nbackend = ["sim:golden"]\n'
+        'lane = "capacity"\n'
+    )
+    suite = load_suite(str(path), Overrides(), ())
+    assert [cell.scenario for cell in suite.cells] == ["capacity"]
+    assert suite.renamed == (f"{path}: old.cells[0].lane is now called scenario",)

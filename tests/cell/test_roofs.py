@@ -63,9 +63,9 @@ def test_plan_is_by_the_chip_and_not_by_what_the_backend_says(
     described = {"hardware": {"l2_cache_bytes": 50 << 20}, "by": "backend"}
     loaded = replace(load_answer, describe=described)
     # Prompts of the four turns are 10, 17, 12 and 20 tokens: 14 live at a time, of 50.
-    found = roofs.roof_plan(HOST, loaded, rawcells.trace(), "fp32", 1, 2)
+    found = roofs.roof_plan(HOST, loaded, rawcells.trace(), 1, 2)
     assert found == RoofPlan(1140, "fp32", "harness", 2, 32 << 20)
-    found = roofs.roof_plan(CARD, loaded, rawcells.trace(), "fp32", 1, 2)
+    found = roofs.roof_plan(CARD, loaded, rawcells.trace(), 1, 2)
     assert (found.by, found.llc_bytes) == ("backend", 50 << 20)
 
 

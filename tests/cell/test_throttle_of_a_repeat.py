@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from chipmark.cell import measure
+from chipmark.cell import repeat, stages
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.protocol import (
@@ -88,14 +88,14 @@ def test_throttling_of_one_repeat_is_noted_and_its_reasons_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rawcells: ModuleType, load_answer: LoadAnswer
 ) -> None:
     watch = Watch()
-    monkeypatch.setattr(measure, "watch_for", lambda chip: watch)
+    monkeypatch.setattr(repeat, "watch_for", lambda chip: watch)
     cell = cell_of(tmp_path, rawcells, load_answer)
-    cell.repeat(0)
-    assert cell.throttle == ("hw_thermal_slowdown",)
+    stages.repeat(cell)
     timing = json.loads((cell.folder / "repeat-0/timing.json").read_text(encoding="utf-8"))
     assert timing["throttle"] == ["hw_thermal_slowdown"]
-    cell.repeat(1)
-    assert cell.throttle == ()
+    stages.repeat(cell)
+    timing = json.loads((cell.folder / "repeat-1/timing.json").read_text(encoding="utf-8"))
+    assert timing["throttle"] == []
     codes = [note.code for note in cell.notes]
     assert codes.count("throttled_thermal") == 1
     probes = Probes.model_validate(
@@ -110,6 +110,6 @@ def test_device_that_does_not_tell_is_unknown(
     tmp_path: Path, rawcells: ModuleType, load_answer: LoadAnswer
 ) -> None:
     cell = cell_of(tmp_path, rawcells, load_answer)
-    cell.repeat(0)
-    assert cell.throttle is None
-    assert "throttle_unknown" in [note.code for note in cell.notes]
+    done = repeat.measure_repeat(cell, 0)
+    assert done.timing.throttle is None
+    assert "throttle_unknown" in [note.code for note in done.notes]

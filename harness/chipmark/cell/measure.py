@@ -1,15 +1,17 @@
-"""One cell from load to raw folder: what its child is asked, and what is kept of the answers."""
+"""A cell while it is measured: its child, its folder, and what the stages have found so far.
+
+Stages are functions that return a frozen result: `parity_check.check_parity`,
+`sweep.find_concurrency`, `idle.measure_idle`, `repeat.measure_repeat`; `stages` keeps it here.
+"""
 
 from __future__ import annotations
 
 import secrets
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from chipmark.cell import roofs, timing
 from chipmark.cell.audit import longest_turn
 from chipmark.cell.contexts import Keys
 from chipmark.cell.inputs import CellInputs
@@ -17,20 +19,18 @@ from chipmark.cell.loaded import check_loaded
 from chipmark.cell.outcome import CellOutcome
 from chipmark.cell.parent import ChildProcess
 from chipmark.cell.plugins import child_remarks
-from chipmark.cell.protocol import ChildSpec, Idle, Load, LoadAnswer, Run
+from chipmark.cell.protocol import ChildSpec, Load, LoadAnswer
 from chipmark.cell.reference import Reference, References, Weights
 from chipmark.cell.room import Room
 from chipmark.cell.seals import Seals
 from chipmark.cell.settle import settle
 from chipmark.cell.workloads import sim_load
-from chipmark.chips.throttle import throttle_notes, watch_for
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import linear_input_of
 from chipmark.engine.contract import LoadSpec
 from chipmark.engine.events import Table, load_events
 from chipmark.errors import ChipmarkError, DoesNotFitError
 from chipmark.log import logger_of
-from chipmark.meters.replay import save_samples
 from chipmark.registry import is_simulated
 from chipmark.results.manifest import (
     AuditResult,
@@ -38,7 +38,6 @@ from chipmark.results.manifest import (
     Note,
     ParityResult,
     SweepPoint,
-    Timing,
 )
 from chipmark.workload.trace import Trace, save_trace
 from chipmark_models.precision import precision_class
@@ -59,7 +58,7 @@ class MeasuredCell:
         self.parity = ParityResult(verdict="unchecked", reason="not reached")
         self.capacity: CapacityResult | None = None
         self.audit = AuditResult(verdict="none", reason="not reached")
-        self.sweep: list[SweepPoint] = []
+        self.sweep: tuple[SweepPoint, ...] = ()
         self.concurrency = inputs.plan.concurrency
         self.room = Room(inputs.plan.concurrency, inputs.plan.concurrency)
         self.repeats_done = 0
@@ -67,9 +66,8 @@ class MeasuredCell:
         self.notes: list[Note] = list(inputs.notes)
         self.peak_rss_bytes = 0
         self.check_s = self.repeat_s = 0.0
-        self.throttle: tuple[str, ...] | None = None
         self.captured_repeat = secrets.randbelow(max(1, inputs.repeats))
-        self._capture = longest_turn(inputs.trace)
+        self.longest = longest_turn(inputs.trace)
         self.seals = Seals(folder)
         save_trace(inputs.trace, folder / "trace.npz")
         self.seals.add(folder / "trace.npz")
@@ -142,7 +140,7 @@ class MeasuredCell:
         self.note_memory(self.loaded.peak_rss_bytes)
         self.running().park()
         self._settle()
-        self.notes += [n for n in child_remarks(self.loaded) if n not in self.notes]
+        self.take(child_remarks(self.loaded))
 
     def _settle(self) -> None:
         """Chip and meter, now that the loaded process has told which device it computes on."""
@@ -151,102 +149,7 @@ class MeasuredCell:
             inputs.plan.backend, inputs.chip, inputs.meter, self.loaded, inputs.pick_meter
         )
         self.inputs = replace(inputs, chip=found.chip, meter=found.meter)
-        self.notes += [note for note in found.notes if note not in self.notes]
-
-    @property
-    def idle_s(self) -> float:
-        """Seconds that one `idle` takes: 0 where nothing is measured."""
-        meter = self.inputs.meter
-        measured = meter is not None and meter.info.source in ("counter", "polled")
-        return self.inputs.settings.idle_s if measured and not self.simulated else 0.0
-
-    def idle(self, name: str) -> None:
-        """Meter the loaded, idle device; only where something is measured."""
-        meter = self.inputs.meter
-        if meter is None or not self.idle_s:
-            return
-        child = self.running()
-        child.wake()
-        meter.start()
-        child.request(Idle(self.idle_s), self.idle_s + self.inputs.settings.limits.grace_s)
-        samples = self.folder / f"idle-{name}.npz"
-        save_samples(samples, meter.stop())
-        self.seals.add(samples)
-        child.park()
-
-    def repeat(self, index: int) -> None:
-        """One timed repeat between two probes, metered; raw files go to `repeat-INDEX`."""
-        child, inputs, began = self.running(), self.inputs, time.monotonic()
-        target = self.folder / f"repeat-{index}"
-        target.mkdir()
-        plan = roofs.roof_plan(
-            inputs.chip,
-            self.loaded,
-            inputs.trace,
-            inputs.plan.precision,
-            self.concurrency,
-            inputs.settings.threads,
-        )
-        before = roofs.probe(child, plan)
-        # With sampled feedback the contexts are not the trace's, so there is nothing to compare.
-        captures = index == self.captured_repeat and inputs.settings.feedback == "forced"
-        request = self.run_request(target / "events.npz", self.concurrency)
-        if captures and self._capture is not None and inputs.in_use is not None:
-            request = replace(
-                request,
-                capture_session=self._capture[0],
-                capture_turn=self._capture[1],
-                captured=str(self.folder / "captured.npz"),
-            )
-        timed = self.timed_run(request, target / "power.npz")
-        timed = timed.model_copy(update={"throttle": self.throttle})
-        (target / "timing.json").write_text(timed.model_dump_json(indent=1), encoding="utf-8")
-        self.seals.add(*(target / name for name in ("events.npz", "power.npz", "timing.json")))
-        if captures:
-            self.seals.add(self.folder / "captured.npz")
-        if not self.simulated:
-            seen = throttle_notes(self.throttle, inputs.chip.name)
-            self.notes += [Note(code=code, text=text) for code, text in seen]
-        after = roofs.probe(child, plan)
-        child.park()
-        probes = roofs.bracket(plan, before, after)
-        self.notes += roofs.size_notes(probes)
-        (target / "probes.json").write_text(probes.model_dump_json(indent=1), encoding="utf-8")
-        self.seals.add(target / "probes.json")
-        self.repeats_done = index + 1
-        self.repeat_s = max(self.repeat_s, time.monotonic() - began)
-
-    def timed_run(self, request: Run, power: Path) -> Timing:
-        """One run of the child with meter and throttle watch running, by this process's clock;
-        the meter's samples go to `power`, the throttle reasons seen to `throttle`."""
-        limits = self.inputs.settings.limits
-        meter = None if self.simulated else self.inputs.meter
-        if self.simulated:
-            request = replace(request, power=str(power))
-        watch = watch_for(self.inputs.chip)
-        if meter is not None:
-            meter.start()
-        if watch is not None:
-            watch.start()
-        try:
-            answer, timed = timing.timed_run(self.running(), limits.run_s + limits.grace_s, request)
-        finally:
-            self.throttle = watch.stop() if watch is not None else None
-            samples = meter.stop() if meter is not None else None
-        if samples is not None:
-            save_samples(power, samples)
-        self.note_memory(answer.peak_rss_bytes)
-        return timed
-
-    def run_request(self, events: Path, concurrency: int) -> Run:
-        """What the child is asked to run, whatever the repeat."""
-        return Run(
-            trace=str(self.folder / "trace.npz"),
-            events=str(events),
-            concurrency=concurrency,
-            scenario=self.inputs.plan.scenario,
-            deadline_s=self.inputs.settings.limits.run_s,
-        )
+        self.take(found.notes)
 
     def events(self) -> tuple[dict[str, Table], ...]:
         """Events of every repeat done; CellFailedError where any file of the cell was changed
@@ -270,6 +173,13 @@ class MeasuredCell:
         computed = self.loaded.precision
         return precision_class(computed.weights, linear_input_of(computed.activation), computed.kv)
 
+    @property
+    def idle_s(self) -> float:
+        """Seconds that one measurement of idle power takes: 0 where nothing is measured."""
+        meter = self.inputs.meter
+        measured = meter is not None and meter.info.source in ("counter", "polled")
+        return self.inputs.settings.idle_s if measured and not self.simulated else 0.0
+
     def outcome(self) -> CellOutcome:
         """What has been measured so far, frozen."""
         return CellOutcome(
@@ -278,13 +188,17 @@ class MeasuredCell:
             parity=self.parity,
             audit=self.audit,
             capacity=self.capacity,
-            sweep=tuple(self.sweep),
+            sweep=self.sweep,
             concurrency=self.concurrency,
             repeats_done=self.repeats_done,
             failure=self.failure,
             notes=tuple(self.notes),
             peak_rss_bytes=self.peak_rss_bytes,
         )
+
+    def take(self, notes: Iterable[Note]) -> None:
+        """Add what a stage has to say to the row, each note once."""
+        self.notes += [note for note in notes if note not in self.notes]
 
     def end(self) -> None:
         """End the child if it runs, keep the end of its log, and free its scratch."""

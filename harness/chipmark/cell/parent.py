@@ -17,7 +17,7 @@ import psutil
 
 from chipmark.cell.checked_json import FieldError, from_mapping, to_mapping
 from chipmark.cell.environment import child_environment
-from chipmark.cell.protocol import Answer, Close, CloseAnswer, Request
+from chipmark.cell.protocol import Answer, Close, CloseAnswer, ErrorAnswer, Request
 from chipmark.errors import CellFailedError, DoesNotFitError
 from chipmark.processes import LogTail, family_of, how_it_ended, signal_group
 
@@ -224,12 +224,15 @@ class ChildProcess:
     def _result(self, command: str, message: Mapping[str, Any]) -> dict[str, Any]:
         if "error" in message:
             told = message["error"]
-            text = f"{command}: {told.get('type')}: {told.get('message')}"
-            hint = str(told.get("hint") or "")
-            fitting = told.get("sequences")
-            if isinstance(fitting, int):
-                raise DoesNotFitError(text, hint, sequences=fitting)
-            raise CellFailedError(text, hint)
+            try:
+                error = from_mapping(ErrorAnswer, told if isinstance(told, Mapping) else {})
+            except FieldError as wrong:
+                text = f"{command}: the child answers error.{wrong.field}: {wrong.problem}"
+                raise self._failure(text) from wrong
+            text = f"{command}: {error.type}: {error.message}"
+            if error.sequences is not None:
+                raise DoesNotFitError(text, error.hint, sequences=error.sequences)
+            raise CellFailedError(text, error.hint)
         answer = message.get("ok")
         if not isinstance(answer, dict):
             raise self._failure(f"{command}: answered neither ok nor error")

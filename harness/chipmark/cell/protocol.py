@@ -181,6 +181,18 @@ class CloseAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """Why a command failed, in place of its answer."""
+
+    type: str
+    """The class of the error."""
+    message: str
+    hint: str = ""
+    sequences: int | None = None
+    """How many would fit, of a load that does not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request(Generic[Answer]):
     """A command of the parent. `name` is its word on the pipe, `answer` the answer's type."""
 

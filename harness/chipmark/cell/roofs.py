@@ -43,11 +43,10 @@ def roof_plan(
     chip: ChipIdentity,
     loaded: LoadAnswer,
     trace: Trace,
-    precision: str,
     concurrency: int,
     threads: int,
 ) -> RoofPlan:
-    """The plan of a loaded cell; `loaded` is the child's answer, `precision` what was asked for."""
+    """The plan of a loaded cell; `loaded` is the child's answer."""
     turns = [turn for _, turn in trace.walk()]
     mean = sum(turn.prompt_tokens for turn in turns) // max(1, len(turns))
     caps = loaded.caps

@@ -5,21 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from chipmark.cell import stages
 from chipmark.cell.assemble import assemble
 from chipmark.cell.audit import SHARE_OF_BUDGET
 from chipmark.cell.audit_cells import audit_cells
 from chipmark.cell.folder import Held, check_output, held, scratch
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.more_repeats import add_repeats, share_of
-from chipmark.cell.parity_check import check_parity
 from chipmark.cell.prepare import Preparation, PreparedCell
 from chipmark.cell.reference import References
 from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import RunOptions
 from chipmark.cell.suite import Suite, groups, order_of
-from chipmark.cell.sweep import sweep
 from chipmark.engine.lanes import check_closed_loop
 from chipmark.errors import ChipmarkError
 from chipmark.log import logger_of
@@ -122,24 +122,24 @@ def _measure(
             if cell.alive:
                 reporter.stage(f"{cell.inputs.plan.title}: {text}")
                 _LOG.info("%s: %s", cell.inputs.plan.title, text)
-                cell.guard(lambda cell=cell: step(cell))  # type: ignore[misc]
+                cell.guard(partial(step, cell))
 
     forward = range(len(cells))
     _load(cells, reporter)
-    each("parity against the oracle", check_parity, forward)
+    each("parity against the oracle", stages.parity, forward)
     for _ in cells:
         reporter.step()
     if cells and cells[0].inputs.plan.scenario == "capacity":
-        each("sweep over the number of sessions", sweep, forward)
-    each("idle power before", lambda cell: cell.idle("before"), forward)
+        each("sweep over the number of sessions", stages.sweep, forward)
+    each("idle power before", stages.idle_before, forward)
 
     def once(repeat: int, which: Sequence[int], text: str) -> None:
         for index in order_of(repeat, len(cells)):
             if index not in which:
                 continue
             if options.fresh and repeat > 0:
-                each("a fresh process", _restart, [index])
-            each(text, lambda cell: cell.repeat(cell.repeats_done), [index])
+                each("a fresh process", stages.restart, [index])
+            each(text, stages.repeat, [index])
             reporter.step()
 
     for repeat in range(repeats):
@@ -149,7 +149,7 @@ def _measure(
     if repeats >= MIN_REPEATS:
         # Who asks for fewer has asked for no rank, and one more would not give one.
         add_repeats(cells, until_s, once, audit_s=audit_s)
-    each("idle power after", lambda cell: cell.idle("after"), forward)
+    each("idle power after", stages.idle_after, forward)
     for cell in cells:
         cell.end()
     reporter.stage("audit against the oracle")
@@ -166,11 +166,3 @@ def _load(cells: Sequence[MeasuredCell], reporter: Reporter) -> None:
         reporter.stage(f"{cell.inputs.plan.title}: loading, compiling, warming")
         cell.guard(cell.finish_load)
         reporter.step()
-
-
-def _restart(cell: MeasuredCell) -> None:
-    if cell.child is not None:
-        cell.child.close()
-    cell.answer = None
-    cell.start()
-    cell.finish_load()

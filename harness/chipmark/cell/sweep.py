@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.repeat import run_request, timed_run
 from chipmark.codes import NoteCode
 from chipmark.engine.events import load_events
 from chipmark.meters.contract import Meter
@@ -38,6 +39,17 @@ class Capacity:
     points: tuple[SweepPoint, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """What a sweep found."""
+
+    concurrency: int
+    """N of the repeats: the best one, or 1 where not even one session met the objective."""
+    capacity: CapacityResult
+    points: tuple[SweepPoint, ...]
+    notes: tuple[Note, ...]
+
+
 def find_capacity(measure: Callable[[int], Tried], largest: int) -> Capacity:
     """Double N until a point misses or `largest` is reached, then halve the interval between."""
     points: dict[int, SweepPoint] = {}
@@ -63,8 +75,8 @@ def find_capacity(measure: Callable[[int], Tried], largest: int) -> Capacity:
     return Capacity(good, good == largest, tuple(points[n] for n in sorted(points)))
 
 
-def sweep(cell: MeasuredCell) -> None:
-    """Find N* of a cell in the capacity scenario and leave it in `cell.concurrency`.
+def find_concurrency(cell: MeasuredCell) -> SweepResult:
+    """Find N* of a cell in the capacity scenario.
 
     Where not even one session meets the objective the cell is measured at N = 1, with a note.
     """
@@ -73,16 +85,17 @@ def sweep(cell: MeasuredCell) -> None:
     def measure(n: int) -> Tried:
         events = cell.folder / f"sweep-{n}.npz"
         power = cell.folder / f"sweep-{n}-power.npz"
-        cell.timed_run(cell.run_request(events, n), power)
+        timed_run(cell, run_request(cell, events, n), power)
         return sweep_point(events, power, n, inputs.settings.slo, inputs.meter, inputs.trace)
 
     found = find_capacity(measure, cell.room.sequences)
-    assert cell.child is not None
-    cell.child.park()
-    cell.sweep = list(found.points)
-    cell.concurrency = max(1, found.best)
-    cell.capacity = CapacityResult(concurrency=found.best or None, cut=found.cut)
-    cell.notes += capacity_notes(found, inputs.settings.slo)
+    cell.running().park()
+    return SweepResult(
+        concurrency=max(1, found.best),
+        capacity=CapacityResult(concurrency=found.best or None, cut=found.cut),
+        points=found.points,
+        notes=tuple(capacity_notes(found, inputs.settings.slo)),
+    )
 
 
 def capacity_notes(found: Capacity, slo: Slo) -> list[Note]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -31,7 +32,8 @@ class FaultySim(target.SimBackend):
             subprocess.run(["sh", "-c", "setsid sleep 300 &"], check=True)
         if self.fault == "noload":
             raise target.UnknownNameError("simulated thing", "faulty", ["golden"], "try golden")
-        return super().load(spec)
+        loaded = super().load(spec)
+        return dataclasses.replace(loaded, device=3) if self.fault == "wordless" else loaded
 
     def submit(self, step: Any) -> None:
         self.steps += 1

@@ -1,0 +1,54 @@
+"""The stages of a cell, each a measurement whose result is kept in the cell."""
+
+from __future__ import annotations
+
+import time
+
+from chipmark.cell.idle import measure_idle
+from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.parity_check import check_parity
+from chipmark.cell.repeat import measure_repeat
+from chipmark.cell.sweep import find_concurrency
+
+
+def parity(cell: MeasuredCell) -> None:
+    """Compare with the oracle through the path that is timed."""
+    began = time.monotonic()
+    cell.parity = check_parity(cell)
+    cell.check_s = time.monotonic() - began
+
+
+def sweep(cell: MeasuredCell) -> None:
+    """Find N of a cell in the capacity scenario."""
+    found = find_concurrency(cell)
+    cell.sweep = found.points
+    cell.concurrency = found.concurrency
+    cell.capacity = found.capacity
+    cell.take(found.notes)
+
+
+def idle_before(cell: MeasuredCell) -> None:
+    """Idle power before the repeats."""
+    measure_idle(cell, "before")
+
+
+def idle_after(cell: MeasuredCell) -> None:
+    """Idle power after the repeats."""
+    measure_idle(cell, "after")
+
+
+def repeat(cell: MeasuredCell) -> None:
+    """The next timed repeat."""
+    done = measure_repeat(cell, cell.repeats_done)
+    cell.take(done.notes)
+    cell.repeats_done = done.index + 1
+    cell.repeat_s = max(cell.repeat_s, done.seconds)
+
+
+def restart(cell: MeasuredCell) -> None:
+    """A fresh process in place of the cell's."""
+    if cell.child is not None:
+        cell.child.close()
+    cell.answer = None
+    cell.start()
+    cell.finish_load()
