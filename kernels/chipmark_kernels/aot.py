@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from chipmark_kernels.device import TARGETS
 
 if TYPE_CHECKING:
-    from chipmark_kernels.aot_jobs import Job, Row
+    from chipmark_kernels.aot_jobs import BuildRow, Job
 
 EXAMPLES = """examples:
   chipmark kernels ahead --first                          one of each kernel, a minute
@@ -59,7 +59,7 @@ class Progress:
         print(f"\r\x1b[K{text}, {left_s / 60:.1f} min left", end="", file=sys.stderr, flush=True)
 
 
-def _line(row: Row) -> str:
+def _line(row: BuildRow) -> str:
     figures = (row.registers, row.shared_bytes, row.spill_bytes, row.vector_loads, row.matrix)
     cells = "".join(f"{'-' if n is None else n:>7}" for n in figures)
     state = "ok" if not row.problems else "FAILED: " + "; ".join(row.problems)
@@ -134,12 +134,12 @@ def _work_list(options: argparse.Namespace) -> tuple[list[str], list[Job], list[
     return targets, jobs, left_out
 
 
-def _rows(jobs: Sequence[Job], n_processes: int, progress: Progress) -> Iterator[Row]:
+def _rows(jobs: Sequence[Job], n_processes: int, progress: Progress) -> Iterator[BuildRow]:
     """The rows in the order of the jobs, each as soon as those before it have ended."""
     from chipmark_kernels.aot_jobs import judged
     from chipmark_kernels.aot_pool import compile_all
 
-    ended: dict[int, Row] = {}
+    ended: dict[int, BuildRow] = {}
     next_index = 0
     for index, made in compile_all(jobs, n_processes):
         ended[index] = judged(jobs[index], made)
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if text:
         heads = "".join(f"{h:>7}" for h in ("regs", "shared", "spill", "vec16", "matrix"))
         print(f"{'target':<8}{'kernel':<28}{'dtype':<6}{heads}  tile")
-    rows: list[Row] = []
+    rows: list[BuildRow] = []
     progress = Progress(len(jobs))
     try:
         for row in _rows(jobs, options.jobs, progress):
@@ -186,7 +186,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _summarise(
-    rows: Sequence[Row], left_out: Sequence[str], targets: Sequence[str], wall_s: float, text: bool
+    rows: Sequence[BuildRow],
+    left_out: Sequence[str],
+    targets: Sequence[str],
+    wall_s: float,
+    text: bool,
 ) -> int:
     """Print the end of the report, or all of it as JSON; the exit code."""
     from chipmark_kernels.aot_jobs import PARKED_BYTES

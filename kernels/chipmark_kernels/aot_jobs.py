@@ -65,7 +65,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BuildRow:
     """One line of the report; `problems` is empty where all is well."""
 
     target: str
@@ -192,12 +192,12 @@ def _problems(job: Job, made: Compiled) -> Iterator[str]:
         yield "no wgmma"
 
 
-def judged(job: Job, made: Compiled | str) -> Row:
+def judged(job: Job, made: Compiled | str) -> BuildRow:
     """The row of a job; `made` is what the compiler gave, or why it gave nothing."""
     named = (job.device.name, job.kernel or "-", job.family, job.dtype, job.example, job.tile)
     if isinstance(made, str):
-        return Row(*named, job.tuned, None, None, None, None, None, (made,), job.hardware)
-    return Row(
+        return BuildRow(*named, job.tuned, None, None, None, None, None, (made,), job.hardware)
+    return BuildRow(
         *named,
         job.tuned,
         made.resources.registers,

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from chipmark.errors import UnknownNameError, UsageError
-from chipmark.gate.findings import Findings, Row
+from chipmark.gate.findings import GateFindings, GateRow
 from chipmark.gate.outputs.annotations import github_annotations
 from chipmark.gate.outputs.console import print_findings
 from chipmark.gate.outputs.junit import junit_xml
@@ -20,12 +20,12 @@ from chipmark.gate.verdict import Estimate, Judgement, Margins, Verdict, unfit
 HOSTILE = "t.py::test[a|b]<script>&\x1b[31m\n::error::x @me"
 
 
-def row(verdict: Verdict, name: str = HOSTILE, not_gated: str = "") -> Row:
+def row(verdict: Verdict, name: str = HOSTILE, not_gated: str = "") -> GateRow:
     judged = Judgement(verdict, Estimate(0.1, 0.05, float("inf"), 4), Margins(), reasons=("why",))
-    return Row(name, "time_s", "s", "lower", 0.001, 0.0011, judged, not_gated)
+    return GateRow(name, "time_s", "s", "lower", 0.001, 0.0011, judged, not_gated)
 
 
-EVERY = Findings(
+EVERY = GateFindings(
     "a`b", "new", tuple(row(v, f"{v.value} {HOSTILE}") for v in Verdict), ("a <note>\x00",)
 )
 
@@ -42,7 +42,7 @@ def test_junit_is_xml_and_counts():
 
 
 def test_what_is_not_gated_never_fails():
-    findings = Findings(
+    findings = GateFindings(
         "a", "b", (row(Verdict.REGRESSED, not_gated="known"), row(Verdict.IMPROVED))
     )
     assert findings.exit_code == 0
@@ -63,7 +63,7 @@ def test_what_is_not_gated_never_fails():
     ],
 )
 def test_exit_codes(kinds, code):
-    assert Findings("a", "b", tuple(row(v) for v in kinds)).exit_code == code
+    assert GateFindings("a", "b", tuple(row(v) for v in kinds)).exit_code == code
 
 
 def test_an_annotation_is_one_line_whatever_the_name():
@@ -125,8 +125,8 @@ def test_outputs_are_checked_before_anything_is_measured(tmp_path):
 
 
 def test_an_unfit_row_without_an_estimate_is_written_everywhere(capsys):
-    bare = Row("x", "time_s", "s", "lower", None, None, unfit(["the canary moved"], Margins()))
-    findings = Findings("a", "b", (bare,))
+    bare = GateRow("x", "time_s", "s", "lower", None, None, unfit(["the canary moved"], Margins()))
+    findings = GateFindings("a", "b", (bare,))
     assert "the canary moved" in markdown(findings)
     assert "the canary moved" in junit_xml(findings)
     print_findings(findings, Console(width=100))
@@ -135,7 +135,7 @@ def test_an_unfit_row_without_an_estimate_is_written_everywhere(capsys):
 
 def test_a_reason_that_holds_for_all_rows_is_printed_once():
     judged = unfit(("the machine is busy",), Margins(), Estimate(0.1, 0.05, 0.15, 6))
-    rows = tuple(Row(n, "time_s", "s", "lower", 1.0, 1.1, judged) for n in "xyz")
+    rows = tuple(GateRow(n, "time_s", "s", "lower", 1.0, 1.1, judged) for n in "xyz")
     console = Console(record=True, width=200)
-    print_findings(Findings("a", "b", rows, ("the machine is busy",)), console)
+    print_findings(GateFindings("a", "b", rows, ("the machine is busy",)), console)
     assert console.export_text().count("the machine is busy") == 1

@@ -15,8 +15,8 @@ from chipmark.history.changes import (
     LEAST_SIDE,
     clearest,
     least_runs,
-    look_back,
     pettitt,
+    scan_history,
 )
 from chipmark.history.observations import Observation, Series, series_of
 from chipmark.history.report import regressed
@@ -55,19 +55,19 @@ def test_the_statistic_is_the_largest_standardised_rank_sum_of_all_cuts():
 def test_a_step_is_found_where_it_is_with_its_size():
     logs = noise(3, 40)
     logs[25:] += 0.08
-    (change,) = look_back([series(logs)]).changes
+    (change,) = scan_history([series(logs)]).changes
     assert abs(change.at - 25) <= 1
     assert change.before.commit == f"c{change.at - 1}"
     assert change.low < 0.08 < change.high
     assert change.worse
-    assert not look_back([series(-logs)]).changes[0].worse
-    assert look_back([series(-logs, direction="higher")]).changes[0].worse
+    assert not scan_history([series(-logs)]).changes[0].worse
+    assert scan_history([series(-logs, direction="higher")]).changes[0].worse
 
 
 def test_two_steps_and_a_recovery_are_told_apart():
     logs = noise(5, 60)
     logs[20:40] += 0.2
-    found = look_back([series(logs)])
+    found = scan_history([series(logs)])
     assert [abs(c.at - at) <= 1 for c, at in zip(found.changes, (20, 40), strict=True)] == [
         True, True
     ]  # fmt: skip
@@ -79,12 +79,12 @@ def test_a_small_improvement_does_not_hide_the_step_before_it():
     logs = noise(5, 60) * 0.5
     logs[20:] += 0.2
     logs[40:] -= 0.05
-    found = look_back([series(logs)])
+    found = scan_history([series(logs)])
     assert not found.changes[-1].worse
     (worse,) = regressed(found, Thresholds())
     assert worse.low < 0.155 < worse.high
     assert 0.14 < worse.effect < 0.16
-    (faster,) = regressed(look_back([series(-logs, direction="higher")]), Thresholds())
+    (faster,) = regressed(scan_history([series(-logs, direction="higher")]), Thresholds())
     assert faster.effect == pytest.approx(worse.effect)
     floor = Thresholds.model_validate({"absolute_floor": 1.0})
     assert regressed(found, floor) == []
@@ -94,12 +94,12 @@ def test_more_series_need_more_runs_each():
     assert [least_runs(m) for m in (1, 5, 20, 100)] == [12, 14, 16, 20]
     clear = np.repeat([0.0, 0.5], 6) + 1e-3 * np.arange(12)
     many = [series(clear, f"t{i}") for i in range(30)]
-    assert look_back(many).judged == ()
+    assert scan_history(many).judged == ()
 
 
 def test_a_slow_drift_is_a_slope_and_not_a_row_of_steps():
     logs = noise(7, 60) + np.linspace(0, 0.3, 60)
-    found = look_back([series(logs)])
+    found = scan_history([series(logs)])
     assert not found.changes
     (drift,) = found.drifts
     assert drift.low < 0.3 < drift.high
@@ -110,10 +110,10 @@ def test_a_slow_drift_is_a_slope_and_not_a_row_of_steps():
 
 def test_at_most_one_series_in_a_hundred_has_an_invented_step():
     quiet = [series(noise(100 + i, 20 + i % 30), f"t{i}") for i in range(150)]
-    found = look_back(quiet)
+    found = scan_history(quiet)
     # Binomial at 1 %: more than 5 of 150 would be seen once in 400 times.
     assert len({c.series.key for c in found.changes}) + len(found.drifts) <= 5
-    alone = sum(bool(look_back([s]).changes) for s in quiet[:60])
+    alone = sum(bool(scan_history([s]).changes) for s in quiet[:60])
     assert alone <= 4
 
 
@@ -123,7 +123,7 @@ def test_a_step_of_five_percent_is_found_in_most_series():
         logs = noise(500 + i, 40)
         logs[22:] += 0.05
         stepped.append(series(logs, f"t{i}"))
-    found = look_back(stepped)
+    found = scan_history(stepped)
     hit = {c.series.key for c in found.changes if abs(c.at - 22) <= 3}
     assert len(hit) >= 16
 
@@ -149,9 +149,9 @@ def test_the_first_count_that_is_judged_finds_a_clear_step(n_series):
             found.append(series(logs, f"t{i}"))
         return found
 
-    (change,) = (c for c in look_back(many(least)).changes if c.series.key[2] == "t0")
+    (change,) = (c for c in scan_history(many(least)).changes if c.series.key[2] == "t0")
     assert change.at == least // 2
-    short = look_back(many(least - 1))
+    short = scan_history(many(least - 1))
     assert not short.judged
     assert len(short.short) == n_series
     assert short.least_runs == least
@@ -159,9 +159,9 @@ def test_the_first_count_that_is_judged_finds_a_clear_step(n_series):
 
 def test_twelve_runs_are_the_least_of_one_series():
     logs = np.array([0.0, 0.01, -0.01, 0.002, 0.004, 0.001, 0.5, 0.51, 0.49, 0.502, 0.505, 0.5])
-    assert look_back([series(logs)]).changes
+    assert scan_history([series(logs)]).changes
     assert least_runs(1) == len(logs)
-    short = look_back([series(logs[:-1])])
+    short = scan_history([series(logs[:-1])])
     assert not short.judged
     assert len(short.short) == 1
 
@@ -169,13 +169,13 @@ def test_twelve_runs_are_the_least_of_one_series():
 def test_a_small_or_unguarded_change_is_told_and_does_not_fail():
     logs = noise(3, 60) * 0.1
     logs[30:] += 0.015
-    found = look_back([series(logs)])
+    found = scan_history([series(logs)])
     assert found.changes
     assert regressed(found, Thresholds()) == []
     logs[30:] += 0.2
     ignored = Thresholds.model_validate({"ignore": [{"benchmark": "*decode*", "reason": "known"}]})
-    assert regressed(look_back([series(logs)]), Thresholds())
-    assert regressed(look_back([series(logs)]), ignored) == []
+    assert regressed(scan_history([series(logs)]), Thresholds())
+    assert regressed(scan_history([series(logs)]), ignored) == []
 
 
 def test_machines_are_never_one_series_and_time_orders_not_the_name():

@@ -103,7 +103,7 @@ def test_torchs_own_peers_compute_what_the_case_does(kernel, kernel_bench) -> No
             continue
         peer = case.peers["torch"]
         inputs = case.make(torch.Generator().manual_seed(2), CPU, torch.bfloat16)
-        prepared = isinstance(peer, kernel_bench.case.Prepared)
+        prepared = isinstance(peer, kernel_bench.case.PreparedPeer)
         ready = peer.prepare(kernel_bench.measuring.clones(inputs)) if prepared else inputs
         got = (peer.call if prepared else peer)(*ready)
         oracle = [] if case.check else kernel_bench.measuring.oracle_of(case, inputs)

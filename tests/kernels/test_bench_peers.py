@@ -142,7 +142,7 @@ def both(monkeypatch, kernel_bench):
 
 def _run(kernel_bench, case, peer):
     inputs = case.make(torch.Generator().manual_seed(3), CPU, torch.bfloat16)
-    prepared = isinstance(peer, kernel_bench.case.Prepared)
+    prepared = isinstance(peer, kernel_bench.case.PreparedPeer)
     ready = kernel_bench.measuring.clones(inputs)
     got = peer.call(*peer.prepare(ready)) if prepared else peer(*ready)
     oracle = [] if case.check else kernel_bench.measuring.oracle_of(case, inputs)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chipmark.errors import BadInputError
-from chipmark.prices.book import EXAMPLE, Quantity, load_book
+from chipmark.prices.book import EXAMPLE, PriceQuantity, load_book
 
 TEXT = EXAMPLE.read_text(encoding="utf-8")
 
@@ -23,7 +23,7 @@ def test_the_example_is_dated_and_every_number_has_its_source() -> None:
         value
         for part in (book.site, book.demand, *book.units)
         for name in type(part).model_fields
-        if isinstance(value := getattr(part, name), Quantity)
+        if isinstance(value := getattr(part, name), PriceQuantity)
     ]
     assert len(quantities) > 40
     assert all(q.source and q.date and q.unit for q in quantities)

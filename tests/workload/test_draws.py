@@ -5,8 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from chipmark.workload.distribution import Distribution, Part
-from chipmark.workload.draws import Stream
+from chipmark.workload.distribution import Distribution, LognormalPart
+from chipmark.workload.draws import DrawStream
 from chipmark.workload.quantile_tables import (
     EXP2_BITS,
     LOG2_E,
@@ -24,18 +24,18 @@ GOLDEN_IDS = [12763, 12336, 15434, 22854, 230]
 
 
 def test_a_streams_words_are_these_on_every_machine() -> None:
-    stream = Stream(0, "agent-code-32k", 3, "append")
+    stream = DrawStream(0, "agent-code-32k", 3, "append")
     assert [stream.word() for _ in range(2)] == GOLDEN_WORDS
-    assert Stream(0, "x").token_ids(5, 32, 49152).tolist() == GOLDEN_IDS
+    assert DrawStream(0, "x").token_ids(5, 32, 49152).tolist() == GOLDEN_IDS
 
 
 def test_streams_differ_by_every_part_of_their_name() -> None:
     names = [(0, "a", 1), (1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a", "1"), (0, "a,1")]
-    assert len({Stream(*name).word() for name in names}) == len(names)
+    assert len({DrawStream(*name).word() for name in names}) == len(names)
 
 
 def test_seeking_reads_the_words_of_that_counter() -> None:
-    stream = Stream("key")
+    stream = DrawStream("key")
     first = stream.token_ids(3, 0, 1 << 30).tolist()
     stream.seek(5)
     there = stream.token_ids(3, 0, 1 << 30).tolist()
@@ -50,7 +50,7 @@ def test_seeking_reads_the_words_of_that_counter() -> None:
 
 
 def test_token_ids_fill_their_range_and_stay_inside() -> None:
-    ids = Stream("range").token_ids(4000, 10, 20)
+    ids = DrawStream("range").token_ids(4000, 10, 20)
     assert set(ids.tolist()) == set(range(10, 20))
     assert ids.dtype == np.int32
 
@@ -92,9 +92,9 @@ def test_gaps_with_mean_one_keep_the_mean_asked_for() -> None:
 
 
 def test_a_mixture_draws_its_parts_by_weight_and_clips() -> None:
-    parts = (Part(3, 10, Fraction(0)), Part(1, 1000, Fraction(0)))
+    parts = (LognormalPart(3, 10, Fraction(0)), LognormalPart(1, 1000, Fraction(0)))
     mixture = Distribution(parts, 1, 500, "test")
-    stream = Stream("mixture")
+    stream = DrawStream("mixture")
     values = [mixture.draw(stream) for _ in range(2000)]
     assert set(values) == {10, 500}
     assert values.count(500) == pytest.approx(500, abs=80)

@@ -15,17 +15,17 @@ from typing import Any
 
 from chipmark import __version__
 from chipmark.ab.canary import LIMIT
-from chipmark.ab.journal import JournalledRunner, arm_document, goes_on, journal
+from chipmark.ab.journal import JournalledRunner, arm_document, is_resumable, journal
 from chipmark.ab.looks import Outcome, run_sequence
 from chipmark.ab.process import undisturbed
 from chipmark.ab.readings import Command, Reading
-from chipmark.ab.resolve_arms import Plan, Request, planned
+from chipmark.ab.resolve_arms import ArmPlan, Request, planned
 from chipmark.ab.run_folder import check_new, write_run
 from chipmark.ab.schedule import ARMS, ArmName
 from chipmark.ab.series import Key, Series, readings_of
 from chipmark.ab.session import ProcessRunner, Runner
 from chipmark.cell.reporter import Reporter
-from chipmark.gate.findings import Findings, Row
+from chipmark.gate.findings import GateFindings, GateRow
 from chipmark.gate.machine_bounds import fingerprint, load_bound
 from chipmark.gate.thresholds import Thresholds, load_thresholds
 from chipmark.gate.verdict import LOOKS, Verdict
@@ -43,9 +43,11 @@ class Options:
     thresholds: Path | None = None
 
 
-def compare(request: Request, options: Options, out: Path | None, reporter: Reporter) -> Findings:
+def compare(
+    request: Request, options: Options, out: Path | None, reporter: Reporter
+) -> GateFindings:
     """Run both arms to their verdicts; with `out`, keep everything there. Raises ChipmarkError."""
-    if out is not None and not goes_on(out):
+    if out is not None and not is_resumable(out):
         check_new(out)
     rules = load_thresholds(options.thresholds, request.cwd)
     run = uuid.uuid4().hex[:12]
@@ -54,7 +56,7 @@ def compare(request: Request, options: Options, out: Path | None, reporter: Repo
             reporter.say(text)
         runner = runner_of(plan, options, folder)
 
-        def judged(runs: Runner) -> tuple[Outcome, Findings]:
+        def judged(runs: Runner) -> tuple[Outcome, GateFindings]:
             outcome = run_sequence(
                 runs,
                 lambda key: rules.margins(*key).widened(machine_bound(runner)),
@@ -80,7 +82,7 @@ def compare(request: Request, options: Options, out: Path | None, reporter: Repo
     return findings
 
 
-def plan_document(plan: Plan, options: Options, rules: Thresholds) -> dict[str, Any]:
+def plan_document(plan: ArmPlan, options: Options, rules: Thresholds) -> dict[str, Any]:
     """What must be equal to resume an interrupted run: everything that the verdict depends on."""
     return {
         "version": __version__,
@@ -108,7 +110,7 @@ def scratch() -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def runner_of(plan: Plan, options: Options, folder: Path) -> ProcessRunner:
+def runner_of(plan: ArmPlan, options: Options, folder: Path) -> ProcessRunner:
     """The runner of a plan's arms; UnknownNameError for a metric that does not exist."""
     arms = {"A": plan.a, "B": plan.b}
     return ProcessRunner(
@@ -147,7 +149,9 @@ def machine_bound(runner: ProcessRunner) -> float:
     return max((bound.within for bound in bounds if bound is not None), default=0.0)
 
 
-def findings_of(plan: Plan, outcome: Outcome, rules: Thresholds, runner: ProcessRunner) -> Findings:
+def findings_of(
+    plan: ArmPlan, outcome: Outcome, rules: Thresholds, runner: ProcessRunner
+) -> GateFindings:
     """The rows of a run, with notes on the canary, the margin and what was left out."""
     first = outcome.series(0)
     arms = {arm: readings_of(outcome.measured, arm) for arm in ARMS}
@@ -177,7 +181,7 @@ def findings_of(plan: Plan, outcome: Outcome, rules: Thresholds, runner: Process
         "slots": len(outcome.measured),
         "canary_noise": canary.noise if canary else None,
     }
-    return Findings(plan.a.title, plan.b.title, rows, tuple(notes), details)
+    return GateFindings(plan.a.title, plan.b.title, rows, tuple(notes), details)
 
 
 def _row(
@@ -186,13 +190,13 @@ def _row(
     series: Series | None,
     outcome: Outcome,
     rules: Thresholds,
-) -> Row:
+) -> GateRow:
     """A row; both values are of the rounds that were paired, of what was lost those of arm A."""
     judgement, of_a = outcome.judgements[key], arms["A"][key]
     base, new = [r.value for r in of_a], [r.value for r in arms["B"].get(key, ())]
     if series is not None and judgement.estimate is not None:
         base, new = list(series.a), list(series.b)
-    return Row(
+    return GateRow(
         benchmark=key[0],
         metric=key[1],
         unit=of_a[0].unit,

@@ -158,7 +158,7 @@ def journal(folder: Path, plan: Mapping[str, Any]) -> Iterator[Journal]:
     keeps it.
     """
     plan = json.loads(json.dumps(plan, default=str))
-    found = _load(folder, plan) if goes_on(folder) else Journal(folder, plan)
+    found = _load(folder, plan) if is_resumable(folder) else Journal(folder, plan)
     try:
         yield found
     except Exception:
@@ -168,7 +168,7 @@ def journal(folder: Path, plan: Mapping[str, Any]) -> Iterator[Journal]:
         found.close()
 
 
-def goes_on(folder: Path) -> bool:
+def is_resumable(folder: Path) -> bool:
     """Whether a folder holds a run that was begun and has not ended."""
     return (folder / START_FILE).is_file() and not (folder / RUN_FILE).exists()
 

@@ -34,7 +34,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ArmPlan:
     """Two arms. project: the user's checkout. says: what a user should know, in sentences."""
 
     kind: Kind
@@ -78,7 +78,7 @@ def kind_of(request: Request) -> Kind:
 
 
 @contextmanager
-def planned(request: Request, scratch: Path) -> Iterator[Plan]:
+def planned(request: Request, scratch: Path) -> Iterator[ArmPlan]:
     """The arms, with worktrees for commits below `scratch` that are gone afterwards."""
     kind = kind_of(request)
     found = checkout(request.cwd)
@@ -112,11 +112,11 @@ def planned(request: Request, scratch: Path) -> Iterator[Plan]:
         )
     if kind != "same":
         says.append(f"both arms share the code of {tree} ({revision or 'no git'})")
-    yield Plan(kind, a, b, tree, tuple(says))
+    yield ArmPlan(kind, a, b, tree, tuple(says))
 
 
 @contextmanager
-def _commits(request: Request, found: Checkout | None, scratch: Path) -> Iterator[Plan]:
+def _commits(request: Request, found: Checkout | None, scratch: Path) -> Iterator[ArmPlan]:
     if found is None:
         raise UsageError(f"{request.cwd} is in no git checkout", "commits are compared in one")
     inside = request.cwd.resolve().relative_to(found.root.resolve())
@@ -156,7 +156,7 @@ def _commits(request: Request, found: Checkout | None, scratch: Path) -> Iterato
                 Arm("B", title, found.root, request.cwd, request.command, _python(""), {},
                     _revision(found))
             )  # fmt: skip
-        yield Plan("commits", arms[0], arms[1], found.root, tuple(says))
+        yield ArmPlan("commits", arms[0], arms[1], found.root, tuple(says))
 
 
 def _revision(found: Checkout | None) -> str:

@@ -28,8 +28,8 @@ from chipmark.gate.stored_series import INTERLEAVED, ROUNDS
 SCHEMA = "chipmark.ab/1"
 
 
-class Findings(Protocol):
-    """What a run came to: of `ab` `gate.findings.Findings`, of `aa` `ab.aa_run.MachineReport`."""
+class StoredFindings(Protocol):
+    """The result of a run: `GateFindings` of `ab`, `MachineReport` of `aa`."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types."""
@@ -54,7 +54,7 @@ def write_run(
     seed: int,
     runner: ProcessRunner,
     outcome: Outcome,
-    findings: Findings,
+    findings: StoredFindings,
     machine: Mapping[str, Any],
     name: str = RUN_FILE,
 ) -> None:
@@ -80,7 +80,7 @@ def run_document(
     seed: int,
     runner: ProcessRunner,
     outcome: Outcome,
-    findings: Findings,
+    findings: StoredFindings,
     machine: Mapping[str, Any],
 ) -> dict[str, Any]:
     """`ab.json`."""

@@ -62,21 +62,21 @@ def turn_keys(trace: Trace, turns: tuple[tuple[int, int], ...]) -> Keys:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stream:
+class TokenStream:
     """One forward: token ids (T,), and places in it; `keys[i]` is at row `keys[i, 2]`."""
 
     tokens: NDArray[np.int32]
     keys: Keys
 
 
-def streams(trace: Trace, keys: Keys) -> list[Stream]:
+def streams(trace: Trace, keys: Keys) -> list[TokenStream]:
     """Places as few forwards: a turn whose context starts with the stream before continues it."""
     by_session: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     for session, turn, position in keys.tolist():
         by_session[session][turn].append(position)
-    found: list[Stream] = []
+    found: list[TokenStream] = []
     for session, turns in by_session.items():
-        open_stream: Stream | None = None
+        open_stream: TokenStream | None = None
         for turn in sorted(turns):
             positions = sorted(set(turns[turn]))
             context = context_of(trace, session, turn)
@@ -89,14 +89,14 @@ def streams(trace: Trace, keys: Keys) -> list[Stream]:
             rows = np.array([(session, turn, p) for p in positions], np.int32)
             if open_stream is not None and _continues(open_stream.tokens, tokens):
                 merged = np.concatenate([open_stream.keys, rows])
-                open_stream = found[-1] = Stream(tokens, merged)
+                open_stream = found[-1] = TokenStream(tokens, merged)
             else:
-                open_stream = Stream(tokens, rows)
+                open_stream = TokenStream(tokens, rows)
                 found.append(open_stream)
     return found
 
 
-def stream_flops(config: ModelConfig, work: list[Stream]) -> float:
+def stream_flops(config: ModelConfig, work: list[TokenStream]) -> float:
     """FLOPs of the oracle's forwards over these streams, its head at their places only."""
     return float(
         sum(

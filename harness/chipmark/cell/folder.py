@@ -69,7 +69,7 @@ def cell_key(identity: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredCells:
     """Cells that a folder already holds: keys of those that are done, and by key the records of
     those that failed, which are measured again."""
 
@@ -82,7 +82,7 @@ class Held:
             shutil.rmtree(path)
 
 
-def held(out: Path) -> Held:
+def stored_cells(out: Path) -> StoredCells:
     """What is in the folder; records that cannot be read are left to `chipmark validate`."""
     done: set[str] = set()
     failed: dict[str, tuple[Path, ...]] = {}
@@ -92,4 +92,4 @@ def held(out: Path) -> Held:
             done.add(key)
         else:
             failed[key] = (*failed.get(key, ()), record.path)
-    return Held(frozenset(done), failed)
+    return StoredCells(frozenset(done), failed)

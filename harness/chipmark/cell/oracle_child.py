@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chipmark.cell.child import pipes, serve
-from chipmark.cell.contexts import Stream, stream_flops, streams
+from chipmark.cell.contexts import TokenStream, stream_flops, streams
 from chipmark.cell.logits import LogitRows, distance, save_logits
 from chipmark.errors import CellFailedError, UsageError
 from chipmark.workload.trace import Trace, load_trace
@@ -77,7 +77,7 @@ class OracleChild:
         tokens = session.tokens[:AGREE_TOKENS]
         at = np.unique(np.linspace(0, len(tokens) - 1, 9).astype(np.int32))
         keys = np.stack([np.zeros_like(at), np.zeros_like(at), at], 1)
-        stream = [Stream(tokens, keys)]
+        stream = [TokenStream(tokens, keys)]
         mine, its = (
             LogitRows(keys, self._logits(stream, device, "")[0]) for device in ("cpu", self._device)
         )
@@ -90,7 +90,9 @@ class OracleChild:
             )
         return {"rms_rel": found.rms_rel, "tokens": len(tokens)}
 
-    def _logits(self, work: list[Stream], device: str, rounded: str) -> list[NDArray[np.float32]]:
+    def _logits(
+        self, work: list[TokenStream], device: str, rounded: str
+    ) -> list[NDArray[np.float32]]:
         rounding = self._roundings[rounded] if rounded else None
         weights = self._weights
         oracle = self._oracle(weights.config, weights.float32, rounding=rounding, device=device)

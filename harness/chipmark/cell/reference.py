@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 import chipmark_models
-from chipmark.cell.contexts import Keys, Stream, streams
+from chipmark.cell.contexts import Keys, TokenStream, streams
 from chipmark.cell.logits import LogitRows, distance, parse_logits
 from chipmark.cell.parent import ChildProcess
 from chipmark.errors import BadInputError, CellFailedError
@@ -334,14 +334,14 @@ def _id(content: bytes, origin: str) -> ReferenceId:
     )
 
 
-def _sample(work: list[Stream]) -> list[Stream]:
+def _sample(work: list[TokenStream]) -> list[TokenStream]:
     """The longest stream, and one of the others."""
     ordered = sorted(work, key=lambda stream: len(stream.tokens))
     others = ordered[:-1]
     return [ordered[-1], *([secrets.choice(others)] if others else [])]
 
 
-def _keys_of(work: list[Stream]) -> Keys:
+def _keys_of(work: list[TokenStream]) -> Keys:
     return np.concatenate([stream.keys for stream in work])
 
 

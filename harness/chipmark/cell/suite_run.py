@@ -12,7 +12,7 @@ from chipmark.cell import stages
 from chipmark.cell.assemble import assemble
 from chipmark.cell.audit import SHARE_OF_BUDGET
 from chipmark.cell.audit_cells import audit_cells
-from chipmark.cell.folder import Held, check_output, held, scratch
+from chipmark.cell.folder import StoredCells, check_output, scratch, stored_cells
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.more_repeats import add_repeats, share_of
 from chipmark.cell.prepare import Preparation, PreparedCell
@@ -48,7 +48,7 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
     check_output(out)
     options = options.of_suite(suite.slo, suite.idle_s)
     until_s = time.monotonic() + suite.budget_s
-    before = held(out)
+    before = stored_cells(out)
     prepared = Preparation(options, reporter)
     for plan in suite.cells:
         if plan.scenario == "capacity":
@@ -94,7 +94,7 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
 
 
 def _write(
-    cell: MeasuredCell, item: PreparedCell, out: Path, options: RunOptions, before: Held
+    cell: MeasuredCell, item: PreparedCell, out: Path, options: RunOptions, before: StoredCells
 ) -> Path:
     kept = options.kept(item.inputs.plan.options)
     manifest = assemble(cell.outcome(), item.key, kept)

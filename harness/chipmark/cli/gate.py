@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from chipmark.gate.findings import Findings
+    from chipmark.gate.findings import GateFindings
 
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
 
@@ -94,7 +94,7 @@ def gate(
         raise typer.Exit(code)
 
 
-def _ci_code(findings: Findings, state: Path, *, ci: bool) -> int:
+def _ci_code(findings: GateFindings, state: Path, *, ci: bool) -> int:
     from chipmark.gate.baseline import UNDECIDED_LIMIT, undecided_in_a_row
     from chipmark.gate.findings import UNDECIDED
 

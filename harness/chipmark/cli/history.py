@@ -52,7 +52,7 @@ def history(
     """
     from chipmark.errors import NothingToJudgeError
     from chipmark.gate.thresholds import load_thresholds
-    from chipmark.history.changes import look_back
+    from chipmark.history.changes import scan_history
     from chipmark.history.observations import series_of
     from chipmark.history.plot import check_plot
     from chipmark.history.plot import plot as draw
@@ -75,7 +75,7 @@ def history(
         )
     with reporting() as reporter:
         reporter.stage(f"looking back on {len(series)} series")
-        found = look_back(series)
+        found = scan_history(series)
     worse = regressed(found, rules)
     if format_ == "json":
         emit_json(as_json(found, worse, notes))

@@ -15,7 +15,7 @@ REGRESSED, UNDECIDED = 1, 3
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class GateRow:
     """One benchmark and metric. base, new: typical values of both sides in `unit`. not_gated: why
     the verdict does not count ("" where it does)."""
 
@@ -81,13 +81,13 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class GateFindings:
     """All rows of a comparison. base, new: what was compared, for people. notes: what holds for
     all rows. details: what else a reader of the JSON may want, JSON types."""
 
     base: str
     new: str
-    rows: tuple[Row, ...]
+    rows: tuple[GateRow, ...]
     notes: tuple[str, ...] = ()
     details: Mapping[str, Any] | None = None
 

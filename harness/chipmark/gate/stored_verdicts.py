@@ -19,7 +19,7 @@ from statistics import fmean, median
 
 from chipmark.errors import BadInputError, NothingToJudgeError, UsageError
 from chipmark.gate.energy import meters_differ
-from chipmark.gate.findings import Findings, Row
+from chipmark.gate.findings import GateFindings, GateRow
 from chipmark.gate.machine_bounds import SessionMargin
 from chipmark.gate.paired_files import are_interleaved, judge_interleaved
 from chipmark.gate.stored_series import Key, NoValue, StoredRun, Value, differences
@@ -47,7 +47,7 @@ def judge_stored(
     new: Sequence[StoredRun],
     thresholds: Thresholds,
     margin: SessionMargin,
-) -> Findings:
+) -> GateFindings:
     """Judge every benchmark and metric of BASE.
 
     Raises UsageError where machines differ or a run is compared with itself, BadInputError where
@@ -75,7 +75,7 @@ def judge_stored(
             )
             for row in rows
         ]
-    return Findings(_paths(base), _paths(new), tuple(rows), _notes(base, new, margin))
+    return GateFindings(_paths(base), _paths(new), tuple(rows), _notes(base, new, margin))
 
 
 def _keys_of(runs: Sequence[StoredRun]) -> Iterator[Key]:
@@ -113,7 +113,7 @@ def _row(
     new: Sequence[StoredRun],
     thresholds: Thresholds,
     margin: SessionMargin,
-) -> Row:
+) -> GateRow:
     before, after = ([run.values[key] for run in runs] for runs in (base, new))
     first = before[0]
     for run, value in zip((*base, *new), (*before, *after), strict=True):
@@ -137,7 +137,7 @@ def _row(
         judgement = judge_interleaved(key, base[0], new[0], widened, typical)
     else:
         judgement = _Judge(before, after, margins, margin, systematic or 0.0).judgement(typical)
-    return Row(
+    return GateRow(
         key[0], key[1], first.unit, first.direction, typical,
         median(v.value for v in after), judgement, thresholds.not_gated(*key),
     )  # fmt: skip
@@ -150,7 +150,7 @@ def _faults(first: Value, value: Value) -> list[str]:
 
 def _row_without(
     key: Key, base: Sequence[StoredRun], new: Sequence[StoredRun], thresholds: Thresholds
-) -> Row | None:
+) -> GateRow | None:
     """The row of what some run has no value of; None where BASE had none either:
     nothing was lost.
 
@@ -165,7 +165,7 @@ def _row_without(
     broken = [f"{run.path}: {_why(key, run)}" for run in (*base, *new) if key not in run.values]
     margins = thresholds.margins(*key)
     about = next(found for run in base if (found := _about(key, run)) is not None)
-    return Row(
+    return GateRow(
         key[0], key[1], about.unit, about.direction,
         median(before) if before else None, median(after) if after else None,
         missing(gone, margins) if gone else unfit(broken, margins),
@@ -242,7 +242,7 @@ class _Judge:
         return Estimate(effect, effect - down, effect + up, n, SAMPLES), wide
 
 
-def _moved_together(rows: Sequence[Row]) -> str | None:
+def _moved_together(rows: Sequence[GateRow]) -> str | None:
     """Why no single benchmark may be blamed; None where there are few, or they did not move."""
     effects = [r.judgement.estimate.effect for r in rows if r.judgement.estimate is not None]
     if len(effects) < TOGETHER_FROM:

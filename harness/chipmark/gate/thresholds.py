@@ -33,13 +33,13 @@ Ln = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Floor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Part(BaseModel):
+class _TablePart(BaseModel):
     """Frozen and strict; an unknown key is an error, so that a misspelt one is not lost."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Rule(Part):
+class Rule(_TablePart):
     """Margins of benchmarks and metrics that fit both shell patterns; None keeps the default."""
 
     benchmark: str = Field("*", min_length=1)
@@ -53,7 +53,7 @@ class Rule(Part):
         return fnmatchcase(benchmark, self.benchmark) and fnmatchcase(metric, self.metric)
 
 
-class Ignore(Part):
+class Ignore(_TablePart):
     """Benchmarks that are shown and not gated, and why."""
 
     benchmark: str = Field(min_length=1)
@@ -61,7 +61,7 @@ class Ignore(Part):
     reason: str = Field(min_length=1)
 
 
-class Thresholds(Part):
+class Thresholds(_TablePart):
     """All of them. metrics: what is judged where the command names none (() is the default of the
     kind of result)."""
 
@@ -125,7 +125,7 @@ def _bad_key(path: Path, prefix: tuple[str, ...], error: ValidationError) -> Bad
     hint = ""
     if first["type"] == "extra_forbidden":
         at = str(first["loc"][0]) if len(first["loc"]) > 1 else ""
-        models: dict[str, type[Part]] = {"rule": Rule, "ignore": Ignore}
+        models: dict[str, type[_TablePart]] = {"rule": Rule, "ignore": Ignore}
         model = models.get(at, Thresholds)
         known = list(model.model_fields)
         near = nearest_names(str(first["loc"][-1]), known)

@@ -130,7 +130,7 @@ def clearest(n: int) -> float:
     return one_cut if n % 2 == 0 else one_cut * (2 - 1 / (half + 1))
 
 
-def look_back(series: Sequence[Series], seed: int = 0) -> History:
+def scan_history(series: Sequence[Series], seed: int = 0) -> History:
     """Changes and drifts of every series that is long enough."""
     least = least_runs(len(series))
     judged = [s for s in series if len(s.points) >= least]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 
-from chipmark.kernel_bench.case import Call, Case, Inputs, Prepared, random
+from chipmark.kernel_bench.case import Call, Case, Inputs, PreparedPeer, random
 from chipmark_kernels.decode_attention import decode_attention
 from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_kernels.manifest import ModelShape
@@ -67,7 +67,8 @@ def _decode(s: ModelShape, seqs: int, length: int) -> Iterator[Case]:
     yield Case(
         "decode_attention", f"{s.name} seqs={seqs} context={length}", make, decode_attention,
         decode_attention_reference, n_bytes, 4 * seqs * length * s.n_heads * s.head_dim,
-        "memory" if n_bytes >= 2**26 else "latency", {"torch": Prepared(prepare_sdpa, sdpa_decode)},
+        "memory" if n_bytes >= 2**26 else "latency",
+        {"torch": PreparedPeer(prepare_sdpa, sdpa_decode)},
     )  # fmt: skip
 
 
@@ -112,7 +113,7 @@ def _prefill(s: ModelShape, new: int, length: int) -> Iterator[Case]:
     yield Case(
         "prefill_attention", f"{s.name} new={new} context={length}", make, prefill_attention,
         in_blocks(prefill_attention_reference), n_bytes, 4 * pairs * s.n_heads * s.head_dim,
-        "matrix", {"torch": Prepared(prepare_sdpa, sdpa_prefill)},
+        "matrix", {"torch": PreparedPeer(prepare_sdpa, sdpa_prefill)},
     )  # fmt: skip
 
 
@@ -144,7 +145,7 @@ def _rope(s: ModelShape, rows: int) -> Iterator[Case]:
     yield Case(
         "qknorm_rope_kvwrite", f"{s.name} rows={rows}", make, fused(qknorm_rope_kvwrite),
         fused(qknorm_rope_kvwrite_reference), 4 * rows * width, 0, "latency",
-        {name: Prepared(prepare_rope, torch_rope) for name in ("torch", "torch.compile")},
+        {name: PreparedPeer(prepare_rope, torch_rope) for name in ("torch", "torch.compile")},
     )  # fmt: skip
 
 

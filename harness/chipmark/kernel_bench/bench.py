@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from chipmark.kernel_bench.case import Call, Case, Inputs, Peer, Prepared
+from chipmark.kernel_bench.case import Call, Case, Inputs, Peer, PreparedPeer
 from chipmark.kernel_bench.cases import cases
 from chipmark.kernel_bench.measuring import (
     SEED,
@@ -159,7 +159,9 @@ class KernelBench:
         return row | {"from_s": begun, "to_s": time.monotonic()}
 
     def _peer(self, case: Case, name: str, peer: Peer, state: _Prepared) -> dict[str, Any]:
-        prepare, call = (peer.prepare, peer.call) if isinstance(peer, Prepared) else (None, peer)
+        prepare, call = (
+            (peer.prepare, peer.call) if isinstance(peer, PreparedPeer) else (None, peer)
+        )
         if name == "torch.compile":
             # Functions of one source line share a cache of a few shapes, and after those run eager.
             torch._dynamo.reset()

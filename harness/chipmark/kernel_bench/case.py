@@ -17,14 +17,14 @@ TINY = ModelShape("tiny", 512, 128, 256, 6, 2, 16)
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedPeer:
     """A peer that takes other inputs than the kernel; `prepare` is done before the clock starts."""
 
     prepare: Callable[[Inputs], Inputs]
     call: Call
 
 
-Peer = Call | Prepared
+Peer = Call | PreparedPeer
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from chipmark.errors import ChipmarkError, UnknownNameError
 from chipmark.kernel_bench.document import Document, forget_failures, opened, read, save
 from chipmark.kernel_bench.presence import missing_device
 from chipmark.kernel_bench.targets import read_targets
-from chipmark.kernel_bench.verdict import Verdict, exit_code, print_verdicts, verdicts
+from chipmark.kernel_bench.verdict import CaseVerdict, exit_code, print_verdicts, verdicts
 from chipmark.terminal.console import emit_json, reporting, show_error, stderr
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _left(document: Document, wanted: Sequence[Case], compiled: bool) -> int:
 
 
 def _tell(
-    document: Document, found: Sequence[Verdict], left: int, options: argparse.Namespace
+    document: Document, found: Sequence[CaseVerdict], left: int, options: argparse.Namespace
 ) -> int:
     code = exit_code(found, left)
     if options.format == "json":

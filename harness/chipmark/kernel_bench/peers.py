@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from chipmark.kernel_bench.attention_cases import prepare_rope, split_heads
-from chipmark.kernel_bench.case import Call, Case, Inputs, Peer, Prepared
+from chipmark.kernel_bench.case import Call, Case, Inputs, Peer, PreparedPeer
 from chipmark.kernel_bench.measuring import clones
 
 PACKAGES = {"liger": "liger_kernel", "flag_gems": "flag_gems"}
@@ -204,7 +204,7 @@ def _plain(call: Call) -> Callable[[Case], Peer]:
 
 
 def _prepared(prepare: Callable[[Inputs], Inputs], call: Call) -> Callable[[Case], Peer]:
-    return lambda _: Prepared(prepare, call)
+    return lambda _: PreparedPeer(prepare, call)
 
 
 _PEERS: Mapping[str, Mapping[str, Mapping[str, Callable[[Case], Peer]]]] = {

@@ -57,7 +57,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class TargetJudgement:
     """A target and what a row makes of it; `reason` where it is not judged."""
 
     target: Target
@@ -84,17 +84,17 @@ def read_targets(path: Path = TABLE) -> tuple[Target, ...]:
     )  # fmt: skip
 
 
-def judge(row: Row, targets: Sequence[Target]) -> list[Judgement]:
+def judge(row: Row, targets: Sequence[Target]) -> list[TargetJudgement]:
     """Every target that holds for the row, met, missed or not judged and why."""
     found = []
     for target in targets:
         if target.holds_for(row):
             value, reason = _value(row, target.metric)
             if value is None or reason:
-                found.append(Judgement(target, value, "not judged", reason))
+                found.append(TargetJudgement(target, value, "not judged", reason))
             else:
                 state: State = "met" if target.met_by(value) else "missed"
-                found.append(Judgement(target, value, state))
+                found.append(TargetJudgement(target, value, state))
     return found
 
 

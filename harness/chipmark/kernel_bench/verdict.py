@@ -11,14 +11,14 @@ from rich.table import Table
 
 from chipmark.kernel_bench.document import Document, Row, failed
 from chipmark.kernel_bench.figures import derive
-from chipmark.kernel_bench.targets import MOST_OF_ROOF, Judgement, Target, judge
+from chipmark.kernel_bench.targets import MOST_OF_ROOF, Target, TargetJudgement, judge
 
 State = Literal["failed", "missed", "met", "not judged"]
 _COLOUR = {"failed": "bold red", "missed": "red", "met": "green", "not judged": "yellow"}
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CaseVerdict:
     """One row. time_s, fraction_of_roof, time_of_best_peer: None where not measured."""
 
     kernel: str
@@ -28,7 +28,7 @@ class Verdict:
     fraction_of_roof: float | None
     best_peer: str | None
     time_of_best_peer: float | None
-    judgements: tuple[Judgement, ...]
+    judgements: tuple[TargetJudgement, ...]
     problem: str
     remarks: tuple[str, ...]
 
@@ -42,12 +42,12 @@ class Verdict:
         }  # fmt: skip
 
 
-def verdicts(document: Document, targets: Sequence[Target]) -> list[Verdict]:
+def verdicts(document: Document, targets: Sequence[Target]) -> list[CaseVerdict]:
     """A verdict a row, judged anew by `targets`."""
     return [_verdict(row, document["roofs"], targets) for row in document["rows"]]
 
 
-def _verdict(row: Row, roofs: Mapping[str, Any], targets: Sequence[Target]) -> Verdict:
+def _verdict(row: Row, roofs: Mapping[str, Any], targets: Sequence[Target]) -> CaseVerdict:
     time = row.get("time") or {}
     row = dict(row)
     derive(row, roofs.get(str(time.get("uuid", ""))))
@@ -61,7 +61,7 @@ def _verdict(row: Row, roofs: Mapping[str, Any], targets: Sequence[Target]) -> V
         state = "missed"
     elif "met" in states:
         state = "met"
-    return Verdict(
+    return CaseVerdict(
         row["kernel"], row["case"], state, (time.get("ours") or {}).get("median_s"),
         row.get("fraction_of_roof"), row.get("best_peer"), row.get("time_of_best_peer"), judged,
         problem, tuple(_remarks(row, time)),
@@ -86,14 +86,14 @@ def _remarks(row: Row, time: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def exit_code(found: Sequence[Verdict], left: int) -> int:
+def exit_code(found: Sequence[CaseVerdict], left: int) -> int:
     """3 nothing measured, or cases are left; 1 a kernel failed or missed a target; else 0."""
     if left or not any(v.time_s is not None or v.problem for v in found):
         return 3
     return 1 if any(v.state in ("failed", "missed") for v in found) else 0
 
 
-def print_verdicts(document: Document, found: Sequence[Verdict], console: Console) -> None:
+def print_verdicts(document: Document, found: Sequence[CaseVerdict], console: Console) -> None:
     """The table, remarks on its rows, and a last line of counts."""
     identity = document["identity"]
     table = Table(
@@ -130,13 +130,13 @@ def print_verdicts(document: Document, found: Sequence[Verdict], console: Consol
     )
 
 
-def _beside(v: Verdict) -> str:
+def _beside(v: CaseVerdict) -> str:
     """Says that a row missed no target but the one against its peers."""
     missed = {j.target.metric for j in v.judgements if j.state == "missed"}
     return " (peer)" if v.state == "missed" and missed == {"time_of_best_peer"} else ""
 
 
-def _reasons(found: Sequence[Verdict]) -> dict[str, list[str]]:
+def _reasons(found: Sequence[CaseVerdict]) -> dict[str, list[str]]:
     """Each remark once, with the cases of which it is true."""
     said: dict[str, list[str]] = {}
     for v in found:

@@ -31,13 +31,13 @@ _MONEY = re.compile(r"([A-Z]{3})(?:/|$)")
 """A unit of money: a currency's code first, as USD/kWh."""
 
 
-class Part(BaseModel):
+class _BookPart(BaseModel):
     """Frozen; an unknown field is an error, so that a misspelt one is not lost."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Quantity(Part):
+class PriceQuantity(_BookPart):
     """A number with its range and its provenance."""
 
     value: float
@@ -49,7 +49,7 @@ class Quantity(Part):
     confidence: Confidence
 
     @model_validator(mode="after")
-    def _ordered(self) -> Quantity:
+    def _ordered(self) -> PriceQuantity:
         numbers = [n for n in (self.low, self.value, self.high) if n is not None]
         if not all(math.isfinite(n) and n >= 0 for n in numbers):
             raise ValueError("must be finite and not negative")
@@ -58,31 +58,31 @@ class Quantity(Part):
         return self
 
 
-class SiteBook(Part):
+class SiteBook(_BookPart):
     """The site's factors; see `chipmark.metrics.cost.Site`."""
 
-    tariff_per_kwh: Quantity
-    pue: Quantity
-    psu_efficiency: Quantity
-    availability: Quantity
-    life_years: Quantity
-    discount_rate: Quantity
-    residual: Quantity
-    maintenance: Quantity
-    on_share: Quantity | None = None
-    tax: Quantity | None = None
-    duty: Quantity | None = None
-    hosting_per_kw_month: Quantity | None = None
+    tariff_per_kwh: PriceQuantity
+    pue: PriceQuantity
+    psu_efficiency: PriceQuantity
+    availability: PriceQuantity
+    life_years: PriceQuantity
+    discount_rate: PriceQuantity
+    residual: PriceQuantity
+    maintenance: PriceQuantity
+    on_share: PriceQuantity | None = None
+    tax: PriceQuantity | None = None
+    duty: PriceQuantity | None = None
+    hosting_per_kw_month: PriceQuantity | None = None
     power_in_hosting: bool = False
 
     @model_validator(mode="after")
     def _possible(self) -> SiteBook:
         for name in ("psu_efficiency", "availability", "on_share"):
-            quantity: Quantity | None = getattr(self, name)
+            quantity: PriceQuantity | None = getattr(self, name)
             if quantity is not None and not 0 < quantity.value <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1")
         for name in ("discount_rate", "residual", "maintenance", "tax"):
-            share: Quantity | None = getattr(self, name)
+            share: PriceQuantity | None = getattr(self, name)
             if share is not None and share.value > 1:
                 raise ValueError(f"{name} must be at most 1: 0.08 is 8 %")
         if self.pue.value < 1:
@@ -92,7 +92,7 @@ class SiteBook(Part):
         return self
 
 
-class Demand(Part):
+class Demand(_BookPart):
     """What is asked of the units: their load, and what daily active agents are made from. A
     missing one makes its columns null.
 
@@ -101,16 +101,16 @@ class Demand(Part):
     offered_sessions_per_hour: the load itself, served by whole units of each chip.
     """
 
-    utilisation: Quantity | None = None
-    offered_sessions_per_hour: Quantity | None = None
-    sessions_per_agent_day: Quantity | None = None
-    headroom: Quantity | None = None
-    peak_share: Quantity | None = None
+    utilisation: PriceQuantity | None = None
+    offered_sessions_per_hour: PriceQuantity | None = None
+    sessions_per_agent_day: PriceQuantity | None = None
+    headroom: PriceQuantity | None = None
+    peak_share: PriceQuantity | None = None
 
     @model_validator(mode="after")
     def _shares(self) -> Demand:
         for name in ("utilisation", "headroom", "peak_share"):
-            quantity: Quantity | None = getattr(self, name)
+            quantity: PriceQuantity | None = getattr(self, name)
             if quantity is not None and not 0 < quantity.value <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1")
         load = self.offered_sessions_per_hour
@@ -121,7 +121,7 @@ class Demand(Part):
         return self
 
 
-class UnitEntry(Part):
+class UnitEntry(_BookPart):
     """The price of a unit: bought (`purchase`, with `host_share`) or rented (`rent_per_hour`).
 
     chips: names of the catalogue, or `*` for any chip in this unit. per: `unit`, or `device` for
@@ -133,14 +133,14 @@ class UnitEntry(Part):
     chips: tuple[str, ...] = Field(min_length=1)
     unit: str
     per: Literal["unit", "device"] = "unit"
-    purchase: Quantity | None = None
-    host_share: Quantity | None = None
-    rent_per_hour: Quantity | None = None
-    rented_share: Quantity | None = None
-    host_w: Quantity | None = None
-    provisioned_kw: Quantity | None = None
-    software_year: Quantity | None = None
-    staff_year: Quantity | None = None
+    purchase: PriceQuantity | None = None
+    host_share: PriceQuantity | None = None
+    rent_per_hour: PriceQuantity | None = None
+    rented_share: PriceQuantity | None = None
+    host_w: PriceQuantity | None = None
+    provisioned_kw: PriceQuantity | None = None
+    software_year: PriceQuantity | None = None
+    staff_year: PriceQuantity | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> UnitEntry:
@@ -170,7 +170,7 @@ class UnitEntry(Part):
         return self.host_w.value * (devices if self.per == "device" else 1)
 
 
-class PriceBook(Part):
+class PriceBook(_BookPart):
     """A whole book. `vat`: whether prices hold VAT."""
 
     schema_: Literal["chipmark.prices/1"] = Field(alias="schema")
@@ -252,23 +252,25 @@ def _bad_field(path: Path, error: ValidationError) -> BadInputError:
     hint = ""
     if first["type"] == "extra_forbidden":
         known = {
-            n for m in (PriceBook, SiteBook, Demand, UnitEntry, Quantity) for n in m.model_fields
+            n
+            for m in (PriceBook, SiteBook, Demand, UnitEntry, PriceQuantity)
+            for n in m.model_fields
         }
         near = nearest_names(str(first["loc"][-1]), known)
         hint = f"did you mean {' or '.join(near)}?" if near else ""
     return BadInputError(path, str(first["msg"]), field=field, hint=hint)
 
 
-def _quantities(book: PriceBook) -> Iterator[tuple[str, Quantity]]:
+def _quantities(book: PriceBook) -> Iterator[tuple[str, PriceQuantity]]:
     """Every number of a book, with the field that it is in."""
-    parts: list[tuple[str, Part]] = [("site", book.site), ("demand", book.demand)]
+    parts: list[tuple[str, _BookPart]] = [("site", book.site), ("demand", book.demand)]
     parts += [(f"unit.{entry.name}", entry) for entry in book.units]
     for where, part in parts:
         for name in type(part).model_fields:
             value = getattr(part, name)
-            if isinstance(value, Quantity):
+            if isinstance(value, PriceQuantity):
                 yield f"{where}.{name}", value
 
 
-def _value(quantity: Quantity | None, default: float = 0.0) -> float:
+def _value(quantity: PriceQuantity | None, default: float = 0.0) -> float:
     return default if quantity is None else quantity.value

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chipmark.prices.book import Part, PriceBook, Quantity, UnitEntry
+from chipmark.prices.book import PriceBook, PriceQuantity, UnitEntry, _BookPart
 
 ASSUMED = ("A", "K")
 """Confidences of inputs without a source: an assumption of the book, or general knowledge."""
 
-DEFAULT_HEADROOM = Quantity(
+DEFAULT_HEADROOM = PriceQuantity(
     value=0.7, unit="1", source="default of the definitions", date="2026", confidence="A"
 )
-DEFAULT_PEAK_SHARE = Quantity(
+DEFAULT_PEAK_SHARE = PriceQuantity(
     value=0.15, unit="1", source="default of the definitions", date="2026", confidence="A"
 )
 
@@ -30,7 +30,7 @@ class Input:
     """A number of a book. field: where it stands, as `site.pue` or `ENTRY.host_w`."""
 
     field: str
-    quantity: Quantity
+    quantity: PriceQuantity
 
     @property
     def assumed(self) -> bool:
@@ -81,8 +81,8 @@ def agent_inputs(book: PriceBook) -> tuple[Input, ...]:
     )
 
 
-def _given(part: Part, where: str, names: Sequence[str]) -> Iterator[Input]:
+def _given(part: _BookPart, where: str, names: Sequence[str]) -> Iterator[Input]:
     for name in names:
         quantity = getattr(part, name)
-        if isinstance(quantity, Quantity):
+        if isinstance(quantity, PriceQuantity):
             yield Input(f"{where}.{name}", quantity)

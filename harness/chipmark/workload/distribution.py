@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
-from chipmark.workload.draws import Stream
+from chipmark.workload.draws import DrawStream
 from chipmark.workload.quantile_tables import lognormal
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LognormalPart:
     """One lognormal of a mixture: integer weight, median in base units, sigma of the logarithm."""
 
     weight: int
@@ -27,12 +27,12 @@ class Distribution:
     parameters come from.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[LognormalPart, ...]
     minimum: int
     maximum: int | None
     source: str
 
-    def draw(self, stream: Stream) -> int:
+    def draw(self, stream: DrawStream) -> int:
         """The next value of a stream; always two words, so that streams stay aligned."""
         choice, rank = stream.below(self._weight), stream.rank()
         for part in self.parts:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from chipmark.workload.quantile_tables import TABLE_BITS
 
 
-class Stream:
+class DrawStream:
     """An endless row of 64-bit words for one purpose.
 
     `Stream(seed, "agent-code-32k", 3, "append")` is keyed by the 128-bit blake2b digest of its

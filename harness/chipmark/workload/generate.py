@@ -20,7 +20,7 @@ import numpy as np
 
 from chipmark.errors import DoesNotFitError, UsageError
 from chipmark.workload.distribution import Distribution
-from chipmark.workload.draws import Stream
+from chipmark.workload.draws import DrawStream
 from chipmark.workload.profile import Group, Profile
 from chipmark.workload.quantile_tables import mean_one
 from chipmark.workload.scale import Scale, scaled_tokens
@@ -111,8 +111,8 @@ class _Maker:
             made.append(self._session(index, None if arrivals is None else arrival_us))
         return made
 
-    def _stream(self, index: int, name: str) -> Stream:
-        return Stream(self.seed, self.profile.name, index, name)
+    def _stream(self, index: int, name: str) -> DrawStream:
+        return DrawStream(self.seed, self.profile.name, index, name)
 
     def _session(self, index: int, arrival_us: int | None) -> Session:
         profile, context_factor = self.profile, self.scale.context_factor
@@ -186,10 +186,10 @@ class _Maker:
             )
         return turns, branches
 
-    def _output(self, stream: Stream) -> int:
+    def _output(self, stream: DrawStream) -> int:
         return scaled_tokens(self.profile.output.draw(stream), self.scale.output_factor)
 
-    def _gap(self, distribution: Distribution | None, stream: Stream) -> float:
+    def _gap(self, distribution: Distribution | None, stream: DrawStream) -> float:
         return 0.0 if distribution is None else self._seconds(distribution.draw(stream))
 
     def _seconds(self, microseconds: int) -> float:
@@ -220,7 +220,7 @@ class _Maker:
     def _shared_ids(self, number: int, shared: int) -> Ids:
         if len(self._shared.get(number, ())) < shared:
             ids = self.ids
-            stream = Stream(self.seed, self.profile.name, "group", number)
+            stream = DrawStream(self.seed, self.profile.name, "group", number)
             content = stream.token_ids(shared, ids.low + ids.half, ids.high)
             content[0] = ids.low + ids.half + number
             self._shared[number] = content

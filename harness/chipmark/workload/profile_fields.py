@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from chipmark.errors import BadInputError, nearest_names
-from chipmark.workload.distribution import Distribution, Part
+from chipmark.workload.distribution import Distribution, LognormalPart
 
 
 def read_document(path: Path) -> Fields:
@@ -108,7 +108,7 @@ class Fields:
         for entry in entries:
             weight = entry.integer("weight", least=1) if entry is not fields else 1
             median = round(entry.number("median", least=Fraction(1, unit)) * unit)
-            parts.append(Part(weight, median, entry.number("sigma_ln", least=Fraction(0))))
+            parts.append(LognormalPart(weight, median, entry.number("sigma_ln", least=Fraction(0))))
             if entry is not fields:
                 entry.refuse_others()
         minimum = (

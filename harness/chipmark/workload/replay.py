@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from chipmark.errors import BadInputError, DoesNotFitError, UsageError
-from chipmark.workload.draws import Stream
+from chipmark.workload.draws import DrawStream
 from chipmark.workload.generate import RESERVED_IDS
 from chipmark.workload.replay_files import MOONCAKE_BLOCK, Request, read_requests
 from chipmark.workload.scale import Scale, scaled_tokens
@@ -96,8 +96,8 @@ class _Maker:
     _made: int = 0
 
     def __post_init__(self) -> None:
-        self._own_ids = Stream(self.seed, "replay", "request")
-        self._block_ids = Stream(self.seed, "replay", "block")
+        self._own_ids = DrawStream(self.seed, "replay", "request")
+        self._block_ids = DrawStream(self.seed, "replay", "block")
 
     def session(self, request: Request) -> Session:
         factor = self.scale.context_factor

@@ -33,7 +33,7 @@ Stored = StoredArray | QuantisedTensor
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TensorPart:
     """One array of a tensor: its dtype's name in safetensors, its shape, and its bytes."""
 
     dtype: str
@@ -41,7 +41,7 @@ class Part:
     n_bytes: int
 
 
-def parts_of(precision: str, name: str, shape: tuple[int, ...]) -> dict[str, Part]:
+def parts_of(precision: str, name: str, shape: tuple[int, ...]) -> dict[str, TensorPart]:
     """The arrays that tensor `name` of (out, in) `shape` is stored as, by their names."""
     stored = stored_as(precision, name, shape)
     if not precision_named(stored).quantised:
@@ -57,8 +57,8 @@ def parts_of(precision: str, name: str, shape: tuple[int, ...]) -> dict[str, Par
     }
 
 
-def _part(dtype_name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> Part:
-    return Part(dtype_name, shape, int(np.prod(shape)) * dtype.itemsize)
+def _part(dtype_name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> TensorPart:
+    return TensorPart(dtype_name, shape, int(np.prod(shape)) * dtype.itemsize)
 
 
 def encode(array: FloatArray, precision: str, name: str) -> Stored:

@@ -63,7 +63,7 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class GraphPlan:
     """What will be opened: the level, the sizes and the buckets."""
 
     level: Level
@@ -152,7 +152,7 @@ def _check_options(spec: LoadSpec, located: Located) -> None:
         )
 
 
-def _plan(spec: LoadSpec, located: Located, config: ModelConfig) -> Plan:
+def _plan(spec: LoadSpec, located: Located, config: ModelConfig) -> GraphPlan:
     provider = located.provider
     level = str(spec.options.get("graph", "auto"))
     if level == "auto":
@@ -163,7 +163,7 @@ def _plan(spec: LoadSpec, located: Located, config: ModelConfig) -> Plan:
     chunks = provider.chunk_buckets or (STATIC_CHUNKS if static else ())
     context_buckets = _buckets(contexts, spec.max_context)
     chunk_buckets = _buckets(chunks, spec.max_chunk)
-    return Plan(
+    return GraphPlan(
         level=next(known for known in LEVELS if known == level),
         dtype="float16" if spec.precision == "fp16" else "float32",
         n_slots=spec.n_seqs + spec.reserved_slots,
@@ -183,7 +183,7 @@ def _buckets(offered: tuple[int, ...], largest: int) -> tuple[int, ...]:
     return (*below, next((size for size in offered if size >= largest), largest))
 
 
-def _capacity(plan: Plan) -> int:
+def _capacity(plan: GraphPlan) -> int:
     if plan.context_buckets:
         return plan.context_buckets[0]
     return min(_FIRST_CAPACITY, plan.max_context)
@@ -193,7 +193,11 @@ class _Opener:
     """Opens sessions by their static sizes, and remembers what they cost and cover."""
 
     def __init__(
-        self, weights: PrecisionWeights, plan: Plan, located: Located, settings: SessionSettings
+        self,
+        weights: PrecisionWeights,
+        plan: GraphPlan,
+        located: Located,
+        settings: SessionSettings,
     ) -> None:
         self.weights, self.plan, self.located, self.settings = weights, plan, located, settings
         self.sessions: dict[SessionKey, Any] = {}
@@ -256,7 +260,7 @@ class _Opener:
                     self.session((batch, chunk, context))
 
 
-def warm(runner: Runner, plan: Plan, n_seqs: int) -> None:
+def warm(runner: Runner, plan: GraphPlan, n_seqs: int) -> None:
     """Run every chunk bucket, and decode at each number of sequences and every context bucket, so
     that no timed launch is the first of its shape; leaves the cache empty and as small as it was.
 
@@ -291,7 +295,7 @@ def _rows(slots: list[int], start: int, length: int) -> LaunchRows:
     )
 
 
-def _caps(plan: Plan, spec: LoadSpec) -> Caps:
+def _caps(plan: GraphPlan, spec: LoadSpec) -> Caps:
     return Caps(
         kv="slots",
         prefix="copy",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from chipmark.backends.triton_cuda.streams import Stream
+from chipmark.backends.triton_cuda.streams import LaunchStream
 from chipmark.engine.contract import I32, LaunchPlan, Rows
 from chipmark_models.decoder.paged.decoder import PagedBatch
 from chipmark_models.decoder.paged.kv import token_places
@@ -44,7 +44,7 @@ class DecodeInputs:
         slots = columns[: 2 * r].view(torch.int64)[:n_rows]
         return PagedBatch(ids, positions, slots, self._table[:n_rows], lens)
 
-    def fill(self, rows: Rows, stream: Stream) -> int:
+    def fill(self, rows: Rows, stream: LaunchStream) -> int:
         """Queue the copies of these rows, the others as padding; bytes sent."""
         assert rows.pages is not None
         r, n, size = self._rows, rows.seq.size, self._page_tokens
@@ -66,7 +66,7 @@ class DecodeInputs:
 
 
 def ragged_batch(
-    plan: LaunchPlan, page_tokens: int, device: torch.device, stream: Stream
+    plan: LaunchPlan, page_tokens: int, device: torch.device, stream: LaunchStream
 ) -> tuple[PagedBatch, int]:
     """A prefill launch, its rows one behind another, and bytes sent."""
     rows = plan.rows

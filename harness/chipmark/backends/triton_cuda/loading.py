@@ -25,7 +25,7 @@ from chipmark.backends.triton_cuda.devices import (
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda.product_choice import choose_products
-from chipmark.backends.triton_cuda.streams import Call, Stream, stream_of
+from chipmark.backends.triton_cuda.streams import Call, LaunchStream, stream_of
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
 from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
@@ -59,7 +59,7 @@ class Engine:
 
     decoder: PagedDecoder
     inputs: DecodeInputs
-    stream: Stream
+    stream: LaunchStream
     decode: dict[int, Call]
     loaded: Loaded
     names: dict[str, str] = field(default_factory=dict)
@@ -247,7 +247,7 @@ def _choose(
     replaced: Mapping[str, str],
     buckets: tuple[int, ...],
     chunk: int,
-    stream: Stream,
+    stream: LaunchStream,
 ) -> dict[str, Any]:
     """Try kernels against cuBLAS, and against Hopper's own product where that is right here."""
     candidates = {
@@ -279,7 +279,7 @@ def _warm(
     decoder: PagedDecoder,
     decode: Mapping[int, Call],
     spec: LoadSpec,
-    stream: Stream,
+    stream: LaunchStream,
     device: torch.device,
 ) -> None:
     """Decode of every bucket, and prefill of every tile: each power of two of tokens, of one row
@@ -293,7 +293,7 @@ def _warm(
 
 
 def _prefill(
-    decoder: PagedDecoder, tokens: int, n_rows: int, stream: Stream, device: torch.device
+    decoder: PagedDecoder, tokens: int, n_rows: int, stream: LaunchStream, device: torch.device
 ) -> None:
     batch, _ = ragged_batch(_trial(tokens, n_rows), PAGE_TOKENS, device, stream)
     logits = decoder.forward(batch)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_options
-from chipmark.backends.triton_cuda.streams import Stream
+from chipmark.backends.triton_cuda.streams import LaunchStream
 from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, TABLE, Fp8Rows
@@ -56,7 +56,7 @@ def choose_products(
     decoder: PagedDecoder,
     candidates: Mapping[str, Sequence[str]],
     rows: Sequence[int],
-    stream: Stream,
+    stream: LaunchStream,
 ) -> dict[str, dict[int, Choice]]:
     """Try the candidates of each operation at each number of rows, and let the decoder use them.
 
@@ -82,7 +82,9 @@ def choose_products(
     return found
 
 
-def _seconds(decoder: PagedDecoder, operation: str, name: str, rows: int, stream: Stream) -> float:
+def _seconds(
+    decoder: PagedDecoder, operation: str, name: str, rows: int, stream: LaunchStream
+) -> float:
     """Median seconds of one product on the device."""
     call = TABLE.find(operation, name)
     weights = products_of(decoder, operation)[:MOST_LAYERS]

@@ -19,7 +19,7 @@ Mark = Any
 """A point in the device's work; only the stream that made it reads it."""
 
 
-class Stream(Protocol):
+class LaunchStream(Protocol):
     """One queue of work, in order."""
 
     def mark(self) -> Mark:
@@ -127,6 +127,6 @@ class CudaStream:
         return replay
 
 
-def stream_of(device: torch.device) -> Stream:
+def stream_of(device: torch.device) -> LaunchStream:
     """The stream of a device."""
     return HostStream() if device.type == "cpu" else CudaStream(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chipmark.gate.findings import Findings
+from chipmark.gate.findings import GateFindings
 from chipmark.gate.verdict import Verdict
 from chipmark.table.cells import plain_text
 
@@ -14,7 +14,7 @@ _LEVELS = {
 }
 
 
-def github_annotations(findings: Findings) -> list[str]:
+def github_annotations(findings: GateFindings) -> list[str]:
     """Errors for what regressed or is missing, a warning for what is unfit, neutral notices for
     what is undecided or not gated."""
     lines = []

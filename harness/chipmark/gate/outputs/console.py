@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
-from chipmark.gate.findings import Findings
+from chipmark.gate.findings import GateFindings
 from chipmark.gate.outputs.numbers import amount, change
 from chipmark.gate.verdict import Verdict
 from chipmark.table.cells import plain_text
@@ -21,7 +21,7 @@ _COLOURS = {
 }
 
 
-def print_findings(findings: Findings, console: Console) -> None:
+def print_findings(findings: GateFindings, console: Console) -> None:
     """The rows, then each one's reasons, the notes and the headline."""
     columns = [number("#"), name("benchmark"), name("metric")]
     columns += [*map(number, ("base", "new", "change")), name("verdict")]

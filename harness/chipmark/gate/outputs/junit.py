@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from chipmark.gate.findings import Findings, Row
+from chipmark.gate.findings import GateFindings, GateRow
 from chipmark.gate.verdict import Verdict
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 cannot hold even escaped."""
 
 
-def junit_xml(findings: Findings) -> str:
+def junit_xml(findings: GateFindings) -> str:
     """The document. A row that is not gated is skipped whatever its verdict."""
     failed = sum(row.fails for row in findings.rows)
     skipped = sum(_skips(row) for row in findings.rows)
@@ -45,7 +45,7 @@ def junit_xml(findings: Findings) -> str:
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _skips(row: Row) -> bool:
+def _skips(row: GateRow) -> bool:
     return bool(row.not_gated) or row.verdict in (Verdict.INCONCLUSIVE, Verdict.UNFIT)
 
 

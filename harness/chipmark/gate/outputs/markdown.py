@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from chipmark.gate.findings import Findings, Row
+from chipmark.gate.findings import GateFindings, GateRow
 from chipmark.gate.outputs.numbers import amount, change
 from chipmark.gate.verdict import Verdict
 from chipmark.table.cells import plain_text
@@ -14,7 +14,7 @@ _ORDER = list(Verdict)
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~@])")
 
 
-def markdown(findings: Findings) -> str:
+def markdown(findings: GateFindings) -> str:
     """The headline, a table with what matters first, and the notes."""
     lines = [f"### chipmark gate: {findings.headline()}", ""]
     lines += [f"base `{_code(findings.base)}`, new `{_code(findings.new)}`", ""]
@@ -27,12 +27,12 @@ def markdown(findings: Findings) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _rank(row: Row) -> tuple[int, float]:
+def _rank(row: GateRow) -> tuple[int, float]:
     found = row.judgement.estimate
     return _ORDER.index(row.verdict), -(found.effect if found else 0.0)
 
 
-def _line(row: Row) -> str:
+def _line(row: GateRow) -> str:
     word = row.verdict.value
     if row.fails:
         word = f"**{word}**"

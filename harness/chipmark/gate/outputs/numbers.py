@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from chipmark.gate.findings import Row
+from chipmark.gate.findings import GateRow
 
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
@@ -19,7 +19,7 @@ def amount(value: float | None, unit: str) -> str:
     return f"{value / size:.4g} {name}"
 
 
-def change(row: Row) -> str:
+def change(row: GateRow) -> str:
     """new / base - 1 of the metric itself (a rate that falls is negative): `-3.1 %`."""
     found = row.judgement.estimate
     if found is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chipmark.errors import UnknownNameError, UsageError
-from chipmark.gate.findings import Findings
+from chipmark.gate.findings import GateFindings
 from chipmark.gate.outputs.annotations import github_annotations
 from chipmark.gate.outputs.junit import junit_xml
 from chipmark.gate.outputs.markdown import markdown
@@ -41,7 +41,7 @@ class Outputs:
             if path is not None and not path.resolve().parent.is_dir():
                 raise UsageError(f"{path}: its folder does not exist", "make it, or choose another")
 
-    def emit(self, findings: Findings) -> None:
+    def emit(self, findings: GateFindings) -> None:
         """Write the files whole, annotations to stderr, and the findings to stdout."""
         if self.junit is not None:
             write_whole(self.junit, junit_xml(findings))
