@@ -59,7 +59,7 @@ def test_forty_pairs_are_measured_kept_and_stored(chipmark):
 def test_too_few_pairs_say_what_cannot_be_concluded(chipmark):
     answer = chipmark("aa", "--rounds", 6, "--", "python", "quick.py")
     assert answer.code == 3
-    assert "6 pairs: no rate of false reds and no margin" in answer.out
+    assert "6 pairs: a rate of false reds and a margin need" in answer.out
     assert not Path("cache/aa").exists()
 
 

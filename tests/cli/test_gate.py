@@ -110,9 +110,9 @@ def test_records_are_judged_by_columns_of_the_table(chipmark):
     ("content", "code", "named"),
     [
         ("", 2, "is empty"),
-        ('{"benchmarks": [', 2, "is cut"),
+        ('{"benchmarks": [', 2, "truncated"),
         ('{"context": {}, "benchmarks": []}', 2, "Google Benchmark"),
-        ("[1]", 2, "no JSON object"),
+        ("[1]", 2, "JSON object"),
         ('{"version": "5.2.3", "benchmarks": []}', 3, "no benchmark"),
     ],
 )

@@ -8,8 +8,8 @@ from threading import Event
 import pytest
 from rich.console import Console
 
-from chipmark.cli import console as consoles
-from chipmark.cli import progress
+from chipmark.terminal import console as consoles
+from chipmark.terminal import progress
 from chipmark.terminal.progress import Heartbeat, duration
 
 
