@@ -174,3 +174,9 @@ def test_no_records_and_no_folder(tmp_path: Path) -> None:
         chipmark.load(tmp_path)
     with pytest.raises(chipmark.BadInputError):
         chipmark.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("paths", [(), ("",)])
+def test_loading_nothing_is_refused(paths: tuple[str, ...]) -> None:
+    with pytest.raises(chipmark.UsageError, match="no folder"):
+        chipmark.load(*paths)

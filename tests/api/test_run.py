@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -136,3 +137,32 @@ def test_options_objective_and_idle_time_are_in_the_record(tmp_path: Path) -> No
     assert manifest.options["idle_s"] == 40
     with pytest.raises(chipmark.UnknownNameError, match="tpot_s"):
         chipmark.run("func-call", "sim:golden", slo="tpt_s=1", out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"limit_s": 0}, "limit_s is 0"),
+        ({"limit_s": float("inf")}, "limit_s is inf"),
+        ({"audit_s": -1}, "audit_s is -1"),
+        ({"threads": -1}, "threads is -1"),
+        ({"max_chunk": 0}, "max_chunk is 0"),
+        ({"slo": 5}, "slo is 5"),
+        ({"idle_s": 20}, "idle-s is 20"),
+        ({"options": ["caps"]}, "KEY=VALUE"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_is_measured(
+    tmp_path: Path, given: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(chipmark.UsageError, match=words):
+        chipmark.run("func-call", "sim:golden", out=tmp_path / "runs", **given)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_failed_cell_says_why(tmp_path: Path) -> None:
+    with pytest.raises(chipmark.CellFailedError, match="unknown option of sim 'graph'"):
+        chipmark.run(
+            "func-call", "sim:golden", scale="1/256,1/64,0", sessions=1, repeats=1,
+            options={"graph": "plain"}, out=tmp_path,
+        )  # fmt: skip

@@ -74,6 +74,7 @@ def test_an_objective_keeps_the_defaults_of_what_is_not_given():
         ("share=1.5", UsageError, "at most 1"),
         ("tpt_s=1", UnknownNameError, "tpot_s"),
         ("name=", UsageError, "name is empty"),
+        ("tpot_s=1,tpot_s=2", UsageError, "twice"),
     ],
 )
 def test_a_wrong_objective_is_named(text, error, words):
@@ -81,7 +82,7 @@ def test_a_wrong_objective_is_named(text, error, words):
         read_slo(text)
 
 
-@pytest.mark.parametrize("seconds", [-1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("seconds", [-1.0, 20.0, float("inf"), float("nan"), True])
 def test_a_wrong_idle_time_is_named(seconds):
     with pytest.raises(UsageError, match="--idle-s"):
         check_idle_s(seconds)
@@ -109,6 +110,7 @@ def test_a_suite_file_names_them_and_the_command_line_goes_first(tmp_path):
         ("tpot_s = 0.03", "tpot = 0.03", "mine.slo"),
         ("idle_s = 40", "idle_s = -1", "mine.idle_s"),
         ("idle_s = 40", "idle_s = true", "mine.idle_s"),
+        ("idle_s = 40", "idle_s = 20", "mine.idle_s"),
         ('{ graph = "plain", provider = { a = 1 } }', "3", "mine.cells[0].options"),
     ],
 )
@@ -118,6 +120,13 @@ def test_a_wrong_field_of_a_suite_file_is_named(tmp_path, before, after, field):
     with pytest.raises(BadInputError) as caught:
         load_suite(str(path), Overrides(), ())
     assert f"{path}: field '{field}'" in caught.value.message
+
+
+def test_an_option_of_a_kind_that_is_not_in_the_run_is_refused(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(SUITE)
+    with pytest.raises(UnknownNameError, match="ort"):
+        load_suite(str(path), Overrides(options=("otr:graph=plain",)), ())
 
 
 def test_settings_of_before_keep_their_key():

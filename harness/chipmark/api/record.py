@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from chipmark.results.finding import Finding
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class Record:
     """One measured cell, read-only.
 

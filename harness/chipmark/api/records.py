@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from chipmark.api.record import Record
-from chipmark.errors import BrokenRecordError, NothingToJudgeError
+from chipmark.errors import BrokenRecordError, NothingToJudgeError, UsageError
 from chipmark.prices.book import EXAMPLE, load_book
 from chipmark.results.store import Loaded, Skipped, find_records, load_record, load_records
 from chipmark.table.columns import COLUMNS
@@ -26,7 +26,7 @@ _DTYPES = {"number": "float64", "integer": "Int64", "string": "string", "list": 
 """A column's type in pandas by its type in JSON; all of them hold a missing value."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Comparison:
     """How much better one record is than its baseline, and whether the two are comparable."""
 
@@ -264,7 +264,10 @@ def load(*paths: PathLike, strict: bool = True) -> Records:
         BadInputError: a path is missing.
         BrokenRecordError: a record cannot be read (with `strict=False`: none of them can).
         NothingToJudgeError: the paths hold no record.
+        UsageError: no path is named.
     """
+    if not paths or "" in paths:
+        raise UsageError("no folder of records is named", 'as load("runs/quick")')
     folders = [Path(path) for path in paths]
     if strict:
         loaded = Loaded(tuple(map(_whole, find_records(folders))), ())

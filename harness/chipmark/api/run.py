@@ -77,7 +77,7 @@ def run(
     options: Mapping[str, Any] | str | Iterable[str] = (),
     slo: Mapping[str, Any] | str = "",
     idle_s: float | None = None,
-    references: Iterable[PathLike] = (),
+    references: PathLike | Iterable[PathLike] = (),
     reporter: Reporter | None = None,
     check: bool = True,
 ) -> Records:
@@ -153,7 +153,8 @@ def run(
         slo=_slo_text(slo),
         idle_s=idle_s,
     )
-    _check(feedback, power_w, python, limit_s, audit_s)
+    _check(feedback, power_w, python)
+    _check_numbers(threads=threads, max_chunk=max_chunk, limit_s=limit_s, audit_s=audit_s)
     settings = RunOptions(
         seed=seed,
         feedback="sampled" if feedback == "sampled" else "forced",
@@ -163,7 +164,7 @@ def run(
         fresh=fresh,
         max_chunk=max_chunk,
         limits=Limits(run_s=limit_s, audit_s=audit_s),
-        references=tuple(Path(path) for path in references),
+        references=_paths(references),
     )
     reporter = LogReporter() if reporter is None else reporter
     suite = _planned(source, overrides, reporter, python=python)
@@ -172,7 +173,7 @@ def run(
     if check and report.failed:
         raise CellFailedError(
             f"{len(report.failed)} of {len(suite.cells)} cells failed: {'; '.join(report.failed)}",
-            f"the others were measured; {folder}/*/child.log holds what each printed",
+            f"{folder}/*/child.log holds what each printed; the same command measures them again",
         )
     return load(folder, strict=False)
 
@@ -201,23 +202,26 @@ def _planned(source: str, overrides: Overrides, reporter: Reporter, *, python: s
     for text in suite.renamed:
         reporter.say(text)
     if suite.repeats < MIN_REPEATS:
-        reporter.say(f"{suite.repeats} repeats: fewer than {MIN_REPEATS}, so nothing is ranked")
+        reporter.say(f"repeats: {suite.repeats}, fewer than {MIN_REPEATS}, so nothing is ranked")
     return suite
 
 
-def _check(
-    feedback: str, power_w: float | None, python: str, limit_s: float, audit_s: float
-) -> None:
+def _check(feedback: str, power_w: float | None, python: str) -> None:
     """What the settings object cannot know; raises UnknownNameError or UsageError."""
     if feedback not in FEEDBACK:
         raise UnknownNameError("feedback", feedback, FEEDBACK)
     if power_w is not None and not 0 < power_w < math.inf:
         raise UsageError(f"power_w is {power_w:g}: not a power", "give watts above 0")
-    for name, seconds in (("limit_s", limit_s), ("audit_s", audit_s)):
-        if not math.isfinite(seconds):
-            raise UsageError(f"{name} is {seconds:g}: not a time", "give seconds")
     if python and shutil.which(python) is None:
         raise UsageError(f"python is {python}: not an interpreter")
+
+
+def _check_numbers(**given: float) -> None:
+    """UsageError for a number under the least of its kind, or that is endless."""
+    least = {"threads": 0, "max_chunk": 1, "limit_s": 1, "audit_s": 0}
+    for name, value in given.items():
+        if not least[name] <= value < math.inf:
+            raise UsageError(f"{name} is {value}", f"give a number of at least {least[name]}")
 
 
 def _option_texts(given: Mapping[str, Any] | str | Iterable[str]) -> tuple[str, ...]:
@@ -237,7 +241,16 @@ def _slo_text(given: Mapping[str, Any] | str) -> str:
     """An objective as the text of a command line."""
     if isinstance(given, Mapping):
         return ",".join(f"{name}={value}" for name, value in given.items())
+    if not isinstance(given, str):
+        raise UsageError(f"slo is {given!r}", 'give {"tpot_s": 0.03} or "tpot_s=0.03"')
     return given
+
+
+def _paths(given: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:
+    """One path or several as several."""
+    if isinstance(given, str | os.PathLike):
+        return (Path(given),)
+    return tuple(Path(path) for path in given)
 
 
 def _texts(given: str | Iterable[str]) -> tuple[str, ...]:

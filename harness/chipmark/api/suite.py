@@ -14,7 +14,7 @@ _ANY_BACKEND = ("sim:golden",)
 """Here on every machine: a suite that names no backend is checked with it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Suite:
     """A suite that comes with chipmark, or one from a TOML file.
 

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from chipmark.errors import UnknownNameError, UsageError
@@ -14,6 +14,9 @@ from chipmark.results.manifest import Slo
 
 CUSTOM_SLO = "custom"
 """The name of an objective whose limits were given without a name."""
+
+LEAST_IDLE_S = 30.0
+"""Idle power over less is no idle power, by its definition; 0 leaves it out."""
 
 _OPTION = re.compile(r"(?:(?P<kind>[a-z_][a-z0-9_]*):)?(?P<key>[A-Za-z0-9_.-]+)=(?P<value>.*)")
 _LIMITS = ("ttft_append_s", "ttft_cold_s", "tpot_s", "share")
@@ -37,6 +40,14 @@ def read_options(texts: Iterable[str], kind: str) -> dict[str, Any]:
     return found
 
 
+def check_kinds(texts: Iterable[str], kinds: Collection[str]) -> None:
+    """UnknownNameError for an option of a kind that no backend of the run has."""
+    for text in texts:
+        parts = _OPTION.fullmatch(text)
+        if parts is not None and parts["kind"] not in (None, *kinds):
+            raise UnknownNameError(f"kind of --option {text!r}", parts["kind"], kinds)
+
+
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Both, `second` over `first`, tables within likewise."""
     found = dict(first)
@@ -57,6 +68,8 @@ def read_slo(text: str) -> Slo:
         name, equals, value = part.strip().partition("=")
         if not equals:
             raise UsageError(f"--slo {part.strip()!r} is not FIELD=VALUE", "as --slo tpot_s=0.03")
+        if name.strip() in given:
+            raise UsageError(f"--slo names {name.strip()} twice", "give it once")
         given[name.strip()] = value.strip()
     for name in _LIMITS:
         if name in given:
@@ -80,7 +93,10 @@ def slo_of(given: Mapping[str, Any]) -> Slo:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not 0 < value < math.inf or (name == "share" and value > 1):
             what = "a share of turns, over 0 and at most 1" if name == "share" else "seconds over 0"
-            raise UsageError(f"the objective's {name} is {value!r}: it must be {what}")
+            example = "share=0.9" if name == "share" else f"{name}=0.5"
+            raise UsageError(
+                f"the objective's {name} is {value!r}: it must be {what}", f"as --slo {example}"
+            )
     named = dict(given)
     if any(name in given for name in _LIMITS):
         named.setdefault("name", CUSTOM_SLO)
@@ -88,9 +104,12 @@ def slo_of(given: Mapping[str, Any]) -> Slo:
 
 
 def check_idle_s(seconds: float) -> float:
-    """Seconds of idle; UsageError for a negative or endless one."""
-    if not 0 <= seconds < math.inf:
-        raise UsageError(f"--idle-s is {seconds:g}: not a time", "give seconds; 0 leaves it out")
+    """Seconds of idle; UsageError for less than idle power needs, and for an endless one."""
+    if isinstance(seconds, bool) or not (seconds == 0 or LEAST_IDLE_S <= seconds < math.inf):
+        raise UsageError(
+            f"--idle-s is {seconds:g}",
+            f"give at least {LEAST_IDLE_S:g} seconds, which idle power needs, or 0 for none",
+        )
     return float(seconds)
 
 

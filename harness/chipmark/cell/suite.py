@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from chipmark.cell.computes import computed_pairs
-from chipmark.cell.given import check_idle_s, merged, read_options, read_slo, slo_of
+from chipmark.cell.given import check_idle_s, check_kinds, merged, read_options, read_slo, slo_of
 from chipmark.errors import BadInputError, UnknownNameError, UsageError
 from chipmark.registry import split_backend
 from chipmark.results.manifest import Slo
@@ -195,9 +194,13 @@ def _idle_s(path: Path, where: str, table: Mapping[str, Any], overrides: Overrid
     given = table.get("idle_s")
     if given is None:
         return None
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given < math.inf:
-        raise BadInputError(path, f"{given!r} is not seconds", field=f"{where}.idle_s")
-    return float(given)
+    field = f"{where}.idle_s"
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise BadInputError(path, f"{given!r} is not seconds", field=field)
+    try:
+        return check_idle_s(given)
+    except UsageError as error:
+        raise BadInputError(path, error.message, field=field, hint=error.hint) from error
 
 
 def suite_names() -> list[str]:
@@ -284,6 +287,8 @@ def _unfold(
     own = table.get("options", {})
     if not isinstance(own, dict):
         raise BadInputError(path, "must be a table", field=f"{where}.options")
+
+    check_kinds(overrides.options, sorted({split_backend(name)[0] for name in backends}))
 
     def options_of(backend: str) -> str:
         given = read_options(overrides.options, split_backend(backend)[0])

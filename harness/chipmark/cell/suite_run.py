@@ -32,7 +32,8 @@ _LOG = logger_of(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """Records written (those of failed cells too) and titles of cells skipped or failed."""
+    """Records written (those of failed cells too) and titles of cells skipped or failed, these with
+    the reason."""
 
     written: tuple[Path, ...]
     skipped: tuple[str, ...]
@@ -85,7 +86,7 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
                         # A full disk, or events that contradict themselves: this cell's matter.
                         failure = f"{failure}; no record: {error}".removeprefix("; ")
                     if failure:
-                        failed.append(title)
+                        failed.append(f"{title}: {failure}")
                         reporter.say(f"{title}: FAILED: {failure}")
             finally:
                 for cell in cells:

@@ -79,7 +79,7 @@ def show_chip(
         value: Any = getattr(entry, field.name)
         if isinstance(value, Quantity):
             rows.append([field.name, str(value), value.confidence, value.date, value.source])
-        elif field.name != "title":
+        elif field.name != "title" and value != "":
             rows.append([field.name, _plain(value), "", "", ""])
     columns = [name("field"), words("value"), words("confidence"), name("date"), words("source")]
     show(stdout(), columns, rows, title=entry.title)

@@ -145,7 +145,7 @@ def _notes(record: Record, costing: Costing) -> Iterator[tuple[str, str]]:
 def _conclusions(record: Record) -> Iterator[tuple[str, str]]:
     m = record.manifest
     if m.failure is not None:
-        yield NoteCode.CELL_FAILED, f"{m.failure.code}: {m.failure.text}"
+        yield NoteCode.CELL_FAILED, m.failure.text
     if m.parity.verdict == "fail":
         yield NoteCode.PARITY_FAILED, m.parity.reason or "logits differ from the oracle's"
     if m.parity.verdict == "unchecked":

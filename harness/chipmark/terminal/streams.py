@@ -17,7 +17,7 @@ from chipmark.errors import UsageError
 
 SPELLED = {
     "─": "-", "━": "-", "│": "|", "┃": "|", "╭": "+", "╮": "+", "╰": "+", "╯": "+",
-    "≥": ">=", "≤": "<=", "±": "+-", "µ": "u", "→": "->",
+    "≥": ">=", "≤": "<=", "±": "+-", "µ": "u", "→": "->", "…": "..",
 }  # fmt: skip
 """Signs of chipmark's own output in ASCII."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from chipmark.engine.contract import Caps, LaunchPlan, LoadSpec, Phase
-from chipmark.errors import DoesNotFitError, UnknownNameError
+from chipmark.errors import DoesNotFitError, UnknownNameError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,8 @@ class SimSpec:
             prefill_rows=self.prefill_rows,
         )
         changes: Mapping[str, Any] = load.options.get("caps", {})
+        if not isinstance(changes, Mapping):
+            raise UsageError(f"sim: the option caps is {changes!r}", "as caps.prefill_rows=2")
         known = [field.name for field in fields(Caps)]
         for name in changes:
             if name not in known:
