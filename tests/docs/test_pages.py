@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,13 @@ def test_readme_is_short():
 def test_the_tree_of_errors_is_the_codes():
     tree = (chipmark.errors.__doc__ or "").partition("All of them")[0].partition("\n\n")[2].strip()
     assert tree in (ROOT / "docs/errors.md").read_text()
+
+
+def test_the_ladder_of_packages_is_the_import_rules():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    rule = next(c for c in project["contracts"] if "later" in c["name"])
+    layers = [set(layer.split(" | ")) for layer in rule["layers"]]
+    text = (ROOT / "docs/architecture.md").read_text().partition("## The life of one token")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    shown = [set(re.findall(r"`([\w.]+)`", row.split("|")[1])) for row in rows]
+    assert shown == [*layers, {"chipmark_models"}, {"chipmark_kernels"}]
