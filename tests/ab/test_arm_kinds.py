@@ -19,6 +19,8 @@ from chipmark.ab.schedule import Slot
 from chipmark.cli.main import main
 from chipmark.results.record import document_text
 
+pytestmark = pytest.mark.long
+
 # What `pytest --benchmark-json FILE` writes, in a hundredth of its time.
 PYTEST = """
 import json, os, sys

@@ -17,6 +17,8 @@ import pytest
 from chipmark.ab.process import run_process, supervised
 from chipmark.errors import UsageError
 
+pytestmark = pytest.mark.long
+
 ENTRY = [sys.executable, "-c", "from chipmark.cli.main import entry; entry()"]
 
 # A child in the group, one with a session of its own, a daemon that nobody is the parent of and

@@ -9,6 +9,8 @@ import pytest
 
 from chipmark.cli.main import main
 
+pytestmark = pytest.mark.long
+
 BENCH = """
 import json, os, sys
 with open(os.environ["CHIPMARK_AB_SAMPLES"], "w") as file:

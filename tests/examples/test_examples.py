@@ -51,6 +51,7 @@ def test_the_kernel_bench_runs_under_pytest_benchmark(tmp_path):
     assert "3 passed" in done.stdout
 
 
+@pytest.mark.long
 def test_two_commits_are_compared_in_turns(tmp_path):
     git = ("git", "-c", "user.name=example", "-c", "user.email=example@example.org")
     (tmp_path / "work.py").write_text("sum(range(1000))\n")
@@ -73,7 +74,9 @@ def test_every_example_is_in_the_list_and_fits_a_screen(path):
         assert len(file.read_text().splitlines()) <= 110, file
 
 
-@pytest.mark.parametrize("plugin", ["backend_plugin", "meter_plugin"])
+@pytest.mark.parametrize(
+    "plugin", [pytest.param("backend_plugin", marks=pytest.mark.long), "meter_plugin"]
+)
 def test_a_plugin_passes_its_own_tests(tmp_path, plugin):
     folder = EXAMPLES / plugin
     options = ("-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path))
@@ -99,6 +102,7 @@ def installed(folder: Path, plugin: str) -> None:
     (info / "entry_points.txt").write_text("\n".join(lines))
 
 
+@pytest.mark.long
 def test_an_installed_backend_is_measured_and_named(tmp_path):
     site = tmp_path / "site"
     site.mkdir()

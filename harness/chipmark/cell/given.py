@@ -16,7 +16,7 @@ CUSTOM_SLO = "custom"
 """The name of an objective whose limits were given without a name."""
 
 LEAST_IDLE_S = 30.0
-"""Idle power over less is no idle power, by its definition; 0 leaves it out."""
+"""The least of which idle power is defined; 0 leaves it out."""
 
 _OPTION = re.compile(r"(?:(?P<kind>[a-z_][a-z0-9_]*):)?(?P<key>[A-Za-z0-9_.-]+)=(?P<value>.*)")
 _LIMITS = ("ttft_append_s", "ttft_cold_s", "tpot_s", "share")
