@@ -94,6 +94,14 @@ def test_a_torch_device_names_its_module(folder):
             "NVIDIA",
             catalogue,
         ),
+        ("chips.toml", CHIP.replace("[[vendor]]", "[vendor]"), "vendor", catalogue),
+        ("chips.toml", CHIP.replace("dies = 2", 'dies = "2"'), "mychip-200.dies", catalogue),
+        ("chips.toml", CHIP.replace("'MyChip 200'", "'MyChip('"), "mychip-200.match", catalogue),
+        ("chips.toml", CHIP.replace("mychip-200", "amd-epyc-zen4"), "amd-epyc-zen4", catalogue),
+        ("providers.toml", '[mychip]\nkind = "clasic"\n', "mychip.kind", known_providers),
+        ("providers.toml", '[mychip]\nprecisions = "fp32"\n', "mychip.precisions", known_providers),
+        ("providers.toml", "[mychip]\nprecisions = [1]\n", "mychip.precisions", known_providers),
+        ("providers.toml", "[mychip]\nep_name = 5\n", "mychip.ep_name", known_providers),
         ("providers.toml", "[cpu]\n", "cpu", known_providers),
         ("providers.toml", "[default]\n", "default", known_providers),
         ("providers.toml", "mychip = 1\n", "mychip", known_providers),
@@ -116,3 +124,9 @@ def test_a_file_that_is_invalid_toml_is_named(folder, raw):
     (folder / "chips.toml").write_bytes(raw)
     with pytest.raises(BadInputError, match=r"chips\.toml.*TOML"):
         catalogue()
+
+
+def test_a_folder_that_is_named_and_missing_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv(user_files.VARIABLE, str(tmp_path / "missing"))
+    with pytest.raises(BadInputError, match="is not a folder"):
+        user_files.user_file("chips.toml")

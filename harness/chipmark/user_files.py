@@ -47,6 +47,8 @@ def user_file(name: str) -> UserFile | None:
     Raises BadInputError where it cannot be read or is invalid TOML.
     """
     path = config_folder() / name
+    if os.environ.get(VARIABLE) not in (None, "", os.devnull) and not path.parent.is_dir():
+        raise BadInputError(path.parent, f"is not a folder, but {VARIABLE} names it")
     try:
         raw = path.read_bytes()
         data = tomllib.loads(raw.decode("utf-8"))

@@ -146,9 +146,10 @@ def catalogue(path: Path = CATALOGUE_FILE) -> Catalogue:
     if own is None:
         return known
     added = _entries(own.path, own.data, own.label)
+    named = {**known.chips, **known.cpus}
     for names, reserved in (
-        (added.chips, known.chips),
-        (added.cpus, known.cpus),
+        (added.chips, named),
+        (added.cpus, named),
         (added.vendors, known.vendors),
     ):
         own.refuse_reserved(names, reserved)
@@ -164,12 +165,31 @@ def _entries(path: Path, data: dict[str, Any], origin: str = "") -> Catalogue:
         if key not in ("schema", "chip", "cpu", "vendor"):
             error = UnknownNameError("table", key, ("chip", "cpu", "vendor"))
             raise BadInputError(path, error.message)
+        if key != "schema" and not _is_tables(data[key]):
+            raise BadInputError(path, f"must be tables, each begun by [[{key}]]", field=key)
     chips = [_chip(path, item, origin) for item in data.get("chip", [])]
     cpus = [_cpu(path, item) for item in data.get("cpu", [])]
     vendors = [_vendor(path, item) for item in data.get("vendor", [])]
     return Catalogue(
         {c.name: c for c in chips}, {c.name: c for c in cpus}, {v.name: v for v in vendors}
     )
+
+
+def _is_tables(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _check_match(path: Path, item: dict[str, Any]) -> None:
+    """BadInputError where `match` is not a list of regular expressions."""
+    where = f"{item['name']}.match"
+    if not isinstance(item["match"], list):
+        raise BadInputError(path, "must be a list of regular expressions", field=where)
+    for pattern in item["match"]:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            text = f"{pattern!r} is not a regular expression: {error}"
+            raise BadInputError(path, text, field=where) from error
 
 
 def _chip(path: Path, item: dict[str, Any], origin: str) -> ChipEntry:
@@ -182,12 +202,16 @@ def _chip(path: Path, item: dict[str, Any], origin: str) -> ChipEntry:
         "cap": "W",
     }
     _fields(path, item, {"name", "title", "vendor", "unit", "dies", "match"}, set(numbers))
+    _check_match(path, item)
+    dies = item["dies"]
+    if isinstance(dies, bool) or not isinstance(dies, int) or dies < 1:
+        raise BadInputError(path, f"{dies!r} is not a count", field=f"{item['name']}.dies")
     return ChipEntry(
         name=item["name"],
         title=item["title"],
         vendor=item["vendor"],
         unit=item["unit"],
-        dies=int(item["dies"]),
+        dies=dies,
         match=tuple(item["match"]),
         origin=origin,
         **{key: _quantity(path, item, key, unit) for key, unit in numbers.items()},

@@ -85,8 +85,27 @@ def _tables() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
                 if field_name in table:
                     problem = "is not for a file of the user's: it says what this project ran"
                     raise BadInputError(own.path, problem, field=f"{name}.{field_name}")
+            _check_types(own.path, name, table, default)
             tables[name] = table | {"origin": own.label}
     return default, tables
+
+
+def _check_types(
+    path: Path, name: str, table: Mapping[str, Any], default: Mapping[str, Any]
+) -> None:
+    """BadInputError for a field of another type than the default's, and for an unknown kind."""
+    for key, value in table.items():
+        where, like = f"{name}.{key}", default.get(key)
+        if key == "kind" and value not in ("classic", "plugin"):
+            raise BadInputError(path, f"must be classic or plugin, not {value!r}", field=where)
+        if like is None:
+            continue
+        if type(value) is not type(like):
+            text = f"must be of type {type(like).__name__}, not {value!r}"
+            raise BadInputError(path, text, field=where)
+        items = int if key.endswith("_buckets") else str
+        if isinstance(value, list) and not all(type(item) is items for item in value):
+            raise BadInputError(path, f"must be a list of {items.__name__}", field=where)
 
 
 def _provider(name: str, table: Mapping[str, Any]) -> Provider:
