@@ -16,7 +16,7 @@ from chipmark.cell.provenance import own_commit
 from chipmark.cell.unit_notes import foreign_code, meter_notes, unit_notes
 from chipmark.cell.workloads import workload_id
 from chipmark.codes import NoteCode
-from chipmark.engine.computed import linear_input_of
+from chipmark.engine.computed import class_of
 from chipmark.engine.plan import CACHE_POLICY
 from chipmark.registry import is_simulated
 from chipmark.results.manifest import (
@@ -30,7 +30,7 @@ from chipmark.results.manifest import (
 )
 from chipmark.results.stored_bytes import too_few_kv_bytes, too_few_weight_bytes
 from chipmark_models.config import ModelConfig
-from chipmark_models.precision import precision_class, precision_named
+from chipmark_models.precision import precision_named
 
 
 def assemble(cell: CellOutcome, key: str, options: dict[str, Any]) -> Manifest:
@@ -93,7 +93,7 @@ def _precision(requested: str, words: Words | None) -> PrecisionId:
         activation=told.activation,
         kv=told.kv,
         accumulate=told.accumulate,
-        class_name=precision_class(told.weights, linear_input_of(told.activation), told.kv),
+        class_name=class_of(told.weights, told.activation, told.kv),
     )
 
 

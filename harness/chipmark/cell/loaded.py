@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 from chipmark.cell.protocol import LoadAnswer
-from chipmark.engine.computed import linear_input_of
+from chipmark.engine.computed import class_of
 from chipmark.errors import CellFailedError, UnknownNameError
-from chipmark_models.precision import precision_class
 
 
 def check_loaded(answer: LoadAnswer) -> None:
@@ -24,7 +23,7 @@ def check_loaded(answer: LoadAnswer) -> None:
         raise _wrong("ep_coverage", f"{coverage!r} is not a share")
     words = answer.precision
     try:
-        precision_class(words.weights, linear_input_of(words.activation), words.kv)
+        class_of(words.weights, words.activation, words.kv)
     except UnknownNameError as error:
         raise CellFailedError(f"load: the backend reports precision: {error.message}") from error
 

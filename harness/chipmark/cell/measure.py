@@ -26,7 +26,7 @@ from chipmark.cell.seals import Seals
 from chipmark.cell.settle import settle
 from chipmark.cell.workloads import sim_load
 from chipmark.codes import NoteCode
-from chipmark.engine.computed import linear_input_of
+from chipmark.engine.computed import class_of
 from chipmark.engine.contract import LoadSpec
 from chipmark.engine.events import Table, load_events
 from chipmark.errors import ChipmarkError, DoesNotFitError
@@ -40,7 +40,6 @@ from chipmark.results.manifest import (
     SweepPoint,
 )
 from chipmark.workload.trace import Trace, save_trace
-from chipmark_models.precision import precision_class
 
 _LOG = logger_of(__name__)
 
@@ -171,7 +170,7 @@ class MeasuredCell:
     def class_name(self) -> str:
         """The class of precision, concluded from what the child says that it computes."""
         computed = self.loaded.precision
-        return precision_class(computed.weights, linear_input_of(computed.activation), computed.kv)
+        return class_of(computed.weights, computed.activation, computed.kv)
 
     @property
     def idle_s(self) -> float:

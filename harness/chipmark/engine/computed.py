@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from chipmark_models.precision import precision_class
+
 
 class Weights(StrEnum):
     """Precisions of stored weights: the names of `chipmark_models.precision.PRECISIONS`."""
@@ -85,6 +87,12 @@ class ComputedPrecision:
             places.setdefault(Number(self.attention_input), []).append("decode attention")
         parts = (f"{number} into {' and '.join(where)}" for number, where in places.items())
         return ", ".join((str(self.activation), *parts))
+
+
+def class_of(weights: str, activation: str, kv: str) -> str:
+    """The precision class of what is computed, as a record words it. UnknownNameError for a word
+    that is not a precision."""
+    return precision_class(weights, linear_input_of(activation), kv)
 
 
 def linear_input_of(words: str) -> str:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from chipmark.chips.throttle import throttle_notes
-from chipmark.engine.computed import linear_input_of
+from chipmark.engine.computed import class_of, linear_input_of
 from chipmark.metrics.rawcell import RawCell
 from chipmark.registry import is_simulated
 from chipmark.results.manifest import AuditResult, Manifest
 from chipmark.results.tolerance import SIM_TOLERANCE, tolerance_of
 from chipmark.workload.trace import Trace
 from chipmark_models.errors import UnknownNameError
-from chipmark_models.precision import precision_class, rounding_of
+from chipmark_models.precision import rounding_of
 
 
 def contradictions(manifest: Manifest, raw: RawCell) -> Iterator[str]:
@@ -68,9 +68,7 @@ def _found(manifest: Manifest, raw: RawCell) -> dict[str, Any]:
     words = manifest.precision
     found: dict[str, Any] = {f"workload.{name}": v for name, v in _work(raw.trace).items()}
     try:
-        found["precision.class_name"] = precision_class(
-            words.weights, linear_input_of(words.activation), words.kv
-        )
+        found["precision.class_name"] = class_of(words.weights, words.activation, words.kv)
     except UnknownNameError as error:
         found["precision.class_name"] = error.message
     found["repeats"] = len(raw.repeats)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from chipmark.engine.computed import linear_input_of
+from chipmark.engine.computed import class_of
 from chipmark_models.errors import UnknownNameError
-from chipmark_models.precision import precision_class
 
 
 def record_1_to_2(document: dict[str, Any]) -> dict[str, Any]:
@@ -28,6 +27,6 @@ def record_1_to_2(document: dict[str, Any]) -> dict[str, Any]:
 def _class_name(precision: dict[str, Any]) -> str:
     weights, words, kv = (str(precision.get(n, "")) for n in ("weights", "activation", "kv"))
     try:
-        return precision_class(weights, linear_input_of(words), kv)
+        return class_of(weights, words, kv)
     except UnknownNameError:
         return str(precision.get("class_name"))
