@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +20,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 # What a developer has added to the built-in data must not change a test.
-os.environ["CHIPMARK_CONFIG"] = os.devnull
+_NO_FILES = TemporaryDirectory(prefix="chipmark-no-config-")
+os.environ["CHIPMARK_CONFIG"] = _NO_FILES.name
 
 
 @pytest.fixture(scope="session")

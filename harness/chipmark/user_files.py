@@ -47,12 +47,12 @@ def user_file(name: str) -> UserFile | None:
     Raises BadInputError where it cannot be read or is invalid TOML.
     """
     path = config_folder() / name
-    if os.environ.get(VARIABLE) not in (None, "", os.devnull) and not path.parent.is_dir():
+    if os.environ.get(VARIABLE) and not path.parent.is_dir():
         raise BadInputError(path.parent, f"is not a folder, but {VARIABLE} names it")
     try:
         raw = path.read_bytes()
         data = tomllib.loads(raw.decode("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     except OSError as error:
         raise BadInputError(path, f"cannot be read ({error.strerror})") from error
