@@ -30,6 +30,7 @@ from chipmark.cell.protocol import (
     ChildSpec,
     ClockAnswer,
     CloseAnswer,
+    ErrorAnswer,
     Idle,
     IdleAnswer,
     LoadAnswer,
@@ -46,7 +47,7 @@ from chipmark.engine.contract import Backend, Caps, Clock
 from chipmark.engine.events import save_events
 from chipmark.engine.plan import CapturedLogits, Progress, RunPlan
 from chipmark.engine.plugins import open_backend, virtual_clock
-from chipmark.errors import ChipmarkError, DoesNotFitError, UnknownNameError, UsageError
+from chipmark.errors import UnknownNameError, UsageError
 from chipmark.log import configured, logger_of
 from chipmark.processes import die_with_parent
 from chipmark.registry import identity_of, refused_plugins, split_backend
@@ -267,12 +268,7 @@ def serve(
             tell({"ok": answer(name, json.dumps(request))})
         except Exception as error:  # a provider may raise anything: the cell fails with it
             traceback.print_exc()
-            message = error.message if isinstance(error, ChipmarkError) else str(error)
-            hint = error.hint if isinstance(error, ChipmarkError) else ""
-            told: dict[str, Any] = {"type": type(error).__name__, "message": message, "hint": hint}
-            if isinstance(error, DoesNotFitError):
-                told["sequences"] = error.sequences
-            tell({"error": told})
+            tell({"error": to_mapping(ErrorAnswer.of(error))})
         if name == "close":
             return
 

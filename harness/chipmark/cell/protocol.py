@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from chipmark.cell.checked_json import parse
 from chipmark.engine.contract import Caps, Loaded, LoadSpec
+from chipmark.errors import ChipmarkError, DoesNotFitError
 
 SCHEMA = "chipmark.child/2"
 
@@ -190,6 +191,14 @@ class ErrorAnswer:
     hint: str = ""
     sequences: int | None = None
     """How many would fit, of a load that does not."""
+
+    @staticmethod
+    def of(error: Exception) -> ErrorAnswer:
+        """From what was raised, which may be of a provider's own class."""
+        if not isinstance(error, ChipmarkError):
+            return ErrorAnswer(type(error).__name__, str(error))
+        fitting = error.sequences if isinstance(error, DoesNotFitError) else None
+        return ErrorAnswer(type(error).__name__, error.message, error.hint, fitting)
 
 
 @dataclass(frozen=True, slots=True)
