@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import shutil
@@ -19,13 +18,14 @@ from chipmark.cell.settings import Limits, RunOptions
 from chipmark.cell.suite import Overrides, load_suite
 from chipmark.cell.suite_run import run_suite
 from chipmark.errors import CellFailedError, UnknownNameError, UsageError
+from chipmark.log import logger_of
 from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.registry import GROUPS, refused_plugins
 
 if TYPE_CHECKING:
     from chipmark.cell.suite import Suite as PlannedSuite
 
-_LOG = logging.getLogger(__name__)
+_LOG = logger_of(__name__)
 FEEDBACK = ("forced", "sampled")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ from chipmark.chips.identify import nvidia_identity
 from chipmark.chips.nvml import cards, open_nvml
 from chipmark.chips.plugins import chip_identifier
 from chipmark.errors import MissingBackendError, UsageError
+from chipmark.log import logger_of
 from chipmark.registry import is_simulated, plugins, split_backend
 
-_LOG = logging.getLogger(__name__)
+_LOG = logger_of(__name__)
 
 
 @dataclass(frozen=True, slots=True)

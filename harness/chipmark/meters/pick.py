@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-
 from chipmark.errors import ChipmarkError
+from chipmark.log import logger_of
 from chipmark.meters.contract import Meter
 from chipmark.meters.declared import AssumedMeter, DeclaredMeter
 from chipmark.meters.plugins import meter_factory
 from chipmark.meters.request import MeterRequest
 from chipmark.registry import plugins
 
-_LOG = logging.getLogger(__name__)
+_LOG = logger_of(__name__)
 
 
 def pick_meter(request: MeterRequest) -> tuple[Meter | None, tuple[str, ...]]:

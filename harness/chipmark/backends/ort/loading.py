@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,13 +28,14 @@ from chipmark.codes import NoteCode
 from chipmark.engine.computed import Accumulator, ComputedPrecision
 from chipmark.engine.contract import Caps, Loaded, LoadSpec
 from chipmark.errors import UnknownNameError, UsageError
+from chipmark.log import logger_of
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import Graph
 from chipmark_models.onnx_graphs.decoder_graph import build_graph
 from chipmark_models.onnx_graphs.emitter import LEVELS, GraphShape, Level
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
-_LOG = logging.getLogger(__name__)
+_LOG = logger_of(__name__)
 
 OPTIONS = ("graph", "spinning", "prepacking", "static", "provider")
 """Keys of LoadSpec.options: graph = auto, plain or contrib; spinning, prepacking and static = true

@@ -6,7 +6,6 @@ Python module are plug-in providers that need no entry.
 
 from __future__ import annotations
 
-import logging
 import re
 import tomllib
 from collections.abc import Mapping
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from chipmark.errors import BadInputError, MissingBackendError, UnknownNameError
+from chipmark.log import logger_of
 from chipmark.user_files import user_file
 
-_LOG = logging.getLogger(__name__)
+_LOG = logger_of(__name__)
 
 
 _DATA = Path(__file__).with_name("providers.toml")

@@ -6,7 +6,6 @@ device is always named, never chosen by a policy.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from chipmark.backends.ort.providers import Located
 from chipmark.backends.ort.runtime_errors import onnxruntime_errors
 from chipmark.backends.ort.weights_file import PlacedWeights
 from chipmark.errors import CellFailedError
+from chipmark.log import logger_of
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import Graph
 
@@ -42,7 +42,7 @@ class Opened:
     problem: str
 
 
-_LOG = logging.getLogger(__name__)
+_LOG = logger_of(__name__)
 
 
 def provider_options(

@@ -7,7 +7,6 @@ A vendor's plug-in registers its device when it is imported; afterwards `torch.<
 from __future__ import annotations
 
 import importlib
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any
 from chipmark.backends.host import available_memory
 from chipmark.engine.contract import Candidate, Machine
 from chipmark.errors import BadInputError, MissingBackendError, UnknownNameError
+from chipmark.log import logger_of
 from chipmark.user_files import user_file
 
-_LOG = logging.getLogger(__name__)
+_LOG = logger_of(__name__)
 
 PLUGINS: Mapping[str, str] = {
     "npu": "torch_npu",

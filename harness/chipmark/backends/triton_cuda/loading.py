@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from chipmark.codes import NoteCode
 from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
 from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
 from chipmark.errors import UnknownNameError, UsageError
+from chipmark.log import logger_of
 from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_models.config import ModelConfig
 from chipmark_models.costs import kv_bytes_per_token, weight_bytes_stored
@@ -38,7 +38,7 @@ from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.reading import DTYPES
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
-_LOG = logging.getLogger(__name__)
+_LOG = logger_of(__name__)
 
 OPTIONS = ("ops", "kernel_check", "graphs")
 """Options of `LoadSpec.options`. ops: implementation by operation. kernel_check: whether kernels
