@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from chipmark.cell.given import check_idle_s, merged, read_options, read_slo, slo_of
+from chipmark.cell.given import check_idle_s, merged, options_for, read_option, read_slo, slo_of
 from chipmark.cell.settings import IDLE_S, RunOptions
 from chipmark.cell.suite import Overrides, load_suite
 from chipmark.errors import BadInputError, UnknownNameError, UsageError
@@ -39,12 +39,12 @@ options = { graph = "plain", provider = { a = 1 } }
     ],
 )
 def test_an_option_is_a_toml_value_or_text(text, found):
-    assert read_options([text], "ort") == found
+    assert options_for("ort", [read_option(text)]) == found
 
 
 def test_the_last_of_a_name_holds_and_tables_are_merged():
     texts = ["p.a=1", "p.b=2", "p.a=3", "x=1"]
-    assert read_options(texts, "ort") == {"p": {"a": 3, "b": 2}, "x": 1}
+    assert options_for("ort", map(read_option, texts)) == {"p": {"a": 3, "b": 2}, "x": 1}
     assert merged({"p": {"a": 1}, "x": 1}, {"p": {"b": 2}, "x": {}}) == {
         "p": {"a": 1, "b": 2},
         "x": {},
@@ -54,7 +54,7 @@ def test_the_last_of_a_name_holds_and_tables_are_merged():
 @pytest.mark.parametrize("text", ["graph", "=plain", "a b=1", "a..b=1"])
 def test_what_is_no_option_is_named(text):
     with pytest.raises(UsageError, match="--option"):
-        read_options([text], "ort")
+        read_option(text)
 
 
 def test_an_objective_keeps_the_defaults_of_what_is_not_given():
@@ -95,7 +95,8 @@ def test_a_suite_file_names_them_and_the_command_line_goes_first(tmp_path):
     assert (suite.slo, suite.idle_s) == (Slo(name="custom", tpot_s=0.03), 40.0)
     given = {"graph": "plain", "provider": {"a": 1}}
     assert [cell.options for cell in suite.cells] == [given, given]
-    over = Overrides(options=("ort:provider.a=2", "ort:b=1"), slo="tpot_s=0.02", idle_s=0)
+    given = (read_option("ort:provider.a=2"), read_option("ort:b=1"))
+    over = Overrides(options=given, slo=read_slo("tpot_s=0.02"), idle_s=0)
     suite = load_suite(str(path), over, ())
     assert (suite.slo, suite.idle_s) == (Slo(name="custom", tpot_s=0.02), 0.0)
     by_backend = {cell.backend: cell.options for cell in suite.cells}
@@ -126,7 +127,7 @@ def test_an_option_of_a_kind_that_is_not_in_the_run_is_refused(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(SUITE)
     with pytest.raises(UnknownNameError, match="ort"):
-        load_suite(str(path), Overrides(options=("otr:graph=plain",)), ())
+        load_suite(str(path), Overrides(options=(read_option("otr:graph=plain"),)), ())
 
 
 def test_settings_of_before_keep_their_key():

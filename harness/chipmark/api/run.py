@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from chipmark.api.records import PathLike, Records, load
 from chipmark.api.suite import Suite, suite_and_workload
 from chipmark.cell.available import candidates
+from chipmark.cell.given import GivenOption, read_option, read_slo, slo_of
 from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import Limits, RunOptions
 from chipmark.cell.suite import Overrides, load_suite
@@ -24,6 +24,7 @@ from chipmark.registry import GROUPS, refused_plugins
 
 if TYPE_CHECKING:
     from chipmark.cell.suite import Suite as PlannedSuite
+    from chipmark.results.manifest import Slo
 
 _LOG = logger_of(__name__)
 FEEDBACK = ("forced", "sampled")
@@ -149,8 +150,8 @@ def run(
         transcript=os.fspath(transcript or ""),
         trace=os.fspath(trace or ""),
         block_tokens=block_tokens,
-        options=_option_texts(options),
-        slo=_slo_text(slo),
+        options=_options(options),
+        slo=_slo(slo),
         idle_s=idle_s,
     )
     _check(feedback, power_w, python)
@@ -224,26 +225,20 @@ def _check_numbers(**given: float) -> None:
             raise UsageError(f"{name} is {value}", f"give a number of at least {least[name]}")
 
 
-def _option_texts(given: Mapping[str, Any] | str | Iterable[str]) -> tuple[str, ...]:
-    """Options as the texts of a command line, tables within as dotted keys."""
-    if not isinstance(given, Mapping):
-        return _texts(given)
-    texts: list[str] = []
-    for key, value in given.items():
-        if isinstance(value, Mapping):
-            texts += (f"{key}.{text}" for text in _option_texts(value))
-        else:
-            texts.append(f"{key}={json.dumps(value)}")
-    return tuple(texts)
-
-
-def _slo_text(given: Mapping[str, Any] | str) -> str:
-    """An objective as the text of a command line."""
+def _options(given: Mapping[str, Any] | str | Iterable[str]) -> tuple[GivenOption, ...]:
+    """Options of every kind as a mapping, or texts of a command line."""
     if isinstance(given, Mapping):
-        return ",".join(f"{name}={value}" for name, value in given.items())
-    if not isinstance(given, str):
+        return (GivenOption(given),) if given else ()
+    return tuple(map(read_option, _texts(given)))
+
+
+def _slo(given: Mapping[str, Any] | str) -> Slo | None:
+    """The objective of a mapping, or of a text of a command line; None where none is given."""
+    if isinstance(given, str):
+        return read_slo(given) if given else None
+    if not isinstance(given, Mapping):
         raise UsageError(f"slo is {given!r}", 'give {"tpot_s": 0.03} or "tpot_s=0.03"')
-    return given
+    return slo_of(given)
 
 
 def _paths(given: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:

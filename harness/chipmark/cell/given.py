@@ -7,6 +7,7 @@ import math
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from chipmark.errors import UnknownNameError, UsageError
@@ -22,30 +23,45 @@ _OPTION = re.compile(r"(?:(?P<kind>[a-z_][a-z0-9_]*):)?(?P<key>[A-Za-z0-9_.-]+)=
 _LIMITS = ("ttft_append_s", "ttft_cold_s", "tpot_s", "share")
 
 
-def read_options(texts: Iterable[str], kind: str) -> dict[str, Any]:
-    """Options of a backend kind out of `[KIND:]KEY=VALUE` texts; those of other kinds are left out.
+@dataclass(frozen=True, slots=True)
+class GivenOption:
+    """Options as given for the backends of a run."""
+
+    values: Mapping[str, Any]
+    kind: str | None = None
+    """The backend kind that they are for; None is every kind."""
+    text: str = ""
+    """As it was given, for messages."""
+
+
+def read_option(text: str) -> GivenOption:
+    """An option out of `[KIND:]KEY=VALUE`.
 
     A value is a TOML value (`4`, `true`, `[1, 2]`), and text where it is none; a dot in the key is
-    a table within. The last of a name holds. Raises UsageError.
+    a table within. Raises UsageError.
     """
+    parts = _OPTION.fullmatch(text)
+    if parts is None:
+        raise UsageError(
+            f"--option {text!r} is not KEY=VALUE", "as --option graph=plain or ort:graph=plain"
+        )
+    return GivenOption(_read(text, parts["key"], parts["value"]), parts["kind"], text)
+
+
+def options_for(kind: str, given: Iterable[GivenOption]) -> dict[str, Any]:
+    """Options of a backend kind; those of other kinds are left out, the last of a name holds."""
     found: dict[str, Any] = {}
-    for text in texts:
-        parts = _OPTION.fullmatch(text)
-        if parts is None:
-            raise UsageError(
-                f"--option {text!r} is not KEY=VALUE", "as --option graph=plain or ort:graph=plain"
-            )
-        if parts["kind"] in (None, kind):
-            found = merged(found, _read(text, parts["key"], parts["value"]))
+    for option in given:
+        if option.kind in (None, kind):
+            found = merged(found, option.values)
     return found
 
 
-def check_kinds(texts: Iterable[str], kinds: Collection[str]) -> None:
+def check_kinds(given: Iterable[GivenOption], kinds: Collection[str]) -> None:
     """UnknownNameError for an option of a kind that no backend of the run has."""
-    for text in texts:
-        parts = _OPTION.fullmatch(text)
-        if parts is not None and parts["kind"] not in (None, *kinds):
-            raise UnknownNameError(f"kind of --option {text!r}", parts["kind"], kinds)
+    for option in given:
+        if option.kind is not None and option.kind not in kinds:
+            raise UnknownNameError(f"kind of --option {option.text!r}", option.kind, kinds)
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

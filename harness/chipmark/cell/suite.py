@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from chipmark.cell.computes import computed_pairs
-from chipmark.cell.given import check_idle_s, check_kinds, merged, read_options, read_slo, slo_of
+from chipmark.cell.given import GivenOption, check_idle_s, check_kinds, merged, options_for, slo_of
 from chipmark.errors import BadInputError, UnknownNameError, UsageError
 from chipmark.registry import split_backend
 from chipmark.results.manifest import Slo
@@ -117,10 +117,9 @@ class Overrides:
     transcript: str = ""
     trace: str = ""
     block_tokens: int | None = None
-    options: tuple[str, ...] = ()
-    """`[KIND:]KEY=VALUE`, over the suite's."""
-    slo: str = ""
-    """`FIELD=VALUE,...`"""
+    options: tuple[GivenOption, ...] = ()
+    """Over the suite's."""
+    slo: Slo | None = None
     idle_s: float | None = None
 
 
@@ -175,8 +174,8 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
 
 
 def _slo(path: Path, where: str, table: Mapping[str, Any], overrides: Overrides) -> Slo | None:
-    if overrides.slo:
-        return read_slo(overrides.slo)
+    if overrides.slo is not None:
+        return overrides.slo
     given = table.get("slo")
     if given is None:
         return None
@@ -291,7 +290,7 @@ def _unfold(
     check_kinds(overrides.options, sorted({split_backend(name)[0] for name in backends}))
 
     def options_of(backend: str) -> str:
-        given = read_options(overrides.options, split_backend(backend)[0])
+        given = options_for(split_backend(backend)[0], overrides.options)
         return json.dumps(merged(own, given), sort_keys=True)
 
     computed = computed_pairs(backends, axes["precision"], named=bool(axes["backend"]))
