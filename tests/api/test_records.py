@@ -12,6 +12,8 @@ import chipmark
 from chipmark.table.columns import COLUMNS, EXTRA_KEYS
 from chipmark.table.render import FORMATS
 
+RESULTS = Path(__file__).parents[2] / "results" / "amd-epyc-zen4"
+
 PUBLISHED = Path(__file__).parents[2] / "results" / "amd-epyc-zen4"
 
 
@@ -180,3 +182,14 @@ def test_no_records_and_no_folder(tmp_path: Path) -> None:
 def test_loading_nothing_is_refused(paths: tuple[str, ...]) -> None:
     with pytest.raises(chipmark.UsageError, match="no folder"):
         chipmark.load(*paths)
+
+
+@pytest.mark.parametrize("format", ["md", "csv", "json", "html"])
+def test_rendering_is_what_the_command_prints(
+    format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from chipmark.cli.main import main
+
+    assert main(["table", str(RESULTS), "--format", format]) == 0
+    printed = capsys.readouterr().out
+    assert printed == chipmark.load(RESULTS).render(format)

@@ -9,7 +9,7 @@ from chipmark.prices.book import EXAMPLE, load_book
 from chipmark.results.record import Record
 from chipmark.table.headline import headline
 from chipmark.table.render import render
-from chipmark.table.rows import build_rows, ranked_by_kind
+from chipmark.table.rows import build_rows, ranked_by_kind, sheets_of
 
 Make = Callable[..., Record]
 
@@ -21,7 +21,7 @@ PRICED: dict[str, Any] = {
 
 
 def of(*records: Record, **options: Any) -> str:
-    return headline(ranked_by_kind(records, load_book(EXAMPLE), **options))
+    return headline(ranked_by_kind(sheets_of(records, load_book(EXAMPLE)), **options))
 
 
 def part(sentence: str, word: str) -> str:

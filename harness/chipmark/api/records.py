@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, overload
 
 from chipmark.api.record import Record
 from chipmark.errors import BrokenRecordError, NothingToJudgeError, UsageError
-from chipmark.prices.book import EXAMPLE, load_book
+from chipmark.prices.book import EXAMPLE, PriceBook, load_book
 from chipmark.results.store import Loaded, Skipped, find_records, load_record, load_records
 from chipmark.table.columns import COLUMNS
-from chipmark.table.rows import TableRow, build_rows
+from chipmark.table.rows import TableRow, ranked_by_kind, rows_of, sheets_of
 
 if TYPE_CHECKING:
     import pandas
+    from rich.console import Console
 
     from chipmark.results.record import Record as StoredRecord
+    from chipmark.table.sheet import Sheet
 
 PathLike = str | os.PathLike[str]
 
@@ -96,7 +98,7 @@ class Records(Sequence[Record]):
         self,
         baseline: str | None = None,
         rank_by: str | None = None,
-        prices: PathLike | None = None,
+        prices: PathLike | PriceBook | None = None,
         *,
         across_precision: bool = False,
     ) -> list[TableRow]:
@@ -104,15 +106,19 @@ class Records(Sequence[Record]):
 
         Takes and raises what `table` does.
         """
-        book = load_book(Path(prices) if prices is not None else EXAMPLE)
-        stored = [record.stored for record in self]
-        return build_rows(stored, book, baseline, rank_by, across_precision=across_precision)
+        sheets = self._sheets(prices)
+        return rows_of(sheets, baseline, rank_by, across_precision=across_precision)
+
+    def _sheets(self, prices: PathLike | PriceBook | None) -> list[Sheet]:
+        if not isinstance(prices, PriceBook):
+            prices = load_book(EXAMPLE if prices is None else Path(prices))
+        return sheets_of([record.stored for record in self], prices)
 
     def table(
         self,
         baseline: str | None = None,
         rank_by: str | None = None,
-        prices: PathLike | None = None,
+        prices: PathLike | PriceBook | None = None,
         *,
         across_precision: bool = False,
     ) -> list[dict[str, Any]]:
@@ -125,7 +131,7 @@ class Records(Sequence[Record]):
             baseline: a record's id or a backend; None is the first of each group that may be
                 ranked.
             rank_by: a column that can be ranked; None chooses one by the kind of work.
-            prices: a price book; None is the example that comes with chipmark.
+            prices: a price book or its file; None is the example that comes with chipmark.
             across_precision: whether rows of other precision classes get a ratio, unranked.
 
         Returns:
@@ -143,7 +149,7 @@ class Records(Sequence[Record]):
         self,
         baseline: str | None = None,
         rank_by: str | None = None,
-        prices: PathLike | None = None,
+        prices: PathLike | PriceBook | None = None,
         *,
         across_precision: bool = False,
     ) -> pandas.DataFrame:
@@ -169,7 +175,9 @@ class Records(Sequence[Record]):
         frame.index = pandas.Index([record.id for record in self], name="record", dtype="object")
         return frame
 
-    def ranked(self, rank_by: str | None = None, prices: PathLike | None = None) -> Records:
+    def ranked(
+        self, rank_by: str | None = None, prices: PathLike | PriceBook | None = None
+    ) -> Records:
         """The records that have a rank, best first within each group that does the same work.
 
             records.ranked("tok_per_joule")[0].backend
@@ -190,7 +198,7 @@ class Records(Sequence[Record]):
         self,
         baseline: str | None = None,
         rank_by: str | None = None,
-        prices: PathLike | None = None,
+        prices: PathLike | PriceBook | None = None,
         *,
         across_precision: bool = False,
     ) -> list[Comparison]:
@@ -224,12 +232,13 @@ class Records(Sequence[Record]):
         format: str = "md",
         baseline: str | None = None,
         rank_by: str | None = None,
-        prices: PathLike | None = None,
+        prices: PathLike | PriceBook | None = None,
         *,
         across_precision: bool = False,
         all_columns: bool = False,
+        console: Console | None = None,
     ) -> str:
-        """The table as text.
+        """The table as text, as `chipmark table` prints it.
 
             Path("results.md").write_text(records.render("md"))
 
@@ -237,14 +246,20 @@ class Records(Sequence[Record]):
             format: rich (plain text of 120 columns), md, csv, json or html.
             baseline, rank_by, prices, across_precision: as in `table`.
             all_columns: every column in the formats for people (rich, md).
+            console: width and colours of rich; None is plain text of 120 columns.
 
         Raises:
             UnknownNameError: there is no such format, and as `table`.
         """
-        from chipmark.table.render import render
+        from chipmark.table.headline import headline
+        from chipmark.table.render import FOR_PEOPLE, render
 
-        rows = self.rows(baseline, rank_by, prices, across_precision=across_precision)
-        return render(rows, format, all_columns=all_columns)
+        sheets = self._sheets(prices)
+        rows = rows_of(sheets, baseline, rank_by, across_precision=across_precision)
+        summary = ""
+        if format in FOR_PEOPLE:
+            summary = headline(ranked_by_kind(sheets, baseline, rank_by))
+        return render(rows, format, console, all_columns=all_columns, summary=summary)
 
 
 def load(*paths: PathLike, strict: bool = True) -> Records:
@@ -273,12 +288,16 @@ def load(*paths: PathLike, strict: bool = True) -> Records:
         loaded = Loaded(tuple(map(_whole, find_records(folders))), ())
     else:
         loaded = load_records(folders)
+    return records_of(loaded, folders)
+
+
+def records_of(loaded: Loaded, paths: Sequence[Path]) -> Records:
+    """What was read under paths. BrokenRecordError where records are there and none could be read,
+    NothingToJudgeError where there is none."""
     if not loaded.records:
         if loaded.skipped:
-            raise BrokenRecordError(
-                folders[0], f"none of {len(loaded.skipped)} records is readable"
-            )
-        raise no_records(folders)
+            raise BrokenRecordError(paths[0], f"none of {len(loaded.skipped)} records is readable")
+        raise no_records(paths)
     return Records(map(Record, loaded.records), loaded.skipped)
 
 

@@ -38,16 +38,15 @@ def cost(
     from chipmark.prices.book import EXAMPLE, load_book
     from chipmark.table.cost_table import cost_object, cost_text
     from chipmark.table.costing import price
-    from chipmark.table.rows import build_rows
     from chipmark.terminal.console import check_format, emit_json, stdout, warn
 
     check_format(format_, ("rich", "json"))
     book = load_book(prices or EXAMPLE)
-    loaded = readable(runs)
+    records = readable(runs)
     if not baseline:
-        priced = (r.id for r in loaded.records if price(r, book).cost_per_session is not None)
+        priced = (r.id for r in records if price(r.stored, book).cost_per_session is not None)
         baseline = next(priced, "")
-    rows = build_rows(loaded.records, book, baseline or None, "cost_per_session")
+    rows = records.rows(baseline or None, "cost_per_session", book)
     if format_ == "json":
         emit_json([cost_object(row) for row in rows])
     else:
@@ -55,4 +54,4 @@ def cost(
         sys.stdout.flush()
         source = (prices or EXAMPLE).name
         warn(f"prices: {source} of {book.date}, VAT {book.vat}")
-    refuse_skipped(loaded)
+    refuse_skipped(records)

@@ -7,27 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chipmark.results.store import Loaded
+    from chipmark.api.records import Records
 
 
-def readable(runs: Sequence[Path]) -> Loaded:
+def readable(runs: Sequence[Path]) -> Records:
     """The records under the paths; one that cannot be read is named on stderr.
 
     Raises BrokenRecordError where none can be read, NothingToJudgeError where there is none.
     """
-    from chipmark.api.records import no_records
-    from chipmark.errors import BrokenRecordError
+    from chipmark.api.records import records_of
     from chipmark.results.store import load_records
     from chipmark.terminal.console import warn
 
     loaded = load_records(runs)
     for skipped in loaded.skipped:
         warn(f"left out {skipped.path}: {skipped.reason}")
-    if loaded.records:
-        return loaded
-    if loaded.skipped:
-        raise BrokenRecordError(runs[0], "no record could be read")
-    raise no_records(runs)
+    return records_of(loaded, runs)
 
 
 def folders_of(runs: Sequence[Path]) -> list[Path]:
@@ -41,11 +36,11 @@ def folders_of(runs: Sequence[Path]) -> list[Path]:
     return folders
 
 
-def refuse_skipped(loaded: Loaded) -> None:
+def refuse_skipped(records: Records) -> None:
     """Raise BrokenRecordError where a record was left out, after the others were shown."""
     from chipmark.errors import BrokenRecordError
 
-    if loaded.skipped:
+    if records.skipped:
         raise BrokenRecordError(
-            loaded.skipped[0].path, f"{len(loaded.skipped)} records could not be read"
+            records.skipped[0].path, f"{len(records.skipped)} records could not be read"
         )

@@ -67,32 +67,27 @@ def print_table(
 
     from chipmark.cli.records import readable, refuse_skipped
     from chipmark.prices.book import EXAMPLE, load_book
-    from chipmark.table.headline import headline
-    from chipmark.table.render import FORMATS, render
-    from chipmark.table.rows import build_rows, ranked_by_kind
+    from chipmark.table.render import FORMATS
     from chipmark.terminal.console import check_format, warn
 
     check_format(format_, FORMATS)
     book_path = prices or EXAMPLE
     book = load_book(book_path)
-    loaded = readable(runs)
-    rows = build_rows(
-        loaded.records,
-        book,
-        baseline or None,
-        rank_by or None,
-        across_precision=across_precision,
-    )
+    records = readable(runs)
     # Where stdout is not a terminal, a width that the user exports counts; without one it is 120.
     known_width = sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
     console = Console() if format_ == "rich" and known_width else None
-    summary = ""
-    if format_ in ("rich", "md", "html"):
-        kinds = ranked_by_kind(loaded.records, book, baseline or None, rank_by or None)
-        summary = headline(kinds)
-    text = render(rows, format_, console, all_columns=all_columns, summary=summary)
+    text = records.render(
+        format_,
+        baseline or None,
+        rank_by or None,
+        book,
+        across_precision=across_precision,
+        all_columns=all_columns,
+        console=console,
+    )
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
     sys.stdout.flush()
     if format_ == "rich":
         warn(f"prices: {book_path.name}" + ("" if prices else " (the default; --prices BOOK)"))
-    refuse_skipped(loaded)
+    refuse_skipped(records)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 FORMATS: tuple[str, ...] = ("rich", "md", "csv", "json", "html")
 
+FOR_PEOPLE: tuple[str, ...] = ("rich", "md", "html")
+"""Formats that begin with a sentence about the rows."""
+
 MAIN: tuple[str, ...] = (
     "backend", "concurrency", "decode_rows", "total_tok_s", "prefill_tok_s", "decode_tok_s",
     "ttft_p50_s", "tpot_p50_s", "slo_attainment", "prefix_hit", "mbu", "tok_per_joule",

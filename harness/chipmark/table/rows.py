@@ -94,21 +94,21 @@ def build_rows(
     baseline too, which never rank. Raises UnknownNameError for a baseline that no record has and
     for a metric that cannot be ranked by.
     """
-    sheets = [sheet(record, book) for record in records]
-    return rows_of(sheets, baseline, rank_by, across_precision=across_precision)
+    return rows_of(sheets_of(records, book), baseline, rank_by, across_precision=across_precision)
+
+
+def sheets_of(records: Sequence[Record], book: PriceBook | None) -> list[Sheet]:
+    """Each record priced by itself: what rows are made from, however they are ranked."""
+    return [sheet(record, book) for record in records]
 
 
 def ranked_by_kind(
-    records: Sequence[Record],
-    book: PriceBook | None,
-    baseline: str | None = None,
-    rank_by: str | None = None,
+    sheets: Sequence[Sheet], baseline: str | None = None, rank_by: str | None = None
 ) -> dict[Kind, list[TableRow]]:
-    """The rows of `build_rows` ranked by a metric of each kind: for `headline.headline`.
+    """The rows of `rows_of` ranked by a metric of each kind: for `headline.headline`.
 
     rank_by: taken for its own kind. Raises as `build_rows` does.
     """
-    sheets = [sheet(record, book) for record in records]
     metrics: dict[Kind, str | None] = {"perf": None, **METRICS}
     if rank_by is not None:
         if rank_by not in RANKABLE:
