@@ -12,8 +12,6 @@ import chipmark
 from chipmark.table.columns import COLUMNS, EXTRA_KEYS
 from chipmark.table.render import FORMATS
 
-RESULTS = Path(__file__).parents[2] / "results" / "amd-epyc-zen4"
-
 PUBLISHED = Path(__file__).parents[2] / "results" / "amd-epyc-zen4"
 
 
@@ -190,6 +188,6 @@ def test_rendering_is_what_the_command_prints(
 ) -> None:
     from chipmark.cli.main import main
 
-    assert main(["table", str(RESULTS), "--format", format]) == 0
+    assert main(["table", str(PUBLISHED), "--format", format]) == 0
     printed = capsys.readouterr().out
-    assert printed == chipmark.load(RESULTS).render(format)
+    assert printed == chipmark.load(PUBLISHED).render(format)
