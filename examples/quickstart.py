@@ -12,7 +12,7 @@ import chipmark
 backends = sys.argv[1:] or ["sim:golden", "sim:slow"]
 with tempfile.TemporaryDirectory() as folder:
     records = chipmark.run("quick", backends, out=folder)
-    print(records.render())
+    print(records.render("rich"))
 
     for row in records.table(baseline=backends[0]):
         place = row["rank"] or "-"
