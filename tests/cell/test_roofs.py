@@ -87,7 +87,7 @@ def test_probe_never_takes_more_than_a_safe_part(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("stdout", ["", "no JSON", '{"other": 1}', '{"read": 0}'])
 def test_probe_that_fails_costs_the_roof_only(monkeypatch: pytest.MonkeyPatch, stdout: str) -> None:
     done = subprocess.CompletedProcess([], 0, stdout, "")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(host_probe, "run_module", lambda *_, **__: done)
     assert host_probe.host_read_roof(SIZE, None, 1)[0] is None
 
 
@@ -95,7 +95,7 @@ def test_killed_probe_costs_the_roof_only(monkeypatch: pytest.MonkeyPatch) -> No
     def killed(*_: Any, **__: Any) -> None:
         raise subprocess.CalledProcessError(-9, "probe")
 
-    monkeypatch.setattr(subprocess, "run", killed)
+    monkeypatch.setattr(host_probe, "run_module", killed)
     assert host_probe.host_read_roof(SIZE, None, 1) == (None, SIZE)
 
 

@@ -74,7 +74,8 @@ def test_a_child_killed_in_the_middle_fails_its_cell_only(tmp_path: Path) -> Non
     out = tmp_path / "runs"
     run = _start(out, "sim:faulty-slow")
     _wait_for_first_repeat(out, run)
-    (child,) = psutil.Process(run.pid).children()
+    (supervisor,) = psutil.Process(run.pid).children()
+    (child,) = supervisor.children()
     child.kill()
     _, err = run.communicate(timeout=60)
     assert run.returncode == 4

@@ -17,7 +17,7 @@ from chipmark import __version__
 from chipmark.ab.canary import LIMIT
 from chipmark.ab.journal import JournalledRunner, arm_document, is_resumable, journal
 from chipmark.ab.looks import Outcome, run_sequence
-from chipmark.ab.process import undisturbed
+from chipmark.processes import undisturbed
 from chipmark.ab.readings import Command, Reading
 from chipmark.ab.resolve_arms import ArmPlan, Request, planned
 from chipmark.ab.run_folder import check_new, write_run

@@ -6,23 +6,23 @@ import json
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from chipmark.cell.checked_json import FieldError, from_mapping, to_mapping
 from chipmark.cell.environment import child_environment
 from chipmark.cell.protocol import Answer, Close, CloseAnswer, ErrorAnswer, Request
 from chipmark.errors import CellFailedError, DoesNotFitError
-from chipmark.processes import LogTail, family_of, how_it_ended, signal_group
+from chipmark.processes import LogTail
+from chipmark.supervised import Supervised
 
 _ANSWER_BYTES = 32 * 1024 * 1024
 _READ = 1 << 16
+_EXIT_S = 5.0
+"""How long a child that has closed its pipe may take to end."""
 
 Told = Callable[[Mapping[str, Any]], None]
 
@@ -47,14 +47,8 @@ class ChildProcess:
         command = [python, "-m", module, str(path)]
         command += ["--fd-in", str(to_child), "--fd-out", str(from_child)]
         try:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=child_environment(os.environ),
-                start_new_session=True,
-                pass_fds=(to_child, from_child),
+            self._tree = Supervised(
+                command, child_environment(os.environ), pass_fds=(to_child, from_child)
             )
         except OSError as error:
             os.close(self._commands)
@@ -63,8 +57,8 @@ class ChildProcess:
         finally:
             os.close(to_child)
             os.close(from_child)
-        assert self.process.stdout is not None
-        self.log = LogTail(self.process.stdout)
+        assert self._tree.process.stdout is not None
+        self.log = LogTail(self._tree.process.stdout)
         self._buffer = b""
         self._parked = False
         self._ended = False
@@ -162,18 +156,21 @@ class ChildProcess:
                     if len(self._buffer) > _ANSWER_BYTES:
                         raise self._failure(f"{command}: the answer is over 32 MiB")
 
+    @property
+    def pid(self) -> int:
+        """Of the measured process, which leads a session and a group; its supervisor is another."""
+        return self._tree.pid
+
     def park(self) -> None:
         """Stop the child's processes, also those in groups of their own: they keep their memory
-        and use no CPU until they are woken."""
-        if not self._parked and self._signal(signal.SIGSTOP):
-            self._parked = True
-            self._signal_family(signal.SIGSTOP)
+        and use no CPU until they are woken. What supervises them goes on."""
+        if not self._parked:
+            self._parked = self._tree.signal(signal.SIGSTOP)
 
     def wake(self) -> None:
         """Let a parked child continue."""
         if self._parked:
-            self._signal_family(signal.SIGCONT)
-            self._signal(signal.SIGCONT)
+            self._tree.signal(signal.SIGCONT)
             self._parked = False
 
     def close(self, timeout_s: float = 20.0) -> CloseAnswer:
@@ -188,29 +185,10 @@ class ChildProcess:
         if self._ended:
             return
         self._ended = True
-        family = family_of(self.process.pid)
-        self._signal(signal.SIGKILL)
-        for member in family:
-            try:
-                member.kill()
-            except psutil.NoSuchProcess:
-                continue
-        self.process.wait()
+        self._tree.end()
         for descriptor in (self._commands, self._answers):
             os.close(descriptor)
         self.log.join()
-
-    def _signal(self, number: signal.Signals) -> bool:
-        return signal_group(self.process.pid, number)
-
-    def _signal_family(self, number: signal.Signals) -> None:
-        """To what left the child's process group, which a signal to the group does not reach."""
-        for member in family_of(self.process.pid):
-            try:
-                if os.getpgid(member.pid) != self.process.pid:
-                    member.send_signal(number)
-            except (psutil.Error, ProcessLookupError):
-                continue
 
     def _parse(self, command: str, line: bytes) -> dict[str, Any]:
         try:
@@ -243,8 +221,5 @@ class ChildProcess:
         return CellFailedError(text, "the end of its output is in child.log")
 
     def _how_it_ended(self) -> str:
-        try:
-            code = self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            return "the child closed its pipe without an answer"
-        return f"the child {how_it_ended(code)}"
+        how = self._tree.how_it_ended(_EXIT_S)
+        return f"the child {how}" if how else "the child closed its pipe without an answer"

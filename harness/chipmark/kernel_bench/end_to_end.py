@@ -7,7 +7,7 @@ its budget; the next one resumes with the cells that have no record yet.
 from __future__ import annotations
 
 import argparse
-import signal
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +17,8 @@ from pathlib import Path
 from chipmark.errors import ChipmarkError
 from chipmark.kernel_bench.presence import missing_device
 from chipmark.kernel_bench.wheels import carried, require
+from chipmark.processes import undisturbed
+from chipmark.supervised import end_tree, marked, new_mark, supervised
 from chipmark_kernels.device import product_key
 
 SUITE = Path(__file__).with_suffix(".toml")
@@ -56,27 +58,25 @@ def command(out: Path, extra: Sequence[str], budget_s: float) -> list[str]:
 def run_within(
     argv: Sequence[str], budget_s: float, env: Mapping[str, str] | None = None
 ) -> tuple[int, bool]:
-    """Exit code, and whether the budget ended it: by SIGINT, which leaves whole records.
+    """Exit code, and whether the budget ended it: by a signal, which leaves whole records.
 
-    Ctrl-C reaches the process as well as this one; it is waited for, and the code is 130.
+    What interrupts this process is handed on, and raised again when all has ended.
     """
-    process = subprocess.Popen(argv, env=env)
+    mark = new_mark()
+    process = subprocess.Popen(
+        [*supervised(), *argv],
+        env=marked(os.environ if env is None else env, mark),
+        start_new_session=True,
+    )
     try:
         return process.wait(budget_s), False
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        return _ended(process), True
-    except KeyboardInterrupt:
-        _ended(process)
-        return 130, False
-
-
-def _ended(process: subprocess.Popen[bytes]) -> int:
-    try:
-        return process.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
+        end_tree(process, mark, _GRACE_S)
+        return process.wait(), True
+    except BaseException:
+        with undisturbed():
+            end_tree(process, mark, _GRACE_S)
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:
