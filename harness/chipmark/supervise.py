@@ -10,11 +10,11 @@ stop too, passes this process by; it gets SIGKILL when this process dies. All of
 fork and exec of a process with one thread, which a `preexec_fn` of a parent with several cannot do
 safely.
 
-While the parent lives, SIGTERM is handed on to the program's group, and SIGUSR1 ends all of it at
-once. On RESULT_FD come lines of JSON: {"pid"} or {"errno"}, then {"code", "wall_s"} when the
-program has ended and before what it left is; with `-` for RESULT_FD there are none, and the exit
-code is that of the program. Standard library only. Without Linux nothing is set, and what is left
-is the parent's to end.
+While the parent lives, SIGTERM, SIGINT and SIGHUP are handed on to the program's group, and SIGUSR1
+ends all of it at once. On RESULT_FD come lines of JSON: {"pid"} or {"errno"}, then {"code",
+"wall_s"} when the program has ended and before what it left is; with `-` for RESULT_FD there are
+none, and the exit code is that of the program. Standard library only. Without Linux nothing is set,
+and what is left is the parent's to end.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _NOT_STARTED = 127
 _RESTORED = ("SIGPIPE", "SIGXFSZ")
 """Signals that Python ignores and that a program expects as they were."""
 
-_IGNORED = (signal.SIGINT, signal.SIGHUP)
-"""Of a terminal: they are the parent's to act on. The program has them as the parent had."""
+_HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""To the program, which has them as the parent had."""
 
 
 def supervise(result: int | None, parent: int, argv: list[str]) -> int:
     """Run `argv` to its end; returns the exit code of this process."""
-    before = {number: signal.getsignal(number) for number in _IGNORED}
+    before = {number: signal.getsignal(number) for number in _HANDED_ON}
 
     def terminate(number: int, frame: FrameType | None) -> None:
         if os.getppid() != parent:
@@ -48,7 +48,7 @@ def supervise(result: int | None, parent: int, argv: list[str]) -> int:
             os._exit(128 + number)
         # The program is given the time to clean up; the parent says when it is over.
         for pid in _children():
-            _signal_group(pid, signal.SIGTERM)
+            _signal_group(pid, number)
 
     def end(number: int, frame: FrameType | None) -> None:
         found = descendants(os.getpid())
@@ -56,10 +56,9 @@ def supervise(result: int | None, parent: int, argv: list[str]) -> int:
             os._exit(128 + number)
         _kill(found)
 
-    signal.signal(signal.SIGTERM, terminate)
+    for number in _HANDED_ON:
+        signal.signal(number, terminate)
     signal.signal(signal.SIGUSR1, end)
-    for number in _IGNORED:
-        signal.signal(number, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
@@ -128,7 +127,7 @@ def _children() -> list[int]:
         return descendants(os.getpid())
 
 
-def _signal_group(pid: int, number: signal.Signals) -> None:
+def _signal_group(pid: int, number: int) -> None:
     """To the group that a process leads, or to it alone where it leads none."""
     try:
         if os.getpgid(pid) == pid:
@@ -165,8 +164,8 @@ def _start(argv: list[str], before: dict[signal.Signals, object]) -> tuple[int, 
                 os._exit(_NOT_STARTED)
             os.setsid()
             for number, handler in before.items():
-                if handler is not signal.SIG_IGN:
-                    signal.signal(number, signal.SIG_DFL)
+                ignored = handler is signal.SIG_IGN
+                signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
             for name in _RESTORED:
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_DFL)

@@ -136,7 +136,7 @@ def test_an_interrupt_leaves_no_process_no_worktree_and_no_folder(project, numbe
     assert git(project, "worktree", "list").count("\n") == 3
     run.send_signal(number)
     _, err = run.communicate(timeout=60)
-    assert run.returncode == 130
+    assert run.returncode == 128 + number
     assert b"Traceback" not in err
     assert running(pids) == []
     assert git(project, "worktree", "list").count("\n") == 1
@@ -194,7 +194,7 @@ def test_git_does_not_outlive_the_run(project, number):
     run.communicate(timeout=60)
     wait_for(lambda: not running(pids), f"still running: {running(pids)}", 20)
     if number == signal.SIGTERM:
-        assert run.returncode == 130
+        assert run.returncode == 128 + number
         assert git(project, "worktree", "list").count("\n") == 1
         assert not list((project.parent / "scratch").glob("chipmark-ab-*"))
 

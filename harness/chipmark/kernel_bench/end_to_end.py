@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from chipmark.errors import ChipmarkError
@@ -50,7 +52,7 @@ def command(out: Path, extra: Sequence[str], budget_s: float) -> list[str]:
     """The command line of the suite; prompts go in chunks that fill a GPU, and repeats are added
     within the budget of the call, which would otherwise end a group in the middle of them."""
     return [
-        sys.executable, "-m", "chipmark.cli.main", "run", str(SUITE), "-o", str(out),
+        sys.executable, "-m", "chipmark.entry", "run", str(SUITE), "-o", str(out),
         "--chunk", "2048", "--budget-s", f"{budget_s:.0f}", *extra,
     ]  # fmt: skip
 
@@ -58,9 +60,9 @@ def command(out: Path, extra: Sequence[str], budget_s: float) -> list[str]:
 def run_within(
     argv: Sequence[str], budget_s: float, env: Mapping[str, str] | None = None
 ) -> tuple[int, bool]:
-    """Exit code, and whether the budget ended it: by a signal, which leaves whole records.
+    """Exit code, and whether the budget ended it: by SIGINT, which leaves whole records.
 
-    What interrupts this process is handed on, and raised again when all has ended.
+    Ctrl-C is handed on to the process, which is waited for; the code is 130 then.
     """
     mark = new_mark()
     process = subprocess.Popen(
@@ -71,12 +73,19 @@ def run_within(
     try:
         return process.wait(budget_s), False
     except subprocess.TimeoutExpired:
-        end_tree(process, mark, _GRACE_S)
+        _end(process, mark)
         return process.wait(), True
-    except BaseException:
+    except KeyboardInterrupt:
         with undisturbed():
-            end_tree(process, mark, _GRACE_S)
-        raise
+            _end(process, mark)
+        return 130, False
+
+
+def _end(process: subprocess.Popen[bytes], mark: str) -> None:
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_S)
+    end_tree(process, mark, 0.0)
 
 
 def _parser() -> argparse.ArgumentParser:
