@@ -69,7 +69,7 @@ def test_child_loads_runs_probes_and_closes(sim_spec: ChildSpec, tmp_path: Path)
         idle = child.ask("idle", LIMIT_S, seconds=0.1)
         assert idle["end_s"] - idle["start_s"] >= 0.1
         pid = child.pid
-        child.close()
+        child.close(LIMIT_S)
         assert _gone(pid)
 
 

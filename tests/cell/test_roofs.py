@@ -39,7 +39,7 @@ def plan(by: Any = "harness") -> RoofPlan:
 
 def test_backend_on_the_host_has_no_say_in_the_read_roof() -> None:
     child = Child()
-    answer = roofs.probe(child, plan())  # type: ignore[arg-type]
+    answer = roofs.probe(child, plan(), 60)  # type: ignore[arg-type]
     assert (child.asked, child.parked) == ([0], True)
     assert answer.read_bytes == SIZE
     assert answer.read > 1e8
@@ -50,7 +50,7 @@ def test_backend_on_the_host_has_no_say_in_the_read_roof() -> None:
 
 def test_device_of_its_own_is_probed_by_its_backend() -> None:
     child = Child()
-    answer = roofs.probe(child, plan("backend"))  # type: ignore[arg-type]
+    answer = roofs.probe(child, plan("backend"), 60)  # type: ignore[arg-type]
     assert (child.asked, child.parked) == ([SIZE], False)
     probes = roofs.bracket(plan("backend"), answer, answer)
     assert (probes.by, probes.read_bytes) == ("backend", SIZE // 2)

@@ -206,7 +206,7 @@ class MeasuredCell:
             return
         if self.failure is None:
             try:
-                self.note_memory(child.close().peak_rss_bytes)
+                self.note_memory(child.close(self.inputs.settings.limits.close_s).peak_rss_bytes)
             except ChipmarkError as error:
                 self.notes.append(Note(code=NoteCode.CELL, text=f"closing: {error.message}"))
         child.kill()

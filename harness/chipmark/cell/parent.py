@@ -173,7 +173,7 @@ class ChildProcess:
             self._tree.signal(signal.SIGCONT)
             self._parked = False
 
-    def close(self, timeout_s: float = 20.0) -> CloseAnswer:
+    def close(self, timeout_s: float) -> CloseAnswer:
         """Ask the child to free its device and end; its process tree is gone afterwards."""
         try:
             return self.request(Close(), timeout_s)
