@@ -156,7 +156,7 @@ def test_records_are_found_below_any_path_and_broken_ones_are_named(
     loaded = load_records([out])
     assert [r.path for r in loaded.records] == [first]
     assert [s.path for s in loaded.skipped] == [second]
-    assert "not JSON" in loaded.skipped[0].reason
+    assert "invalid JSON" in loaded.skipped[0].reason
     with pytest.raises(BadInputError, match="no such"):
         find_records([tmp_path / "nowhere"])
 

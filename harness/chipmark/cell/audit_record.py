@@ -118,7 +118,7 @@ def _check_files(record: Record) -> None:
     for name, entry in record.files.items():
         if fault := file_fault(record.path, name, entry):
             hint = "measure again: what it holds is lost"
-            raise BrokenRecordError(record.path / name, fault, hint=hint)
+            raise BrokenRecordError(record.path / name, fault.text, hint=hint)
 
 
 def _before(record: Record) -> AuditData | None:

@@ -20,21 +20,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from chipmark.codes import NoteCode
 from chipmark.errors import BrokenRecordError
+from chipmark.foreign_model import parse_model
 from chipmark.metrics.rawcell import Scenario
+from chipmark_models.foreign_file import MIB, read_text
 from chipmark_models.precision import CLASS_PATTERN
+
+MANIFEST_BYTES = 8 * MIB
+"""Most bytes of a `cell.json`, see `record.RECORD_BYTES`."""
 
 ClassName = Annotated[str, StringConstraints(pattern=CLASS_PATTERN)]
 
 
 class StoredPart(BaseModel):
     """A part of a stored file. Frozen; unknown fields are an error, so that a misspelt one is not
-    lost."""
+    lost, and so is a number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
+    )
 
 
 class Note(StoredPart):
@@ -328,13 +335,5 @@ class Manifest(StoredPart):
 
 def load_manifest(path: Path) -> Manifest:
     """`cell.json`; BrokenRecordError names the field that is wrong."""
-    try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BrokenRecordError(path, "is missing") from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise BrokenRecordError(path, first["msg"], field=field) from error
-        raise BrokenRecordError(path, f"is not UTF-8 ({error})") from error
+    text = read_text(path, MANIFEST_BYTES, error=BrokenRecordError)
+    return parse_model(Manifest, text, path, error=BrokenRecordError)

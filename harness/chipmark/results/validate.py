@@ -36,9 +36,6 @@ _OVER_ROOF = {
 }
 """Notes of a measurement that cannot be right."""
 
-_FAULTS = {"lies outside the record": FindingCode.PATH, "is missing": FindingCode.MISSING}
-"""Faults of a file that `file_fault` names; another one is of its bytes."""
-
 
 def validate_record(folder: Path) -> list[Finding]:
     """Findings on one record."""
@@ -100,8 +97,7 @@ def _files(folder: Path, record: Record) -> list[Finding]:
     findings = []
     for name, entry in record.files.items():
         if fault := file_fault(folder, name, entry):
-            code = _FAULTS.get(fault, FindingCode.CHECKSUM)
-            findings.append(Finding("error", code, folder / name, fault))
+            findings.append(Finding("error", fault.code, folder / name, fault.text))
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     for name in sorted(there - set(record.files) - {RECORD_FILE}):
         findings.append(

@@ -85,7 +85,7 @@ def write_recomputed(out_dir: Path, record: Record) -> Path:
         raise UsageError(f"{out_dir} lies inside the record {record.id}", "give another folder")
     for name, entry in record.files.items():
         if fault := file_fault(record.path, name, entry):
-            raise BrokenRecordError(record.path / name, fault)
+            raise BrokenRecordError(record.path / name, fault.text)
     source = RecomputedFrom(
         id=record.id,
         self_sha256=record.self_sha256,

@@ -1,0 +1,194 @@
+"""Arrays out of files that somebody else may have made: `.npz` and Parquet.
+
+Both formats pack: a megabyte of zeros may declare gigabytes. So what a file declares is checked
+against its own size, and every type and length is checked, before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from chipmark_models.errors import BadInputError
+from chipmark_models.foreign_file import MIB, Error, PathLike, open_foreign, size_of
+
+ARRAYS_BYTES = 4096 * MIB
+"""Most bytes of an `.npz` file, and of its arrays."""
+
+_FREE_BYTES = 16 * MIB
+_PACKED = 50
+"""Arrays may be so many times larger than the file, above _FREE_BYTES: tokens and times pack to a
+fifth at best, zeros to a thousandth."""
+
+_MEMBERS = 256
+_HEADER_BYTES = 10_000
+_FREE_ROWS = 1_000_000
+"""Rows that a Parquet file of any size may have; above, one for each of its bytes. A time that is
+different in every row packs to more than that."""
+
+_COLUMNS = 256
+
+
+def read_npz(
+    path: PathLike,
+    *,
+    within: PathLike | None = None,
+    error: Error = BadInputError,
+    hint: str = "",
+) -> dict[str, NDArray[Any]]:
+    """Every array of an `.npz` file by its name: numbers, booleans and bytes, never objects.
+
+    Raises `error` for a file that is not an archive of arrays, and for one that declares more than it
+    can hold.
+    """
+    with (
+        open_foreign(path, within=within, error=error, hint=hint) as file,
+        _faults(path, error, hint),
+    ):
+        return _arrays(path, file, size_of(file), error, hint)
+
+
+def parse_npz(
+    content: bytes, path: PathLike, *, error: Error = BadInputError, hint: str = ""
+) -> dict[str, NDArray[Any]]:
+    """As `read_npz`, from bytes; `path` names them in errors."""
+    with _faults(path, error, hint):
+        return _arrays(path, io.BytesIO(content), len(content), error, hint)
+
+
+def read_parquet(
+    path: PathLike,
+    columns: Mapping[str, Any],
+    absent: Mapping[str, float] | None = None,
+    *,
+    within: PathLike | None = None,
+    error: Error = BadInputError,
+    hint: str = "",
+) -> dict[str, NDArray[Any]]:
+    """Columns of a Parquet file by name, each of the NumPy dtype that `columns` names.
+
+    absent: values of columns that the file may do without. Raises `error` for a file that is not
+    whole, a column that is missing or is not one of numbers, and for more rows than it can hold.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    with (
+        open_foreign(path, within=within, error=error, hint=hint) as file,
+        _faults(path, error, hint, pyarrow.ArrowException),
+    ):
+        size = size_of(file)
+        parquet = pyarrow.parquet.ParquetFile(file)
+        meta = parquet.metadata
+        rows, most = meta.num_rows, max(_FREE_ROWS, size)
+        if not 0 <= rows <= most:
+            raise error(path, f"declares {rows:,} rows in {size:,} bytes", hint=hint)
+        if meta.num_columns > _COLUMNS:
+            raise error(path, f"has {meta.num_columns:,} columns", hint=hint)
+        schema = parquet.schema_arrow
+        found = {}
+        for name, dtype in columns.items():
+            if schema.get_field_index(name) < 0:
+                if absent is None or name not in absent:
+                    raise error(path, "is missing", field=name, hint=hint)
+                found[name] = np.full(rows, absent[name], dtype)
+                continue
+            kind = schema.field(name).type
+            if not _is_number(pyarrow.types, kind):
+                raise error(path, f"is of type {kind}, not a number", field=name, hint=hint)
+        table = parquet.read([name for name in columns if name not in found], use_threads=False)
+        if table.num_rows != rows:
+            raise error(path, f"holds {table.num_rows:,} rows of {rows:,} declared", hint=hint)
+        for name in table.column_names:
+            column = table.column(name)
+            if column.null_count:
+                raise error(path, f"has {column.null_count:,} nulls", field=name, hint=hint)
+            found[name] = _cast(column.to_numpy(), columns[name], path, name, error, hint)
+        return {name: found[name] for name in columns}
+
+
+def _arrays(
+    path: PathLike, file: BinaryIO, size: int, error: Error, hint: str
+) -> dict[str, NDArray[Any]]:
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        total, most = sum(m.file_size for m in members), max(_FREE_BYTES, _PACKED * size)
+        if total > min(most, ARRAYS_BYTES):
+            raise error(path, f"declares {total:,} bytes of arrays in {size:,}", hint=hint)
+        if len(members) > _MEMBERS:
+            raise error(path, f"has {len(members):,} arrays", hint=hint)
+        found: dict[str, NDArray[Any]] = {}
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            if name in found:
+                raise error(path, "is there twice", field=name, hint=hint)
+            with archive.open(member) as stream:
+                found[name] = _array(stream, member.file_size, path, name, error, hint)
+        return found
+
+
+def _array(
+    stream: Any, declared: int, path: PathLike, name: str, error: Error, hint: str
+) -> NDArray[Any]:
+    version = npy.read_magic(stream)
+    reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+    if reader is None:
+        raise error(path, f"is of npy version {version}", field=name, hint=hint)
+    shape, fortran, dtype = reader(stream, max_header_size=_HEADER_BYTES)
+    if dtype.hasobject or dtype.names is not None:
+        raise error(path, f"is of type {dtype}, not a number", field=name, hint=hint)
+    if any(n < 0 for n in shape):
+        raise error(path, f"has shape {shape}", field=name, hint=hint)
+    wanted = math.prod(shape) * dtype.itemsize
+    if wanted > declared:
+        text = f"has shape {shape} of {dtype}, which is more than its {declared:,} bytes"
+        raise error(path, text, field=name, hint=hint)
+    content = stream.read(wanted + 1)
+    if len(content) != wanted:
+        raise error(path, f"has {len(content):,} bytes, not {wanted:,}", field=name, hint=hint)
+    array = np.frombuffer(bytearray(content), dtype)
+    return array.reshape(shape, order="F" if fortran else "C")
+
+
+def _is_number(types: Any, kind: Any) -> bool:
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
+
+
+def _cast(
+    column: NDArray[Any], dtype: Any, path: PathLike, name: str, error: Error, hint: str
+) -> NDArray[Any]:
+    """A column in the type asked for; refused where an integer would become another number."""
+    wanted = np.dtype(dtype)
+    if wanted.kind in "iu" and column.dtype != wanted and len(column):
+        if column.dtype.kind == "f" and not np.isfinite(column).all():
+            raise error(path, "has a value that is not an integer", field=name, hint=hint)
+        limits = np.iinfo(wanted)
+        if column.min() < limits.min or column.max() > limits.max:
+            raise error(path, f"has a value out of the range of {wanted}", field=name, hint=hint)
+    return column.astype(wanted)
+
+
+@contextmanager
+def _faults(path: PathLike, error: Error, hint: str, *others: type[Exception]) -> Iterator[None]:
+    """What the libraries raise for a file that is not whole, as `error`."""
+    kinds: tuple[type[Exception], ...] = (
+        ValueError, TypeError, KeyError, OSError, EOFError, OverflowError, SyntaxError,
+        RecursionError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, *others,
+    )  # fmt: skip
+    try:
+        yield
+    except MemoryError as why:
+        raise error(path, "needs more memory than there is", hint=hint) from why
+    except kinds as why:
+        # A key's own text is its repr, and some of these have no text at all.
+        said = str(why) or type(why).__name__
+        raise error(path, f"is not whole: {said}", hint=hint) from why
