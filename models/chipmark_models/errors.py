@@ -59,6 +59,16 @@ class BadInputError(ChipmarkError):
         self.path, self.line, self.field, self.problem = str(path), line, field, problem
 
 
+class CannotWriteError(ChipmarkError):
+    """A file or folder that cannot be written: a disk that is full, read-only or gone."""
+
+    def __init__(self, path: object, why: OSError, hint: str = "") -> None:
+        reason = why.strerror or str(why)
+        other = f": {why.filename}" if why.filename and str(path) not in str(why.filename) else ""
+        super().__init__(one_line(f"{path} cannot be written: {reason}{other}"), hint)
+        self.path = str(path)
+
+
 class ModelUnavailableError(ChipmarkError):
     """Weights that could not be fetched or found."""
 

@@ -47,8 +47,8 @@ def read_npz(
 ) -> dict[str, NDArray[Any]]:
     """Every array of an `.npz` file by its name: numbers, booleans and bytes, never objects.
 
-    Raises `error` for a file that is not an archive of arrays, and for one that declares more than it
-    can hold.
+    Raises `error` for a file that is not an archive of arrays, and for one that declares more than
+    it can hold.
     """
     with (
         open_foreign(path, within=within, error=error, hint=hint) as file,

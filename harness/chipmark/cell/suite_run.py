@@ -25,7 +25,7 @@ from chipmark.errors import ChipmarkError
 from chipmark.log import logger_of
 from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.results.write import record_raw
-from chipmark_models.weights.prepared import cache_folder
+from chipmark_models.cache import writable_cache
 
 _LOG = logger_of(__name__)
 
@@ -60,7 +60,7 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
     failed: list[str] = []
     with (
         scratch(out) as folder,
-        References(cache_folder(), folder / "oracle", options.references) as references,
+        References(writable_cache(), folder / "oracle", options.references) as references,
     ):
         for number, batch in enumerate(batches):
             for item in batch:

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from chipmark.errors import BadInputError, UsageError
+from chipmark.errors import BadInputError
 from chipmark.gate.outputs.write import write_whole
 from chipmark.results.store import whole_folder
 from chipmark_models.files import whole_file
@@ -20,18 +20,14 @@ _SCHEMA = "chipmark.gate-state/1"
 def store_baseline(new: Path, base: Path) -> None:
     """Copy a run to where the baseline is looked for, whole or not at all.
 
-    Raises UsageError where it cannot be written.
+    Raises UsageError where a folder already exists, CannotWriteError where it cannot be written.
     """
-    try:
-        base.parent.mkdir(parents=True, exist_ok=True)
-        if new.is_dir():
-            with whole_folder(base.parent, base.name, "remove it to store another") as partial:
-                shutil.copytree(new, partial, dirs_exist_ok=True)
-        else:
-            with whole_file(base) as partial:
-                shutil.copyfile(new, partial)
-    except OSError as error:
-        raise UsageError(f"{base}: the baseline cannot be stored ({error.strerror})") from error
+    if new.is_dir():
+        with whole_folder(base.parent, base.name, "remove it to store another") as partial:
+            shutil.copytree(new, partial, dirs_exist_ok=True)
+    else:
+        with whole_file(base) as partial:
+            shutil.copyfile(new, partial)
 
 
 def undecided_in_a_row(state: Path, *, undecided: bool) -> int:

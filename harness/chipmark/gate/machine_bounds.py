@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chipmark.errors import BadInputError
 from chipmark.gate.outputs.write import write_whole
+from chipmark_models.cache import cache_path
 
 ACROSS_SESSIONS = 0.13
 """Margin, ln, between sessions of a machine that has no A/A of its own. `python -m
@@ -23,9 +24,9 @@ confirming second run."""
 
 
 class Bound(BaseModel):
-    """A file of `bounds_folder`. within: bound of A/A effects inside a session, ln. across: the
-    same between sessions, null where only one session was measured. pairs: A/A pairs behind
-    `within`, 0 where only sessions were compared."""
+    """A file of the cache's folder `aa`. within: bound of A/A effects inside a session, ln.
+    across: the same between sessions, null where only one session was measured. pairs: A/A pairs
+    behind `within`, 0 where only sessions were compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
 
@@ -53,24 +54,21 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def bounds_folder() -> Path:
-    """Where bounds are kept, in the cache folder of chipmark."""
-    from chipmark_models.weights.prepared import cache_folder
-
-    return cache_folder() / "aa"
+def bound_path(of: str, folder: Path | None = None) -> Path:
+    """The place of a fingerprint's bound: in `folder`, else in the cache of chipmark."""
+    return folder / f"{of}.json" if folder else cache_path("aa", f"{of}.json")
 
 
 def store_bound(bound: Bound, folder: Path | None = None) -> Path:
     """Write a bound, whole or not at all; returns its path."""
-    path = (folder or bounds_folder()) / f"{bound.fingerprint}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = bound_path(bound.fingerprint, folder)
     write_whole(path, bound.model_dump_json(by_alias=True, indent=1) + "\n")
     return path
 
 
 def load_bound(of: str, folder: Path | None = None) -> Bound | None:
     """The bound of a fingerprint; None where there is none. BadInputError for a broken file."""
-    path = (folder or bounds_folder()) / f"{of}.json"
+    path = bound_path(of, folder)
     try:
         return Bound.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -54,7 +54,6 @@ def append(path: Path, observations: Sequence[Observation]) -> int:
         return 0
     rows = [asdict(o) for o in (held | new).values()]
     table = pa.Table.from_pylist(rows, schema=_FIELDS.with_metadata({"schema": SCHEMA}))
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         pq.write_table(table, partial)
     return len(new)

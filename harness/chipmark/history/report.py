@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from chipmark.foreign_text import csv_text
 from chipmark.gate.findings import finite
 from chipmark.gate.outputs.numbers import signed
 from chipmark.gate.thresholds import Thresholds
@@ -153,9 +154,8 @@ def as_csv(series: Sequence[Series]) -> str:
     writer.writerow(names)
     for s in series:
         for o in s.points:
-            # A cell that a spreadsheet would compute is no longer text with an apostrophe.
-            values = [str(getattr(o, name)) for name in names]
-            writer.writerow(["'" + v if v.startswith(("=", "+", "-", "@")) else v for v in values])
+            values = [getattr(o, name) for name in names]
+            writer.writerow([csv_text(v) if isinstance(v, str) else str(v) for v in values])
     return out.getvalue()
 
 

@@ -30,7 +30,7 @@ from chipmark.results.record import (
     parse_record,
 )
 from chipmark.results.sidecar import with_sidecar
-from chipmark_models.files import sync
+from chipmark_models.files import sync, writing
 from chipmark_models.foreign_file import lies_in, open_foreign, read_text, size_of
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.partial")
@@ -88,26 +88,27 @@ def file_fault(folder: Path, name: str, entry: FileEntry) -> FileFault | None:
 def whole_folder(out_dir: Path, name: str, hint: str) -> Iterator[Path]:
     """A hidden folder to write into, which becomes `out_dir / name` by one rename, all synced.
 
-    Raises UsageError with `hint` where that folder already exists. Whatever else is raised
-    inside leaves nothing behind.
+    Raises UsageError with `hint` where that folder already exists, CannotWriteError on a disk that
+    is full, read-only or gone. Whatever else is raised inside leaves nothing behind.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    sweep(out_dir)
     final = out_dir / name
-    if final.exists():
-        raise UsageError(f"{final} already exists", hint)
-    partial = out_dir / f".{name}.{_host()}.{os.getpid()}.partial"
-    try:
-        partial.mkdir()
-        yield partial
-        for folder in {path.parent for path in partial.rglob("*")} | {partial}:
-            sync(folder)
-        os.rename(partial, final)
-        sync(out_dir)
-    except BaseException:
-        # An interrupt, too, must leave nothing half behind.
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with writing(final):
+        out_dir.mkdir(parents=True, exist_ok=True)
+        sweep(out_dir)
+        if final.exists():
+            raise UsageError(f"{final} already exists", hint)
+        partial = out_dir / f".{name}.{_host()}.{os.getpid()}.partial"
+        try:
+            partial.mkdir()
+            yield partial
+            for folder in {path.parent for path in partial.rglob("*")} | {partial}:
+                sync(folder)
+            os.rename(partial, final)
+            sync(out_dir)
+        except BaseException:
+            # An interrupt, too, must leave nothing half behind.
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def record_name(manifest: Manifest) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from chipmark.codes import meaning
-from chipmark.table.cells import MISSING, number_text, people_text, plain_text
+from chipmark.foreign_text import plain_text
+from chipmark.table.cells import MISSING, number_text, people_text
 from chipmark.table.costing import MONEY
 from chipmark.table.layout import TextColumn, text_tables, wrapped
 from chipmark.table.render import numbered
