@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import re
 
-from chipmark_models.plain_text import plain_text
+from chipmark_models.plain_text import one_line, plain_text
 
 __all__ = [
     "annotation_property",
@@ -20,6 +20,7 @@ __all__ = [
     "markdown_code",
     "markdown_line",
     "markdown_text",
+    "one_line",
     "plain_text",
     "xml_text",
 ]
