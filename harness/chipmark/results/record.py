@@ -40,12 +40,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from chipmark.codes import NullReason
 from chipmark.errors import BrokenRecordError
 from chipmark.foreign_model import checked_model, parse_model
 from chipmark.results.manifest import Manifest, Note, StoredPart
+from chipmark.results.numbers import Count, Number
+from chipmark.results.stored_details import check_details
 from chipmark.results.upgrades import record_1_to_2
 from chipmark_models.foreign_file import MIB, parse_json
 
@@ -78,19 +80,19 @@ class FileEntry(StoredPart):
     """A file of the record, by its path inside it."""
 
     sha256: str
-    bytes: int
+    bytes: Count
 
 
 class Metrics(StoredPart):
     """`chipmark.metrics.derive.Derived` as stored."""
 
     schema_: str = Field(alias="schema")
-    values: dict[str, float | int | None]
-    per_repeat: tuple[dict[str, float | int | None], ...] = ()
+    values: dict[str, Number]
+    per_repeat: tuple[dict[str, Number], ...] = ()
     intervals: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
     null_reasons: dict[str, Reason] = Field(default_factory=dict)
     notes: tuple[Note, ...] = ()
-    details: dict[str, Any] = Field(default_factory=dict)
+    details: Annotated[dict[str, Any], AfterValidator(check_details)] = Field(default_factory=dict)
 
 
 class Record(StoredPart):
