@@ -53,7 +53,10 @@ def cost_object(row: TableRow) -> dict[str, Any]:
 def cost_text(rows: Sequence[TableRow], width: int) -> str:
     """The table for people, and remarks below it. Nothing is cut."""
     body = [_texts(index, row) for index, row in enumerate(rows, 1)]
-    lines = [f"cost in {rows[0].values['currency']}; break-even with {_baseline(rows)}", ""]
+    lines = [
+        f"cost in {rows[0].values['currency']}; break-even with {plain_text(_baseline(rows))}",
+        "",
+    ]
     lines += text_tables(_COLUMNS, body, width, lead=2)
     lines.append("")
     legend = (
