@@ -88,21 +88,9 @@ def read_parquet(
     whole, a column that is missing or is not one of numbers, and for more rows than it can hold.
     """
     import pyarrow
-    import pyarrow.parquet
 
-    with (
-        open_foreign(path, within=within, error=error, hint=hint) as file,
-        _faults(path, "Parquet file", error, hint, pyarrow.ArrowException),
-    ):
-        size = size_of(file)
-        parquet = pyarrow.parquet.ParquetFile(file)
-        meta = parquet.metadata
-        rows, most = meta.num_rows, max(_FREE_ROWS, size)
-        if not 0 <= rows <= most:
-            raise error(path, f"declares {rows:,} rows in {size:,} bytes", hint=hint)
-        if meta.num_columns > _COLUMNS:
-            raise error(path, f"has {meta.num_columns:,} columns", hint=hint)
-        schema = parquet.schema_arrow
+    with open_parquet(path, within=within, error=error, hint=hint) as parquet:
+        rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
         found = {}
         for name, dtype in columns.items():
             if schema.get_field_index(name) < 0:
@@ -122,6 +110,34 @@ def read_parquet(
                 raise error(path, f"has {column.null_count:,} nulls", field=name, hint=hint)
             found[name] = _cast(column.to_numpy(), columns[name], path, name, error, hint)
         return {name: found[name] for name in columns}
+
+
+@contextmanager
+def open_parquet(
+    path: PathLike,
+    *,
+    free_rows: int = _FREE_ROWS,
+    within: PathLike | None = None,
+    error: Error = BadInputError,
+    hint: str = "",
+) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile` of no more rows than its bytes can hold, above `free_rows`.
+    What pyarrow raises in the block is `error`."""
+    import pyarrow
+    import pyarrow.parquet
+
+    with (
+        open_foreign(path, within=within, error=error, hint=hint) as file,
+        _faults(path, "Parquet file", error, hint, pyarrow.ArrowException),
+    ):
+        size = size_of(file)
+        parquet = pyarrow.parquet.ParquetFile(file)
+        meta = parquet.metadata
+        if not 0 <= meta.num_rows <= max(free_rows, size):
+            raise error(path, f"declares {meta.num_rows:,} rows in {size:,} bytes", hint=hint)
+        if meta.num_columns > _COLUMNS:
+            raise error(path, f"has {meta.num_columns:,} columns", hint=hint)
+        yield parquet
 
 
 def _arrays(

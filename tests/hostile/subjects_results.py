@@ -9,11 +9,15 @@ from functools import partial
 from pathlib import Path
 
 import chipmark
+import rawcells
 from chipmark.benchmark_json.export import records_document
+from chipmark.foreign_text import one_line
 from chipmark.prices.book import EXAMPLE, load_book
+from chipmark.results.raw import load_raw
 from chipmark.results.record import document_text
 from chipmark.results.store import load_record, load_records
 from chipmark.results.validate import validate_record
+from chipmark.results.write import record_raw
 from chipmark.table.cost_table import cost_text
 from chipmark.table.rows import build_rows
 from hostile.trial import Subject
@@ -27,6 +31,14 @@ def good_record(folder: Path, source: Path | None = None, name: str = "record.js
     source = source or min(_STORED.glob("*/*/record.json")).parent
     shutil.copytree(source, folder / "record")
     return folder / "record" / name
+
+
+def small_record(folder: Path, name: str = "record.json") -> Path:
+    """A record of a cell made by hand, which is quick to validate; returns one file of it."""
+    raw = rawcells.write_raw(folder / "raw")
+    record = record_raw(folder, raw)
+    shutil.rmtree(raw)
+    return record / name
 
 
 def seal(path: Path) -> None:
@@ -59,32 +71,36 @@ def validate(path: Path) -> None:
     """What `chipmark validate` says; a finding of the reading is the reader's refusal."""
     folder = next(p for p in path.parents if (p / "record.json").exists())
     for finding in validate_record(folder):
-        print(finding.severity, finding.code)
-        text = finding.text
-        assert len(text) < 2000, len(text)
-        assert "Traceback" not in text
-    load_record(folder)
+        print(finding.severity, finding.code, one_line(finding.text))
+    load_raw(folder, load_record(folder).manifest)
 
+
+_TABLE = ("results/record.py", "results/store.py", "table/rows.py", "table/sheet.py")
+_VALIDATE = ("results/validate.py", "results/manifest_check.py", "results/raw.py")
+_FILES = {
+    "trace.npz": "npz",
+    "repeat-0/turns.parquet": "parquet",
+    "repeat-0/launches.parquet": "parquet",
+    "repeat-0/rows.parquet": "parquet",
+    "repeat-0/steps.parquet": "parquet",
+    "repeat-0/sessions.parquet": "parquet",
+    "repeat-0/window.parquet": "parquet",
+    "repeat-0/power.parquet": "parquet",
+    "repeat-0/probes.json": "json",
+    "repeat-0/timing.json": "json",
+}
 
 SUBJECTS = [
-    Subject("record: table", "json", good_record, show, ("results/record.py", "results/store.py", "table/rows.py", "table/sheet.py"), seal, 4.0),
-    Subject("record: validate", "json", good_record, validate, ("results/validate.py", "results/manifest_check.py"), seal, 2.0),
-    Subject("record of schema 1", "json", partial(good_record, source=_OLD), show, ("results/upgrades.py",), seal, 1.0),
+    Subject("record: table", "json", good_record, show, _TABLE, seal, 4.0),
+    Subject("record: validate", "json", small_record, validate, _VALIDATE, seal, 4.0),
+    Subject(
+        "record of schema 1", "json", partial(good_record, source=_OLD), show,
+        ("results/upgrades.py",), seal, 1.0,
+    ),
     *(
         Subject(
-            f"record: {name}", kind, partial(good_record, name=name), validate,
-            ("results/raw.py", "results/validate.py"), seal, 0.5,
+            f"record: {name}", kind, partial(small_record, name=name), validate, _VALIDATE, seal, 0.4
         )
-        for name, kind in (
-            ("trace.npz", "npz"),
-            ("repeat-0/turns.parquet", "parquet"),
-            ("repeat-0/launches.parquet", "parquet"),
-            ("repeat-0/rows.parquet", "parquet"),
-            ("repeat-0/steps.parquet", "parquet"),
-            ("repeat-0/sessions.parquet", "parquet"),
-            ("repeat-0/window.parquet", "parquet"),
-            ("repeat-0/probes.json", "json"),
-            ("repeat-0/timing.json", "json"),
-        )
+        for name, kind in _FILES.items()
     ),
 ]  # fmt: skip
