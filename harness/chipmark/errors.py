@@ -5,6 +5,7 @@ ChipmarkError                      2
 ├── UnknownNameError               2   a name that does not exist, with near ones
 ├── BadInputError                  2   a file with wrong content: path, line, field
 │   └── BrokenRecordError          2   a stored record that is changed or not whole
+├── CannotWriteError               2   a file or folder that cannot be written
 ├── ModelUnavailableError          2   weights that cannot be found or fetched
 ├── DoesNotFitError                2   more than the device's memory or the model's context
 ├── BrokenPluginError              2   a plug-in that lacks what its contract asks for
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 from chipmark_models.errors import (
     BadInputError,
+    CannotWriteError,
     ChipmarkError,
     DoesNotFitError,
     ModelUnavailableError,
@@ -35,6 +37,7 @@ __all__ = [
     "BadInputError",
     "BrokenPluginError",
     "BrokenRecordError",
+    "CannotWriteError",
     "CellFailedError",
     "ChipmarkError",
     "ContractError",

@@ -10,6 +10,7 @@ import os
 import sys
 
 from chipmark.errors import UnknownNameError
+from chipmark_models.plain_text import plain_lines
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -38,7 +39,7 @@ class _CurrentStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """A line; nothing where standard error is closed."""
         if sys.stderr is not None and not sys.stderr.closed:
-            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.write(plain_lines(self.format(record)) + "\n")
 
 
 def configure(level: str) -> None:

@@ -52,7 +52,7 @@ def user_file(name: str) -> UserFile | None:
     try:
         raw = path.read_bytes()
         data = tomllib.loads(raw.decode("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise BadInputError(path, f"cannot be read ({error.strerror})") from error

@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from chipmark_models.plain_text import one_line
+
 
 class ChipmarkError(Exception):
     """Base of every error that is shown without a traceback; `hint` says what to do."""
@@ -30,14 +32,16 @@ class UnknownNameError(ChipmarkError):
         names = sorted(valid)
         near = nearest_names(name, names)
         listed = f"did you mean {' or '.join(near)}?" if near else f"valid: {', '.join(names)}"
-        super().__init__(f"unknown {kind} {name!r}; {listed}", hint)
+        super().__init__(f"unknown {kind} {one_line(repr(name), 200)}; {listed}", hint)
         self.kind, self.name, self.valid, self.near = kind, name, names, near
 
 
 class BadInputError(ChipmarkError):
     """A file whose content is wrong: `PATH:LINE: field 'NAME': problem`, as far as known.
 
-    `problem` is a noun phrase: "invalid JSON: ...", "no such file", "0 is not a count".
+    The message is one line of at most 500 characters without control characters, whatever the
+    file says; `path`, `field` and `problem` are as they were given. `problem` is a noun phrase:
+    "invalid JSON: ...", "no such file", "0 is not a count".
     """
 
     def __init__(
@@ -51,8 +55,18 @@ class BadInputError(ChipmarkError):
     ) -> None:
         where = f"{path}" + (f":{line}" if line is not None else "")
         at = f"field {field!r}: " if field else ""
-        super().__init__(f"{where}: {at}{problem}", hint)
+        super().__init__(one_line(f"{where}: {at}{problem}"), hint)
         self.path, self.line, self.field, self.problem = str(path), line, field, problem
+
+
+class CannotWriteError(ChipmarkError):
+    """A file or folder that cannot be written: a disk that is full, read-only or gone."""
+
+    def __init__(self, path: object, why: OSError, hint: str = "") -> None:
+        reason = why.strerror or str(why)
+        other = f": {why.filename}" if why.filename and str(path) not in str(why.filename) else ""
+        super().__init__(one_line(f"{path} cannot be written: {reason}{other}"), hint)
+        self.path = str(path)
 
 
 class ModelUnavailableError(ChipmarkError):

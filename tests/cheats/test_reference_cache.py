@@ -9,7 +9,8 @@ from chipmark.cell.parity import all_turns, parity_trace
 from chipmark.cell.reference import Weights, cached_file
 from chipmark.engine.loop import run
 from chipmark.engine.plan import RunPlan
-from chipmark_models.weights.prepared import WeightSpec, cache_folder, open_any
+from chipmark_models.cache import cache_folder
+from chipmark_models.weights.prepared import WeightSpec, open_any
 
 
 class Backend(TorchBackend):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from chipmark_models.errors import CannotWriteError
 from chipmark_models.files import sha256_of_file, whole_file
 
 
@@ -50,3 +51,26 @@ def test_the_hash_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"abc")
     assert sha256_of_file(path) == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "a" / "b" / "out") as partial:
+        partial.write_text("text")
+    assert (tmp_path / "a" / "b" / "out").read_text() == "text"
+
+
+def test_what_cannot_be_written_is_an_error_of_ours_and_leaves_no_part(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    for target in (tmp_path / "file" / "below", tmp_path, Path("/dev/null")):
+        with pytest.raises(CannotWriteError, match="cannot be written"), whole_file(target):
+            pytest.fail("the block must not be entered")
+    with pytest.raises(CannotWriteError, match="No space left"), whole_file(tmp_path / "file"):
+        raise OSError(28, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_name_of_the_most_bytes_is_written(tmp_path: Path) -> None:
+    with whole_file(tmp_path / ("x" * 255)) as partial:
+        partial.write_text("text")

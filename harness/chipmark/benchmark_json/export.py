@@ -52,20 +52,17 @@ def export_text(folder: Path) -> str:
 
 
 def write_export(text: str, out: Path, *, force: bool) -> None:
-    """Write whole or not at all; `-` is stdout. UsageError where `out` is there or cannot be."""
+    """Write whole or not at all; `-` is stdout. UsageError where `out` already exists,
+    CannotWriteError where it cannot be written."""
     if str(out) == "-":
         sys.stdout.write(text)
         sys.stdout.flush()
         return
     if out.exists() and not force:
         raise UsageError(f"{out} already exists", "--force replaces it")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(out) as partial:
-            # Bytes: a text file would turn the line ends of an imported one.
-            partial.write_bytes(text.encode("utf-8"))
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error.strerror})") from error
+    with whole_file(out) as partial:
+        # Bytes: a text file would turn the line ends of an imported one.
+        partial.write_bytes(text.encode("utf-8"))
 
 
 def records_document(records: Sequence[Record]) -> dict[str, Any]:

@@ -38,9 +38,9 @@ from chipmark.results.record import Record
 from chipmark.results.sidecar import write_sidecar
 from chipmark.results.store import file_fault
 from chipmark.workload.trace import Trace
+from chipmark_models.cache import writable_cache
 from chipmark_models.pull import SYNTHETIC_SUFFIX
 from chipmark_models.weights.open import source_hash
-from chipmark_models.weights.prepared import cache_folder
 
 Say = Callable[[str], None]
 
@@ -92,7 +92,7 @@ def finish_audit(
         in_use = _weights(manifest, model, say)
         weights = Weights(in_use.spec, in_use.identity.source_hash, manifest.precision.requested)
         say(f"{record.id}: audit against the oracle on {device}")
-        with References(cache_folder(), scratch, device=device) as references:
+        with References(writable_cache(), scratch, device=device) as references:
             if device != "cpu" and oracle_here():
                 rms_rel = _agreed(references, weights, raw.trace, device, say)
             (found,) = audit_by_oracle(
@@ -118,7 +118,7 @@ def _check_files(record: Record) -> None:
     for name, entry in record.files.items():
         if fault := file_fault(record.path, name, entry):
             hint = "measure again: what it holds is lost"
-            raise BrokenRecordError(record.path / name, fault, hint=hint)
+            raise BrokenRecordError(record.path / name, fault.text, hint=hint)
 
 
 def _before(record: Record) -> AuditData | None:

@@ -26,7 +26,7 @@ from chipmark.errors import ChipmarkError
 from chipmark.log import logger_of
 from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.results.write import record_raw
-from chipmark_models.weights.prepared import cache_folder
+from chipmark_models.cache import writable_cache
 
 _LOG = logger_of(__name__)
 
@@ -69,7 +69,12 @@ def _run_suite(
     failed: list[str] = []
     with (
         scratch(out, alone=alone) as folder,
-        References(cache_folder(), folder / "oracle", options.references, limit_s=options.limits.oracle_s) as references,
+        References(
+            writable_cache(),
+            folder / "oracle",
+            options.references,
+            limit_s=options.limits.oracle_s,
+        ) as references,
     ):
         for number, batch in enumerate(batches):
             for item in batch:

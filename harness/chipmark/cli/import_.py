@@ -32,6 +32,7 @@ def import_(
     from chipmark.benchmark_json.read import read_benchmark_json
     from chipmark.benchmark_json.store import import_run
     from chipmark.errors import UsageError
+    from chipmark.foreign_text import one_line, plain_text
     from chipmark.terminal.console import check_format, emit_json, stdout, warn
 
     check_format(format_, ("rich", "json"))
@@ -45,7 +46,8 @@ def import_(
     for run in runs:
         for fault in run.faults:
             name = fault.fullname or "a benchmark without a name"
-            warn(f"{run.path}: {name} cannot be judged: {fault.field}: {fault.problem}")
+            text = f"{name} cannot be judged: {fault.field}: {fault.problem}"
+            warn(f"{run.path}: {one_line(text)}")
     if format_ == "json":
         emit_json(
             [
@@ -56,4 +58,4 @@ def import_(
         return
     for run, to in stored:
         line = f"{run.path}: {run.size} benchmarks of {run.version} in {to}"
-        stdout().print(escape(line), soft_wrap=True)
+        stdout().print(escape(plain_text(line)), soft_wrap=True)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from chipmark.errors import BadInputError
+from chipmark.foreign_model import parse_model
 from chipmark.gate.outputs.write import write_whole
+from chipmark_models.cache import cache_path
+from chipmark_models.foreign_file import SETTINGS_BYTES, read_text
 
 ACROSS_SESSIONS = 0.13
 """Margin, ln, between sessions of a machine that has no A/A of its own. `python -m
@@ -23,16 +26,16 @@ confirming second run."""
 
 
 class Bound(BaseModel):
-    """A file of `bounds_folder`. within: bound of A/A effects inside a session, ln. across: the
-    same between sessions, null where only one session was measured. pairs: A/A pairs behind
-    `within`, 0 where only sessions were compared."""
+    """A file of the cache's folder `aa`. within: bound of A/A effects inside a session, ln.
+    across: the same between sessions, null where only one session was measured. pairs: A/A pairs
+    behind `within`, 0 where only sessions were compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
 
     schema_: str = Field("chipmark.aa/1", alias="schema", pattern=r"^chipmark\.aa/1$")
     fingerprint: str = Field(pattern=r"^[0-9a-f]{16}$")
-    within: float = Field(ge=0, allow_inf_nan=False)
-    across: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    within: float = Field(ge=0, le=10, allow_inf_nan=False)
+    across: float | None = Field(default=None, ge=0, le=10, allow_inf_nan=False)
     pairs: int = Field(ge=0)
     created: str
 
@@ -53,34 +56,25 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def bounds_folder() -> Path:
-    """Where bounds are kept, in the cache folder of chipmark."""
-    from chipmark_models.weights.prepared import cache_folder
-
-    return cache_folder() / "aa"
+def bound_path(of: str, folder: Path | None = None) -> Path:
+    """The place of a fingerprint's bound: in `folder`, else in the cache of chipmark."""
+    return folder / f"{of}.json" if folder else cache_path("aa", f"{of}.json")
 
 
 def store_bound(bound: Bound, folder: Path | None = None) -> Path:
     """Write a bound, whole or not at all; returns its path."""
-    path = (folder or bounds_folder()) / f"{bound.fingerprint}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = bound_path(bound.fingerprint, folder)
     write_whole(path, bound.model_dump_json(by_alias=True, indent=1) + "\n")
     return path
 
 
 def load_bound(of: str, folder: Path | None = None) -> Bound | None:
     """The bound of a fingerprint; None where there is none. BadInputError for a broken file."""
-    path = (folder or bounds_folder()) / f"{of}.json"
-    try:
-        return Bound.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    path = bound_path(of, folder)
+    if not os.path.lexists(path):
         return None
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise BadInputError(
-            path,
-            f"not a stored A/A bound: {error}",
-            hint="delete it, and the default margin holds",
-        ) from error
+    hint = "delete it, and the default margin holds"
+    return parse_model(Bound, read_text(path, SETTINGS_BYTES, hint=hint), path, hint=hint)
 
 
 def session_margin(of: str, folder: Path | None = None) -> SessionMargin:

@@ -61,7 +61,6 @@ def plot(history: History, path: Path) -> int:
                     f"drift {signed(drift.effect)}", (0.02, 0.85), xycoords="axes fraction",
                     fontsize=7, color="tab:red" if drift.worse else "tab:green",
                 )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
     form = path.suffix.removeprefix(".")
     with whole_file(path) as partial:
         figure.savefig(

@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from chipmark.foreign_text import csv_text, plain_text
 from chipmark.gate.findings import finite
 from chipmark.gate.outputs.numbers import signed
 from chipmark.gate.thresholds import Thresholds
@@ -95,12 +96,12 @@ def print_history(history: History, worse: Sequence[Worse], console: Console) ->
     )
     for now in worse:
         size = f"{signed(now.effect)} ({signed(now.low)} to {signed(now.high)})"
-        line = f"[red]worse now[/]: {escape(now.series.name)} by {size}"
+        line = f"[red]worse now[/]: {escape(plain_text(now.series.name))} by {size}"
         console.print(line, soft_wrap=True)
     if history.short:
         console.print(
             f"{len(history.short)} series of under {history.least_runs} runs tell nothing yet: "
-            + ", ".join(escape(s.name) for s in history.short[:3])
+            + ", ".join(escape(plain_text(s.name)) for s in history.short[:3])
             + (", .." if len(history.short) > 3 else ""),
             soft_wrap=True,
         )
@@ -153,9 +154,8 @@ def as_csv(series: Sequence[Series]) -> str:
     writer.writerow(names)
     for s in series:
         for o in s.points:
-            # A cell that a spreadsheet would compute is no longer text with an apostrophe.
-            values = [str(getattr(o, name)) for name in names]
-            writer.writerow(["'" + v if v.startswith(("=", "+", "-", "@")) else v for v in values])
+            values = [getattr(o, name) for name in names]
+            writer.writerow([csv_text(v) if isinstance(v, str) else str(v) for v in values])
     return out.getvalue()
 
 

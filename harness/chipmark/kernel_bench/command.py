@@ -19,7 +19,7 @@ from chipmark.kernel_bench.document import Document, forget_failures, opened, re
 from chipmark.kernel_bench.presence import missing_device
 from chipmark.kernel_bench.targets import read_targets
 from chipmark.kernel_bench.verdict import CaseVerdict, exit_code, print_verdicts, verdicts
-from chipmark.terminal.console import emit_json, reporting, show_error, stderr
+from chipmark.terminal.console import PlainConsole, emit_json, reporting, show_error, stderr
 
 if TYPE_CHECKING:
     from chipmark.kernel_bench.case import Case
@@ -158,9 +158,7 @@ def _tell(
             "left": left, "exit_code": code, "verdicts": [v.as_json() for v in found],
         })  # fmt: skip
         return code
-    from rich.console import Console
-
     # Without a terminal a line is as long as it must be: a file or a log is not 80 columns wide.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+    console = PlainConsole(highlight=False, width=None if sys.stdout.isatty() else 180)
     print_verdicts(document, found, console)
     return code

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chipmark.foreign_text import plain_text
 from chipmark.pytest_plugin.clock import DeviceClock
 from chipmark.pytest_plugin.fixture import ChipmarkFixture, Engines
 from chipmark.pytest_plugin.report import identity_of, section
@@ -148,7 +149,7 @@ class Hooks:
             return
         terminalreporter.section(f"chipmark, backend {backend_of(self.config)}")
         for line in section(self.found):
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(plain_text(line))
 
     def pytest_unconfigure(self) -> None:
         """Free the devices."""

@@ -20,21 +20,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from chipmark.codes import NoteCode
 from chipmark.errors import BrokenRecordError
+from chipmark.foreign_model import parse_model
 from chipmark.metrics.rawcell import Scenario
+from chipmark.results.numbers import Amount, Count, Natural, Positive, Share, Whole
+from chipmark_models.foreign_file import MIB, read_text
 from chipmark_models.precision import CLASS_PATTERN
 
+MANIFEST_BYTES = 8 * MIB
+"""Most bytes of a `cell.json`, see `record.RECORD_BYTES`."""
+
+Factor = Annotated[str, StringConstraints(pattern=r"^\d{1,18}(/0*[1-9]\d{0,17})?$")]
 ClassName = Annotated[str, StringConstraints(pattern=CLASS_PATTERN)]
 
 
 class StoredPart(BaseModel):
     """A part of a stored file. Frozen; unknown fields are an error, so that a misspelt one is not
-    lost."""
+    lost, and so is a number that is not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
+    )
 
 
 class Note(StoredPart):
@@ -52,14 +61,14 @@ class WorkloadId(StoredPart):
 
     name: str
     hash: str
-    scale: tuple[str, str, str]
-    seed: int
+    scale: tuple[Factor, Factor, Factor]
+    seed: Whole
     loop: Literal["closed", "open"]
-    sessions: int
-    turns: int
-    n_new: int
-    n_cached: int
-    n_out: int
+    sessions: Count
+    turns: Count
+    n_new: Count
+    n_cached: Count
+    n_out: Count
 
 
 class ModelId(StoredPart):
@@ -91,8 +100,8 @@ class ChipId(StoredPart):
     vendor: str
     device_name: str
     unit: str
-    used: int
-    of: int
+    used: Natural
+    of: Natural
     identity: dict[str, Any] = Field(default_factory=dict)
     context: dict[str, Any] = Field(default_factory=dict)
     evidence: tuple[str, ...] = ()
@@ -103,10 +112,10 @@ class Slo(StoredPart):
     """A turn meets it when TTFT (append or cold) and TPOT are all within these seconds."""
 
     name: str = "agent-interactive"
-    ttft_append_s: float = 2.0
-    ttft_cold_s: float = 10.0
-    tpot_s: float = 0.050
-    share: float = 0.95
+    ttft_append_s: Positive = 2.0
+    ttft_cold_s: Positive = 10.0
+    tpot_s: Positive = 0.050
+    share: Share = 0.95
 
 
 class MeterId(StoredPart):
@@ -116,15 +125,15 @@ class MeterId(StoredPart):
     source: Literal["counter", "polled", "wall", "declared", "assumed"]
     scope: str
     method: str
-    update_period_s: float
-    averaging_s: float | None = None
-    error_rel: float | None = None
+    update_period_s: Amount
+    averaging_s: Amount | None = None
+    error_rel: Amount | None = None
     covers: str = ""
     verified: bool = True
     notes: tuple[str, ...] = ()
     period_known: bool = True
-    reading_period_s: float | None = None
-    cap_w: float | None = None
+    reading_period_s: Amount | None = None
+    cap_w: Amount | None = None
 
 
 class ReferenceId(StoredPart):
@@ -149,15 +158,15 @@ class ParityResult(StoredPart):
 
     verdict: Literal["pass", "fail", "unchecked"]
     reason: str = ""
-    rms_rel: float | None = None
-    max_rel: float | None = None
-    kl: float | None = None
-    top1: float | None = None
-    positions: int = 0
-    tolerance_rms_rel: float | None = None
+    rms_rel: Amount | None = None
+    max_rel: Amount | None = None
+    kl: Amount | None = None
+    top1: Amount | None = None
+    positions: Count = 0
+    tolerance_rms_rel: Amount | None = None
     oracle_weights_hash: str = ""
-    captured_rms_rel: float | None = None
-    captured_positions: int = 0
+    captured_rms_rel: Amount | None = None
+    captured_positions: Count = 0
     reference: ReferenceId | None = None
 
 
@@ -171,22 +180,22 @@ class AuditResult(StoredPart):
 
     verdict: Literal["pass", "fail", "pending", "none"] = "none"
     reason: str = ""
-    ids_checked: int = 0
+    ids_checked: Count = 0
     """(session, turn, position) triples whose sampled id was compared with the oracle's."""
-    ids_clear: int = 0
+    ids_clear: Count = 0
     """Of them, those where the oracle's margin exceeds 4 x the tolerance."""
-    ids_wrong: int = 0
+    ids_wrong: Count = 0
     """Clear ones whose id is not the oracle's."""
-    logits_worst_rel: float | None = None
+    logits_worst_rel: Amount | None = None
     """Largest difference of the two largest logits from the oracle's, over the rms of the
     oracle's centred logits."""
-    longest_turn: tuple[int, int] | None = None
+    longest_turn: tuple[Count, Count] | None = None
     """(session, turn) with the longest context, whose logits were captured in one repeat."""
-    longest_rms_rel: float | None = None
-    longest_positions: int = 0
+    longest_rms_rel: Amount | None = None
+    longest_positions: Count = 0
     captured_ids_equal: bool | None = None
     """Whether the captured turn's ids equal those of a repeat without capture."""
-    tolerance_rms_rel: float | None = None
+    tolerance_rms_rel: Amount | None = None
     reference: ReferenceId | None = None
 
 
@@ -205,7 +214,7 @@ class PluginId(StoredPart):
 class CapacityResult(StoredPart):
     """How the sweep of the capacity scenario ended."""
 
-    concurrency: int | None
+    concurrency: Natural | None
     """The largest number of sessions that met the objective; None where not even one did."""
     cut: bool
     """The sweep ended at its own limit, so the capacity is a lower bound."""
@@ -235,35 +244,35 @@ class Timing(StoredPart):
 class LoadResult(StoredPart):
     """engine.contract.Loaded as stored; `caps` is its capabilities as a dictionary."""
 
-    load_s: float
-    compile_s: float
-    weight_bytes: int
-    kv_bytes: int
+    load_s: Amount
+    compile_s: Amount
+    weight_bytes: Count
+    kv_bytes: Count
     graph: str
     execution: str
-    ep_coverage: float | None
+    ep_coverage: Amount | None
     """None where nothing can tell; such a row is not ranked."""
     device: str
     caps: dict[str, Any]
     details: dict[str, Any] = Field(default_factory=dict)
-    peak_rss_bytes: int | None = None
+    peak_rss_bytes: Count | None = None
 
 
 class Probes(StoredPart):
     """Roofs measured around a repeat: read bandwidth in bytes/s at a working set of `read_bytes`,
     matrix rate in FLOP/s."""
 
-    read_bytes: int
+    read_bytes: Count
     """Working set of the probe: `wanted_bytes`, or what was free."""
-    read_before: float | None
-    read_after: float | None
-    matmul_before: float | None
-    matmul_after: float | None
-    llc_bytes: int | None = None
+    read_before: Amount | None
+    read_after: Amount | None
+    matmul_before: Amount | None
+    matmul_after: Amount | None
+    llc_bytes: Count | None = None
     """Last-level cache of the device itself; of a CPU, over the clusters its threads run on."""
     start_s: float = 0.0
     end_s: float = 0.0
-    wanted_bytes: int | None = None
+    wanted_bytes: Count | None = None
     """Working set of a decode launch; None in records from before chipmark.cell/2."""
     by: Literal["backend", "harness"] = "backend"
     """Who measured: the harness by its own process where it can."""
@@ -272,11 +281,11 @@ class Probes(StoredPart):
 class SweepPoint(StoredPart):
     """One N of the capacity scenario's sweep."""
 
-    concurrency: int
-    slo_attainment: float | None
-    turns: int
-    sessions_per_hour: float | None
-    power_w: float | None = None
+    concurrency: Natural
+    slo_attainment: Amount | None
+    turns: Count
+    sessions_per_hour: Amount | None
+    power_w: Amount | None = None
 
 
 class RecomputedFrom(StoredPart):
@@ -306,7 +315,7 @@ class Manifest(StoredPart):
     model: ModelId
     precision: PrecisionId
     scenario: Scenario
-    concurrency: int
+    concurrency: Natural
     feedback: Literal["forced", "sampled"] = "forced"
     cache_policy: dict[str, Any]
     slo: Slo
@@ -315,7 +324,7 @@ class Manifest(StoredPart):
     audit: AuditResult = AuditResult()
     meter: MeterId | None = None
     plugins: dict[Literal["backend", "meter", "chip"], PluginId] = Field(default_factory=dict)
-    repeats: int
+    repeats: Count
     limits: dict[str, float] = Field(default_factory=dict)
     """Time limits of the cell's steps in seconds, by name."""
     capacity: CapacityResult | None = None
@@ -328,13 +337,5 @@ class Manifest(StoredPart):
 
 def load_manifest(path: Path) -> Manifest:
     """`cell.json`; BrokenRecordError names the field that is wrong."""
-    try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BrokenRecordError(path, "is missing") from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise BrokenRecordError(path, first["msg"], field=field) from error
-        raise BrokenRecordError(path, f"is not UTF-8 ({error})") from error
+    text = read_text(path, MANIFEST_BYTES, error=BrokenRecordError)
+    return parse_model(Manifest, text, path, error=BrokenRecordError)

@@ -40,12 +40,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field
 
 from chipmark.codes import NullReason
 from chipmark.errors import BrokenRecordError
+from chipmark.foreign_model import checked_model, parse_model
 from chipmark.results.manifest import Manifest, Note, StoredPart
+from chipmark.results.numbers import Count, Number
+from chipmark.results.stored_details import check_details
 from chipmark.results.upgrades import record_1_to_2
+from chipmark_models.foreign_file import MIB, parse_json
 
 if TYPE_CHECKING:
     from chipmark.metrics.derive import Derived
@@ -57,6 +61,8 @@ UPGRADES: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 """From a schema to the next one: takes the document, returns it with its new `schema`."""
 
 RECORD_FILE = "record.json"
+RECORD_BYTES = 16 * MIB
+"""Most bytes of a `record.json`; that of a sweep over a thousand sessions has a hundredth."""
 
 Reason = Annotated[NullReason | str, Field(union_mode="left_to_right")]
 """Why a number is null; a string only where this version does not know the code."""
@@ -65,6 +71,8 @@ _BLANK = "0" * 64
 _OWN_KEY = '"self_sha256"'
 _OWN_HASH = re.compile(_OWN_KEY + r':\s*"([0-9a-f]{64})"')
 _DIGITS = re.compile(r"[0-9a-f]{64}")
+_UNSURE = re.compile(r"NaN|Infinity|[eE]\+?\d{3}")
+"""What a text has in it that may hold a number which is not finite; a string may, too."""
 _CURRENT = re.compile(r'\{\s*"schema":\s*"chipmark\.record/2"')
 
 
@@ -72,19 +80,19 @@ class FileEntry(StoredPart):
     """A file of the record, by its path inside it."""
 
     sha256: str
-    bytes: int
+    bytes: Count
 
 
 class Metrics(StoredPart):
     """`chipmark.metrics.derive.Derived` as stored."""
 
     schema_: str = Field(alias="schema")
-    values: dict[str, float | int | None]
-    per_repeat: tuple[dict[str, float | int | None], ...] = ()
+    values: dict[str, Number]
+    per_repeat: tuple[dict[str, Number], ...] = ()
     intervals: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
     null_reasons: dict[str, Reason] = Field(default_factory=dict)
     notes: tuple[Note, ...] = ()
-    details: dict[str, Any] = Field(default_factory=dict)
+    details: Annotated[dict[str, Any], AfterValidator(check_details)] = Field(default_factory=dict)
 
 
 class Record(StoredPart):
@@ -134,8 +142,8 @@ def document_text(document: Mapping[str, Any]) -> str:
 def parse_record(path: Path, text: str) -> Record:
     """A record from the text of its `record.json`; `path` names it in errors.
 
-    Raises BrokenRecordError where it is not JSON, has an unknown schema, lacks a field or was
-    changed after it was written.
+    Raises BrokenRecordError where it is invalid JSON, has an unknown schema, lacks a field, has a
+    number that is not finite, or was changed after it was written.
     """
     if not checked_text(text):
         _json_object(path, text)
@@ -145,19 +153,15 @@ def parse_record(path: Path, text: str) -> Record:
             field="self_sha256",
             hint="a record is never changed after it was written; measure again",
         )
-    try:
-        if _CURRENT.match(text):
-            # A thousand records are read for one table: no second pass over what is up to date.
-            record, written_as = Record.model_validate_json(text), SCHEMA
-        else:
-            document = _json_object(path, text)
-            written_as = str(document.get("schema"))
-            record = Record.model_validate(_upgraded(path, document))
-        return record.model_copy(update={"path": path.parent, "written_as": written_as})
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BrokenRecordError(path, first["msg"], field=field) from error
+    if _CURRENT.match(text) and not _UNSURE.search(text):
+        # A thousand records are read for one table: no second pass over what is up to date.
+        record, written_as = parse_model(Record, text, path, error=BrokenRecordError), SCHEMA
+    else:
+        document = _json_object(path, text)
+        written_as = str(document.get("schema"))
+        upgraded = _upgraded(path, document)
+        record = checked_model(Record, upgraded, path, error=BrokenRecordError)
+    return record.model_copy(update={"path": path.parent, "written_as": written_as})
 
 
 def checked_text(text: str) -> bool:
@@ -176,10 +180,7 @@ def _digest(text: str) -> str:
 
 
 def _json_object(path: Path, text: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise BrokenRecordError(path, f"is not JSON ({error})") from error
+    document = parse_json(text, path, error=BrokenRecordError)
     if not isinstance(document, dict):
         raise BrokenRecordError(path, "is not a JSON object")
     return document

@@ -8,18 +8,24 @@ by `chipmark validate` alone.
 from __future__ import annotations
 
 import datetime
+import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from chipmark import __version__
 from chipmark.errors import BrokenRecordError
+from chipmark.foreign_model import parse_model
 from chipmark.results.manifest import AuditResult
 from chipmark.results.record import Record, checked_text, document_text
 from chipmark_models.files import whole_file
+from chipmark_models.foreign_file import MIB, read_text
 
 SCHEMA: Literal["chipmark.audit/1"] = "chipmark.audit/1"
+SIDECAR_BYTES = 64 * MIB
+"""Most bytes of a sidecar: it holds the audit's arrays, a few thousand places at most."""
+
 _SUFFIX = ".audit.json"
 _AGAIN = "remove it, or audit the record again: chipmark audit --again RECORD"
 
@@ -27,7 +33,9 @@ _AGAIN = "remove it, or audit the record again: chipmark audit --again RECORD"
 class Sidecar(BaseModel):
     """An audit of one record, made later or on another machine."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
+    )
 
     schema_: Literal["chipmark.audit/1"] = Field(SCHEMA, alias="schema")
     record: str
@@ -77,22 +85,14 @@ def load_sidecar(record: Record) -> Sidecar | None:
     """The audit next to a record, None where there is none. BrokenRecordError where it is not
     whole, was changed, or belongs to another record."""
     path = sidecar_path(record.path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BrokenRecordError(path, f"cannot be read ({error})", hint=_AGAIN) from error
+    text = read_text(path, SIDECAR_BYTES, error=BrokenRecordError, hint=_AGAIN)
     if not checked_text(text):
         raise BrokenRecordError(
             path, "does not match its own checksum", field="self_sha256", hint=_AGAIN
         )
-    try:
-        found = Sidecar.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise BrokenRecordError(path, first["msg"], field=field, hint=_AGAIN) from error
+    found = parse_model(Sidecar, text, path, error=BrokenRecordError, hint=_AGAIN)
     if (found.record, found.record_sha256) != (record.id, record.self_sha256):
         raise BrokenRecordError(
             path, "is the audit of another record", field="record_sha256", hint=_AGAIN

@@ -18,21 +18,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from chipmark.codes import FindingCode
 from chipmark.errors import BadInputError, BrokenRecordError, UsageError
 from chipmark.results.manifest import Manifest
 from chipmark.results.record import (
+    RECORD_BYTES,
     RECORD_FILE,
     FileEntry,
     Record,
     parse_record,
 )
 from chipmark.results.sidecar import with_sidecar
-from chipmark_models.files import sha256_of_file, sync
-
-if TYPE_CHECKING:
-    pass
+from chipmark_models.files import sync, writing
+from chipmark_models.foreign_file import lies_in, open_foreign, read_text, size_of
 
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.partial")
 STALE_S = 24 * 3600.0
@@ -55,42 +54,61 @@ class Loaded:
     skipped: tuple[Skipped, ...]
 
 
-def file_fault(folder: Path, name: str, entry: FileEntry) -> str:
-    """What is wrong with a file of a record, "" where it is as it was written."""
+@dataclass(frozen=True, slots=True)
+class FileFault:
+    """What is wrong with a file of a record."""
+
+    code: FindingCode
+    text: str
+
+
+def file_fault(folder: Path, name: str, entry: FileEntry) -> FileFault | None:
+    """What is wrong with a file of a record, None where it is as it was written."""
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        return "lies outside the record"
-    if not path.is_file():
-        return "is missing"
-    if path.stat().st_size != entry.bytes:
-        return f"has {path.stat().st_size} bytes, not {entry.bytes}"
-    return "" if sha256_of_file(path) == entry.sha256 else "was changed after it was written"
+    try:
+        if not lies_in(path, folder):
+            return FileFault(FindingCode.PATH, "leads out of its folder")
+        if not os.path.lexists(path):
+            return FileFault(FindingCode.MISSING, "is missing")
+        with open_foreign(path, within=folder) as file:
+            size = size_of(file)
+            if size != entry.bytes:
+                return FileFault(FindingCode.CHECKSUM, f"has {size} bytes, not {entry.bytes}")
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except BadInputError as error:
+        return FileFault(FindingCode.PATH, error.problem)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        return FileFault(FindingCode.PATH, f"cannot be read: {error}")
+    if digest != entry.sha256:
+        return FileFault(FindingCode.CHECKSUM, "was changed after it was written")
+    return None
 
 
 @contextmanager
 def whole_folder(out_dir: Path, name: str, hint: str) -> Iterator[Path]:
     """A hidden folder to write into, which becomes `out_dir / name` by one rename, all synced.
 
-    Raises UsageError with `hint` where that folder already exists. Whatever else is raised
-    inside leaves nothing behind.
+    Raises UsageError with `hint` where that folder already exists, CannotWriteError on a disk that
+    is full, read-only or gone. Whatever else is raised inside leaves nothing behind.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    sweep(out_dir)
     final = out_dir / name
-    if final.exists():
-        raise UsageError(f"{final} already exists", hint)
-    partial = out_dir / f".{name}.{_host()}.{os.getpid()}.partial"
-    try:
-        partial.mkdir()
-        yield partial
-        for folder in {path.parent for path in partial.rglob("*")} | {partial}:
-            sync(folder)
-        os.rename(partial, final)
-        sync(out_dir)
-    except BaseException:
-        # An interrupt, too, must leave nothing half behind.
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with writing(final):
+        out_dir.mkdir(parents=True, exist_ok=True)
+        sweep(out_dir)
+        if final.exists():
+            raise UsageError(f"{final} already exists", hint)
+        partial = out_dir / f".{name}.{_host()}.{os.getpid()}.partial"
+        try:
+            partial.mkdir()
+            yield partial
+            for folder in {path.parent for path in partial.rglob("*")} | {partial}:
+                sync(folder)
+            os.rename(partial, final)
+            sync(out_dir)
+        except BaseException:
+            # An interrupt, too, must leave nothing half behind.
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
 
 def record_name(manifest: Manifest) -> str:
@@ -130,12 +148,7 @@ def load_record(folder: Path) -> Record:
 def stored_record(folder: Path) -> Record:
     """The record as it was written, whatever lies next to it."""
     path = folder / RECORD_FILE
-    try:
-        return parse_record(path, path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BrokenRecordError(path, "is missing") from None
-    except UnicodeDecodeError as error:
-        raise BrokenRecordError(path, f"is not UTF-8 ({error})") from error
+    return parse_record(path, read_text(path, RECORD_BYTES, within=folder, error=BrokenRecordError))
 
 
 def load_records(paths: Iterable[Path]) -> Loaded:
@@ -145,7 +158,7 @@ def load_records(paths: Iterable[Path]) -> Loaded:
     for folder in find_records(paths):
         try:
             records.append(load_record(folder))
-        except (BrokenRecordError, OSError) as error:
+        except BrokenRecordError as error:
             skipped.append(Skipped(folder, str(error)))
     return Loaded(tuple(records), tuple(skipped))
 

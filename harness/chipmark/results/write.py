@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from chipmark.metrics.rawcell import RawCell
 
 
+CONTRADICTIONS = (ArithmeticError, LookupError, TypeError, ValueError)
+"""What arithmetic raises over raw files whose parts do not belong together: each was found whole
+by its reader, and no reader knows them all."""
+
+
 def record_raw(out_dir: Path, raw_dir: Path) -> Path:
     """Derive the metrics of a raw folder and store it as a record under `out_dir`; returns the
     record's folder.
@@ -53,7 +58,7 @@ def derived_from(raw_dir: Path, manifest: Manifest) -> tuple[RawCell | None, Der
         )
     try:
         return raw, metrics.derive(raw)
-    except ValueError as error:
+    except CONTRADICTIONS as error:
         raise BrokenRecordError(raw_dir, f"events contradict themselves ({error})") from error
 
 
@@ -85,7 +90,7 @@ def write_recomputed(out_dir: Path, record: Record) -> Path:
         raise UsageError(f"{out_dir} lies inside the record {record.id}", "give another folder")
     for name, entry in record.files.items():
         if fault := file_fault(record.path, name, entry):
-            raise BrokenRecordError(record.path / name, fault)
+            raise BrokenRecordError(record.path / name, fault.text)
     source = RecomputedFrom(
         id=record.id,
         self_sha256=record.self_sha256,

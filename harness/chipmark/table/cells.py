@@ -1,18 +1,17 @@
-"""How values look to people and in files: digits, marks of doubt, escapes."""
+"""How values look to people and in files: digits and marks of doubt."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from chipmark.foreign_text import csv_text
 from chipmark.table.rows import TableRow
 from chipmark.table.sheet import Mark
 
 MISSING = "-"
 _GLYPHS: Mapping[Mark, str] = {"at_least": "≥", "at_most": "≤", "assumed": "~", "this_load": "~"}
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def people_text(row: TableRow, name: str) -> str:
@@ -54,21 +53,7 @@ def file_text(value: Any) -> str:
         text = value
     else:
         return repr(value)
-    # A leading = + - @ makes a spreadsheet take the text for a formula.
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
-
-
-def markdown_text(text: str) -> str:
-    """Text inside a cell of a Markdown table: no pipe, no markup, no line break."""
-    escaped = html.escape(text, quote=False)
-    for sign in ("\\", "|", "`", "*", "_", "[", "]"):
-        escaped = escaped.replace(sign, f"\\{sign}")
-    return " ".join(escaped.split())
-
-
-def plain_text(text: str) -> str:
-    """Text for a terminal: control characters (and so escape sequences) shown, not obeyed."""
-    return "".join(c if c.isprintable() or c == " " else repr(c)[1:-1] for c in text)
+    return csv_text(text)
 
 
 def _mark(row: TableRow, name: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from chipmark.codes import meaning
-from chipmark.table.cells import MISSING, number_text, people_text, plain_text
+from chipmark.foreign_text import plain_text
+from chipmark.table.cells import MISSING, number_text, people_text
 from chipmark.table.costing import MONEY
 from chipmark.table.layout import TextColumn, text_tables, wrapped
 from chipmark.table.render import numbered
@@ -52,7 +53,10 @@ def cost_object(row: TableRow) -> dict[str, Any]:
 def cost_text(rows: Sequence[TableRow], width: int) -> str:
     """The table for people, and remarks below it. Nothing is cut."""
     body = [_texts(index, row) for index, row in enumerate(rows, 1)]
-    lines = [f"cost in {rows[0].values['currency']}; break-even with {_baseline(rows)}", ""]
+    lines = [
+        f"cost in {rows[0].values['currency']}; break-even with {plain_text(_baseline(rows))}",
+        "",
+    ]
     lines += text_tables(_COLUMNS, body, width, lead=2)
     lines.append("")
     legend = (

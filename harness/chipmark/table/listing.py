@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from chipmark.table.cells import plain_text
+from chipmark.foreign_text import plain_text
 from chipmark.table.layout import TextColumn, listing, wrapped
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ then remarks about it; `all_columns` shows every column instead, in blocks.
 from __future__ import annotations
 
 import csv
-import html
 import io
 import json
 from collections.abc import Sequence
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from chipmark.codes import NullReason, meaning
 from chipmark.errors import UnknownNameError
-from chipmark.table.cells import MISSING, file_text, markdown_text, people_text, plain_text
+from chipmark.foreign_text import html_text, markdown_line, markdown_text, plain_text
+from chipmark.table.cells import MISSING, file_text, people_text
 from chipmark.table.columns import COLUMNS
 from chipmark.table.layout import TextColumn, text_tables, wrapped
 from chipmark.table.rows import TableRow
@@ -233,7 +233,7 @@ def _markdown(rows: Sequence[TableRow], all_columns: bool, summary: str) -> str:
             lines.append("| " + " | ".join(markdown_text(text) for text in texts) + " |")
         lines.append("")
     lines += [markdown_text(_legend()), ""]
-    lines += [f"- {markdown_text(line)}" for line in remarks(rows)]
+    lines += [f"- {markdown_line(line)}" for line in remarks(rows)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -249,8 +249,8 @@ def _csv(rows: Sequence[TableRow]) -> str:
 
 def _html(rows: Sequence[TableRow], summary: str) -> str:
     def cell(tag: str, text: str, **attributes: Any) -> str:
-        given = "".join(f' {k}="{html.escape(str(v))}"' for k, v in attributes.items() if v)
-        return f"<{tag}{given}>{html.escape(text)}</{tag}>"
+        given = "".join(f' {k}="{html_text(str(v))}"' for k, v in attributes.items() if v)
+        return f"<{tag}{given}>{html_text(text)}</{tag}>"
 
     heads = [cell("th", "#"), cell("th", "rank")]
     heads += [

@@ -269,10 +269,11 @@ def _details(pair: _Pair, comparability: Comparability, barred: Sequence[str]) -
         "assumed": {name: list(fields) for name, fields in own.costing.assumed.items()},
         "identity": own.standing.identity,
         "slo": record.manifest.slo.model_dump(),
-        **{k: v for k, v in record.metrics.details.items() if k != "metrics_schema"},
-        **own.costing.details,
-        **_break_even(pair),
     }
+    # A record's own word never takes the place of what was found out about it here.
+    stored = record.metrics.details
+    details |= {k: v for k, v in stored.items() if k != "metrics_schema" and k not in details}
+    details |= {**own.costing.details, **_break_even(pair)}
     energy = details.get("energy") or {}
     for name in ("tok_per_joule_net", "out_tok_per_joule"):
         details[name] = energy.get(name)

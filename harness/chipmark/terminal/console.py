@@ -14,16 +14,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from chipmark.errors import ChipmarkError, UnknownNameError
 from chipmark.terminal.progress import Heartbeat
+from chipmark_models.plain_text import plain_lines, plain_text
+
+
+class PlainConsole(Console):
+    """A console whose texts may hold foreign names and messages: control, escape and direction
+    characters in them are spelled. Colour comes from styles and markup alone."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As `Console.print`."""
+        super().print(*(plain_lines(o) if isinstance(o, str) else o for o in objects), **options)
 
 
 def stderr() -> Console:
     """A console on stderr that never cuts or marks up what it is given."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return PlainConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def stdout() -> Console:
     """A console on stdout."""
-    return Console(highlight=False)
+    return PlainConsole(highlight=False)
 
 
 def show_error(error: ChipmarkError) -> None:
@@ -67,7 +77,7 @@ class ConsoleReporter:
 
     def stage(self, text: str) -> None:
         """What is being done now."""
-        self._progress.update(self._task, description=escape(text))
+        self._progress.update(self._task, description=escape(plain_text(text)))
         self._heartbeat.stage(text)
 
     def steps(self, total: int) -> None:

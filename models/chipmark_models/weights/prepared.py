@@ -18,8 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from chipmark_models.cache import cache_path
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError
+from chipmark_models.files import writing
 from chipmark_models.precision import group_of, precision_named, stored_as, tensor_bytes
 from chipmark_models.tensors import expected_shapes
 from chipmark_models.weights import writer
@@ -249,14 +251,6 @@ class ComputedWeights(_StoredWeights):
         return encode(self._source.read(name), self.precision, name)
 
 
-def cache_folder() -> Path:
-    """$CHIPMARK_CACHE, else $XDG_CACHE_HOME/chipmark, else ~/.cache/chipmark."""
-    own, xdg = os.environ.get("CHIPMARK_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    if own:
-        return Path(own)
-    return (Path(xdg) if xdg else Path.home() / ".cache") / "chipmark"
-
-
 def stored_bytes(source: WeightSource, precision: str) -> int:
     """Bytes of all tensors in `precision`, scales included."""
     return sum(tensor_bytes(precision, name, source.shape(name)) for name in source.names())
@@ -297,24 +291,24 @@ def prepare(
 
     The folder is renamed into place when it is whole: a process that is killed leaves a hidden
     one that is never read, and of two processes at once the later finds the other's. `progress`
-    gets (bytes done, bytes in all). Raises BadInputError, OSError for a full disk.
+    gets (bytes done, bytes in all). Raises BadInputError, CannotWriteError for a full disk.
     """
     precision_named(precision)
     source_digest = source.hash if source else source_hash(ref)
-    parent = (cache_dir or cache_folder()) / "prepared"
-    folder = parent / f"{source_digest[:16]}-{precision}"
+    folder = cache_path("prepared", f"{source_digest[:16]}-{precision}", folder=cache_dir)
     if folder.exists():
         try:
             found = PreparedWeights(folder)
         except BadInputError:
-            shutil.rmtree(folder)  # of an older schema, or damaged: made again below
+            # Of an older schema, or damaged: made again below.
+            with writing(folder):
+                shutil.rmtree(folder)
         else:
             if found.source_hash == source_digest and found.precision == precision:
                 return found
             raise BadInputError(folder, "belongs to other weights", hint="remove the folder")
     source = source or open_weights(ref)
-    parent.mkdir(parents=True, exist_ok=True)
-    with _scratch(parent, folder.name) as scratch:
+    with writing(folder), _scratch(folder.parent, folder.name) as scratch:
         stored = writer.write(source, precision, scratch / _DATA_FILE, progress)
         index: dict[str, Any] = {
             "schema": SCHEMA,
@@ -338,6 +332,7 @@ def prepare(
 
 @contextmanager
 def _scratch(parent: Path, name: str) -> Iterator[Path]:
+    parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
     try:
         yield scratch

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from chipmark.foreign_text import annotation_property, annotation_text
 from chipmark.gate.findings import GateFindings
 from chipmark.gate.verdict import Verdict
-from chipmark.table.cells import plain_text
 
 _LEVELS = {
     Verdict.REGRESSED: "error",
@@ -24,16 +24,6 @@ def github_annotations(findings: GateFindings) -> list[str]:
             continue
         if row.not_gated and level == "error":
             level = "notice"
-        title = _property(f"{row.verdict.value}: {row.name}")
-        lines.append(f"::{level} title={title}::{_data(row.sentence())}")
+        title = annotation_property(f"{row.verdict.value}: {row.name}")
+        lines.append(f"::{level} title={title}::{annotation_text(row.sentence())}")
     return lines
-
-
-def _data(text: str) -> str:
-    """Escaped as the runner expects; a name from a file must not start a command of its own."""
-    lines = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return plain_text(lines)
-
-
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")

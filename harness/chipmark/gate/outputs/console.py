@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
+from chipmark.foreign_text import plain_text
 from chipmark.gate.findings import GateFindings
 from chipmark.gate.outputs.numbers import amount, change
 from chipmark.gate.verdict import Verdict
-from chipmark.table.cells import plain_text
 from chipmark.table.listing import name, number, show
 
 _COLOURS = {

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from xml.etree import ElementTree
 
+from chipmark.foreign_text import xml_text
 from chipmark.gate.findings import GateFindings, GateRow
 from chipmark.gate.verdict import Verdict
-
-_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 cannot hold even escaped."""
 
 
 def junit_xml(findings: GateFindings) -> str:
@@ -28,9 +25,9 @@ def junit_xml(findings: GateFindings) -> str:
         case = ElementTree.SubElement(
             suite,
             "testcase",
-            {"classname": _clean(row.benchmark), "name": _clean(row.metric), "time": "0"},
+            {"classname": xml_text(row.benchmark), "name": xml_text(row.metric), "time": "0"},
         )
-        text = _clean(row.sentence())
+        text = xml_text(row.sentence())
         if row.fails:
             failure = {"message": text, "type": row.verdict.value}
             ElementTree.SubElement(case, "failure", failure)
@@ -40,14 +37,10 @@ def junit_xml(findings: GateFindings) -> str:
         else:
             ElementTree.SubElement(case, "system-out").text = f"{row.verdict.value}: {text}"
     if findings.notes:
-        ElementTree.SubElement(suite, "system-out").text = _clean("\n".join(findings.notes))
+        ElementTree.SubElement(suite, "system-out").text = xml_text("\n".join(findings.notes))
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def _skips(row: GateRow) -> bool:
     return bool(row.not_gated) or row.verdict in (Verdict.INCONCLUSIVE, Verdict.UNFIT)
-
-
-def _clean(text: str) -> str:
-    return _NOT_XML.sub("\ufffd", text)

@@ -57,17 +57,13 @@ class Outputs:
         elif self.format == "md":
             sys.stdout.write(markdown(findings))
         else:
-            from rich.console import Console
-
             from chipmark.gate.outputs.console import print_findings
+            from chipmark.terminal.console import stdout
 
-            print_findings(findings, Console(highlight=False))
+            print_findings(findings, stdout())
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all. UsageError where it cannot be written."""
-    try:
-        with whole_file(path) as partial:
-            partial.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+    """Write a file whole or not at all. CannotWriteError where it cannot be written."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

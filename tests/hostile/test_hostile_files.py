@@ -1,0 +1,66 @@
+"""Mutated files through every reader: no traceback, no bomb, no hang, nothing unprintable.
+
+    CHIPMARK_HOSTILE_SEED=7 pytest tests/hostile -k hostile -m "long or not long"
+
+repeats the trial with other mutations; a failure names its subject and seed, and
+
+    python -m hostile SUBJECT SEED        (in tests/)
+
+shows that one input.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import chipmark
+import chipmark_models
+from hostile.subjects import subjects
+from hostile.trial import Outcome, lines_of, run_trial
+
+SEED = int(os.environ.get("CHIPMARK_HOSTILE_SEED", "12"))
+PAST = 0.2
+"""The least share of inputs that get past the first check of their reader."""
+
+_SHOWN = 20
+
+
+def test_hostile_files_of_every_kind_are_read_or_refused(report: list[str]) -> None:
+    judge(run_trial(subjects(), 2_000, SEED), report)
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_hostile_files_are_read_or_refused(report: list[str]) -> None:
+    judge(run_trial(subjects(), 100_000, SEED + 1), report)
+
+
+def judge(outcomes: list[Outcome], report: list[str]) -> None:
+    """Show the counts, then fail with the first failures."""
+    roots = [Path(package.__file__ or "").parent for package in (chipmark, chipmark_models)]
+    report.append(
+        f"hostile files, seed {SEED}: inputs, read, past the first check, lines, slowest, most"
+    )
+    for outcome in outcomes:
+        all_lines = {
+            (module, line)
+            for module in outcome.lines
+            for root in roots
+            if (root / module).is_file()
+            for line in lines_of(root / module)
+        }
+        seen = {(module, line) for module, lines in outcome.lines.items() for line in lines}
+        share = f"{len(seen & all_lines)}/{len(all_lines)}"
+        report.append(
+            f"  {outcome.name:28} {outcome.inputs:6} {outcome.read:6} {outcome.past_first_check:6} "
+            f"{share:>9} {outcome.slowest_s:6.2f} s {outcome.most_bytes / 1e6:6.0f} MB"
+        )
+    inputs = sum(outcome.inputs for outcome in outcomes)
+    past = sum(outcome.past_first_check for outcome in outcomes)
+    failures = [failure for outcome in outcomes for failure in outcome.failures]
+    report.append(f"  {inputs} inputs, {past} past the first check, {len(failures)} failures")
+    shown = "\n".join(failures[:_SHOWN])
+    assert not failures, f"{len(failures)} failures, the first:\n{shown}"
+    assert past >= PAST * inputs, f"only {past} of {inputs} got past the first check"
