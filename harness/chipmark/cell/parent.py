@@ -18,9 +18,13 @@ from chipmark.cell.protocol import Answer, Close, CloseAnswer, ErrorAnswer, Requ
 from chipmark.errors import CellFailedError, DoesNotFitError
 from chipmark.processes import LogTail
 from chipmark.supervised import Supervised
+from chipmark_models.plain_text import one_line
 
 _ANSWER_BYTES = 32 * 1024 * 1024
 _READ = 1 << 16
+MARKS = ("started", "ended")
+"""What a child marks of a run."""
+
 _EXIT_S = 5.0
 """How long a child that has closed its pipe may take to end."""
 
@@ -59,7 +63,8 @@ class ChildProcess:
             os.close(from_child)
         assert self._tree.process.stdout is not None
         self.log = LogTail(self._tree.process.stdout)
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._searched = 0
         self._parked = False
         self._ended = False
         self._pending = ""
@@ -126,9 +131,14 @@ class ChildProcess:
         with selectors.DefaultSelector() as selector:
             selector.register(self._answers, selectors.EVENT_READ)
             while True:
-                line, found, rest = self._buffer.partition(b"\n")
-                if found:
-                    self._buffer = rest
+                if deadline < time.monotonic():
+                    raise self._failure(f"{command}: no answer within {timeout_s:.0f} s")
+                at = self._buffer.find(b"\n", self._searched)
+                self._searched = len(self._buffer)
+                if at >= 0:
+                    line = bytes(self._buffer[:at])
+                    del self._buffer[: at + 1]
+                    self._searched = 0
                     message = self._parse(command, line)
                     if "progress" in message:
                         if told is not None:
@@ -136,7 +146,8 @@ class ChildProcess:
                         continue
                     if "mark" in message:
                         # The first of a name counts: a child cannot move it later.
-                        self.marks.setdefault(str(message["mark"]), came_s)
+                        if message["mark"] in MARKS:
+                            self.marks.setdefault(message["mark"], came_s)
                         continue
                     self.answered_s = came_s
                     return self._result(command, message)
@@ -145,9 +156,7 @@ class ChildProcess:
                         f"{command}: flooded its output with {self.log.total >> 20} MiB"
                     )
                 left = deadline - time.monotonic()
-                if left <= 0:
-                    raise self._failure(f"{command}: no answer within {timeout_s:.0f} s")
-                if selector.select(timeout=min(left, 0.2)):
+                if selector.select(timeout=max(0.0, min(left, 0.2))):
                     chunk = os.read(self._answers, _READ)
                     came_s = time.perf_counter()
                     if not chunk:
@@ -193,7 +202,7 @@ class ChildProcess:
     def _parse(self, command: str, line: bytes) -> dict[str, Any]:
         try:
             message = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._failure(f"{command}: answered {line[:80]!r}, which is not JSON") from error
         if not isinstance(message, dict):
             raise self._failure(f"{command}: answered {line[:80]!r}, which is not an object")
@@ -207,7 +216,7 @@ class ChildProcess:
             except FieldError as wrong:
                 text = f"{command}: the child answers error.{wrong.field}: {wrong.problem}"
                 raise self._failure(text) from wrong
-            text = f"{command}: {error.type}: {error.message}"
+            text = one_line(f"{command}: {error.type}: {error.message}")
             if error.sequences is not None:
                 raise DoesNotFitError(text, error.hint, sequences=error.sequences)
             raise CellFailedError(text, error.hint)
@@ -218,7 +227,7 @@ class ChildProcess:
 
     def _failure(self, text: str) -> CellFailedError:
         self.kill()
-        return CellFailedError(text, "the end of its output is in child.log")
+        return CellFailedError(one_line(text), "the end of its output is in child.log")
 
     def _how_it_ended(self) -> str:
         how = self._tree.how_it_ended(_EXIT_S)

@@ -176,6 +176,7 @@ def _load(cells: Sequence[MeasuredCell], reporter: Reporter) -> None:
     started = 0
     for index, cell in enumerate(cells):
         while started < min(index + 2, len(cells)):
+            cells[started].guard(cells[started].prepare)
             cells[started].guard(cells[started].start)
             started += 1
         reporter.stage(f"{cell.inputs.plan.title}: loading, compiling, warming")
