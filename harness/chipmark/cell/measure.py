@@ -48,7 +48,9 @@ _LOG = logger_of(__name__)
 def reason_of(error: Exception) -> str:
     """Why a step of a cell failed, in a line. What is neither chipmark's error nor the system's has
     its type in it: an answer that nobody thought of, or a fault of chipmark, and is logged whole."""
-    if isinstance(error, ChipmarkError | OSError):
+    if isinstance(error, ChipmarkError):
+        return one_line(f"{error.message} ({error.hint})" if error.hint else error.message)
+    if isinstance(error, OSError):
         return one_line(str(error))
     _LOG.debug("a step of a cell failed", exc_info=error)
     return one_line(f"{type(error).__name__}: {error}")

@@ -180,5 +180,6 @@ def _load(cells: Sequence[MeasuredCell], reporter: Reporter) -> None:
             cells[started].guard(cells[started].start)
             started += 1
         reporter.stage(f"{cell.inputs.plan.title}: loading, compiling, warming")
+        _LOG.info("%s: loading, compiling, warming", cell.inputs.plan.title)
         cell.guard(cell.finish_load)
         reporter.step()
