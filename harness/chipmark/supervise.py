@@ -40,7 +40,7 @@ _HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def supervise(result: int | None, parent: int, argv: list[str]) -> int:
     """Run `argv` to its end; returns the exit code of this process."""
-    before = {number: signal.getsignal(number) for number in _HANDED_ON}
+    ignored = [n for n in _HANDED_ON if signal.getsignal(n) is signal.SIG_IGN]
 
     def terminate(number: int, frame: FrameType | None) -> None:
         if os.getppid() != parent:
@@ -64,7 +64,7 @@ def supervise(result: int | None, parent: int, argv: list[str]) -> int:
     if os.getppid() != parent:
         return _NOT_STARTED
     started = time.perf_counter()
-    program, error = _start(argv, before)
+    program, error = _start(argv, ignored)
     if error:
         _answer(result, {"errno": error})
         return _NOT_STARTED
@@ -152,7 +152,7 @@ def _close_all_but(result: int | None) -> None:
                 continue  # the folder itself was one of those listed
 
 
-def _start(argv: list[str], before: dict[signal.Signals, object]) -> tuple[int, int]:
+def _start(argv: list[str], ignored: list[signal.Signals]) -> tuple[int, int]:
     """The process id, and the errno of exec (0 where the program runs)."""
     me = os.getpid()
     reader, writer = os.pipe()  # closed on exec
@@ -163,9 +163,8 @@ def _start(argv: list[str], before: dict[signal.Signals, object]) -> tuple[int, 
             if os.getppid() != me:
                 os._exit(_NOT_STARTED)
             os.setsid()
-            for number, handler in before.items():
-                ignored = handler is signal.SIG_IGN
-                signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
+            for number in _HANDED_ON:
+                signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
             for name in _RESTORED:
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_DFL)

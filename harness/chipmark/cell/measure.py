@@ -46,8 +46,11 @@ _LOG = logger_of(__name__)
 
 
 def reason_of(error: Exception) -> str:
-    """Why a step of a cell failed, in a line. What is neither chipmark's error nor the system's has
-    its type in it: an answer that nobody thought of, or a fault of chipmark, and is logged whole."""
+    """Why a step of a cell failed, in a line.
+
+    What is neither chipmark's error nor the system's (an answer that nobody thought of, or a fault
+    of chipmark) has its type in it, and is logged whole.
+    """
     if isinstance(error, ChipmarkError):
         return one_line(f"{error.message} ({error.hint})" if error.hint else error.message)
     if isinstance(error, OSError):

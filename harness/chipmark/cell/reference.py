@@ -194,8 +194,8 @@ class OracleProcess:
 class References:
     """All references of a run; each is computed once, whatever the number of cells that ask.
 
-    cache: a folder where computed ones are kept for later runs. files: carried ones. limit_s: of each
-    computation.
+    cache: a folder where computed ones are kept for later runs. files: carried ones.
+    limit_s: of each computation.
     """
 
     def __init__(

@@ -22,7 +22,6 @@ from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import RunOptions
 from chipmark.cell.suite import Suite, groups, order_of
 from chipmark.engine.lanes import check_closed_loop
-from chipmark.errors import ChipmarkError
 from chipmark.log import logger_of
 from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.results.write import record_raw
