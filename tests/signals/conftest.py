@@ -98,7 +98,7 @@ class Place:
 
     def scratch_bytes(self) -> int:
         """Bytes of hidden files and folders of the output, and of everything in TMPDIR."""
-        hidden = [p for p in self.out.glob(".*")] if self.out.is_dir() else []
+        hidden = list(self.out.glob(".*")) if self.out.is_dir() else []
         return sum(map(_bytes_of, [*hidden, *self.temporary.iterdir()]))
 
     def orphans(self) -> list[str]:
