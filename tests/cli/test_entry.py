@@ -79,7 +79,7 @@ import sys, time
 import chipmark.cli.main as main
 from chipmark.entry import entry
 def work(arguments):
-    exec("print('working', flush=True)\ntime.sleep(60)")
+    exec("print('working', flush=True); time.sleep(60)")
 main.run_to_the_end = work
 entry()
 """
