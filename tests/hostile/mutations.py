@@ -320,8 +320,10 @@ def of_parquet(content: bytes, rng: random.Random) -> bytes:
         columns[name] = changed
     out = io.BytesIO()
     values = {key: pyarrow.array(column) for key, column in columns.items()}
-    changed_table = pyarrow.table(values).replace_schema_metadata(table.schema.metadata)
-    pyarrow.parquet.write_table(changed_table, out, compression="zstd")
+    nullable = {field.name: field.nullable for field in table.schema}
+    fields = [pyarrow.field(key, v.type, nullable.get(key, True)) for key, v in values.items()]
+    schema = pyarrow.schema(fields, table.schema.metadata)
+    pyarrow.parquet.write_table(pyarrow.table(values, schema), out, compression="zstd")
     return out.getvalue()
 
 

@@ -77,6 +77,13 @@ class Outcome:
     slowest_s: float = 0.0
     most_bytes: int = 0
 
+    def text(self) -> str:
+        """A line of the report."""
+        return (
+            f"{self.name:32} {self.inputs:6} {self.read:6} {self.past_first_check:6} "
+            f"{self.slowest_s:6.2f} s {self.most_bytes / 1e6:6.0f} MB"
+        )
+
     def add(self, other: Outcome) -> None:
         """Count another batch in."""
         self.inputs += other.inputs
