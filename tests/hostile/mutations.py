@@ -53,8 +53,11 @@ def odd_value(rng: random.Random, value: Any) -> Any:
         )
         return rng.choice(odd_lists)
     factor = rng.choice((-1, 0, 2, 1000, 10**6, 10**9, 1e-9, 0.5))
-    changed = value * factor
-    return int(changed) if isinstance(value, int) and rng.random() < 0.8 else changed
+    try:
+        changed = value * factor
+        return int(changed) if isinstance(value, int) and rng.random() < 0.8 else changed
+    except (OverflowError, ValueError):  # an integer of hundreds of digits, or infinity
+        return rng.choice(SCALARS)
 
 
 def places(document: Any) -> list[tuple[Any, Any]]:

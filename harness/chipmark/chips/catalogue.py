@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any
 
 from chipmark.errors import BadInputError, UnknownNameError
 from chipmark.user_files import user_file
+from chipmark_models.foreign_file import read_toml
 
 CATALOGUE_FILE = Path(__file__).with_name("chips.toml")
 CONFIDENCES = ("H", "M", "L", "K", "?")
@@ -137,10 +137,7 @@ def catalogue(path: Path = CATALOGUE_FILE) -> Catalogue:
 
     Raises BadInputError with the file, the entry and the field.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BadInputError(path, str(error)) from error
+    data = read_toml(path)
     known = _entries(path, data)
     own = user_file("chips.toml")
     if own is None:
