@@ -18,7 +18,7 @@ All of them have `message`, `hint` and `exit_code`, and are names of `chipmark` 
 
 Exit codes: 0 done; 1 a check found what it looks for; 2 wrong usage, bad input or a broken
 record; 3 inconclusive, machine unfit or nothing to judge; 4 a cell failed, or chipmark itself did
-(an error other than a ChipmarkError); 130 interrupted.
+(an error other than a ChipmarkError); 130, 143 or 129 interrupted.
 """
 
 from __future__ import annotations

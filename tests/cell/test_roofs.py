@@ -39,7 +39,7 @@ def plan(by: Any = "harness") -> RoofPlan:
 
 def test_backend_on_the_host_has_no_say_in_the_read_roof() -> None:
     child = Child()
-    answer = roofs.probe(child, plan())  # type: ignore[arg-type]
+    answer = roofs.probe(child, plan(), 60)  # type: ignore[arg-type]
     assert (child.asked, child.parked) == ([0], True)
     assert answer.read_bytes == SIZE
     assert answer.read > 1e8
@@ -50,7 +50,7 @@ def test_backend_on_the_host_has_no_say_in_the_read_roof() -> None:
 
 def test_device_of_its_own_is_probed_by_its_backend() -> None:
     child = Child()
-    answer = roofs.probe(child, plan("backend"))  # type: ignore[arg-type]
+    answer = roofs.probe(child, plan("backend"), 60)  # type: ignore[arg-type]
     assert (child.asked, child.parked) == ([SIZE], False)
     probes = roofs.bracket(plan("backend"), answer, answer)
     assert (probes.by, probes.read_bytes) == ("backend", SIZE // 2)
@@ -87,7 +87,7 @@ def test_probe_never_takes_more_than_a_safe_part(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("stdout", ["", "no JSON", '{"other": 1}', '{"read": 0}'])
 def test_probe_that_fails_costs_the_roof_only(monkeypatch: pytest.MonkeyPatch, stdout: str) -> None:
     done = subprocess.CompletedProcess([], 0, stdout, "")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(host_probe, "run_module", lambda *_, **__: done)
     assert host_probe.host_read_roof(SIZE, None, 1)[0] is None
 
 
@@ -95,7 +95,7 @@ def test_killed_probe_costs_the_roof_only(monkeypatch: pytest.MonkeyPatch) -> No
     def killed(*_: Any, **__: Any) -> None:
         raise subprocess.CalledProcessError(-9, "probe")
 
-    monkeypatch.setattr(subprocess, "run", killed)
+    monkeypatch.setattr(host_probe, "run_module", killed)
     assert host_probe.host_read_roof(SIZE, None, 1) == (None, SIZE)
 
 

@@ -74,6 +74,7 @@ def cell_of(folder: Path, rawcells: ModuleType, load_answer: LoadAnswer) -> Meas
         repeats=2,
     )
     cell = MeasuredCell(inputs, folder / "cell", cast("Any", None))
+    cell.prepare()
     cell.child = cast("Any", Child())
     cell.answer = replace(
         load_answer,

@@ -32,8 +32,10 @@ def test_a_run_is_stamped_by_the_parent(sim_spec, tmp_path, arguments) -> None:
     began = time.perf_counter()
     with ChildProcess(sim_spec.to_json(), tmp_path / "child") as child:
         child.ask("load", 60)
-        answer, timing = timed_run(child, 60, Run(**arguments))
-        again, cut = timed_run(child, 60, Run(**arguments | {"deadline_s": 0.001, "captured": "x"}))
+        answer, timing = timed_run(child, 60, Run(**arguments), 60)
+        again, cut = timed_run(
+            child, 60, Run(**arguments | {"deadline_s": 0.001, "captured": "x"}), 60
+        )
     stamps = [
         began,
         *timing.clock_before,

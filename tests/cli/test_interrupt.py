@@ -14,9 +14,10 @@ FAULTS = Path(__file__).parents[1] / "cell" / "faults"
 
 
 def _start(out: Path, backend: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(FAULTS)}
+    paths = [str(FAULTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.Popen(
-        [sys.executable, "-m", "chipmark.cli.main", "run", "quick", "-b", backend, "-o", str(out)],
+        [sys.executable, "-m", "chipmark.entry", "run", "quick", "-b", backend, "-o", str(out)],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -36,7 +37,7 @@ def _all_gone(processes: list[psutil.Process]) -> bool:
     return all(p.status() == psutil.STATUS_ZOMBIE for p in alive)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_leaves_no_child_and_no_half_record(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -47,7 +48,8 @@ def test_an_interrupt_leaves_no_child_and_no_half_record(
     assert children
     run.send_signal(number)
     _, err = run.communicate(timeout=30)
-    assert run.returncode == 130
+    assert run.returncode == 128 + number
+    assert err.count(b"interrupted by") == 1
     assert b"Traceback" not in err
     assert _all_gone(children)
     assert list(out.iterdir()) == []
@@ -74,7 +76,8 @@ def test_a_child_killed_in_the_middle_fails_its_cell_only(tmp_path: Path) -> Non
     out = tmp_path / "runs"
     run = _start(out, "sim:faulty-slow")
     _wait_for_first_repeat(out, run)
-    (child,) = psutil.Process(run.pid).children()
+    (supervisor,) = psutil.Process(run.pid).children()
+    (child,) = supervisor.children()
     child.kill()
     _, err = run.communicate(timeout=60)
     assert run.returncode == 4

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +15,6 @@ from chipmark import __version__
 from chipmark.ab.canary import LIMIT
 from chipmark.ab.journal import JournalledRunner, arm_document, is_resumable, journal
 from chipmark.ab.looks import Outcome, run_sequence
-from chipmark.ab.process import undisturbed
 from chipmark.ab.readings import Command, Reading
 from chipmark.ab.resolve_arms import ArmPlan, Request, planned
 from chipmark.ab.run_folder import check_new, write_run
@@ -29,6 +26,8 @@ from chipmark.gate.findings import GateFindings, GateRow
 from chipmark.gate.machine_bounds import fingerprint, load_bound
 from chipmark.gate.thresholds import Thresholds, load_thresholds
 from chipmark.gate.verdict import LOOKS, Verdict
+from chipmark.processes import undisturbed
+from chipmark_models.scratch import Scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +101,12 @@ def plan_document(plan: ArmPlan, options: Options, rules: Thresholds) -> dict[st
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A folder for worktrees, caches and results of single processes."""
-    folder = Path(tempfile.mkdtemp(prefix="chipmark-ab-"))
+    folder = Scratch("chipmark-ab-")
     try:
-        yield folder
+        yield folder.path
     finally:
         with undisturbed():
-            shutil.rmtree(folder, ignore_errors=True)
+            folder.remove()
 
 
 def runner_of(plan: ArmPlan, options: Options, folder: Path) -> ProcessRunner:

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from chipmark.ab.process import MARK, end_tree, new_mark, supervised, undisturbed
 from chipmark.errors import UsageError
+from chipmark.processes import undisturbed
+from chipmark.supervised import end_tree, marked, new_mark, supervised
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def _git(folder: Path, *arguments: str, check: bool = True) -> str:
     mark = new_mark()
     with subprocess.Popen(
         [*supervised(), *command],
-        env={**os.environ, MARK: mark},
+        env=marked(os.environ, mark),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

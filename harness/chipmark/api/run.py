@@ -73,7 +73,7 @@ def run(
     python: str = "",
     fresh: bool = False,
     max_chunk: int = 256,
-    limit_s: float = 3600.0,
+    limit_s: float | None = None,
     audit_s: float = 120.0,
     options: Mapping[str, Any] | str | Iterable[str] = (),
     slo: Mapping[str, Any] | str = "",
@@ -114,7 +114,8 @@ def run(
         python: the interpreter of the measured processes, a vendor's own.
         fresh: a fresh process for every repeat.
         max_chunk: most prompt tokens of one launch.
-        limit_s: seconds after which a repeat is ended.
+        limit_s: seconds for each of loading, parity, a repeat and a computation of the oracle,
+            after which it is ended; None takes the suite's (quick: 600).
         audit_s: seconds for the audit of a group of cells; what needs more is pending.
         options: of the backends, {"graph": "plain"}, or texts "[KIND:]KEY=VALUE".
         slo: the objective, {"tpot_s": 0.03}, or text "FIELD=VALUE,..." out of ttft_append_s,
@@ -155,7 +156,9 @@ def run(
         idle_s=idle_s,
     )
     _check(feedback, power_w, python)
-    _check_numbers(threads=threads, max_chunk=max_chunk, limit_s=limit_s, audit_s=audit_s)
+    _check_numbers(threads=threads, max_chunk=max_chunk, audit_s=audit_s)
+    if limit_s is not None:
+        _check_numbers(limit_s=limit_s)
     settings = RunOptions(
         seed=seed,
         feedback="sampled" if feedback == "sampled" else "forced",
@@ -164,7 +167,8 @@ def run(
         python=python,
         fresh=fresh,
         max_chunk=max_chunk,
-        limits=Limits(run_s=limit_s, audit_s=audit_s),
+        limits=Limits(audit_s=audit_s),
+        limit_s=limit_s,
         references=_paths(references),
     )
     reporter = LogReporter() if reporter is None else reporter

@@ -146,8 +146,9 @@ def audit_by_oracle(
             rounded = references.drawn(weights, trace, drawn.keys, name, limit_s).rows
             assert rounded is not None
             own[name] = float(rms_rel_of_rows(plain.rows, rounded, drawn.keys).max())
-    except ChipmarkError as error:
-        return [_pending(subject, seed, f"the oracle: {error.message}") for subject in subjects]
+    except (ChipmarkError, OSError) as error:
+        text = error.message if isinstance(error, ChipmarkError) else str(error)
+        return [_pending(subject, seed, f"the oracle: {text}") for subject in subjects]
     return [
         _judged(
             subject,

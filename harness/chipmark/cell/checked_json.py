@@ -89,13 +89,18 @@ def _fits(value: Any, hint: Any) -> bool:
         return value is None
     plain = origin or hint
     if plain is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, float) or _is_int(value)
     if plain is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return _is_int(value)
     if origin is not None and issubclass(plain, Mapping) and isinstance(value, Mapping):
         _, of = typing.get_args(hint)
         return all(isinstance(key, str) and _fits(item, of) for key, item in value.items())
     return isinstance(value, plain)
+
+
+def _is_int(value: Any) -> bool:
+    """One that a column of a raw file holds, too."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
 
 
 def _named(hint: Any) -> str:

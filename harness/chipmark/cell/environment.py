@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chipmark.cell.protocol import LoadAnswer
+from chipmark.supervised import run_supervised
 
 HUGE_PAGES = "glibc.malloc.hugetlb"
 """The tunable of glibc (2.35 and later; others ignore it) that asks for transparent huge pages, by
@@ -46,13 +47,8 @@ def run_module(module: str, *arguments: str, limit_s: float) -> subprocess.Compl
 
     Raises subprocess.TimeoutExpired after `limit_s`; the exit code is the caller's to look at.
     """
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=limit_s,
-        env=child_environment(os.environ),
-        check=False,
+    return run_supervised(
+        [sys.executable, "-m", module, *arguments], child_environment(os.environ), limit_s
     )
 
 

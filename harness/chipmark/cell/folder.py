@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chipmark.errors import UsageError
+from chipmark.processes import undisturbed
 from chipmark.results.store import load_records
 
 MIN_FREE_BYTES = 64 * 1024 * 1024
@@ -45,21 +46,30 @@ def check_output(out: Path) -> None:
 
 
 @contextmanager
-def scratch(out: Path) -> Iterator[Path]:
+def scratch(out: Path, *, alone: bool = False) -> Iterator[Path]:
     """A hidden folder next to the records for raw files; gone afterwards, whatever happens.
 
-    What a killed run left is swept: a folder is stale when its process is gone.
+    What a killed run left is swept. alone: this run holds the folder's lock, so that whatever lies
+    there is left over; else a folder is where its process is gone.
     """
-    for old in out.glob(".raw-*"):
-        pid = old.name.removeprefix(".raw-")
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(old, ignore_errors=True)
+    for old in [*out.glob(".raw-*"), *out.glob(".writable-*")]:
+        pid = old.name.rpartition("-")[2]
+        if alone or (pid.isdigit() and not Path(f"/proc/{pid}").exists()):
+            _remove(old)
     folder = out / f".raw-{os.getpid()}"
-    folder.mkdir(exist_ok=True)
     try:
+        folder.mkdir(exist_ok=True)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with undisturbed():
+            _remove(folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def cell_key(identity: Mapping[str, Any]) -> str:

@@ -40,8 +40,23 @@ from chipmark.results.manifest import (
     SweepPoint,
 )
 from chipmark.workload.trace import Trace, save_trace
+from chipmark_models.plain_text import one_line
 
 _LOG = logger_of(__name__)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a step of a cell failed, in a line.
+
+    What is neither chipmark's error nor the system's (an answer that nobody thought of, or a fault
+    of chipmark) has its type in it, and is logged whole.
+    """
+    if isinstance(error, ChipmarkError):
+        return one_line(f"{error.message} ({error.hint})" if error.hint else error.message)
+    if isinstance(error, OSError):
+        return one_line(str(error))
+    _LOG.debug("a step of a cell failed", exc_info=error)
+    return one_line(f"{type(error).__name__}: {error}")
 
 
 class MeasuredCell:
@@ -51,7 +66,6 @@ class MeasuredCell:
         self.inputs = inputs
         self.folder = folder
         self.references = references
-        self.folder.mkdir(parents=True)
         self.child: ChildProcess | None = None
         self.answer: LoadAnswer | None = None
         self.parity = ParityResult(verdict="unchecked", reason="not reached")
@@ -68,8 +82,6 @@ class MeasuredCell:
         self.captured_repeat = secrets.randbelow(max(1, inputs.repeats))
         self.longest = longest_turn(inputs.trace)
         self.seals = Seals(folder)
-        save_trace(inputs.trace, folder / "trace.npz")
-        self.seals.add(folder / "trace.npz")
 
     @property
     def alive(self) -> bool:
@@ -87,9 +99,15 @@ class MeasuredCell:
             return
         try:
             step()
-        except (ChipmarkError, OSError) as error:
-            self.failure = Note(code=NoteCode.CELL_FAILED, text=str(error))
+        except Exception as error:  # what a plug-in answers may be anything
+            self.failure = Note(code=NoteCode.CELL_FAILED, text=reason_of(error))
             self.end()
+
+    def prepare(self) -> None:
+        """Make the folder, with the trace that the child reads."""
+        self.folder.mkdir(parents=True)
+        save_trace(self.inputs.trace, self.folder / "trace.npz")
+        self.seals.add(self.folder / "trace.npz")
 
     def start(self) -> None:
         """Start the child and let it load; `finish_load` waits for it."""
@@ -206,11 +224,14 @@ class MeasuredCell:
             return
         if self.failure is None:
             try:
-                self.note_memory(child.close().peak_rss_bytes)
+                self.note_memory(child.close(self.inputs.settings.limits.close_s).peak_rss_bytes)
             except ChipmarkError as error:
                 self.notes.append(Note(code=NoteCode.CELL, text=f"closing: {error.message}"))
         child.kill()
-        (self.folder / "child.log").write_bytes(child.log.tail())
+        try:
+            (self.folder / "child.log").write_bytes(child.log.tail())
+        except OSError as error:
+            self.notes.append(Note(code=NoteCode.CELL, text=f"no child.log: {error.strerror}"))
         shutil.rmtree(self.folder / "scratch", ignore_errors=True)
 
     def kill(self) -> None:

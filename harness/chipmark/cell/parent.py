@@ -6,23 +6,27 @@ import json
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from chipmark.cell.checked_json import FieldError, from_mapping, to_mapping
 from chipmark.cell.environment import child_environment
 from chipmark.cell.protocol import Answer, Close, CloseAnswer, ErrorAnswer, Request
 from chipmark.errors import CellFailedError, DoesNotFitError
-from chipmark.processes import LogTail, family_of, how_it_ended, signal_group
+from chipmark.processes import LogTail
+from chipmark.supervised import Supervised
+from chipmark_models.plain_text import one_line
 
 _ANSWER_BYTES = 32 * 1024 * 1024
 _READ = 1 << 16
+MARKS = ("started", "ended")
+"""What a child marks of a run."""
+
+_EXIT_S = 5.0
+"""How long a child that has closed its pipe may take to end."""
 
 Told = Callable[[Mapping[str, Any]], None]
 
@@ -47,14 +51,8 @@ class ChildProcess:
         command = [python, "-m", module, str(path)]
         command += ["--fd-in", str(to_child), "--fd-out", str(from_child)]
         try:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env=child_environment(os.environ),
-                start_new_session=True,
-                pass_fds=(to_child, from_child),
+            self._tree = Supervised(
+                command, child_environment(os.environ), pass_fds=(to_child, from_child)
             )
         except OSError as error:
             os.close(self._commands)
@@ -63,9 +61,10 @@ class ChildProcess:
         finally:
             os.close(to_child)
             os.close(from_child)
-        assert self.process.stdout is not None
-        self.log = LogTail(self.process.stdout)
-        self._buffer = b""
+        assert self._tree.process.stdout is not None
+        self.log = LogTail(self._tree.process.stdout)
+        self._buffer = bytearray()
+        self._searched = 0
         self._parked = False
         self._ended = False
         self._pending = ""
@@ -132,9 +131,14 @@ class ChildProcess:
         with selectors.DefaultSelector() as selector:
             selector.register(self._answers, selectors.EVENT_READ)
             while True:
-                line, found, rest = self._buffer.partition(b"\n")
-                if found:
-                    self._buffer = rest
+                if deadline < time.monotonic():
+                    raise self._failure(f"{command}: no answer within {timeout_s:.0f} s")
+                at = self._buffer.find(b"\n", self._searched)
+                self._searched = len(self._buffer)
+                if at >= 0:
+                    line = bytes(self._buffer[:at])
+                    del self._buffer[: at + 1]
+                    self._searched = 0
                     message = self._parse(command, line)
                     if "progress" in message:
                         if told is not None:
@@ -142,7 +146,8 @@ class ChildProcess:
                         continue
                     if "mark" in message:
                         # The first of a name counts: a child cannot move it later.
-                        self.marks.setdefault(str(message["mark"]), came_s)
+                        if message["mark"] in MARKS:
+                            self.marks.setdefault(message["mark"], came_s)
                         continue
                     self.answered_s = came_s
                     return self._result(command, message)
@@ -151,9 +156,7 @@ class ChildProcess:
                         f"{command}: flooded its output with {self.log.total >> 20} MiB"
                     )
                 left = deadline - time.monotonic()
-                if left <= 0:
-                    raise self._failure(f"{command}: no answer within {timeout_s:.0f} s")
-                if selector.select(timeout=min(left, 0.2)):
+                if selector.select(timeout=max(0.0, min(left, 0.2))):
                     chunk = os.read(self._answers, _READ)
                     came_s = time.perf_counter()
                     if not chunk:
@@ -162,21 +165,24 @@ class ChildProcess:
                     if len(self._buffer) > _ANSWER_BYTES:
                         raise self._failure(f"{command}: the answer is over 32 MiB")
 
+    @property
+    def pid(self) -> int:
+        """Of the measured process, which leads a session and a group; its supervisor is another."""
+        return self._tree.pid
+
     def park(self) -> None:
         """Stop the child's processes, also those in groups of their own: they keep their memory
-        and use no CPU until they are woken."""
-        if not self._parked and self._signal(signal.SIGSTOP):
-            self._parked = True
-            self._signal_family(signal.SIGSTOP)
+        and use no CPU until they are woken. What supervises them goes on."""
+        if not self._parked:
+            self._parked = self._tree.signal(signal.SIGSTOP)
 
     def wake(self) -> None:
         """Let a parked child continue."""
         if self._parked:
-            self._signal_family(signal.SIGCONT)
-            self._signal(signal.SIGCONT)
+            self._tree.signal(signal.SIGCONT)
             self._parked = False
 
-    def close(self, timeout_s: float = 20.0) -> CloseAnswer:
+    def close(self, timeout_s: float) -> CloseAnswer:
         """Ask the child to free its device and end; its process tree is gone afterwards."""
         try:
             return self.request(Close(), timeout_s)
@@ -188,34 +194,15 @@ class ChildProcess:
         if self._ended:
             return
         self._ended = True
-        family = family_of(self.process.pid)
-        self._signal(signal.SIGKILL)
-        for member in family:
-            try:
-                member.kill()
-            except psutil.NoSuchProcess:
-                continue
-        self.process.wait()
+        self._tree.end()
         for descriptor in (self._commands, self._answers):
             os.close(descriptor)
         self.log.join()
 
-    def _signal(self, number: signal.Signals) -> bool:
-        return signal_group(self.process.pid, number)
-
-    def _signal_family(self, number: signal.Signals) -> None:
-        """To what left the child's process group, which a signal to the group does not reach."""
-        for member in family_of(self.process.pid):
-            try:
-                if os.getpgid(member.pid) != self.process.pid:
-                    member.send_signal(number)
-            except (psutil.Error, ProcessLookupError):
-                continue
-
     def _parse(self, command: str, line: bytes) -> dict[str, Any]:
         try:
             message = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._failure(f"{command}: answered {line[:80]!r}, which is not JSON") from error
         if not isinstance(message, dict):
             raise self._failure(f"{command}: answered {line[:80]!r}, which is not an object")
@@ -229,7 +216,7 @@ class ChildProcess:
             except FieldError as wrong:
                 text = f"{command}: the child answers error.{wrong.field}: {wrong.problem}"
                 raise self._failure(text) from wrong
-            text = f"{command}: {error.type}: {error.message}"
+            text = one_line(f"{command}: {error.type}: {error.message}")
             if error.sequences is not None:
                 raise DoesNotFitError(text, error.hint, sequences=error.sequences)
             raise CellFailedError(text, error.hint)
@@ -240,11 +227,8 @@ class ChildProcess:
 
     def _failure(self, text: str) -> CellFailedError:
         self.kill()
-        return CellFailedError(text, "the end of its output is in child.log")
+        return CellFailedError(one_line(text), "the end of its output is in child.log")
 
     def _how_it_ended(self) -> str:
-        try:
-            code = self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            return "the child closed its pipe without an answer"
-        return f"the child {how_it_ended(code)}"
+        how = self._tree.how_it_ended(_EXIT_S)
+        return f"the child {how}" if how else "the child closed its pipe without an answer"

@@ -125,6 +125,11 @@ class Preparation:
         return self._models[key]
 
 
+_RUN_S = 3600.0
+"""What a repeat's limit was in the keys of records so far. How long one may take does not make
+another measurement of it, so the limit of this run is not asked."""
+
+
 def resume_key(inputs: CellInputs) -> str:
     """What makes two cells the same measurement: a record with this key is not measured again."""
     plan, chip, settings = inputs.plan, inputs.chip, inputs.settings
@@ -139,7 +144,7 @@ def resume_key(inputs: CellInputs) -> str:
             "repeats": inputs.repeats,
             "chip": [chip.name, chip.device_name, chip.identity],
             "slo": settings.slo.model_dump(),
-            "run_s": settings.limits.run_s,
+            "run_s": _RUN_S,
             **settings.kept(plan.options),
         }
     )

@@ -94,19 +94,27 @@ class OracleProcess:
     all weights are read for a few tokens.
     """
 
-    def __init__(self, weights: Weights, folder: Path, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        folder: Path,
+        device: str = "cpu",
+        limit_s: float = ORACLE_LIMIT_S,
+    ) -> None:
         self.weights = weights
-        self._folder, self._device = folder, device
+        self._folder, self._device, self._limit_s = folder, device, limit_s
         self._child: ChildProcess | None = None
         self._asked = 0
         self.flops_s: float | None = None
         self.agreed: float | None = None
 
     def compute(
-        self, trace: Trace, keys: Keys, rounded: str = "", limit_s: float = ORACLE_LIMIT_S
+        self, trace: Trace, keys: Keys, rounded: str = "", limit_s: float | None = None
     ) -> tuple[LogitRows, bytes]:
         """Logits at these places, and the bytes of their file. CellFailedError where the process
-        fails or needs longer; it is then started anew when it is asked again."""
+        fails or needs longer; it is then started anew when it is asked again. limit_s: of this
+        computation, where it is shorter than that of each."""
+        limit_s = self._limit_s if limit_s is None else min(limit_s, self._limit_s)
         try:
             return self._compute(self._started(trace), trace, keys, rounded, limit_s)
         except CellFailedError:
@@ -178,7 +186,7 @@ class OracleProcess:
             if self._device != "cpu":
                 path = self._folder / "agree.npz"
                 save_trace(trace, path)
-                answer = self._child.ask("agree", ORACLE_LIMIT_S, trace=str(path))
+                answer = self._child.ask("agree", self._limit_s, trace=str(path))
                 self.agreed = float(answer["rms_rel"])
         return self._child
 
@@ -187,12 +195,19 @@ class References:
     """All references of a run; each is computed once, whatever the number of cells that ask.
 
     cache: a folder where computed ones are kept for later runs. files: carried ones.
+    limit_s: of each computation.
     """
 
     def __init__(
-        self, cache: Path, scratch: Path, files: Sequence[Path] = (), device: str = "cpu"
+        self,
+        cache: Path,
+        scratch: Path,
+        files: Sequence[Path] = (),
+        device: str = "cpu",
+        limit_s: float = ORACLE_LIMIT_S,
     ) -> None:
         self._cache, self._scratch, self._device = cache / "reference", scratch, device
+        self._limit_s = limit_s
         self._known: dict[str, Reference] = {}
         self._oracles: dict[str, OracleProcess] = {}
         self.remarks: list[str] = []
@@ -238,7 +253,7 @@ class References:
         key = json.dumps(weights.spec, sort_keys=True)
         if key not in self._oracles:
             folder = self._scratch / f"{len(self._oracles)}-{time.time_ns()}"
-            self._oracles[key] = OracleProcess(weights, folder, self._device)
+            self._oracles[key] = OracleProcess(weights, folder, self._device, self._limit_s)
         return self._oracles[key]
 
     def close(self) -> None:

@@ -35,7 +35,7 @@ def measure_repeat(cell: MeasuredCell, index: int) -> Repeat:
     plan = roofs.roof_plan(
         inputs.chip, cell.loaded, inputs.trace, cell.concurrency, inputs.settings.threads
     )
-    before = roofs.probe(child, plan)
+    before = roofs.probe(child, plan, inputs.settings.limits.probe_s)
     # With sampled feedback the contexts are not the trace's, so there is nothing to compare.
     captures = index == cell.captured_repeat and inputs.settings.feedback == "forced"
     request = run_request(cell, target / "events.npz", cell.concurrency)
@@ -51,7 +51,7 @@ def measure_repeat(cell: MeasuredCell, index: int) -> Repeat:
     cell.seals.add(*(target / name for name in ("events.npz", "power.npz", "timing.json")))
     if captures:
         cell.seals.add(cell.folder / "captured.npz")
-    after = roofs.probe(child, plan)
+    after = roofs.probe(child, plan, inputs.settings.limits.probe_s)
     child.park()
     probes = roofs.bracket(plan, before, after)
     (target / "probes.json").write_text(probes.model_dump_json(indent=1), encoding="utf-8")
@@ -75,7 +75,9 @@ def timed_run(cell: MeasuredCell, request: Run, power: Path) -> Timing:
         watch.start()
     throttle = None
     try:
-        answer, timed = timing.timed_run(cell.running(), limits.run_s + limits.grace_s, request)
+        answer, timed = timing.timed_run(
+            cell.running(), limits.run_s + limits.grace_s, request, limits.clock_s
+        )
     finally:
         throttle = watch.stop() if watch is not None else None
         samples = meter.stop() if meter is not None else None

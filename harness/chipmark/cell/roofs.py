@@ -21,8 +21,6 @@ from chipmark.results.manifest import Note, Probes
 from chipmark.workload.trace import Trace
 from chipmark_models.precision import product_type
 
-PROBE_LIMIT_S = 180.0
-
 
 @dataclass(frozen=True, slots=True)
 class RoofPlan:
@@ -84,10 +82,10 @@ def device_cache(chip: ChipIdentity, described: Mapping[str, Any]) -> int | None
     return found if isinstance(found, int) and found > 0 else None
 
 
-def probe(child: ChildProcess, plan: RoofPlan) -> ProbeAnswer:
-    """The roofs now; None for one that could not be measured."""
+def probe(child: ChildProcess, plan: RoofPlan, limit_s: float) -> ProbeAnswer:
+    """The roofs now; None for one that could not be measured. limit_s: of the backend's."""
     asked = plan.wanted_bytes if plan.by == "backend" else 0
-    answer = child.request(Probe(asked, plan.precision), PROBE_LIMIT_S)
+    answer = child.request(Probe(asked, plan.precision), limit_s)
     if plan.by == "harness":
         # Its threads may still wait awake; parked, they leave the memory to the probe.
         child.park()

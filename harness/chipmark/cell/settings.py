@@ -9,22 +9,48 @@ from typing import Any, Literal
 
 from chipmark.results.manifest import Slo
 
+GRACE_S = 8.0
+"""Over the limit that was given; with what it takes to end a process tree it stays under 10 s."""
+
 IDLE_S = 31.0
 """Idle with the model loaded, before and after: the definition asks for 30 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds after which a child is ended."""
+    """Seconds after which a child is ended. `each` makes one limit of all."""
 
     load_s: float = 1200.0
     parity_s: float = 900.0
     run_s: float = 3600.0
-    """Of one repeat."""
+    """Of one repeat: the engine stops there, and what is left is unfinished."""
+    probe_s: float = 180.0
+    """Of the device's roofs, before and after a repeat."""
+    clock_s: float = 60.0
+    """A child that was just asked something else reads its clock within this, or hangs."""
+    close_s: float = 20.0
+    oracle_s: float = 3600.0
+    """Of each computation of the oracle."""
     grace_s: float = 60.0
+    """That a child may take longer than its own deadline to answer: events have to be written."""
     audit_s: float = 120.0
     """That the oracle may take, by its estimate, for the audit of a group of cells; what needs
     more is pending."""
+
+    def each(self, limit_s: float) -> Limits:
+        """The same with `limit_s` for loading, parity, a repeat, its probes, closing and each
+        computation of the oracle alike; GRACE_S longer where the child has a deadline itself."""
+        return replace(
+            self,
+            load_s=limit_s,
+            parity_s=limit_s,
+            run_s=limit_s,
+            probe_s=min(self.probe_s, limit_s),
+            clock_s=min(self.clock_s, limit_s),
+            close_s=min(self.close_s, limit_s),
+            oracle_s=limit_s,
+            grace_s=GRACE_S,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +75,20 @@ class RunOptions:
     idle_s: float = IDLE_S
     """How long idle power is measured before and after, where there is a meter; 0 is not at all."""
     limits: Limits = field(default_factory=Limits)
+    limit_s: float | None = None
+    """Of each step of a cell, given on the command line; None leaves it to the suite."""
     references: tuple[Path, ...] = ()
     """Files of reference logits that were computed elsewhere."""
 
-    def of_suite(self, slo: Slo | None, idle_s: float | None) -> RunOptions:
-        """The same, with the objective and the idle time that a suite (or the command line, which
-        goes first) names."""
+    def of_suite(
+        self, slo: Slo | None, idle_s: float | None, limit_s: float | None = None
+    ) -> RunOptions:
+        """The same, with the objective, the idle time and the limit that a suite (or the command
+        line, which goes first) names."""
+        limit_s = limit_s if self.limit_s is None else self.limit_s
         return replace(
             self,
+            limits=self.limits if limit_s is None else self.limits.each(limit_s),
             slo=self.slo if slo is None else slo,
             idle_s=self.idle_s if idle_s is None else idle_s,
         )

@@ -48,7 +48,7 @@ def repeat(cell: MeasuredCell) -> None:
 def restart(cell: MeasuredCell) -> None:
     """A fresh process in place of the cell's."""
     if cell.child is not None:
-        cell.child.close()
+        cell.child.close(cell.inputs.settings.limits.close_s)
     cell.answer = None
     cell.start()
     cell.finish_load()

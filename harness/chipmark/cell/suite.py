@@ -26,6 +26,9 @@ SUITES_FILE = Path(__file__).with_name("suites.toml")
 DEFAULT_BUDGET_S = 3600.0
 """Seconds of a run within which repeats may be added, where a suite names none."""
 
+MIN_LIMIT_S = 1.0
+"""The least `limit_s` of a suite and of the command line."""
+
 Scenario = Literal["equal_n", "capacity"]
 SCENARIOS: tuple[Scenario, ...] = ("equal_n", "capacity")
 
@@ -99,6 +102,8 @@ class Suite:
     """The objective that the suite or the command line names; None is the default."""
     idle_s: float | None = None
     """Seconds of idle before and after, likewise."""
+    limit_s: float | None = None
+    """Seconds after which each step of a cell is ended; None is the default of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,7 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
     if chosen not in tables:
         raise UnknownNameError("suite", name, names, "or give the path of a TOML file")
     table = tables[chosen]
-    known = ("title", "repeats", "budget_s", "slo", "idle_s", "cells")
+    known = ("title", "repeats", "budget_s", "limit_s", "slo", "idle_s", "cells")
     _known_fields(path, chosen, table, known)
     repeats = overrides.repeats if overrides.repeats is not None else table.get("repeats", 3)
     if isinstance(repeats, bool) or not isinstance(repeats, int) or not 0 < repeats <= MOST_REPEATS:
@@ -178,6 +183,7 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
         tuple(renamed),
         _slo(path, chosen, table, overrides),
         _idle_s(path, chosen, table, overrides),
+        _limit_s(path, chosen, table),
     )
 
 
@@ -208,6 +214,17 @@ def _idle_s(path: Path, where: str, table: Mapping[str, Any], overrides: Overrid
         return check_idle_s(given)
     except UsageError as error:
         raise BadInputError(path, error.message, field=field, hint=error.hint) from error
+
+
+def _limit_s(path: Path, where: str, table: Mapping[str, Any]) -> float | None:
+    given = table.get("limit_s")
+    if given is None:
+        return None
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not number or not MIN_LIMIT_S <= given < math.inf:
+        problem = f"{given!r} is not seconds of at least {MIN_LIMIT_S:g}"
+        raise BadInputError(path, problem, field=f"{where}.limit_s")
+    return float(given)
 
 
 def suite_names() -> list[str]:

@@ -13,7 +13,8 @@ from chipmark.cell.assemble import assemble
 from chipmark.cell.audit import SHARE_OF_BUDGET
 from chipmark.cell.audit_cells import audit_cells
 from chipmark.cell.folder import StoredCells, check_output, scratch, stored_cells
-from chipmark.cell.measure import MeasuredCell
+from chipmark.cell.lock import locked
+from chipmark.cell.measure import MeasuredCell, reason_of
 from chipmark.cell.more_repeats import add_repeats, share_of
 from chipmark.cell.prepare import Preparation, PreparedCell
 from chipmark.cell.reference import References
@@ -21,7 +22,6 @@ from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import RunOptions
 from chipmark.cell.suite import Suite, groups, order_of
 from chipmark.engine.lanes import check_closed_loop
-from chipmark.errors import ChipmarkError
 from chipmark.log import logger_of
 from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.results.write import record_raw
@@ -44,10 +44,18 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
     """Measure every cell whose record is not in `out` yet.
 
     All input is checked, and the weights prepared, before the first child starts. A cell that
-    fails leaves a record that says why; the others continue. Raises ChipmarkError for bad input.
+    fails leaves a record that says why; the others continue. Raises ChipmarkError for bad input,
+    and where another run measures into the folder.
     """
     check_output(out)
-    options = options.of_suite(suite.slo, suite.idle_s)
+    with locked(out, reporter.say) as alone:
+        return _run_suite(suite, out, options, reporter, alone)
+
+
+def _run_suite(
+    suite: Suite, out: Path, options: RunOptions, reporter: Reporter, alone: bool
+) -> RunReport:
+    options = options.of_suite(suite.slo, suite.idle_s, suite.limit_s)
     until_s = time.monotonic() + suite.budget_s
     before = stored_cells(out)
     prepared = Preparation(options, reporter)
@@ -59,8 +67,13 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
     skipped: list[str] = []
     failed: list[str] = []
     with (
-        scratch(out) as folder,
-        References(writable_cache(), folder / "oracle", options.references) as references,
+        scratch(out, alone=alone) as folder,
+        References(
+            writable_cache(),
+            folder / "oracle",
+            options.references,
+            limit_s=options.limits.oracle_s,
+        ) as references,
     ):
         for number, batch in enumerate(batches):
             for item in batch:
@@ -82,9 +95,9 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
                     failure = cell.failure.text if cell.failure else ""
                     try:
                         written.append(_write(cell, item, out, options, before))
-                    except (OSError, ChipmarkError) as error:
-                        # A full disk, or events that contradict themselves: this cell's matter.
-                        failure = f"{failure}; no record: {error}".removeprefix("; ")
+                    except Exception as error:
+                        # A full disk, or answers of a plug-in that cannot be: this cell's matter.
+                        failure = f"{failure}; no record: {reason_of(error)}".removeprefix("; ")
                     if failure:
                         failed.append(f"{title}: {failure}")
                         reporter.say(f"{title}: FAILED: {failure}")
@@ -162,8 +175,10 @@ def _load(cells: Sequence[MeasuredCell], reporter: Reporter) -> None:
     started = 0
     for index, cell in enumerate(cells):
         while started < min(index + 2, len(cells)):
+            cells[started].guard(cells[started].prepare)
             cells[started].guard(cells[started].start)
             started += 1
         reporter.stage(f"{cell.inputs.plan.title}: loading, compiling, warming")
+        _LOG.info("%s: loading, compiling, warming", cell.inputs.plan.title)
         cell.guard(cell.finish_load)
         reporter.step()

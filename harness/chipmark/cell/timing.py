@@ -6,13 +6,13 @@ from chipmark.cell.parent import ChildProcess
 from chipmark.cell.protocol import Clock, Run, RunAnswer
 from chipmark.results.manifest import Timing
 
-CLOCK_LIMIT_S = 60.0
-"""A child that was just asked something else reads its clock within this, or hangs."""
 
-
-def timed_run(child: ChildProcess, limit_s: float, run: Run) -> tuple[RunAnswer, Timing]:
-    """The answer to a `run` and when its parts were seen here. CellFailedError as `request`."""
-    before = read_clock(child)
+def timed_run(
+    child: ChildProcess, limit_s: float, run: Run, clock_s: float
+) -> tuple[RunAnswer, Timing]:
+    """The answer to a `run` and when its parts were seen here; `clock_s` is the limit of reading
+    the child's clock. CellFailedError as `request`."""
+    before = read_clock(child, clock_s)
     answer = child.request(run, limit_s)
     sent_s, answered_s, marks = child.sent_s, child.answered_s, child.marks
     return answer, Timing(
@@ -23,11 +23,11 @@ def timed_run(child: ChildProcess, limit_s: float, run: Run) -> tuple[RunAnswer,
         complete=answer.complete,
         captured=bool(run.captured),
         clock_before=before,
-        clock_after=read_clock(child),
+        clock_after=read_clock(child, clock_s),
     )
 
 
-def read_clock(child: ChildProcess) -> tuple[float, float, float]:
+def read_clock(child: ChildProcess, limit_s: float) -> tuple[float, float, float]:
     """When the child was asked, what its clock said, and when the answer came."""
-    answer = child.request(Clock(), CLOCK_LIMIT_S)
+    answer = child.request(Clock(), limit_s)
     return child.sent_s, answer.now_s, child.answered_s

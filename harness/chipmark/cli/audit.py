@@ -44,8 +44,6 @@ def audit(
 
       chipmark audit runs/quick --again --format json
     """
-    import tempfile
-
     from rich.markup import escape
 
     from chipmark.cell.audit_record import can_be_audited, finish_audit
@@ -55,12 +53,13 @@ def audit(
     from chipmark.results.sidecar import with_sidecar
     from chipmark.results.store import stored_record
     from chipmark.terminal.console import check_format, emit_json, reporting, stdout, warn
+    from chipmark_models.scratch import Scratch
 
     check_format(format_, ("rich", "json"))
     folders = folders_of(runs)
     rows: list[dict[str, object]] = []
     broken = 0
-    with tempfile.TemporaryDirectory(prefix="chipmark-audit-") as scratch, reporting() as reporter:
+    with Scratch("chipmark-audit-") as scratch, reporting() as reporter:
         reporter.steps(len(folders))
         for number, folder in enumerate(folders):
             reporter.stage(f"reading {folder}")
@@ -70,7 +69,7 @@ def audit(
                 written = None
                 if can_be_audited(record) and (again or found.verdict == "pending"):
                     reporter.stage(f"{record.id}: reading")
-                    place = Path(scratch) / str(number)
+                    place = scratch / str(number)
                     done = finish_audit(record, model, device, limit_s, place, reporter.stage)
                     found, written = done.audit, done.sidecar
             except BrokenRecordError as error:

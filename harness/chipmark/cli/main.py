@@ -3,17 +3,16 @@ it runs, so that `chipmark --help` imports neither pandas nor scipy nor torch.""
 
 from __future__ import annotations
 
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from types import FrameType
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from chipmark.entry import entry
 from chipmark.errors import ChipmarkError
 from chipmark.terminal.streams import outlive_readers
 
@@ -38,6 +37,8 @@ COMMANDS = {
 }
 """Commands in the order of the help, and their modules; each has an `app`."""
 
+
+__all__ = ["COMMANDS", "app", "entry", "flowing", "main", "run_to_the_end"]
 
 _INTERRUPTED = 130
 _INTERNAL = 4
@@ -115,8 +116,8 @@ def root(
     Start with [bold]chipmark doctor[/], then [bold]chipmark run quick -o runs/quick[/].
 
     Exit codes: 0 done; 1 a check found what it looks for; 2 wrong usage, bad input or a broken
-    record; 3 inconclusive, or nothing to judge; 4 a cell failed, or chipmark itself did; 130
-    interrupted.
+    record; 3 inconclusive, or nothing to judge; 4 a cell failed, or chipmark itself did; 130, 143
+    or 129 interrupted by SIGINT, SIGTERM or SIGHUP.
     """
     from chipmark.log import configure
 
@@ -129,10 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         app(list(arguments), prog_name="chipmark")
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if code == _INTERRUPTED:
-            sys.stderr.write("interrupted; what was written whole stands\n")
-        return code
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         return _INTERRUPTED
     except ChipmarkError as error:
@@ -148,20 +146,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def entry() -> None:
-    """The `chipmark` script. SIGTERM and a lost terminal end a run as Ctrl-C does: children first.
-
-    What was printed is written before the exit code is given, so that a full disk is an error.
-    """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` has SIGHUP ignored
-            signal.signal(number, _terminate)
+def run_to_the_end(arguments: Sequence[str]) -> int:
+    """As `main`, with streams that a reader may leave at any time. What was printed is written
+    before the exit code is given, so that a full disk is an error."""
     outlive_readers()
-    code = main(sys.argv[1:])
+    code = main(arguments)
     try:
         sys.stdout.flush()
     except ChipmarkError as error:
@@ -169,7 +158,7 @@ def entry() -> None:
 
         show_error(error)
         code = code or error.exit_code
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":

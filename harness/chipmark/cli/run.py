@@ -68,7 +68,13 @@ def run(
     fresh: bool = typer.Option(False, "--fresh", help="A fresh process for every repeat."),
     python: str = typer.Option("", help="Interpreter of the measured processes, a vendor's own."),
     chunk: int = typer.Option(256, min=1, help="Most prompt tokens of one launch."),
-    limit_s: float = typer.Option(3600.0, min=1.0, help="Seconds after which a repeat is ended."),
+    limit_s: float | None = typer.Option(
+        None,
+        "--limit-s",
+        min=1.0,
+        help="Seconds for each of loading, parity, a repeat and a computation of the oracle, after "
+        "which it is ended; default: the suite's, 600 in quick.",
+    ),
     audit_s: float = typer.Option(
         120.0, "--audit-s", min=0.0, help="Seconds for the audit of a group; more is pending."
     ),
@@ -114,7 +120,7 @@ def run(
     """
     from chipmark.api.run import run as measure
     from chipmark.cli.table import print_table
-    from chipmark.errors import CellFailedError
+    from chipmark.errors import CellFailedError, ChipmarkError
     from chipmark.table.render import FORMATS
     from chipmark.terminal.console import check_format, reporting, warn
 
@@ -133,7 +139,13 @@ def run(
             )  # fmt: skip
         except CellFailedError as error:
             failed = error
-    print_table([out], prices, format_)
+    try:
+        print_table([out], prices, format_)
+    except ChipmarkError as error:
+        if failed is None:
+            raise
+        # No record could be written, or no table; that cells failed is what the exit code says.
+        warn(error.message)
     if failed:
         raise failed
     warn(f"records: {out}")

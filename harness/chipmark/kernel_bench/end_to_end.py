@@ -7,16 +7,20 @@ its budget; the next one resumes with the cells that have no record yet.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from chipmark.errors import ChipmarkError
 from chipmark.kernel_bench.presence import missing_device
 from chipmark.kernel_bench.wheels import carried, require
+from chipmark.processes import undisturbed
+from chipmark.supervised import end_tree, marked, new_mark, supervised
 from chipmark_kernels.device import product_key
 
 SUITE = Path(__file__).with_suffix(".toml")
@@ -48,7 +52,7 @@ def command(out: Path, extra: Sequence[str], budget_s: float) -> list[str]:
     """The command line of the suite; prompts go in chunks that fill a GPU, and repeats are added
     within the budget of the call, which would otherwise end a group in the middle of them."""
     return [
-        sys.executable, "-m", "chipmark.cli.main", "run", str(SUITE), "-o", str(out),
+        sys.executable, "-m", "chipmark.entry", "run", str(SUITE), "-o", str(out),
         "--chunk", "2048", "--budget-s", f"{budget_s:.0f}", *extra,
     ]  # fmt: skip
 
@@ -58,25 +62,30 @@ def run_within(
 ) -> tuple[int, bool]:
     """Exit code, and whether the budget ended it: by SIGINT, which leaves whole records.
 
-    Ctrl-C reaches the process as well as this one; it is waited for, and the code is 130.
+    Ctrl-C is handed on to the process, which is waited for; the code is 130 then.
     """
-    process = subprocess.Popen(argv, env=env)
+    mark = new_mark()
+    process = subprocess.Popen(
+        [*supervised(), *argv],
+        env=marked(os.environ if env is None else env, mark),
+        start_new_session=True,
+    )
     try:
         return process.wait(budget_s), False
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        return _ended(process), True
+        _end(process, mark)
+        return process.wait(), True
     except KeyboardInterrupt:
-        _ended(process)
+        with undisturbed():
+            _end(process, mark)
         return 130, False
 
 
-def _ended(process: subprocess.Popen[bytes]) -> int:
-    try:
-        return process.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
+def _end(process: subprocess.Popen[bytes], mark: str) -> None:
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_S)
+    end_tree(process, mark, 0.0)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from chipmark.errors import BadInputError, ChipmarkError
+from chipmark_models.scratch import Scratch
 
 
 def lacking(needs: Mapping[str, str]) -> dict[str, str]:
@@ -64,7 +64,8 @@ def carried(folder: Path | None) -> Iterator[dict[str, str]]:
     wheels = sorted(folder.glob("*.whl"))
     if not wheels:
         raise BadInputError(folder, "holds no wheel", hint=download_command(["pydantic"]))
-    with TemporaryDirectory(prefix="chipmark-wheels-") as target:
+    with Scratch("chipmark-wheels-") as made:
+        target = str(made)
         command = [
             sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps",
             "--disable-pip-version-check", "--target", target, *map(str, wheels),

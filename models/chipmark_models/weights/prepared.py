@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +22,7 @@ from chipmark_models.errors import BadInputError
 from chipmark_models.files import writing
 from chipmark_models.model_folder import read_json_object
 from chipmark_models.precision import group_of, precision_named, stored_as, tensor_bytes
+from chipmark_models.scratch import Scratch
 from chipmark_models.tensors import expected_shapes
 from chipmark_models.weights import writer
 from chipmark_models.weights.open import open_weights, source_hash
@@ -331,11 +330,6 @@ def prepare(
     return PreparedWeights(folder)
 
 
-@contextmanager
-def _scratch(parent: Path, name: str) -> Iterator[Path]:
+def _scratch(parent: Path, name: str) -> Scratch:
     parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=parent))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    return Scratch(f".{name}-", parent)

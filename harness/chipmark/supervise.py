@@ -1,16 +1,20 @@
-"""Starts a process, times it, and ends whatever it left, also when who asked for it is killed.
+"""Starts a program, times it, and ends whatever it left, also when who asked for it is killed.
 
     python -I -S supervise.py RESULT_FD PARENT_PID ARGV..
 
-Between `chipmark ab` and an arm, which is somebody else's program. The kernel sends SIGTERM when
-the parent dies (PR_SET_PDEATHSIG), however it dies, and gives this process every orphan of the
-arm (PR_SET_CHILD_SUBREAPER), so that a daemon with a session of its own is found as well. The arm
-gets SIGKILL when this process dies. All of it is set between fork and exec of a process with one
-thread, which a `preexec_fn` of a parent with several cannot do safely.
+Between chipmark and every program that it starts: a cell's child, an arm of `ab`, a probe. The
+kernel sends SIGTERM when the parent dies (PR_SET_PDEATHSIG), however it dies, and gives this
+process every orphan of the program (PR_SET_CHILD_SUBREAPER), so that a daemon with a session of its
+own is found as well. The program has a session of its own, so that what it sends to its group, a
+stop too, passes this process by; it gets SIGKILL when this process dies. All of it is set between
+fork and exec of a process with one thread, which a `preexec_fn` of a parent with several cannot do
+safely.
 
-The answer on RESULT_FD is {"code", "wall_s"} or {"errno"}; with `-` for RESULT_FD there is none,
-and the exit code is that of the process. Standard library only. Without Linux nothing is set, and
-what is left is the parent's to end.
+While the parent lives, SIGTERM, SIGINT and SIGHUP are handed on to the program's group, and SIGUSR1
+ends all of it at once. On RESULT_FD come lines of JSON: {"pid"} or {"errno"}, then {"code",
+"wall_s"} when the program has ended and before what it left is; with `-` for RESULT_FD there are
+none, and the exit code is that of the program. Standard library only. Without Linux nothing is set,
+and what is left is the parent's to end.
 """
 
 from __future__ import annotations
@@ -30,32 +34,46 @@ _NOT_STARTED = 127
 _RESTORED = ("SIGPIPE", "SIGXFSZ")
 """Signals that Python ignores and that a program expects as they were."""
 
+_HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""To the program, which has them as the parent had."""
+
 
 def supervise(result: int | None, parent: int, argv: list[str]) -> int:
     """Run `argv` to its end; returns the exit code of this process."""
-    interrupt = signal.getsignal(signal.SIGINT)
+    ignored = [n for n in _HANDED_ON if signal.getsignal(n) is signal.SIG_IGN]
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        # Of the group, the arm has it too and is given the time to clean up; the parent kills.
         if os.getppid() != parent:
             end_descendants()
             os._exit(128 + number)
+        # The program is given the time to clean up; the parent says when it is over.
+        for pid in _children():
+            _signal_group(pid, number)
 
-    signal.signal(signal.SIGTERM, terminate)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def end(number: int, frame: FrameType | None) -> None:
+        found = descendants(os.getpid())
+        if not found:
+            os._exit(128 + number)
+        _kill(found)
+
+    for number in _HANDED_ON:
+        signal.signal(number, terminate)
+    signal.signal(signal.SIGUSR1, end)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return _NOT_STARTED
     started = time.perf_counter()
-    arm, error = _start(argv, interrupt)
+    program, error = _start(argv, ignored)
     if error:
         _answer(result, {"errno": error})
         return _NOT_STARTED
-    code = _wait(arm)
+    _answer(result, {"pid": program})
+    _close_all_but(result)
+    code = _wait(program)
     wall_s = time.perf_counter() - started
-    end_descendants()
     _answer(result, {"code": code, "wall_s": wall_s})
+    end_descendants()
     return code if code >= 0 else 128 - code
 
 
@@ -83,11 +101,7 @@ def end_descendants() -> None:
     """Kill everything below this process and wait until it is gone, or until _END_S have passed."""
     deadline = time.monotonic() + _END_S
     while time.monotonic() < deadline:
-        for pid in descendants(os.getpid()):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                continue
+        _kill(descendants(os.getpid()))
         try:
             while os.waitpid(-1, os.WNOHANG) != (0, 0):
                 pass
@@ -96,7 +110,49 @@ def end_descendants() -> None:
         time.sleep(0.005)
 
 
-def _start(argv: list[str], interrupt: object) -> tuple[int, int]:
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def _children() -> list[int]:
+    """The program, and orphans that came here."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return descendants(os.getpid())
+
+
+def _signal_group(pid: int, number: int) -> None:
+    """To the group that a process leads, or to it alone where it leads none."""
+    try:
+        if os.getpgid(pid) == pid:
+            os.killpg(pid, number)
+        else:
+            os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _close_all_but(result: int | None) -> None:
+    """Close what was passed through to the program: its end of a pipe is its own to close."""
+    try:
+        opened = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        opened = list(range(256))
+    for number in opened:
+        if number > 2 and number != result:
+            try:
+                os.close(number)
+            except OSError:
+                continue  # the folder itself was one of those listed
+
+
+def _start(argv: list[str], ignored: list[signal.Signals]) -> tuple[int, int]:
     """The process id, and the errno of exec (0 where the program runs)."""
     me = os.getpid()
     reader, writer = os.pipe()  # closed on exec
@@ -106,8 +162,9 @@ def _start(argv: list[str], interrupt: object) -> tuple[int, int]:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != me:
                 os._exit(_NOT_STARTED)
-            if interrupt is not signal.SIG_IGN:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.setsid()
+            for number in _HANDED_ON:
+                signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
             for name in _RESTORED:
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_DFL)
@@ -132,11 +189,11 @@ def _environment() -> dict[bytes, bytes]:
     return {name: value for name, _, value in pairs}
 
 
-def _wait(arm: int) -> int:
-    """The exit code of the arm, minus the signal where one ended it; orphans are reaped."""
+def _wait(program: int) -> int:
+    """The exit code of the program, minus the signal where one ended it; orphans are reaped."""
     while True:
         pid, status = os.waitpid(-1, 0)
-        if pid == arm:
+        if pid == program:
             return os.waitstatus_to_exitcode(status)
 
 
@@ -148,7 +205,10 @@ def _prctl(option: int, value: int) -> None:
 
 def _answer(result: int | None, answer: dict[str, float]) -> None:
     if result is not None:
-        os.write(result, json.dumps(answer).encode())
+        try:
+            os.write(result, json.dumps(answer).encode() + b"\n")
+        except BrokenPipeError:
+            return  # the parent has gone, and the signal of it is on its way
 
 
 if __name__ == "__main__":

@@ -1,0 +1,88 @@
+"""The `chipmark` script: its signals, from the first moment on.
+
+SIGINT, SIGTERM and SIGHUP end a run with exit code 130, 143 or 129 and a line on stderr. While
+commands are imported there is nothing to clean up, and the process ends at once. Afterwards the
+first one raises KeyboardInterrupt, so that children end and scratch goes; what follows it within
+CLEAN_UP_S is ignored, as a runner that is cancelled gets two or three. One that is ignored from the
+start (`nohup`, a job in the background of a script) stays so. Little is imported here, as all this
+must stand before typer is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+CLEAN_UP_S = 20.0
+"""How long after a signal the next one is ignored."""
+
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupts:
+    """The signals that end this process, and which of them has come."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._at_s = 0.0
+        self._nothing_to_end = True
+
+    def install(self) -> None:
+        """Handle those that are not ignored."""
+        for number in _NUMBERS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+
+    def clean_up_from_now_on(self, wanted: bool) -> None:
+        """Whether a signal is raised as KeyboardInterrupt; else the process ends by it at once."""
+        self._nothing_to_end = not wanted
+
+    @property
+    def code(self) -> int | None:
+        """The exit code of an interrupted process, None where no signal has come."""
+        return None if self.received is None else 128 + self.received
+
+    def line(self) -> str:
+        """What is said of it on stderr."""
+        name = signal.Signals(self.received or signal.SIGINT).name
+        return f"interrupted by {name}; what was written whole stands\n"
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and time.monotonic() - self._at_s < CLEAN_UP_S:
+            return
+        self.received, self._at_s = number, time.monotonic()
+        if self._nothing_to_end:
+            try:
+                os.write(2, self.line().encode())
+            finally:
+                os._exit(128 + number)
+        raise KeyboardInterrupt
+
+
+def entry() -> None:
+    """Run the command line of this process and exit with its code."""
+    interrupts = Interrupts()
+    interrupts.install()
+    from chipmark.cli.main import run_to_the_end
+
+    code = 0
+    try:
+        interrupts.clean_up_from_now_on(True)
+        code = run_to_the_end(sys.argv[1:])
+    except BaseException:
+        # A library that was being imported may have made another error of the interrupt.
+        if interrupts.received is None:
+            raise
+    finally:
+        interrupts.clean_up_from_now_on(False)
+    if interrupts.code is not None:
+        sys.stderr.write(interrupts.line())
+        code = interrupts.code
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    entry()

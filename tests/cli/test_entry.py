@@ -1,0 +1,90 @@
+"""Signals of the command line, from the first moment on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+# A chipmark whose imports take long: typer is the first thing that the command line imports.
+SLOW = "import os, time\nopen(os.environ['TOLD'], 'w').close()\ntime.sleep(60)\n"
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def started(tmp_path: Path, *before: str) -> subprocess.Popen[str]:
+    """The entry while it imports what it needs."""
+    (tmp_path / "typer.py").write_text(SLOW)
+    told = tmp_path / "told"
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.Popen(
+        [*before, sys.executable, "-c", "from chipmark.entry import entry; entry()", "--version"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TOLD": str(told)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + 30
+    while not told.exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_while_commands_are_imported(tmp_path: Path, number: signal.Signals) -> None:
+    process = started(tmp_path)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert err == f"interrupted by {number.name}; what was written whole stands\n"
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_one_that_is_ignored_from_the_start_stays_ignored(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    process = started(tmp_path, "sh", "-c", f'trap "" {number.name[3:]}; exec "$@"', "sh")
+    process.send_signal(number)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.kill()
+    process.communicate(timeout=30)
+
+
+CLEANS_UP = """
+import sys, time
+import chipmark.cli.main as main
+from chipmark.entry import entry
+def work(arguments):
+    try:
+        print("working", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning up", flush=True)
+        time.sleep(1.0)
+        print("clean", flush=True)
+main.run_to_the_end = work
+entry()
+"""
+
+
+def test_a_second_signal_does_not_break_the_clean_up_off() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CLEANS_UP], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "working\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "cleaning up\n"
+        for number in NUMBERS:
+            process.send_signal(number)
+        assert process.stdout.readline() == "clean\n"
+        assert process.wait(30) == 143
+        assert process.stderr.read() == ("interrupted by SIGTERM; what was written whole stands\n")
