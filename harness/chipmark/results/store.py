@@ -156,14 +156,14 @@ def load_records(paths: Iterable[Path]) -> Loaded:
     """Every record under the paths; a broken one is left out, with its reason in `skipped`."""
     skipped: list[Skipped] = []
     with many_objects():
-        records = tuple(each_record(paths, skipped))
+        records = tuple(each_record(find_records(paths), skipped))
     return Loaded(records, tuple(skipped))
 
 
-def each_record(paths: Iterable[Path], skipped: list[Skipped]) -> Iterator[Record]:
-    """The records of `load_records` one by one, for what keeps little of each; a broken one is
-    added to `skipped`."""
-    for folder in find_records(paths):
+def each_record(folders: Iterable[Path], skipped: list[Skipped]) -> Iterator[Record]:
+    """The records of folders one by one, for what keeps little of each; a broken one is added to
+    `skipped`."""
+    for folder in folders:
         try:
             record = load_record(folder)
         except BrokenRecordError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chipmark.prices.book import PriceBook
-from chipmark.results.store import Skipped, each_record
+from chipmark.results.store import Skipped, each_record, find_records
 from chipmark.table.sheet import Sheet, sheet
 
 
@@ -22,5 +22,5 @@ class Sheets:
 def read_sheets(paths: Iterable[Path], book: PriceBook | None) -> Sheets:
     """The sheets of every record under the paths. Raises what `store.find_records` does."""
     skipped: list[Skipped] = []
-    sheets = tuple(sheet(record, book) for record in each_record(paths, skipped))
+    sheets = tuple(sheet(record, book) for record in each_record(find_records(paths), skipped))
     return Sheets(sheets, tuple(skipped))
