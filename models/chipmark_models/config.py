@@ -7,12 +7,14 @@ Needs the standard library only.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from chipmark_models.errors import BadInputError, UnknownNameError
 from chipmark_models.families import family_named
+from chipmark_models.plain_text import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,15 @@ class RopeScaling:
 
     original_max_position: int
     """The original context, tokens."""
+
+    def __post_init__(self) -> None:
+        for field in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position"):
+            value = getattr(self, field)
+            if not _is_number(value) or not 0 < value < 1 << 40:
+                text = f"{value!r} is not a number above 0"
+                raise BadInputError("rope scaling", text, field=field)
+        if self.kind != "llama3":
+            raise BadInputError("rope scaling", f"{self.kind!r} is not computed", field="kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +121,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         where = f"model config {self.name!r}"
+        self._check_types(where)
         family_named(self.family)
         for field in _POSITIVE:
             value = getattr(self, field)
@@ -117,10 +129,10 @@ class ModelConfig:
                 raise BadInputError(
                     where, f"must be a positive integer, not {value!r}", field=field
                 )
-            if value > _LIMITS.get(field, value):
+            if value > _LIMITS[field]:
                 raise BadInputError(where, f"{value} is more than {_LIMITS[field]}", field=field)
         for field in ("rms_eps", "rope_theta"):
-            if not getattr(self, field) > 0:
+            if not 0 < getattr(self, field) < math.inf:
                 raise BadInputError(where, "must be above zero", field=field)
         if self.n_heads % self.n_kv_heads:
             raise BadInputError(
@@ -138,6 +150,25 @@ class ModelConfig:
                 field="sliding_window",
                 hint=f"limit max_position_embeddings to {self.sliding_window} to use this model",
             )
+
+    def _check_types(self, where: str) -> None:
+        for field in ("name", "family"):
+            if not isinstance(getattr(self, field), str):
+                raise BadInputError(where, f"{getattr(self, field)!r} is not a text", field=field)
+        for field in ("rms_eps", "rope_theta"):
+            if not _is_number(getattr(self, field)):
+                raise BadInputError(where, f"{getattr(self, field)!r} is not a number", field=field)
+        for field in _FLAGS:
+            if not isinstance(getattr(self, field), bool):
+                text = f"{getattr(self, field)!r} is neither true nor false"
+                raise BadInputError(where, text, field=field)
+        ids = {"bos_id": (self.bos_id,), "eos_ids": self.eos_ids}
+        for field, values in ids.items():
+            if not all(type(value) is int and -1 <= value < 1 << 31 for value in values):
+                raise BadInputError(where, "is not the id of a token", field=field)
+        window = self.sliding_window
+        if window is not None and (type(window) is not int or window < 1):
+            raise BadInputError(where, f"{window!r} is not a count", field="sliding_window")
 
     @property
     def q_size(self) -> int:
@@ -158,7 +189,7 @@ class ModelConfig:
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> ModelConfig:
         """Inverse of `to_dict`; a missing or unknown field is an error that names it."""
-        where = f"model config {data.get('name', '?')!r}"
+        where = one_line(f"model config {data.get('name', '?')!r}", 100)
         fields = {f.name for f in dataclasses.fields(ModelConfig)}
         for key in data:
             if key not in fields:
@@ -166,10 +197,12 @@ class ModelConfig:
         for key in fields - set(data):
             raise BadInputError(where, "is missing", field=key)
         values = dict(data)
-        values["eos_ids"] = tuple(int(i) for i in values["eos_ids"])
-        if values["rope_scaling"] is not None:
+        if not isinstance(values["eos_ids"], list | tuple):
+            raise BadInputError(where, "is not a list", field="eos_ids")
+        values["eos_ids"] = tuple(values["eos_ids"])
+        if (scaling := values["rope_scaling"]) is not None:
             try:
-                values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
+                values["rope_scaling"] = RopeScaling(**scaling)
             except TypeError as exc:
                 raise BadInputError(where, str(exc), field="rope_scaling") from exc
         return ModelConfig(**values)
@@ -191,5 +224,16 @@ _POSITIVE = (
     "head_dim", "max_context",
 )  # fmt: skip
 
-# Far above any model: a damaged file must not make the list of tensors fill the memory.
-_LIMITS = {"n_layers": 2_000}
+_LIMITS = {
+    "vocab_size": 1 << 24, "hidden_size": 1 << 20, "intermediate_size": 1 << 22, "n_layers": 2_000,
+    "n_heads": 1 << 14, "n_kv_heads": 1 << 14, "head_dim": 1 << 14, "max_context": 1 << 30,
+}  # fmt: skip
+"""Far above any model: nothing may be allocated by a damaged file's word."""
+
+_FLAGS = (
+    "rope_interleaved", "tied_embeddings", "qkv_bias", "attn_out_bias", "mlp_bias", "qk_norm",
+)  # fmt: skip
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

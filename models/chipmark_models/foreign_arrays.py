@@ -40,6 +40,7 @@ _COLUMNS = 256
 
 def read_npz(
     path: PathLike,
+    columns: Mapping[str, Any] | None = None,
     *,
     within: PathLike | None = None,
     error: Error = BadInputError,
@@ -47,22 +48,29 @@ def read_npz(
 ) -> dict[str, NDArray[Any]]:
     """Every array of an `.npz` file by its name: numbers, booleans and bytes, never objects.
 
-    Raises `error` for a file that is not an archive of arrays, and for one that declares more than
-    it can hold.
+    columns: only these, each of the NumPy dtype that it names. Raises `error` for a file that is
+    not an archive of arrays, and for one that declares more than it can hold.
     """
     with (
         open_foreign(path, within=within, error=error, hint=hint) as file,
-        _faults(path, error, hint),
+        _faults(path, "npz archive", error, hint),
     ):
-        return _arrays(path, file, size_of(file), error, hint)
+        found = _arrays(path, file, size_of(file), error, hint)
+        return found if columns is None else cast_columns(found, columns, path, error, hint)
 
 
 def parse_npz(
-    content: bytes, path: PathLike, *, error: Error = BadInputError, hint: str = ""
+    content: bytes,
+    path: PathLike,
+    columns: Mapping[str, Any] | None = None,
+    *,
+    error: Error = BadInputError,
+    hint: str = "",
 ) -> dict[str, NDArray[Any]]:
     """As `read_npz`, from bytes; `path` names them in errors."""
-    with _faults(path, error, hint):
-        return _arrays(path, io.BytesIO(content), len(content), error, hint)
+    with _faults(path, "npz archive", error, hint):
+        found = _arrays(path, io.BytesIO(content), len(content), error, hint)
+        return found if columns is None else cast_columns(found, columns, path, error, hint)
 
 
 def read_parquet(
@@ -80,21 +88,9 @@ def read_parquet(
     whole, a column that is missing or is not one of numbers, and for more rows than it can hold.
     """
     import pyarrow
-    import pyarrow.parquet
 
-    with (
-        open_foreign(path, within=within, error=error, hint=hint) as file,
-        _faults(path, error, hint, pyarrow.ArrowException),
-    ):
-        size = size_of(file)
-        parquet = pyarrow.parquet.ParquetFile(file)
-        meta = parquet.metadata
-        rows, most = meta.num_rows, max(_FREE_ROWS, size)
-        if not 0 <= rows <= most:
-            raise error(path, f"declares {rows:,} rows in {size:,} bytes", hint=hint)
-        if meta.num_columns > _COLUMNS:
-            raise error(path, f"has {meta.num_columns:,} columns", hint=hint)
-        schema = parquet.schema_arrow
+    with open_parquet(path, within=within, error=error, hint=hint) as parquet:
+        rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
         found = {}
         for name, dtype in columns.items():
             if schema.get_field_index(name) < 0:
@@ -114,6 +110,34 @@ def read_parquet(
                 raise error(path, f"has {column.null_count:,} nulls", field=name, hint=hint)
             found[name] = _cast(column.to_numpy(), columns[name], path, name, error, hint)
         return {name: found[name] for name in columns}
+
+
+@contextmanager
+def open_parquet(
+    path: PathLike,
+    *,
+    free_rows: int = _FREE_ROWS,
+    within: PathLike | None = None,
+    error: Error = BadInputError,
+    hint: str = "",
+) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile` of no more rows than its bytes can hold, above `free_rows`.
+    What pyarrow raises in the block is `error`."""
+    import pyarrow
+    import pyarrow.parquet
+
+    with (
+        open_foreign(path, within=within, error=error, hint=hint) as file,
+        _faults(path, "Parquet file", error, hint, pyarrow.ArrowException),
+    ):
+        size = size_of(file)
+        parquet = pyarrow.parquet.ParquetFile(file)
+        meta = parquet.metadata
+        if not 0 <= meta.num_rows <= max(free_rows, size):
+            raise error(path, f"declares {meta.num_rows:,} rows in {size:,} bytes", hint=hint)
+        if meta.num_columns > _COLUMNS:
+            raise error(path, f"has {meta.num_columns:,} columns", hint=hint)
+        yield parquet
 
 
 def _arrays(
@@ -152,11 +176,31 @@ def _array(
     if wanted > declared:
         text = f"has shape {shape} of {dtype}, which is more than its {declared:,} bytes"
         raise error(path, text, field=name, hint=hint)
-    content = stream.read(wanted + 1)
-    if len(content) != wanted:
-        raise error(path, f"has {len(content):,} bytes, not {wanted:,}", field=name, hint=hint)
-    array = np.frombuffer(bytearray(content), dtype)
-    return array.reshape(shape, order="F" if fortran else "C")
+    flat = np.empty(wanted, np.uint8)
+    at = 0
+    while chunk := stream.read(MIB):
+        if at + len(chunk) > wanted:
+            raise error(path, f"has more than {wanted:,} bytes", field=name, hint=hint)
+        flat[at : at + len(chunk)] = np.frombuffer(chunk, np.uint8)
+        at += len(chunk)
+    if at != wanted:
+        raise error(path, f"has {at:,} bytes, not {wanted:,}", field=name, hint=hint)
+    return flat.view(dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def cast_columns(
+    found: Mapping[str, NDArray[Any]],
+    columns: Mapping[str, Any],
+    path: PathLike,
+    error: Error = BadInputError,
+    hint: str = "",
+) -> dict[str, NDArray[Any]]:
+    """These arrays of a file, each in the NumPy dtype that `columns` names. Raises `error` where
+    one is missing, is not of numbers, or has a value that the type cannot hold."""
+    for name in columns:
+        if name not in found:
+            raise error(path, "is missing", field=name, hint=hint)
+    return {name: _cast(found[name], columns[name], path, name, error, hint) for name in columns}
 
 
 def _is_number(types: Any, kind: Any) -> bool:
@@ -166,19 +210,27 @@ def _is_number(types: Any, kind: Any) -> bool:
 def _cast(
     column: NDArray[Any], dtype: Any, path: PathLike, name: str, error: Error, hint: str
 ) -> NDArray[Any]:
-    """A column in the type asked for; refused where an integer would become another number."""
+    """An array in the type asked for; refused where a number would become another one."""
     wanted = np.dtype(dtype)
-    if wanted.kind in "iu" and column.dtype != wanted and len(column):
+    if column.dtype.kind not in "fiub":
+        raise error(path, f"is of type {column.dtype}, not a number", field=name, hint=hint)
+    if wanted.kind in "iu" and column.dtype != wanted and column.size:
         if column.dtype.kind == "f" and not np.isfinite(column).all():
             raise error(path, "has a value that is not an integer", field=name, hint=hint)
         limits = np.iinfo(wanted)
         if column.min() < limits.min or column.max() > limits.max:
             raise error(path, f"has a value out of the range of {wanted}", field=name, hint=hint)
-    return column.astype(wanted)
+    with np.errstate(over="ignore"):
+        cast = column.astype(wanted)
+    if wanted.kind == "f" and not (np.isfinite(cast) | ~np.isfinite(column)).all():
+        raise error(path, f"has a value out of the range of {wanted}", field=name, hint=hint)
+    return cast
 
 
 @contextmanager
-def _faults(path: PathLike, error: Error, hint: str, *others: type[Exception]) -> Iterator[None]:
+def _faults(
+    path: PathLike, kind: str, error: Error, hint: str, *others: type[Exception]
+) -> Iterator[None]:
     """What the libraries raise for a file that is not whole, as `error`."""
     kinds: tuple[type[Exception], ...] = (
         ValueError, TypeError, KeyError, OSError, EOFError, OverflowError, SyntaxError,
@@ -191,4 +243,4 @@ def _faults(path: PathLike, error: Error, hint: str, *others: type[Exception]) -
     except kinds as why:
         # A key's own text is its repr, and some of these have no text at all.
         said = str(why) or type(why).__name__
-        raise error(path, f"is not whole: {said}", hint=hint) from why
+        raise error(path, f"is not a whole {kind}: {said}", hint=hint) from why

@@ -26,6 +26,9 @@ MIB = 1 << 20
 SETTINGS_BYTES = MIB
 """Most bytes of a file that a person writes: a suite, a price book, a profile, thresholds."""
 
+DATA_BYTES = 512 * MIB
+"""Most bytes of a JSON file that a tool writes with every sample in it."""
+
 DEPTH = 64
 """Most levels of lists and objects within each other."""
 
@@ -117,12 +120,13 @@ def read_json(
     limit: int,
     *,
     within: PathLike | None = None,
+    finite: bool = True,
     error: Error = BadInputError,
     hint: str = "",
 ) -> Any:
     """The JSON document of a file of at most `limit` bytes, see `parse_json`."""
     text = read_text(path, limit, within=within, error=error, hint=hint)
-    return parse_json(text, path, error=error, hint=hint)
+    return parse_json(text, path, finite=finite, error=error, hint=hint)
 
 
 def read_toml(
@@ -172,9 +176,9 @@ def parse_json(
     try:
         document = json.loads(text, parse_float=parse_float, **options)
     except json.JSONDecodeError as why:
-        end = " (it ends too early)" if why.pos >= len(text.rstrip()) else ""
+        cut = why.pos >= len(text.rstrip()) or "Unterminated" in why.msg
         where = line if line is not None or "\n" not in text.strip() else why.lineno
-        problem = f"invalid JSON: {why.msg}{end}"
+        problem = f"{'truncated or ' if cut else ''}invalid JSON: {why.msg}"
         raise error(path, problem, line=where, field=field, hint=hint) from why
     except RecursionError:
         raise error(path, _too_deep(depth), line=line, field=field, hint=hint) from None

@@ -66,4 +66,4 @@ def test_a_missing_file_and_one_too_many(stored: Path) -> None:
     assert (finding.severity, finding.code) == ("warning", "extra")
     (stored / CONTENT_FILE).unlink()
     (finding,) = validate_run(stored)
-    assert "is missing" in finding.text
+    assert "no such file" in finding.text

@@ -79,7 +79,7 @@ def test_file_round_trip_and_bad_files(tmp_path: Path) -> None:
     save_logits(path, _rows())
     assert np.array_equal(load_logits(path).logits, _rows().logits)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(BadInputError, match="not a file of logits"):
+    with pytest.raises(BadInputError, match="not a whole npz archive"):
         load_logits(path)
     np.savez(path, rows=np.zeros((2, 3)), logits=np.zeros((3, 4)))
     with pytest.raises(BadInputError, match="has rows"):

@@ -79,7 +79,7 @@ def test_a_file_of_its_own_has_the_keys_at_its_top(tmp_path):
         ("delta_red = '3 %'", "field 'delta_red': "),
         ("delta_red = -0.1", "field 'delta_red': "),
         ("delta_red = nan", "field 'delta_red': "),
-        ("delta_red = ", "is not TOML"),
+        ("delta_red = ", "invalid TOML"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, text, named):

@@ -320,7 +320,8 @@ def of_parquet(content: bytes, rng: random.Random) -> bytes:
         columns[name] = changed
     out = io.BytesIO()
     values = {key: pyarrow.array(column) for key, column in columns.items()}
-    pyarrow.parquet.write_table(pyarrow.table(values), out, compression="zstd")
+    changed_table = pyarrow.table(values).replace_schema_metadata(table.schema.metadata)
+    pyarrow.parquet.write_table(changed_table, out, compression="zstd")
     return out.getvalue()
 
 

@@ -98,7 +98,7 @@ def test_samples_round_trip_and_are_checked(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="back in time"):
         load_samples(path)
     path.write_bytes(b"nothing")
-    with pytest.raises(BadInputError, match="not a file of power samples"):
+    with pytest.raises(BadInputError, match="not a whole npz archive"):
         load_samples(path)
 
 

@@ -49,15 +49,15 @@ def test_arrays_come_back_as_they_were_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"no archive", "is not whole"),
+        (b"no archive", "is not a whole"),
         (archive({"a.npy": npy_header("(1000000000000,)") + b"\0" * 80}), "more than its"),
         (archive({"a.npy": npy_header("(3,)") + b"\0" * 16}), "more than its|has 16 bytes"),
-        (archive({"a.npy": npy_header("(1,)") + b"\0" * 16}), "has 9 bytes, not 8"),
+        (archive({"a.npy": npy_header("(1,)") + b"\0" * 16}), "has more than 8 bytes"),
         (archive({"a.npy": npy_header("(-1,)") + b"\0" * 16}), "shape"),
         (archive({"a.npy": npy_header("(2,)", "|O") + b"\0" * 16}), "not a number"),
-        (archive({"a.npy": npy_header("((2,),)") + b"\0" * 16}), "is not whole"),
+        (archive({"a.npy": npy_header("((2,),)") + b"\0" * 16}), "is not a whole"),
         (archive({"a.npy": b"\x93NUMPY\x09\x00" + b"\0" * 16}), "npy version"),
-        (archive({"a.npy": b"", "a": b""}), "is not whole|twice"),
+        (archive({"a.npy": b"", "a": b""}), "is not a whole|twice"),
         (archive({f"{i}.npy": npy_header("(0,)") for i in range(300)}), "has 300 arrays"),
     ],
 )
@@ -113,5 +113,5 @@ def test_a_table_that_is_cut_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for end in (0, 3, 50, len(whole) - 1):
         path.write_bytes(whole[:end])
-        with pytest.raises(BadInputError, match="is not whole"):
+        with pytest.raises(BadInputError, match="is not a whole"):
             read_parquet(path, {"a": "i4"})

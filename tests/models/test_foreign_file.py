@@ -84,7 +84,7 @@ def test_bytes_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"a": ', "it ends too early"),
+        ('{"a": ', "truncated or invalid JSON"),
         ('{"a": [1, {"b": NaN}]}', r"field 'a\.1\.b': nan is not a finite number"),
         ('{"a": 1e999}', r"field 'a': inf is not a finite number"),
         ("-Infinity", "is not a finite number"),

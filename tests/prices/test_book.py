@@ -138,5 +138,5 @@ def test_bought_or_rented_but_not_both(tmp_path: Path) -> None:
 
 
 def test_a_missing_book_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match="no such price book"):
+    with pytest.raises(BadInputError, match="no such file"):
         load_book(tmp_path / "none.toml")

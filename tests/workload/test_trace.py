@@ -163,19 +163,19 @@ def test_a_cut_or_foreign_file_is_refused(tmp_path) -> None:
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"not a trace"):
         path.write_bytes(content)
-        with pytest.raises(BadInputError, match="is not a trace file"):
+        with pytest.raises(BadInputError, match=r"is not a whole npz|not a number"):
             load_trace(path)
     np.save(tmp_path / "single.npy", np.zeros(3))
-    with pytest.raises(BadInputError, match="is not a trace file"):
+    with pytest.raises(BadInputError, match=r"is not a whole npz|not a number"):
         load_trace(tmp_path / "single.npy")
-    with pytest.raises(BadInputError, match="there is no such trace file"):
+    with pytest.raises(BadInputError, match="no such file"):
         load_trace(tmp_path / "absent.npz")
 
 
 def test_pickled_content_is_never_loaded(tmp_path) -> None:
     path = tmp_path / "trace.npz"
     np.savez(path, head=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(BadInputError, match="is not a trace file"):
+    with pytest.raises(BadInputError, match=r"is not a whole npz|not a number"):
         load_trace(path)
 
 

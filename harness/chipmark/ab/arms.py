@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from chipmark.errors import BadInputError, UsageError
+from chipmark_models.foreign_file import read_toml
 
 Kind = Literal["commits", "commands", "configurations", "backends", "same"]
 """What differs between the arms; `same` is A/A."""
@@ -86,11 +86,9 @@ def _named_roots(tree: Path) -> list[str] | None:
     path = tree / "pyproject.toml"
     if not path.is_file():
         return None
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInputError(path, f"cannot be read as TOML ({error})") from error
-    named: Any = table.get("tool", {}).get("chipmark", {}).get("ab", {}).get("source_roots")
+    named: Any = read_toml(path)
+    for key in ("tool", "chipmark", "ab", "source_roots"):
+        named = named.get(key) if isinstance(named, dict) else None
     if named is None:
         return None
     if not isinstance(named, list) or not named or not all(isinstance(n, str) for n in named):

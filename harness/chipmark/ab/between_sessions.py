@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from chipmark.errors import BadInputError, NothingToJudgeError, UsageError
 from chipmark.gate.machine_bounds import Bound, fingerprint, load_bound, store_bound
 from chipmark.gate.session_margin import MIN_SESSIONS, Movement, movements
 from chipmark.gate.stored_series import load_run
+from chipmark_models.foreign_file import DATA_BYTES, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def load_session(path: Path, metrics: Sequence[str] = ()) -> Session:
         medians = {key: value.value for key, value in run.values.items() if not value.unfit}
         return Session(path, run.fingerprint, fingerprint(run.identity), medians)
     try:
-        found = json.loads(document.read_text(encoding="utf-8"))
+        found = read_json(document, DATA_BYTES)
         values: dict[Key, list[float]] = {}
         for slot in found["slots"]:
             for r in slot["readings"]:
@@ -99,8 +99,10 @@ def load_session(path: Path, metrics: Sequence[str] = ()) -> Session:
                     key = (str(r["benchmark"]), str(r["metric"]))
                     values.setdefault(key, []).append(float(r["value"]))
         run_id, identity, faults = found["run"], found["machine"], found["findings"]["faults"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise BadInputError(document, f"not an A/A run: {error!r}") from error
+    if not isinstance(identity, dict) or not isinstance(faults, list):
+        raise BadInputError(document, "not an A/A run: machine or findings of another type")
     if faults:
         raise BadInputError(document, f"the machine was unfit: {faults[0]}", hint="leave it out")
     if any(value <= 0 for samples in values.values() for value in samples):

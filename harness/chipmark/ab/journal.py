@@ -11,18 +11,20 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import IO, Any
 
 from chipmark.ab.arms import Arm
-from chipmark.ab.machine import CardState, MachineState
+from chipmark.ab.machine import MachineState
 from chipmark.ab.modules import Module
 from chipmark.ab.readings import Lost, Reading
 from chipmark.ab.schedule import ARMS, ArmName, Slot
 from chipmark.ab.session import Measured, ProcessRunner
+from chipmark.cell.checked_json import FieldError, from_mapping
 from chipmark.errors import BrokenRecordError, UsageError
 from chipmark.gate.outputs.write import write_whole
+from chipmark_models.foreign_file import DATA_BYTES, parse_json, read_json
 
 SCHEMA = "chipmark.ab-rounds/2"
 START_FILE = "start.json"
@@ -31,6 +33,56 @@ RUN_FILE = "ab.json"
 """The last file that a run writes: where it is, the run has ended."""
 
 _Place = tuple[int, int, ArmName]
+
+
+@dataclass(frozen=True, slots=True)
+class _Canary:
+    """The line that ends a session."""
+
+    session: int
+    last_canary_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """The line of a process, see `slot_document`."""
+
+    session: int
+    round: int
+    slot: int
+    arm: ArmName
+    attempt: int
+    canary_s: float
+    wall_s: float
+    before: MachineState
+    after: MachineState
+    readings: tuple[Reading, ...]
+    lost: tuple[Lost, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    A: tuple[str, ...]
+    B: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Modules:
+    A: tuple[Module, ...]
+    B: tuple[Module, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What `_shown` writes."""
+
+    identity: Mapping[str, Any]
+    names: _Names
+    first_files: Mapping[str, Any]
+    modules: _Modules
+
+
+_SHOWN = tuple(f.name for f in fields(_Start))
 
 
 @dataclass
@@ -212,11 +264,13 @@ def slot_document(m: Measured, *, raw: bool) -> dict[str, Any]:
 def _load(folder: Path, plan: Mapping[str, Any]) -> Journal:
     path = folder / START_FILE
     try:
-        start = json.loads(path.read_text(encoding="utf-8"))
+        start = read_json(path, DATA_BYTES, error=BrokenRecordError)
         if start["schema"] != SCHEMA:
             raise ValueError(f"the schema is not {SCHEMA}")
+        shown = {name: start[name] for name in _SHOWN}
+        from_mapping(_Start, shown)
         differ = list(_differences(start["plan"], plan))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, FieldError) as error:
         raise BrokenRecordError(path, f"not an interrupted A/B run: {error}") from error
     if differ:
         raise UsageError(
@@ -237,12 +291,15 @@ def _load(folder: Path, plan: Mapping[str, Any]) -> Journal:
 
 def _read(found: Journal, file: IO[str]) -> None:
     file.seek(0)
-    text = file.read()
+    try:
+        text = file.read(DATA_BYTES)
+    except UnicodeDecodeError as error:
+        raise BrokenRecordError(found.folder / SLOTS_FILE, f"is not UTF-8: {error}") from error
     whole = text[: text.rfind("\n") + 1]
     for number, line in enumerate(whole.splitlines(), 1):
         try:
-            _take(found, json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
+            _take(found, parse_json(line, found.folder / SLOTS_FILE, error=BrokenRecordError))
+        except (FieldError, TypeError) as error:
             raise BrokenRecordError(
                 found.folder / SLOTS_FILE, f"invalid reading: {error!r}", line=number
             ) from error
@@ -254,19 +311,21 @@ def _read(found: Journal, file: IO[str]) -> None:
 
 def _take(found: Journal, line: Mapping[str, Any]) -> None:
     if "last_canary_s" in line:
-        found.canaries[int(line["session"])] = float(line["last_canary_s"])
+        canary = from_mapping(_Canary, line)
+        found.canaries[canary.session] = canary.last_canary_s
         return
-    slot = Slot(int(line["session"]), int(line["round"]), int(line["slot"]), line["arm"])
+    read = from_mapping(_Line, {"lost": (), **line})
     measured = Measured(
-        slot,
-        tuple(Reading(**{**r, "raw": tuple(r["raw"])}) for r in line["readings"]),
-        float(line["canary_s"]),
-        _state(line["before"]),
-        _state(line["after"]),
-        float(line["wall_s"]),
-        int(line["attempt"]),
-        tuple(Lost(**lost) for lost in line.get("lost", ())),
+        Slot(read.session, read.round, read.slot, read.arm),
+        read.readings,
+        read.canary_s,
+        read.before,
+        read.after,
+        read.wall_s,
+        read.attempt,
+        read.lost,
     )
+    slot = measured.slot
     found.slots[slot.session, slot.round, slot.arm] = measured
     found.attempt = max(found.attempt, measured.attempt)
 
@@ -279,11 +338,6 @@ def _drop_halves(found: Journal) -> None:
             for arm in ARMS:
                 found.slots.pop((session, number, arm), None)
     found.attempt += 1
-
-
-def _state(document: Mapping[str, Any]) -> MachineState:
-    cards = tuple(CardState(**{**c, "others": tuple(c["others"])}) for c in document["cards"])
-    return MachineState(**{**document, "cards": cards})
 
 
 def _shown(runner: ProcessRunner) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sysconfig
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from chipmark.errors import ChipmarkError, UsageError
+from chipmark.errors import BadInputError, ChipmarkError, UsageError
 from chipmark_models.files import sha256_of_file
+from chipmark_models.foreign_file import DATA_BYTES, parse_json, read_bytes
 
 HOOK = Path(__file__).parent / "hook"
 """Folder of the `sitecustomize` that reports imports; first on an arm's PYTHONPATH."""
@@ -55,8 +55,13 @@ def imported(folder: Path, places: Places) -> dict[str, Module]:
     """
     found: dict[str, Module] = {}
     for report in sorted(folder.glob("modules-*.jsonl")):
-        for line in report.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-            name, file = json.loads(line)
+        # Written by the arm's own processes, whose paths need not be UTF-8.
+        text = read_bytes(report, DATA_BYTES).decode("utf-8", "surrogateescape")
+        for line in text.splitlines():
+            entry = parse_json(line, report)
+            if not isinstance(entry, list) or len(entry) != 2:
+                raise BadInputError(report, "is not a list of modules")
+            name, file = map(str, entry)
             path = Path(file)
             if not _of_project(name, path, places) or not path.is_file():
                 continue

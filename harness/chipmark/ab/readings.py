@@ -3,7 +3,6 @@ of the command's own, or else the wall time of the process."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from chipmark.errors import (
     UnknownNameError,
     UsageError,
 )
+from chipmark_models.foreign_file import DATA_BYTES, parse_json, read_json, read_text
 
 Source = Literal["pytest-benchmark", "chipmark", "samples", "wall"]
 Direction = Literal["higher", "lower"]
@@ -173,9 +173,11 @@ def failed_tests(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     found: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        nodeid, reason = json.loads(line)
-        found.setdefault(nodeid, reason)
+    for line in read_text(path, DATA_BYTES).splitlines():
+        entry = parse_json(line, path)
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise BadInputError(path, "is not a list of failed tests")
+        found.setdefault(str(entry[0]), str(entry[1]))
     return found
 
 
@@ -306,10 +308,7 @@ def _problem(samples: Sequence[Any]) -> str:
 
 
 def _object(path: Path, what: str) -> Mapping[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadInputError(path, f"{what}: is not JSON ({error})") from error
+    document = read_json(path, DATA_BYTES, finite=False)
     if not isinstance(document, dict):
         raise BadInputError(path, f"{what}: is not a JSON object")
     return document

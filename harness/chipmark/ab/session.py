@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -27,6 +26,7 @@ from chipmark.ab.readings import PYTEST_FILE, RECORDS, Command, Lost, Reading, R
 from chipmark.ab.schedule import ARMS, ArmName, Slot
 from chipmark.errors import NothingToJudgeError, UsageError
 from chipmark.gate.stored_series import load_run
+from chipmark_models.foreign_file import DATA_BYTES, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class ProcessRunner:
         source = self.commands[name].source
         file = folder / (PYTEST_FILE if source == "pytest-benchmark" else RECORDS)
         if source == "pytest-benchmark":
-            self.first_files[name] = json.loads(file.read_text(encoding="utf-8"))
+            self.first_files[name] = read_json(file, DATA_BYTES, finite=False)
         if file.exists() and not self.identity:
             self.identity = dict(load_run(file).identity)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from chipmark.cell.suite import CellPlan, Overrides, load_suite, suite_names
 from chipmark.errors import BadInputError, UnknownNameError
+from chipmark_models.foreign_file import read_toml
 
 _ANY_BACKEND = ("sim:golden",)
 """Here on every machine: a suite that names no backend is checked with it."""
@@ -122,10 +122,5 @@ def suite_and_workload(what: Suite | str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def _is_suite(path: Path) -> bool:
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8")).values()
-    except FileNotFoundError:
-        raise BadInputError(path, "no such suite or workload file") from None
-    except (OSError, ValueError) as error:
-        raise BadInputError(path, f"invalid TOML: {error}") from error
+    tables = read_toml(path).values()
     return any(isinstance(table, dict) and "cells" in table for table in tables)

@@ -7,7 +7,6 @@ What is wrong with the file is an error. What is wrong with one benchmark costs 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 
 from chipmark.benchmark_json.document import Benchmark, BenchmarkRun, Fault
 from chipmark.errors import BadInputError, NothingToJudgeError
+from chipmark_models.foreign_file import DATA_BYTES, parse_json, read_bytes
 
 OLDEST_MAJOR, NEWEST_MAJOR = 3, 5
 """Versions of pytest-benchmark whose files were read in tests."""
@@ -35,13 +35,7 @@ def read_benchmark_json(path: Path) -> BenchmarkRun:
     BadInputError for a file that is missing, empty, cut, of another tool or version;
     NothingToJudgeError for a run without a benchmark.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise BadInputError(path, "there is no such file", hint=_MAKE) from None
-    except OSError as error:
-        raise BadInputError(path, f"cannot be read ({error.strerror})") from error
-    return parse_benchmark_json(path, content)
+    return parse_benchmark_json(path, read_bytes(path, DATA_BYTES, hint=_MAKE))
 
 
 def parse_benchmark_json(path: Path, content: bytes) -> BenchmarkRun:
@@ -78,14 +72,8 @@ def _document(path: Path, text: str) -> Mapping[str, Any]:
         raise BadInputError(
             path, "is empty", hint="pytest-benchmark writes at the end of a run: did it end?"
         )
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        cut = error.pos >= len(text.rstrip()) or "Unterminated" in error.msg
-        problem = f"truncated or invalid JSON: {error.msg}" if cut else f"invalid JSON: {error.msg}"
-        raise BadInputError(path, problem, line=error.lineno, hint=_MAKE) from error
-    except RecursionError:
-        raise BadInputError(path, "is nested too deeply", hint=_MAKE) from None
+    # A benchmark's NaN is the fault of that one alone.
+    document = parse_json(text, path, finite=False, hint=_MAKE)
     if not isinstance(document, dict):
         raise BadInputError(path, "must be a JSON object of pytest-benchmark", hint=_MAKE)
     other = _other_tool(document)

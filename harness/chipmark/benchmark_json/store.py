@@ -23,6 +23,7 @@ from chipmark.benchmark_json.read import parse_benchmark_json, read_benchmark_js
 from chipmark.errors import BadInputError, BrokenRecordError, UsageError
 from chipmark.results.store import whole_folder
 from chipmark_models.files import sync
+from chipmark_models.foreign_file import DATA_BYTES, SETTINGS_BYTES, read_bytes, read_json
 
 SCHEMA = "chipmark.benchmark_run/1"
 RUN_FILE = "benchmark_run.json"
@@ -85,10 +86,7 @@ def load_run(folder: Path) -> BenchmarkRun:
     """A stored run; BrokenRecordError where its file is missing or is not what was stored."""
     described = description(folder / RUN_FILE)
     path = folder / CONTENT_FILE
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise BrokenRecordError(path, "is missing") from None
+    content = read_bytes(path, DATA_BYTES, within=folder, error=BrokenRecordError)
     if hashlib.sha256(content).hexdigest() != described["file"].get("sha256"):
         raise BrokenRecordError(
             path,
@@ -113,12 +111,7 @@ def _existing(out_dir: Path) -> list[Path]:
 
 def description(path: Path) -> dict[str, Any]:
     """The `benchmark_run.json` at `path`; BrokenRecordError where it is not one."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BrokenRecordError(path, "is missing") from None
-    except ValueError as error:
-        raise BrokenRecordError(path, f"is not JSON ({error})") from error
+    document = read_json(path, SETTINGS_BYTES, within=path.parent, error=BrokenRecordError)
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise BrokenRecordError(
             path, f"is not {SCHEMA}", field="schema", hint="a newer chipmark wrote it: upgrade"

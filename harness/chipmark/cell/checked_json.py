@@ -6,7 +6,6 @@ Standard library only: a child may run under a vendor's interpreter.
 from __future__ import annotations
 
 import dataclasses
-import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chipmark.errors import BadInputError, UnknownNameError
+from chipmark_models.foreign_file import parse_json
+from chipmark_models.plain_text import one_line
 
 T = typing.TypeVar("T")
 
@@ -36,10 +37,7 @@ def to_mapping(value: Any) -> dict[str, Any]:
 
 def parse(kind: type[T], text: str, path: str | Path) -> T:
     """A dataclass from the text of a JSON object. BadInputError names `path` and the field."""
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise BadInputError(path, f"invalid JSON: {error}") from error
+    data = parse_json(text, path, finite=False)
     if not isinstance(data, dict):
         raise BadInputError(path, "must be a JSON object")
     try:
@@ -67,15 +65,15 @@ def from_mapping(kind: type[T], data: Mapping[str, Any], where: str = "") -> T:
 def _value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
-            raise FieldError(where, f"{value!r} is not an object")
+            raise FieldError(where, f"{_shown(value)} is not an object")
         return from_mapping(hint, value, f"{where}.")
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple and len(inner) == 2 and inner[1] is Ellipsis:
         if not isinstance(value, Sequence) or isinstance(value, str):
-            raise FieldError(where, f"{value!r} is not a list")
+            raise FieldError(where, f"{_shown(value)} is not a list")
         return tuple(_value(inner[0], item, f"{where}.{i}") for i, item in enumerate(value))
     if not _fits(value, hint):
-        raise FieldError(where, f"{value!r} is not {_named(hint)}")
+        raise FieldError(where, f"{_shown(value)} is not {_named(hint)}")
     return value
 
 
@@ -108,3 +106,7 @@ def _named(hint: Any) -> str:
     if hint is type(None):
         return "null"
     return str(getattr(typing.get_origin(hint) or hint, "__name__", hint))
+
+
+def _shown(value: Any) -> str:
+    return one_line(repr(value), 80)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,11 @@ from numpy.typing import NDArray
 
 from chipmark.errors import BadInputError
 from chipmark_models.files import whole_file
+from chipmark_models.foreign_arrays import cast_columns, parse_npz
+from chipmark_models.foreign_file import MIB, decode, read_bytes
+
+LOGITS_BYTES = 2048 * MIB
+"""Most bytes of a file of logits: three thousand positions of the largest vocabularies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +52,15 @@ class Distance:
 
 def load_logits(path: str | os.PathLike[str]) -> LogitRows:
     """Read `rows` and `logits` of an `.npz`; BadInputError where they are not whole."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise BadInputError(path, f"is not a file of logits ({error})") from error
-    return parse_logits(path, content)[0]
+    return parse_logits(path, read_bytes(path, LOGITS_BYTES))[0]
 
 
 def parse_logits(path: str | os.PathLike[str], content: bytes) -> tuple[LogitRows, str]:
     """Rows and head out of the bytes of such a file, so that what was hashed is what is used."""
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            keys = np.asarray(stored["rows"], np.int32)
-            logits = np.asarray(stored["logits"], np.float32)
-            head = stored["head"].tobytes().decode() if "head" in stored.files else ""
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInputError(path, f"is not a file of logits ({error})") from error
+    arrays = parse_npz(content, path)
+    head = decode(arrays.pop("head").tobytes(), path) if "head" in arrays else ""
+    found = cast_columns(arrays, {"rows": np.int32, "logits": np.float32}, path)
+    keys, logits = found["rows"], found["logits"]
     if keys.ndim != 2 or keys.shape[1] != 3 or logits.ndim != 2 or len(keys) != len(logits):
         raise BadInputError(path, f"has rows {keys.shape} and logits {logits.shape}")
     return LogitRows(keys, logits), head

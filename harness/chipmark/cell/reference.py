@@ -26,12 +26,13 @@ import numpy as np
 
 import chipmark_models
 from chipmark.cell.contexts import Keys, TokenStream, streams
-from chipmark.cell.logits import LogitRows, distance, parse_logits
+from chipmark.cell.logits import LOGITS_BYTES, LogitRows, distance, parse_logits
 from chipmark.cell.parent import ChildProcess
 from chipmark.errors import BadInputError, CellFailedError
 from chipmark.results.manifest import ReferenceId
 from chipmark.workload.trace import Trace, save_trace
 from chipmark_models.files import sha256_of_file, whole_file
+from chipmark_models.foreign_file import parse_json, read_bytes
 from chipmark_models.precision import QUANTISED
 from chipmark_models.weights.quantise import RULE
 
@@ -287,16 +288,10 @@ def cached_file(folder: Path, head: str) -> Path:
 def carried(path: Path) -> tuple[str, Reference]:
     """A reference that the user gives, and its head. BadInputError where it is broken, is not one,
     or was computed by other code."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadInputError(path, f"cannot be read ({error.strerror or error})") from error
+    content = read_bytes(path, LOGITS_BYTES)
     rows, head = parse_logits(path, content)
-    try:
-        parts = json.loads(head)
-        schema, code = parts[0], parts[-1]
-    except (ValueError, LookupError, TypeError):
-        schema, code = None, ""
+    parts = parse_json(head, path, field="head") if head else None
+    schema, code = (parts[0], parts[-1]) if isinstance(parts, list) and parts else (None, "")
     hint = "take a file of the folder `reference` of chipmark's cache where torch is installed"
     if schema != SCHEMA:
         raise BadInputError(path, "does not say what it is a reference of", field="head", hint=hint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import tomllib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from chipmark.errors import BadInputError, UnknownNameError, UsageError
 from chipmark.registry import split_backend
 from chipmark.results.manifest import Slo
 from chipmark.workload.replay_files import MOONCAKE_BLOCK
+from chipmark_models.foreign_file import read_toml
 from chipmark_models.precision import precision_named
 
 OLD_SCENARIO = "lane"
@@ -123,6 +124,13 @@ class Overrides:
     idle_s: float | None = None
 
 
+MOST_REPEATS = 10_000
+MOST_CELLS = 100_000
+MOST_AT_ONCE = 1 << 20
+"""Bounds of what a suite may ask for, far above what is ever measured: a slip of the finger in a
+file must not fill the memory with plans."""
+
+
 def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
     """A built-in suite by name or a TOML file by path, with overrides.
 
@@ -141,7 +149,7 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
     known = ("title", "repeats", "budget_s", "slo", "idle_s", "cells")
     _known_fields(path, chosen, table, known)
     repeats = overrides.repeats if overrides.repeats is not None else table.get("repeats", 3)
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or not 0 < repeats <= MOST_REPEATS:
         raise BadInputError(path, f"{repeats!r} is not a count", field=f"{chosen}.repeats")
     budget_s = overrides.budget_s
     if budget_s is None:
@@ -232,12 +240,7 @@ def _find(name: str) -> tuple[Path, list[str]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInputError(path, "there is no such suite file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInputError(path, f"is not a TOML file ({error})") from error
+    return read_toml(path)
 
 
 def _known_fields(path: Path, where: str, table: object, known: Sequence[str]) -> None:
@@ -286,6 +289,10 @@ def _unfold(
     own = table.get("options", {})
     if not isinstance(own, dict):
         raise BadInputError(path, "must be a table", field=f"{where}.options")
+    try:
+        json.dumps(own)
+    except TypeError as error:  # TOML has dates, which no option is
+        raise BadInputError(path, str(error), field=f"{where}.options") from error
 
     check_kinds(overrides.options, sorted({split_backend(name)[0] for name in backends}))
 
@@ -297,6 +304,8 @@ def _unfold(
     base = CellPlan("", "", "", "", kind, "", sessions, 0, cast("Scenario", scenario))
     if block_tokens is not None:
         base = replace(base, block_tokens=block_tokens)
+    if math.prod(len(axis) for axis in (*axes.values(), backends) if axis) > MOST_CELLS:
+        raise BadInputError(path, f"asks for more than {MOST_CELLS:,} cells", field=where)
     cells = [
         replace(
             base,
@@ -350,9 +359,10 @@ def _check(
     for precision in axes["precision"]:
         precision_named(precision)
     for concurrency in axes["concurrency"]:
-        if concurrency < 1:
-            raise UsageError(f"{where}: concurrency is {concurrency}; at least one session runs")
-    if scenario not in SCENARIOS:
+        if not 0 < concurrency <= MOST_AT_ONCE:
+            text = f"{where}: concurrency is {concurrency}; from 1 to {MOST_AT_ONCE:,} sessions run"
+            raise UsageError(text)
+    if not isinstance(scenario, str) or scenario not in SCENARIOS:
         raise UnknownNameError("scenario", str(scenario), SCENARIOS)
-    if isinstance(sessions, bool) or not isinstance(sessions, int) or sessions < 1:
+    if isinstance(sessions, bool) or not isinstance(sessions, int) or not 0 < sessions < 1 << 20:
         raise BadInputError(path, f"{sessions!r} is not a count", field=f"{where}.sessions")

@@ -9,13 +9,15 @@ Standard library and NumPy only.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from chipmark.errors import BrokenRecordError
+from chipmark_models.foreign_arrays import read_npz
 
 Table = dict[str, NDArray[Any]]
 
@@ -153,15 +155,14 @@ def save_events(path: Path, tables: Mapping[str, Table]) -> None:
 
 
 def load_events(path: Path) -> dict[str, Table]:
-    """Read what `save_events` wrote; ValueError where it is not whole."""
-    # Opened here, because numpy keeps a file that it opened itself where it is not an archive.
+    """Read what `save_events` wrote; BrokenRecordError where it is not whole."""
+    arrays = read_npz(path, within=path.parent, error=BrokenRecordError)
+    tables: dict[str, Table] = {
+        name: {c: arrays[f"{name}.{c}"] for c in columns if f"{name}.{c}" in arrays}
+        for name, columns in COLUMNS.items()
+    }
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            tables: dict[str, Table] = {
-                name: {c: stored[f"{name}.{c}"] for c in columns if f"{name}.{c}" in stored.files}
-                for name, columns in COLUMNS.items()
-            }
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is not whole ({error})") from error
-    check_tables(tables)
+        check_tables(tables)
+    except ValueError as error:
+        raise BrokenRecordError(path, str(error)) from error
     return tables

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import Literal
 
-from chipmark.errors import BadInputError
+from pydantic import BaseModel, ConfigDict, Field
+
+from chipmark.foreign_model import parse_model
 from chipmark.gate.outputs.write import write_whole
 from chipmark.results.store import whole_folder
 from chipmark_models.files import whole_file
+from chipmark_models.foreign_file import SETTINGS_BYTES, read_text
 
 UNDECIDED_LIMIT = 5
 """Undecided runs in a row after which `--ci` fails: a gate that never decides guards nothing."""
 
-_SCHEMA = "chipmark.gate-state/1"
+_SCHEMA: Literal["chipmark.gate-state/1"] = "chipmark.gate-state/1"
+_ANEW = "delete it to count anew"
+
+
+class _State(BaseModel):
+    """The file that `--ci` counts in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    schema_: Literal["chipmark.gate-state/1"] = Field(alias="schema")
+    undecided_in_a_row: int = Field(ge=0, lt=1 << 31)
 
 
 def store_baseline(new: Path, base: Path) -> None:
@@ -36,16 +51,9 @@ def undecided_in_a_row(state: Path, *, undecided: bool) -> int:
     Raises BadInputError for a file that is not such a state.
     """
     before = 0
-    if state.is_file():
-        try:
-            document = json.loads(state.read_text(encoding="utf-8"))
-            if document["schema"] != _SCHEMA:
-                raise ValueError(f"schema {document['schema']!r}")
-            before = int(document["undecided_in_a_row"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInputError(
-                state, f"not a state of the gate: {error}", hint="delete it to count anew"
-            ) from error
+    if os.path.lexists(state):
+        text = read_text(state, SETTINGS_BYTES, hint=_ANEW)
+        before = parse_model(_State, text, state, hint=_ANEW).undecided_in_a_row
     count = before + 1 if undecided else 0
     write_whole(state, json.dumps({"schema": _SCHEMA, "undecided_in_a_row": count}) + "\n")
     return count

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from chipmark.errors import BadInputError
+from chipmark.foreign_model import parse_model
 from chipmark.gate.outputs.write import write_whole
 from chipmark_models.cache import cache_path
+from chipmark_models.foreign_file import SETTINGS_BYTES, read_text
 
 ACROSS_SESSIONS = 0.13
 """Margin, ln, between sessions of a machine that has no A/A of its own. `python -m
@@ -32,8 +34,8 @@ class Bound(BaseModel):
 
     schema_: str = Field("chipmark.aa/1", alias="schema", pattern=r"^chipmark\.aa/1$")
     fingerprint: str = Field(pattern=r"^[0-9a-f]{16}$")
-    within: float = Field(ge=0, allow_inf_nan=False)
-    across: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    within: float = Field(ge=0, le=10, allow_inf_nan=False)
+    across: float | None = Field(default=None, ge=0, le=10, allow_inf_nan=False)
     pairs: int = Field(ge=0)
     created: str
 
@@ -69,16 +71,10 @@ def store_bound(bound: Bound, folder: Path | None = None) -> Path:
 def load_bound(of: str, folder: Path | None = None) -> Bound | None:
     """The bound of a fingerprint; None where there is none. BadInputError for a broken file."""
     path = bound_path(of, folder)
-    try:
-        return Bound.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise BadInputError(
-            path,
-            f"not a stored A/A bound: {error}",
-            hint="delete it, and the default margin holds",
-        ) from error
+    hint = "delete it, and the default margin holds"
+    return parse_model(Bound, read_text(path, SETTINGS_BYTES, hint=hint), path, hint=hint)
 
 
 def session_margin(of: str, folder: Path | None = None) -> SessionMargin:

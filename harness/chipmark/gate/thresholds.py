@@ -19,7 +19,6 @@ A file of its own has the same keys at its top.
 
 from __future__ import annotations
 
-import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chipmark.errors import BadInputError, nearest_names
 from chipmark.gate.verdict import DELTA_EQ, DELTA_RED, Margins
+from chipmark_models.foreign_file import read_toml
 
 Ln = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Floor = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -100,12 +100,7 @@ def load_thresholds(path: Path | None, folder: Path) -> Thresholds:
         path = next((p for p in above if p.is_file()), None)
         if path is None:
             return Thresholds()
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInputError(path, "there is no such file of thresholds") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(path, f"is not TOML ({error})") from error
+    document = read_toml(path)
     prefix: tuple[str, ...] = ()
     if path.name == "pyproject.toml":
         prefix = ("tool", "chipmark", "gate")

@@ -13,6 +13,7 @@ from pathlib import Path
 from chipmark.errors import BadInputError, ChipmarkError, NothingToJudgeError, UnknownNameError
 from chipmark.gate.machine_bounds import fingerprint
 from chipmark.gate.stored_series import PYTEST_METRICS, StoredRun, load_run
+from chipmark_models.foreign_file import DATA_BYTES, parse_json, read_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +156,8 @@ def _json_outside(folder: Path, taken: Set[Path]) -> list[Path]:
 def _is_pytest(path: Path) -> bool:
     """Whether a JSON file is one of pytest-benchmark, by the key that every version has."""
     try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        document = parse_json(read_bytes(path, DATA_BYTES), path, finite=False)
+    except BadInputError:
         return True  # truncated or invalid JSON: reading it adds a note
     return isinstance(document, dict) and "benchmarks" in document
 

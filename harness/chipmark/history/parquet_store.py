@@ -13,8 +13,12 @@ import pyarrow.parquet as pq
 from chipmark.errors import BrokenRecordError
 from chipmark.history.observations import Observation
 from chipmark_models.files import whole_file
+from chipmark_models.foreign_arrays import open_parquet
 
 SCHEMA = "chipmark.history/1"
+_FREE_ROWS = 200_000
+"""Rows that a store of any size may have: each becomes an object of half a kilobyte."""
+
 _TYPES = {"value": pa.float64(), "samples": pa.int64()}
 _FIELDS = pa.schema(
     [pa.field(f.name, _TYPES.get(f.name, pa.string()), nullable=False) for f in fields(Observation)]
@@ -23,12 +27,13 @@ _FIELDS = pa.schema(
 
 def read_store(path: Path) -> list[Observation]:
     """All observations. BrokenRecordError where the file is not a store of this schema."""
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise BrokenRecordError(path, f"not a Parquet file: {error}") from error
-    told = (table.schema.metadata or {}).get(b"schema", b"").decode()
-    if told != SCHEMA:
+    with open_parquet(path, free_rows=_FREE_ROWS, error=BrokenRecordError) as parquet:
+        kept = parquet.schema_arrow.metadata or {}
+        told = kept.get(b"schema", b"").decode("utf-8", "replace")
+        if told == SCHEMA and not parquet.schema_arrow.equals(_FIELDS):
+            raise BrokenRecordError(path, "has other columns than a store")
+        table = parquet.read(use_threads=False) if told == SCHEMA else None
+    if table is None:
         raise BrokenRecordError(
             path, f"is {told or 'another file'}, not {SCHEMA}", field="schema",
             hint="a newer chipmark wrote it: upgrade",
@@ -38,7 +43,9 @@ def read_store(path: Path) -> list[Observation]:
         for number, o in enumerate(found):
             if not (math.isfinite(o.value) and o.value > 0 and math.isfinite(o.time_s)):
                 raise ValueError(f"row {number}: a value or time that is none")
-    except (TypeError, ValueError) as error:
+            if o.direction not in ("higher", "lower") or o.samples < 0:
+                raise ValueError(f"row {number}: another direction, or fewer than no samples")
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise BrokenRecordError(path, f"has other content ({error})") from error
     return found
 

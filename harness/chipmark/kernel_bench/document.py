@@ -14,18 +14,17 @@ from typing import Any
 
 from chipmark.errors import BadInputError
 from chipmark_models.files import whole_file
+from chipmark_models.foreign_file import MIB, read_json
 
 FORMAT = 2
+DOCUMENT_BYTES = 64 * MIB
 Row = dict[str, Any]
 Document = dict[str, Any]
 
 
 def read(path: Path) -> Document:
     """A document of an earlier call. Raises BadInputError for what is none."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInputError(path, f"cannot be read: {error}") from error
+    document = read_json(path, DOCUMENT_BYTES)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise BadInputError(path, f"not a result of `chipmark kernels run` in format {FORMAT}")
     return document

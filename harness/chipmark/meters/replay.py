@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from chipmark.engine.plugins import simulated_factory
 from chipmark.errors import BadInputError
 from chipmark.meters.contract import MeterInfo, PowerSamples
+from chipmark_models.foreign_arrays import read_npz
 
 SIM_INFO = MeterInfo(
     name="sim",
@@ -65,15 +65,9 @@ def save_samples(path: str | os.PathLike[str], samples: PowerSamples) -> None:
 
 def load_samples(path: str | os.PathLike[str]) -> PowerSamples:
     """Read what `save_samples` wrote; BadInputError where it is not whole or goes back in time."""
-    columns = {}
-    try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            for name in ("time_s", "energy_j", "power_w"):
-                columns[name] = np.asarray(stored[name], np.float64)
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInputError(path, f"is not a file of power samples ({error})") from error
+    columns = read_npz(path, dict.fromkeys(("time_s", "energy_j", "power_w"), "f8"))
     time_s = columns["time_s"]
-    if len({len(column) for column in columns.values()}) != 1:
+    if time_s.ndim != 1 or len({column.shape for column in columns.values()}) != 1:
         raise BadInputError(path, "has columns of different lengths")
     if (np.diff(time_s) < 0).any():
         raise BadInputError(path, "goes back in time", field="time_s")

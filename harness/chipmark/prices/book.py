@@ -6,9 +6,7 @@ P95. Nothing is filled in silently: what a book does not say is null in the tabl
 
 from __future__ import annotations
 
-import math
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -17,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from chipmark.chips.catalogue import catalogue_name
 from chipmark.errors import BadInputError, nearest_names
+from chipmark.foreign_model import first_fault
 from chipmark.metrics.cost import Site, UnitPrice
+from chipmark_models.foreign_file import read_toml
 
 SCHEMA = "chipmark.prices/1"
 EXAMPLE = Path(__file__).with_name("example-2026.toml")
@@ -29,6 +29,10 @@ K general knowledge; A an assumption of this book."""
 
 _MONEY = re.compile(r"([A-Z]{3})(?:/|$)")
 """A unit of money: a currency's code first, as USD/kWh."""
+
+
+_MOST = 1e15
+"""Largest number of a book, far above any price: products of several stay finite."""
 
 
 class _BookPart(BaseModel):
@@ -51,8 +55,10 @@ class PriceQuantity(_BookPart):
     @model_validator(mode="after")
     def _ordered(self) -> PriceQuantity:
         numbers = [n for n in (self.low, self.value, self.high) if n is not None]
-        if not all(math.isfinite(n) and n >= 0 for n in numbers):
-            raise ValueError("must be finite and not negative")
+        if not all(0 <= n <= _MOST for n in numbers):
+            raise ValueError(f"must be finite, not negative and at most {_MOST:g}")
+        if any(0 < n < 1 / _MOST for n in numbers):
+            raise ValueError(f"must be 0 or at least {1 / _MOST:g}")
         if numbers != sorted(numbers):
             raise ValueError("low, value and high must ascend")
         return self
@@ -216,12 +222,7 @@ class PriceBook(_BookPart):
 def load_book(path: Path) -> PriceBook:
     """Read a price book. BadInputError names the file and the field, with the nearest name for
     one that does not exist."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInputError(path, "there is no such price book") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(path, f"is not TOML ({error})") from error
+    document = read_toml(path)
     try:
         book = PriceBook.model_validate(document)
     except ValidationError as error:
@@ -247,18 +248,17 @@ def load_book(path: Path) -> PriceBook:
 
 
 def _bad_field(path: Path, error: ValidationError) -> BadInputError:
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
+    field, problem = first_fault(error)
     hint = ""
-    if first["type"] == "extra_forbidden":
+    if error.errors(include_input=False, include_context=False)[0]["type"] == "extra_forbidden":
         known = {
             n
             for m in (PriceBook, SiteBook, Demand, UnitEntry, PriceQuantity)
             for n in m.model_fields
         }
-        near = nearest_names(str(first["loc"][-1]), known)
+        near = nearest_names(field.rpartition(".")[2], known)
         hint = f"did you mean {' or '.join(near)}?" if near else ""
-    return BadInputError(path, str(first["msg"]), field=field, hint=hint)
+    return BadInputError(path, problem, field=field, hint=hint)
 
 
 def _quantities(book: PriceBook) -> Iterator[tuple[str, PriceQuantity]]:

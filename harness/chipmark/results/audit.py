@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -22,6 +21,8 @@ from chipmark.engine.events import Table
 from chipmark.errors import BrokenRecordError
 from chipmark.results.manifest import AuditResult
 from chipmark_models.files import whole_file
+from chipmark_models.foreign_arrays import parse_npz
+from chipmark_models.foreign_file import MIB, read_bytes
 
 AUDIT_FILE = "audit.npz"
 
@@ -79,6 +80,9 @@ class AuditData:
     longest_seen_row: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
     longest_seen_id: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
+
+AUDIT_BYTES = 1024 * MIB
+"""Most bytes of an `audit.npz`: captured logits of a thousand positions."""
 
 _TYPES: Mapping[str, tuple[str, int]] = {
     "keys": ("i4", 2),
@@ -243,20 +247,14 @@ def save_audit(path: Path, data: AuditData) -> None:
 def load_audit(path: str | os.PathLike[str]) -> AuditData:
     """Read what `save_audit` wrote; BrokenRecordError where it is not whole or its arrays
     contradict each other."""
-    try:
-        return parse_audit(path, Path(path).read_bytes())
-    except OSError as error:
-        raise BrokenRecordError(path, f"cannot be read ({error.strerror or error})") from error
+    return parse_audit(path, read_bytes(path, AUDIT_BYTES, error=BrokenRecordError))
 
 
 def parse_audit(path: str | os.PathLike[str], content: bytes) -> AuditData:
     """The arrays out of the bytes of an `audit.npz`; `path` names it in errors."""
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            seed = stored["seed"].tobytes()
-            arrays = {name: np.asarray(stored[name], dtype) for name, (dtype, _) in _TYPES.items()}
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BrokenRecordError(path, f"is not whole ({error})") from error
+    types = {name: dtype for name, (dtype, _) in _TYPES.items()}
+    arrays = parse_npz(content, path, {"seed": np.uint8, **types}, error=BrokenRecordError)
+    seed = arrays.pop("seed").tobytes()
     for name, (_, dimensions) in _TYPES.items():
         if arrays[name].ndim != dimensions:
             raise BrokenRecordError(path, f"has {arrays[name].ndim} dimensions", field=name)

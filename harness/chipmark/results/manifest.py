@@ -33,6 +33,7 @@ from chipmark_models.precision import CLASS_PATTERN
 MANIFEST_BYTES = 8 * MIB
 """Most bytes of a `cell.json`, see `record.RECORD_BYTES`."""
 
+Factor = Annotated[str, StringConstraints(pattern=r"^\d{1,18}(/0*[1-9]\d{0,17})?$")]
 ClassName = Annotated[str, StringConstraints(pattern=CLASS_PATTERN)]
 
 
@@ -60,7 +61,7 @@ class WorkloadId(StoredPart):
 
     name: str
     hash: str
-    scale: tuple[str, str, str]
+    scale: tuple[Factor, Factor, Factor]
     seed: Whole
     loop: Literal["closed", "open"]
     sessions: Count

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import fields
 from fractions import Fraction
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from chipmark.chips.catalogue import catalogue, catalogue_name
 from chipmark.engine.events import COLUMNS, SINCE_2, Table, check_tables, load_events
 from chipmark.errors import BrokenRecordError
+from chipmark.foreign_model import parse_model
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.metrics.rawcell import (
     CellFacts,
@@ -30,8 +30,11 @@ from chipmark.registry import is_simulated
 from chipmark.results.manifest import ChipId, Manifest, Probes, Slo, StoredPart, Timing
 from chipmark.workload.trace import load_trace
 from chipmark_models.config import ModelConfig
+from chipmark_models.foreign_arrays import read_npz, read_parquet
+from chipmark_models.foreign_file import MIB, read_text
 
 Facts = TypeVar("Facts", SloLimits, MeterInfo, RunTiming, Roofs)
+Part = TypeVar("Part", bound=StoredPart)
 
 POWER_COLUMNS = ("time_s", "energy_j", "power_w")
 _REPEAT = re.compile(r"repeat-(\d+)")
@@ -121,25 +124,30 @@ def load_power(folder: Path, name: str) -> PowerSamples | None:
 def load_tables(folder: Path) -> dict[str, Table]:
     """The event tables of one repeat in either form."""
     stored = folder / "events.npz"
+    if os.path.lexists(stored):
+        return _one_window(folder, load_events(stored))
+    tables = {name: _stored_table(folder, name) for name in COLUMNS}
     try:
-        if stored.is_file():
-            return load_events(stored)
-        tables = {name: _stored_table(folder, name) for name in COLUMNS}
         check_tables(tables)
-        return tables
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise BrokenRecordError(folder, f"events are not whole ({error})") from error
+    except ValueError as error:
+        raise BrokenRecordError(folder, f"events are not whole: {error}") from error
+    return _one_window(folder, tables)
+
+
+def _one_window(folder: Path, tables: dict[str, Table]) -> dict[str, Table]:
+    if (n := len(tables["window"]["start_s"])) != 1:
+        raise BrokenRecordError(folder, f"has {n} windows, not 1")
+    return tables
 
 
 def load_turns(folder: Path) -> tuple[Table, float, float]:
     """The table of turns of one repeat in either form, with start and end of its window."""
-    if (folder / "events.npz").is_file():
+    if os.path.lexists(folder / "events.npz"):
         tables = load_tables(folder)
         turns, window = tables["turns"], tables["window"]
     else:
         turns, window = (_stored_table(folder, name) for name in ("turns", "window"))
-    if len(window["start_s"]) != 1:
-        raise BrokenRecordError(folder, f"has {len(window['start_s'])} windows, not 1")
+    _one_window(folder, {"window": window})
     return turns, float(window["start_s"][0]), float(window["end_s"][0])
 
 
@@ -172,25 +180,20 @@ def _caps(manifest: Manifest) -> dict[str, Any]:
 
 
 def _timing(folder: Path) -> RunTiming | None:
-    path = folder / "timing.json"
-    if not path.is_file():
-        return None
-    try:
-        timing = Timing.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BrokenRecordError(path, f"is not what the cell writes ({error})") from error
-    return from_stored(RunTiming, timing)
+    timing = _stored_part(Timing, folder / "timing.json")
+    return None if timing is None else from_stored(RunTiming, timing)
 
 
 def _roofs(folder: Path) -> Roofs | None:
-    path = folder / "probes.json"
-    if not path.is_file():
+    probes = _stored_part(Probes, folder / "probes.json")
+    return None if probes is None else from_stored(Roofs, probes)
+
+
+def _stored_part(kind: type[Part], path: Path) -> Part | None:
+    if not os.path.lexists(path):
         return None
-    try:
-        probes = Probes.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise BrokenRecordError(path, f"is not what the cell writes ({error})") from error
-    return from_stored(Roofs, probes)
+    text = read_text(path, MIB, within=path.parent, error=BrokenRecordError)
+    return parse_model(kind, text, path, error=BrokenRecordError)
 
 
 def _read_columns(
@@ -199,22 +202,14 @@ def _read_columns(
     """Columns of `name` from `.npz` or `.parquet`; None where neither is there. `absent`: values
     of columns that an older Parquet file may do without."""
     npz, parquet = folder / f"{name}.npz", folder / f"{name}.parquet"
-    path = npz if npz.is_file() else parquet
-    if not path.is_file():
+    # Whatever is there is opened, and refused where it is not a file: only nothing is nothing.
+    if os.path.lexists(npz):
+        found = read_npz(npz, columns, within=folder, error=BrokenRecordError)
+        for column, values in found.items():
+            if values.ndim != 1:
+                text = f"has {values.ndim} dimensions"
+                raise BrokenRecordError(npz, text, field=column)
+        return found
+    if not os.path.lexists(parquet):
         return None
-    try:
-        if path is npz:
-            with np.load(npz, allow_pickle=False) as stored:
-                return {c: np.asarray(stored[c], dtype) for c, dtype in columns.items()}
-        import pyarrow.parquet
-
-        table = pyarrow.parquet.read_table(parquet)
-        have = set(table.column_names)
-        return {
-            c: np.full(table.num_rows, absent[c], d)
-            if absent and c in absent and c not in have
-            else table.column(c).to_numpy().astype(d)
-            for c, d in columns.items()
-        }
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BrokenRecordError(path, f"is not whole ({error})") from error
+    return read_parquet(parquet, columns, absent, within=folder, error=BrokenRecordError)

@@ -14,7 +14,10 @@ def record_1_to_2(document: dict[str, Any]) -> dict[str, Any]:
     What record/1 did not keep is left at its default, which says that it is not known. Metrics
     keep their own schema.
     """
-    manifest = dict(document.get("manifest") or {})
+    stored = document.get("manifest")
+    if not isinstance(stored, dict):
+        return document | {"schema": "chipmark.record/2"}  # the next check says what is missing
+    manifest = dict(stored)
     manifest["schema"] = "chipmark.cell/2"
     if "lane" in manifest:
         manifest["scenario"] = manifest.pop("lane")

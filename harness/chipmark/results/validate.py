@@ -25,6 +25,7 @@ from chipmark.results.raw import load_raw
 from chipmark.results.record import RECORD_FILE, Record
 from chipmark.results.record import SCHEMA as RECORD_SCHEMA
 from chipmark.results.store import file_fault, stored_record
+from chipmark.results.write import CONTRADICTIONS
 
 RELATIVE_TOLERANCE = 1e-9
 """Sums may be taken in another order by another NumPy; nothing else may differ."""
@@ -53,6 +54,16 @@ def validate_record(folder: Path) -> list[Finding]:
         raw = load_raw(folder, record.manifest)
     except ChipmarkError as error:
         return [*findings, Finding("error", FindingCode.RAW, folder, error.message)]
+    try:
+        return findings + _content(folder, record, raw)
+    except CONTRADICTIONS as error:
+        text = f"contradict each other: {type(error).__name__}: {error}"
+        return [*findings, Finding("error", FindingCode.RAW, folder, text)]
+
+
+def _content(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
+    """What is wrong within raw files that are whole."""
+    findings: list[Finding] = []
     if raw.trace.hash != record.manifest.workload.hash:
         text = f"is {raw.trace.hash[:12]}…, the manifest says {record.manifest.workload.hash[:12]}…"
         findings.append(Finding("error", FindingCode.TRACE_HASH, folder / "trace.npz", text))
@@ -126,7 +137,7 @@ def _recomputed(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
     facts = replace(raw.facts, nameplate_bytes_s=bandwidth)
     try:
         again = derive(replace(raw, facts=facts))
-    except ValueError as error:
+    except CONTRADICTIONS as error:
         return [Finding("error", FindingCode.METRICS, folder, str(error))]
     where, stored = folder / RECORD_FILE, record.metrics
     texts = [

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from chipmark.metrics.rawcell import RawCell
 
 
+CONTRADICTIONS = (ArithmeticError, LookupError, TypeError, ValueError)
+"""What arithmetic raises over raw files whose parts do not belong together: each was found whole
+by its reader, and no reader knows them all."""
+
+
 def record_raw(out_dir: Path, raw_dir: Path) -> Path:
     """Derive the metrics of a raw folder and store it as a record under `out_dir`; returns the
     record's folder.
@@ -54,7 +59,7 @@ def derived_from(raw_dir: Path, manifest: Manifest) -> tuple[RawCell | None, Der
         )
     try:
         return raw, metrics.derive(raw)
-    except ValueError as error:
+    except CONTRADICTIONS as error:
         raise BrokenRecordError(raw_dir, f"events contradict themselves ({error})") from error
 
 

@@ -59,7 +59,7 @@ def cost_text(rows: Iterable[TableRow], width: int) -> str:
         remarks.add(index, _remarks(row))
         currency = currency or row.values["currency"]
         bases[str(row.details["baseline"] or "none")] = None
-    lines = [f"cost in {currency}; break-even with {', '.join(bases)}", ""]
+    lines = [f"cost in {currency}; break-even with {plain_text(', '.join(bases))}", ""]
     lines += text_tables(_COLUMNS, body, width, lead=2)
     lines.append("")
     legend = (

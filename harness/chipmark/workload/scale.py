@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from chipmark.errors import UnknownNameError, UsageError
 
-_FACTOR = re.compile(r"\d+(?:/\d+|\.\d+)?", re.ASCII)
+_FACTOR = re.compile(r"\d{1,18}(?:/\d{1,18}|\.\d{1,18})?", re.ASCII)
 
 
 def _parse_factor(name: str, text: str) -> Fraction:

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from chipmark.errors import BadInputError, ChipmarkError, UsageError
+from chipmark.errors import BadInputError, UsageError
 from chipmark.workload.scale import Scale
 from chipmark.workload.session import Ids, Loop, Session, Turn, check_session
 from chipmark_models.files import whole_file
+from chipmark_models.foreign_arrays import read_npz
+from chipmark_models.foreign_file import parse_json
 
 __all__ = [
     "TRACE_FORMAT",
@@ -49,6 +49,17 @@ _TURN_COLUMNS = (
     "tokens_stop",
     "reset",
 )
+_HEAD: Mapping[str, Callable[[Any], bool]] = {
+    "vocab_size": lambda value: type(value) is int and 0 < value < 1 << 31,
+    "seed": lambda value: type(value) is int and abs(value) < 1 << 64,
+    "name": lambda value: isinstance(value, str),
+    "loop": lambda value: isinstance(value, str),
+    "scale": lambda value: (
+        isinstance(value, list) and len(value) == 3 and all(isinstance(v, str) for v in value)
+    ),
+}
+"""What the head of a file must hold."""
+
 _SESSION_COLUMNS = ("id", "group", "shared_prefix_tokens", "turns", "tokens")
 
 
@@ -187,29 +198,20 @@ def load_trace(path: str | os.PathLike[str]) -> Trace:
     Raises `BadInputError` when the file is not such a trace, contradicts itself, or is not what its
     own hash says.
     """
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: np.asarray(archive[name]) for name in archive.files}
-    except FileNotFoundError:
-        raise BadInputError(path, "there is no such trace file") from None
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadInputError(path, f"is not a trace file ({error})") from error
+    arrays = read_npz(path)
     head = _read_head(path, arrays)
+    sessions = tuple(_sessions(path, arrays))
     try:
         trace = Trace(
-            sessions=tuple(_sessions(path, arrays)),
-            vocab_size=int(head["vocab_size"]),
-            name=str(head["name"]),
+            sessions=sessions,
+            vocab_size=head["vocab_size"],
+            name=head["name"],
             scale=Scale(*head["scale"]),
-            seed=int(head["seed"]),
+            seed=head["seed"],
             loop=head["loop"],
         )
-    except BadInputError:
-        raise
-    except ChipmarkError as error:
+    except UsageError as error:
         raise BadInputError(path, error.message) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadInputError(path, f"the head of the trace is broken ({error!r})") from error
     if trace.hash != head.get("hash"):
         raise BadInputError(
             path,
@@ -224,15 +226,12 @@ def _joined(pieces: list[Ids]) -> Ids:
     return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32)
 
 
-def _read_head(path: object, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+def _read_head(path: str | os.PathLike[str], arrays: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
     names = ("head", "tokens", "arrival_s", "tool_time_s", "sessions", "turns")
     for name in names:
         if name not in arrays:
             raise BadInputError(path, "is missing from the trace file", field=name)
-    try:
-        head = json.loads(arrays["head"].tobytes().decode())
-    except ValueError as error:
-        raise BadInputError(path, f"is not JSON ({error})", field="head") from error
+    head: Any = parse_json(arrays["head"].tobytes(), path, field="head")
     if not isinstance(head, dict):
         raise BadInputError(path, "is not a JSON object", field="head")
     if head.get("format") != TRACE_FORMAT:
@@ -241,6 +240,9 @@ def _read_head(path: object, arrays: dict[str, npt.NDArray[Any]]) -> dict[str, A
             f"is {head.get('format')!r}; this version reads {TRACE_FORMAT}",
             field="format",
         )
+    for name, right in _HEAD.items():
+        if not right(head.get(name)):
+            raise BadInputError(path, f"is {head.get(name)!r}", field=f"head.{name}")
     return head
 
 
@@ -262,8 +264,9 @@ def _sessions(path: object, arrays: dict[str, npt.NDArray[Any]]) -> list[Session
             raise BadInputError(path, f"has {array.dtype} of shape {array.shape}", field=name)
     if (
         (table < 0).any()
-        or int(table[:, 3].sum()) != len(turn_table)
-        or int(table[:, 4].sum()) != tokens.size
+        # Not NumPy's sum, which goes round at 2**63.
+        or sum(table[:, 3].tolist()) != len(turn_table)
+        or sum(table[:, 4].tolist()) != tokens.size
     ):
         raise BadInputError(path, "counts do not add up to the file's content", field="sessions")
     sessions: list[Session] = []
