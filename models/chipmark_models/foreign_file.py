@@ -227,6 +227,10 @@ def exact(text: str) -> Fraction:
     return Fraction(text)
 
 
+_SIMPLE = frozenset((str, int, bool, type(None)))
+"""Types of values with nothing to check."""
+
+
 class _ValueFault(ValueError):
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(problem)
@@ -243,12 +247,15 @@ def check_values(document: Any, *, finite: bool = True, depth: int = DEPTH) -> N
         value, level, at = todo.pop()
         if isinstance(value, dict):
             items: Any = value.items()
+            values: Any = value.values()
         elif isinstance(value, list):
-            items = enumerate(value)
+            items, values = enumerate(value), value
         else:
             continue
         if level > depth:
             raise _ValueFault(_name(at), _too_deep(depth))
+        if _SIMPLE.issuperset(map(type, values)):
+            continue
         for key, inner in items:
             kind = type(inner)
             if kind is dict or kind is list:

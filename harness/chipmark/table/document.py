@@ -35,6 +35,8 @@ def table_parts(
     judged = judge(sheets, baseline, rank_by, across_precision=across_precision, comparisons=pairs)
     summary = ""
     if format in FOR_PEOPLE:
-        summary = headline(judged_by_kind(sheets, baseline, rank_by, pairs))
+        # Across precision classes rows are grouped in another way than a headline takes them.
+        known = None if across_precision else judged
+        summary = headline(judged_by_kind(sheets, baseline, rank_by, pairs, known))
     rows = each_row(judged)
     return rendered(rows, format, console, all_columns=all_columns, summary=summary)

@@ -130,10 +130,12 @@ def judged_by_kind(
     baseline: str | None = None,
     rank_by: str | None = None,
     comparisons: Comparisons | None = None,
+    judged: list[Judged] | None = None,
 ) -> dict[Kind, list[Judged]]:
     """The places by a metric of each kind: for `headline.headline`.
 
-    rank_by: taken for its own kind. Raises as `judge` does.
+    rank_by: taken for its own kind. judged: what `judge` found for the same arguments, where that
+    is known. Raises as `judge` does.
     """
     metrics: dict[Kind, str | None] = {"perf": None, **METRICS}
     if rank_by is not None:
@@ -142,7 +144,10 @@ def judged_by_kind(
         metrics |= {kind: rank_by for kind in metrics if COLUMNS[rank_by].kind == kind}
     pairs = comparisons or Comparisons(sheets)
     return {
-        kind: judge(sheets, baseline, metric, comparisons=pairs) for kind, metric in metrics.items()
+        kind: judged
+        if judged is not None and metric == rank_by
+        else judge(sheets, baseline, metric, comparisons=pairs)
+        for kind, metric in metrics.items()
     }
 
 

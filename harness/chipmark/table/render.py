@@ -175,11 +175,17 @@ def _html(rows: Iterable[TableRow], summary: str) -> Iterator[str]:
         f"<table><thead><tr>{''.join(heads)}</tr></thead>\n<tbody>\n"
     )
     remarks = Numbered()
+    nulls: dict[str, str] = {}
     for index, row in enumerate(rows, 1):
         cells = [cell("td", str(index)), cell("td", MISSING if row.rank is None else str(row.rank))]
         for name in COLUMNS:
-            reason = row.null_reasons.get(name, "")
-            cells.append(cell("td", people_text(row, name), title=meaning(reason)))
+            reason = row.null_reasons.get(name)
+            if reason is None:
+                cells.append(f"<td>{html_text(people_text(row, name))}</td>")
+                continue
+            if reason not in nulls:
+                nulls[reason] = cell("td", MISSING, title=meaning(reason))
+            cells.append(nulls[reason])
         remarks.add(index, remarks_on(row))
         yield ("\n" if index > 1 else "") + f"<tr>{''.join(cells)}</tr>"
     notes = "".join(cell("li", line) for line in remarks.lines())
