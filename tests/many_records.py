@@ -35,7 +35,7 @@ def make_records(folder: Path, count: int, *, series: bool = False, first: int =
         text = templates[number % len(templates)]
         for mark, value in values.items():
             text = text.replace(mark, value)
-        text = text.replace(str(_RATE), repr(1000.0 + number % 997 + number / 7e4))
+        text = text.replace(str(_RATE), repr(1000.0 + _noise(number)))
         blank = text.encode()
         text = text.replace("0" * 64, hashlib.sha256(blank).hexdigest())
         if number == BROKEN:
@@ -44,6 +44,11 @@ def make_records(folder: Path, count: int, *, series: bool = False, first: int =
         place.mkdir()
         (place / RECORD_FILE).write_text(text, encoding="utf-8")
     return folder
+
+
+def _noise(number: int) -> float:
+    """0 to 100, without a trend."""
+    return int.from_bytes(hashlib.sha256(str(number).encode()).digest()[:4]) / 2**32 * 100
 
 
 def _values(number: int, *, series: bool) -> Iterator[str]:

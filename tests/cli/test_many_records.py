@@ -143,4 +143,4 @@ def test_a_remark_that_is_true_of_every_row_is_numbered_at_once() -> None:
     (line,) = remarks.lines()
     assert line.startswith("1, 2, 3, ")
     assert line.endswith(", 1000: the same")
-    assert compared <= 2000
+    assert compared < 5000
