@@ -31,6 +31,12 @@ def rawcells() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def many_records() -> ModuleType:
+    """`tests/many_records.py`: thousands of valid records of honest size."""
+    return _beside("many_records")
+
+
+@pytest.fixture(scope="session")
 def paper_nvml() -> ModuleType:
     """`tests/fake_nvml.py`: NVML's bindings over cards that are not there."""
     return _beside("fake_nvml")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chipmark.errors import BadInputError
+from chipmark_models.foreign_file import SETTINGS_BYTES, decode, parse_toml, read_bytes
 
 VARIABLE = "CHIPMARK_CONFIG"
 """Environment variable with the folder; an empty folder there switches the user's files off."""
@@ -49,15 +49,10 @@ def user_file(name: str) -> UserFile | None:
     path = config_folder() / name
     if os.environ.get(VARIABLE) and not path.parent.is_dir():
         raise BadInputError(path.parent, f"is not a folder, but {VARIABLE} names it")
-    try:
-        raw = path.read_bytes()
-        data = tomllib.loads(raw.decode("utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.lexists(path):
         return None
-    except OSError as error:
-        raise BadInputError(path, f"cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(path, f"invalid TOML: {error}") from error
+    raw = read_bytes(path, SETTINGS_BYTES)
+    data = parse_toml(decode(raw, path), path)
     digest = hashlib.sha256(raw).hexdigest()[:12]
     return UserFile(path, data, f"the user's {name}, sha256 {digest}")
 

@@ -20,6 +20,9 @@ from chipmark_models.tokenizer import ModelTokenizer
 _MISTAKES = (
     ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
 )  # fmt: skip
+_MOST, _MOST_STEPS, _SMALL = 1_000_000, 10_000, 1_000
+"""Bounds within a template: characters of one product, steps of a range, numbers of a power."""
+
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -104,13 +107,45 @@ def _compiled(template: str, today: datetime.date) -> Any:
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(
+    class Environment(ImmutableSandboxedEnvironment):
+        """The sandbox, which also refuses a product or a power that would fill the memory."""
+
+        intercepted_binops = frozenset(("*", "**"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if operator == "**" and not _small(left, right):
+                raise jinja2.TemplateError("a power of large numbers")
+            if operator == "*" and max(_repeats(left, right), _repeats(right, left)) > _MOST:
+                raise jinja2.TemplateError(f"a text of over {_MOST} characters by one product")
+            return super().call_binop(context, operator, left, right)
+
+    environment = Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = today.strftime
+    environment.globals["range"] = _short_range
     return environment.from_string(template)
+
+
+def _short_range(*bounds: int) -> range:
+    """As range; an OverflowError for one that is longer than any conversation's loop."""
+    found = range(*bounds)
+    if len(found) > _MOST_STEPS:
+        raise OverflowError(f"a range of {len(found)} steps")
+    return found
+
+
+def _small(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and abs(value) < _SMALL for value in values)
+
+
+def _repeats(sequence: Any, times: Any) -> int:
+    """Length of a sequence taken so many times; 0 where one is not that."""
+    if not isinstance(sequence, str | list | tuple) or not isinstance(times, int):
+        return 0
+    return len(sequence) * times
 
 
 def _to_json(

@@ -15,6 +15,9 @@ from chipmark_models.config import ModelConfig, RopeScaling
 from chipmark_models.errors import BadInputError
 from chipmark_models.families import Bias, Window, by_model_type
 
+_MOST = 1e30
+"""Far above any number of a config: what is computed of it stays finite."""
+
 _MAY_BE_NULL = ("num_key_value_heads", "head_dim", "sliding_window")
 _OFF = (None, False, 0)
 # Key -> values at which it changes nothing. At another value some model computes by it, and no
@@ -151,9 +154,10 @@ class _Reader:
         return self._int(field)
 
     def _positive(self, field: str, value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < _MOST:  # type: ignore[operator]
             raise self._bad(field, f"must be a number above zero, not {value!r}")
-        return float(value)
+        return float(value)  # type: ignore[arg-type]
 
     def _bool(self, field: str, default: bool) -> bool:
         value = self.data.get(field, default)
@@ -234,9 +238,7 @@ class _Reader:
         numbers = {}
         for key in ("factor", "low_freq_factor", "high_freq_factor"):
             value = rope.get(key)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise self._bad(f"{field}.{key}", "is missing or not a number")
-            numbers[key] = float(value)
+            numbers[key] = self._positive(f"{field}.{key}", value)
         return base, RopeScaling(
             "llama3", **numbers, original_max_position=self._original(field, rope, max_context)
         )

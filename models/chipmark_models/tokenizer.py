@@ -12,10 +12,15 @@ from types import MappingProxyType
 from typing import Any
 
 from chipmark_models.errors import BadInputError, ChipmarkError
+from chipmark_models.foreign_file import MIB, SETTINGS_BYTES, parse_json, read_text
+from chipmark_models.model_folder import check_place, read_json_object
 from chipmark_models.weights.source import WeightRef
 
 # Token types of GGUF: 1 normal, 2 unknown, 3 control, 4 user defined, 5 unused, 6 byte.
 _CONTROL, _USER_DEFINED = 3, 4
+
+TOKENIZER_BYTES = 64 * MIB
+"""Most bytes of a tokenizer.json; that of a vocabulary of 256,000 has 33 million."""
 _SPECIAL = ("unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 _GGUF_SPECIAL: Mapping[str, str] = MappingProxyType(
     {
@@ -127,7 +132,23 @@ def tokenizer_from_gguf(fields: Mapping[str, Any], path: object) -> ModelTokeniz
         raise BadInputError(path, f"{kind!r} is not read; only gpt2", field="tokenizer.ggml.model")
     rule = _rule(fields.get("tokenizer.ggml.pre"), path)
     tokens, types = _list(fields, "tokens", path), _list(fields, "token_type", path)
-    pairs = [tuple(m.split(" ")) for m in _list(fields, "merges", path)]
+    merges = _list(fields, "merges", path)
+    for key, values, kind in (
+        ("tokens", tokens, str),
+        ("token_type", types, int),
+        ("merges", merges, str),
+    ):
+        if not all(type(value) is kind for value in values):
+            raise BadInputError(
+                path, f"is not a list of {kind.__name__}", field=f"tokenizer.ggml.{key}"
+            )
+    if len(types) != len(tokens):
+        raise BadInputError(
+            path,
+            f"has {len(types)} types for {len(tokens)} tokens",
+            field="tokenizer.ggml.token_type",
+        )
+    pairs = [tuple(m.split(" ")) for m in merges]
     if any(len(pair) != 2 for pair in pairs):
         raise BadInputError(path, "has a rule that is not a pair", field="tokenizer.ggml.merges")
     vocabulary = {token: i for i, token in enumerate(tokens)}
@@ -160,10 +181,10 @@ def _rule(pre: object, path: object) -> _PreTokenizer:
             path, "is missing, so how text is split is unknown", field=key,
             hint="convert the model again: files of before May 2024 do not say it",
         )  # fmt: skip
-    if pre not in _PRE_TOKENIZERS:
+    if not isinstance(pre, str) or pre not in _PRE_TOKENIZERS:
         known = ", ".join(_PRE_TOKENIZERS)
         raise BadInputError(path, f"{pre!r} is not known; known: {known}", field=key)
-    return _PRE_TOKENIZERS[str(pre)]
+    return _PRE_TOKENIZERS[pre]
 
 
 def _pre_tokenizer(rule: _PreTokenizer) -> Any:
@@ -198,14 +219,19 @@ def tokenizer_from_folder(folder: Path) -> ModelTokenizer:
     """The tokenizer.json of a folder, with the template of tokenizer_config.json or its file."""
     from tokenizers import Tokenizer
 
-    from chipmark_models.weights.safetensors_file import read_json_object
-
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise BadInputError(path, "is missing", hint="a transcript needs the model's tokenizer")
+    check_place(path)
+    text = read_text(path, TOKENIZER_BYTES)
+    parse_json(text, path)  # its depth and its numbers, before the Rust side sees them
     try:
-        backend = Tokenizer.from_file(str(path))
-    except Exception as exc:  # the Rust side raises plain Exception for any bad content
+        backend = Tokenizer.from_str(text)
+    except BaseException as exc:
+        # The Rust side raises plain Exception for bad content, and a BaseException of its own
+        # where it fails an assertion.
+        if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
+            raise
         raise BadInputError(path, f"is not a tokenizer: {exc}") from exc
     backend.no_truncation()
     backend.no_padding()
@@ -227,14 +253,18 @@ def _templates(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
     file = folder / "chat_template.jinja"
     if file.is_file():
         of_tools = folder / "additional_chat_templates" / "tool_use.jinja"
-        found = of_tools.read_text(encoding="utf-8") if of_tools.is_file() else ""
-        return file.read_text(encoding="utf-8"), found
+        return _template(file), _template(of_tools) if of_tools.is_file() else ""
     template = config.get("chat_template") or ""
     if not isinstance(template, list):
         return str(template), ""
     # Several named ones: [{"name", "template"}].
     named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
     return str(named.get("default") or ""), str(named.get("tool_use") or "")
+
+
+def _template(path: Path) -> str:
+    check_place(path)
+    return read_text(path, SETTINGS_BYTES)
 
 
 def _token_text(config: Mapping[str, Any], key: str) -> str:

@@ -41,15 +41,11 @@ def main() -> None:
     prefixes = tuple(given.words) or ("",)
     chosen = [s for s in subjects() if s.name.startswith(prefixes)]
     for outcome in run_trial(chosen, given.n * len(chosen), given.seed):
-        print(
-            f"{outcome.name:28} {outcome.inputs:6} read {outcome.read:6} past "
-            f"{outcome.past_first_check:6} {outcome.slowest_s:6.2f} s {outcome.most_bytes / 1e6:6.0f} MB"
-        )
+        print(outcome.text())
         causes: dict[str, str] = {}
         for failure in outcome.failures:
-            causes.setdefault(
-                failure.partition(" at ")[2] or failure.partition(": ")[2][:60], failure
-            )
+            where = failure.partition(" at ")[2]
+            causes.setdefault(where or failure.partition(": ")[2][:60], failure)
         for failure in causes.values():
             print("   ", failure[:400])
 

@@ -53,8 +53,11 @@ def odd_value(rng: random.Random, value: Any) -> Any:
         )
         return rng.choice(odd_lists)
     factor = rng.choice((-1, 0, 2, 1000, 10**6, 10**9, 1e-9, 0.5))
-    changed = value * factor
-    return int(changed) if isinstance(value, int) and rng.random() < 0.8 else changed
+    try:
+        changed = value * factor
+        return int(changed) if isinstance(value, int) and rng.random() < 0.8 else changed
+    except (OverflowError, ValueError):  # an integer of hundreds of digits, or infinity
+        return rng.choice(SCALARS)
 
 
 def places(document: Any) -> list[tuple[Any, Any]]:
@@ -320,8 +323,10 @@ def of_parquet(content: bytes, rng: random.Random) -> bytes:
         columns[name] = changed
     out = io.BytesIO()
     values = {key: pyarrow.array(column) for key, column in columns.items()}
-    changed_table = pyarrow.table(values).replace_schema_metadata(table.schema.metadata)
-    pyarrow.parquet.write_table(changed_table, out, compression="zstd")
+    nullable = {field.name: field.nullable for field in table.schema}
+    fields = [pyarrow.field(key, v.type, nullable.get(key, True)) for key, v in values.items()]
+    schema = pyarrow.schema(fields, table.schema.metadata)
+    pyarrow.parquet.write_table(pyarrow.table(values, schema), out, compression="zstd")
     return out.getvalue()
 
 

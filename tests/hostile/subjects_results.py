@@ -67,6 +67,17 @@ def show(path: Path) -> None:
         records_document(stored)
 
 
+def read(path: Path) -> None:
+    """The record alone."""
+    load_record(path.parent)
+
+
+def read_raw(path: Path) -> None:
+    """The raw files alone."""
+    folder = next(p for p in path.parents if (p / "record.json").exists())
+    load_raw(folder, load_record(folder).manifest)
+
+
 def validate(path: Path) -> None:
     """What `chipmark validate` says; a finding of the reading is the reader's refusal."""
     folder = next(p for p in path.parents if (p / "record.json").exists())
@@ -77,6 +88,7 @@ def validate(path: Path) -> None:
 
 _TABLE = ("results/record.py", "results/store.py", "table/rows.py", "table/sheet.py")
 _VALIDATE = ("results/validate.py", "results/manifest_check.py", "results/raw.py")
+_RAW = ("results/raw.py", "engine/events.py", "workload/trace.py")
 _FILES = {
     "trace.npz": "npz",
     "repeat-0/turns.parquet": "parquet",
@@ -91,15 +103,23 @@ _FILES = {
 }
 
 SUBJECTS = [
-    Subject("record: table", "json", good_record, show, _TABLE, seal, 4.0),
-    Subject("record: validate", "json", small_record, validate, _VALIDATE, seal, 4.0),
+    Subject("record", "json", good_record, read, _TABLE, seal, 8.0),
+    Subject("record: table", "json", good_record, show, _TABLE, seal, 0.4),
+    Subject("record: validate", "json", small_record, validate, _VALIDATE, seal, 0.1),
     Subject(
         "record of schema 1", "json", partial(good_record, source=_OLD), show,
-        ("results/upgrades.py",), seal, 1.0,
+        ("results/upgrades.py",), seal, 0.2,
     ),
     *(
         Subject(
-            f"record: {name}", kind, partial(small_record, name=name), validate, _VALIDATE, seal, 0.4
+            f"record: {name}", kind, partial(small_record, name=name), read_raw, _RAW, seal, 2.0
+        )
+        for name, kind in _FILES.items()
+    ),
+    *(
+        Subject(
+            f"validate: {name}", kind, partial(small_record, name=name), validate, _VALIDATE, seal,
+            0.02,
         )
         for name, kind in _FILES.items()
     ),

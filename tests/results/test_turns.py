@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -11,12 +12,19 @@ import pytest
 
 from chipmark.engine.events import load_events, save_events
 from chipmark.metrics.paired import paired_latencies, ratio_by_repeats
+from chipmark.metrics.samples import Kind, Samples
 from chipmark.results.manifest import ChipId
 from chipmark.results.raw import nameplate_bytes_s
+from chipmark.results.record import Record
 from chipmark.results.store import load_record
 from chipmark.results.turns import PAIRED, turn_medians
 from chipmark.results.write import record_raw
 from chipmark.table.rows import build_rows
+
+
+def medians_of(record: Record) -> Mapping[Kind, Samples]:
+    complete = [bool(repeat.get("complete", 1)) for repeat in record.metrics.per_repeat]
+    return turn_medians(record.path, complete, record.manifest.scenario)
 
 
 def test_turns_of_two_records_are_paired(rawcells: ModuleType, tmp_path: Path) -> None:
@@ -26,7 +34,7 @@ def test_turns_of_two_records_are_paired(rawcells: ModuleType, tmp_path: Path) -
         )
         for name, slows in (("a", (1.0, 1.1, 0.9)), ("b", (0.5, 0.5, 0.7)))
     )
-    mine, base = turn_medians(fast), turn_medians(slow)
+    mine, base = medians_of(fast), medians_of(slow)
     assert set(mine) == set(PAIRED)
     assert mine["ttft_append"].value_s == pytest.approx([0.0205, 0.0305])
     assert base["tpot"].value_s == pytest.approx([0.006] * 3)
@@ -95,7 +103,7 @@ def test_repeats_that_did_not_complete_are_left_out(rawcells: ModuleType, tmp_pa
     events["turns"]["status"][3] = 3
     save_events(path, events)
     record = load_record(record_raw(tmp_path / "out", raw))
-    assert turn_medians(record)["ttft_append"].value_s == pytest.approx([0.041, 0.061])
+    assert medians_of(record)["ttft_append"].value_s == pytest.approx([0.041, 0.061])
 
 
 def test_passes_of_the_capacity_scenario_are_the_same_turns(
@@ -117,7 +125,7 @@ def test_passes_of_the_capacity_scenario_are_the_same_turns(
     both["window"] = first["window"] | {"end_s": second["window"]["end_s"]}
     save_events(path, both)
     record = load_record(record_raw(tmp_path / "out", raw))
-    found = turn_medians(record)["ttft_append"]
+    found = medians_of(record)["ttft_append"]
     assert found.session.tolist() == [0, 1]
     assert found.value_s == pytest.approx([0.041 * 1.1, 0.061 * 1.1])
     assert record.metrics.details["distinct_samples"]["session"] == 2

@@ -8,8 +8,9 @@ from typing import Any
 from chipmark.prices.book import EXAMPLE, load_book
 from chipmark.results.record import Record
 from chipmark.table.headline import headline
+from chipmark.table.judged import judged_by_kind
 from chipmark.table.render import render
-from chipmark.table.rows import build_rows, ranked_by_kind, sheets_of
+from chipmark.table.rows import build_rows, sheets_of
 
 Make = Callable[..., Record]
 
@@ -21,7 +22,7 @@ PRICED: dict[str, Any] = {
 
 
 def of(*records: Record, **options: Any) -> str:
-    return headline(ranked_by_kind(sheets_of(records, load_book(EXAMPLE)), **options))
+    return headline(judged_by_kind(sheets_of(records, load_book(EXAMPLE)), **options))
 
 
 def part(sentence: str, word: str) -> str:

@@ -14,7 +14,8 @@ from chipmark.prices.book import EXAMPLE, load_book
 from chipmark.results.record import Record
 from chipmark.table.cells import file_text, number_text
 from chipmark.table.columns import COLUMNS, EXTRA_KEYS
-from chipmark.table.render import BLOCKS, FORMATS, render
+from chipmark.table.listed import BLOCKS
+from chipmark.table.render import FORMATS, render
 from chipmark.table.rows import TableRow, build_rows
 from chipmark_models.presets import preset
 

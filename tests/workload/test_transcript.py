@@ -216,7 +216,7 @@ def call(arguments: str = "{}", **more: object) -> dict[str, object]:
         ),
         (
             {"messages": [*TALK, message("assistant", None, tool_calls=[call("{")])]},
-            r"field 'messages\[5\]\.tool_calls\[0\]\.function\.arguments': is not JSON",
+            r"field 'messages\[5\]\.tool_calls\[0\]\.function\.arguments': truncated or invalid",
         ),
         (
             {"messages": [*TALK, message("user", "x", duration_s=-1)]},
@@ -236,12 +236,12 @@ def test_a_mistake_names_line_and_field(tmp_path: Path, session: object, says: s
 def test_files_that_are_no_transcript_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path, {"messages": TALK})
     path.write_text(path.read_text() + "{not json\n")
-    with pytest.raises(BadInputError, match=r"talk\.jsonl:2: is not JSON"):
+    with pytest.raises(BadInputError, match=r"talk\.jsonl:2: (truncated or )?invalid JSON"):
         read_transcript(path)
     path.write_text("\n\n")
     with pytest.raises(BadInputError, match="holds no session"):
         read_transcript(path)
-    with pytest.raises(BadInputError, match="cannot be read"):
+    with pytest.raises(BadInputError, match="no such file"):
         read_transcript(tmp_path / "absent.jsonl")
 
 

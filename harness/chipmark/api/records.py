@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, overload
 from chipmark.api.record import Record
 from chipmark.errors import BrokenRecordError, NothingToJudgeError, UsageError
 from chipmark.prices.book import EXAMPLE, PriceBook, load_book
+from chipmark.results.many_records import many_objects
 from chipmark.results.store import Loaded, Skipped, find_records, load_record, load_records
 from chipmark.table.columns import COLUMNS
-from chipmark.table.rows import TableRow, ranked_by_kind, rows_of, sheets_of
+from chipmark.table.rows import TableRow, rows_of, sheets_of
 
 if TYPE_CHECKING:
     import pandas
@@ -106,8 +107,9 @@ class Records(Sequence[Record]):
 
         Takes and raises what `table` does.
         """
-        sheets = self._sheets(prices)
-        return rows_of(sheets, baseline, rank_by, across_precision=across_precision)
+        with many_objects():
+            sheets = self._sheets(prices)
+            return rows_of(sheets, baseline, rank_by, across_precision=across_precision)
 
     def _sheets(self, prices: PathLike | PriceBook | None) -> list[Sheet]:
         if not isinstance(prices, PriceBook):
@@ -251,15 +253,14 @@ class Records(Sequence[Record]):
         Raises:
             UnknownNameError: there is no such format, and as `table`.
         """
-        from chipmark.table.headline import headline
-        from chipmark.table.render import FOR_PEOPLE, render
+        from chipmark.table.document import table_parts
 
-        sheets = self._sheets(prices)
-        rows = rows_of(sheets, baseline, rank_by, across_precision=across_precision)
-        summary = ""
-        if format in FOR_PEOPLE:
-            summary = headline(ranked_by_kind(sheets, baseline, rank_by))
-        return render(rows, format, console, all_columns=all_columns, summary=summary)
+        with many_objects():
+            parts = table_parts(
+                self._sheets(prices), format, baseline, rank_by,
+                across_precision=across_precision, all_columns=all_columns, console=console,
+            )  # fmt: skip
+            return "".join(parts)
 
 
 def load(*paths: PathLike, strict: bool = True) -> Records:
@@ -285,20 +286,21 @@ def load(*paths: PathLike, strict: bool = True) -> Records:
         raise UsageError("no folder of records is named", 'as load("runs/quick")')
     folders = [Path(path) for path in paths]
     if strict:
-        loaded = Loaded(tuple(map(_whole, find_records(folders))), ())
+        with many_objects():
+            loaded = Loaded(tuple(map(_whole, find_records(folders))), ())
     else:
         loaded = load_records(folders)
-    return records_of(loaded, folders)
-
-
-def records_of(loaded: Loaded, paths: Sequence[Path]) -> Records:
-    """What was read under paths. BrokenRecordError where records are there and none could be read,
-    NothingToJudgeError where there is none."""
-    if not loaded.records:
-        if loaded.skipped:
-            raise BrokenRecordError(paths[0], f"none of {len(loaded.skipped)} records is readable")
-        raise no_records(paths)
+    check_readable(len(loaded.records), loaded.skipped, folders)
     return Records(map(Record, loaded.records), loaded.skipped)
+
+
+def check_readable(records: int, skipped: Sequence[Skipped], paths: Sequence[Path]) -> None:
+    """BrokenRecordError where records are under the paths and none could be read,
+    NothingToJudgeError where there is none."""
+    if not records:
+        if skipped:
+            raise BrokenRecordError(paths[0], f"none of {len(skipped)} records is readable")
+        raise no_records(paths)
 
 
 def no_records(paths: Sequence[Path], more: str = "") -> NothingToJudgeError:

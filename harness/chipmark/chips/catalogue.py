@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any
 
 from chipmark.errors import BadInputError, UnknownNameError
 from chipmark.user_files import user_file
+from chipmark_models.foreign_file import read_toml
 
 CATALOGUE_FILE = Path(__file__).with_name("chips.toml")
 CONFIDENCES = ("H", "M", "L", "K", "?")
@@ -137,10 +137,7 @@ def catalogue(path: Path = CATALOGUE_FILE) -> Catalogue:
 
     Raises BadInputError with the file, the entry and the field.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BadInputError(path, str(error)) from error
+    data = read_toml(path)
     known = _entries(path, data)
     own = user_file("chips.toml")
     if own is None:
@@ -160,6 +157,10 @@ def catalogue(path: Path = CATALOGUE_FILE) -> Catalogue:
     )
 
 
+_TEXTS = {"name", "title", "vendor", "unit", "tool", "pci_vendor"}
+_LISTS = {"match", "devices", "pci_classes", "pci_other", "dev", "proc"}
+
+
 def _entries(path: Path, data: dict[str, Any], origin: str = "") -> Catalogue:
     for key in data:
         if key not in ("schema", "chip", "cpu", "vendor"):
@@ -177,6 +178,12 @@ def _entries(path: Path, data: dict[str, Any], origin: str = "") -> Catalogue:
 
 def _is_tables(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _is_cpuid(value: object) -> bool:
+    if not isinstance(value, list) or len(value) != 4:
+        return False
+    return isinstance(value[0], str) and all(type(number) is int for number in value[1:])
 
 
 def _check_match(path: Path, item: dict[str, Any]) -> None:
@@ -222,6 +229,10 @@ def _cpu(path: Path, item: dict[str, Any]) -> CpuEntry:
     required = {"name", "title", "vendor", "match"}
     _fields(path, item, required, {"threads", "tdp", "cpuid", "assumed"})
     cpuid = item.get("cpuid")
+    if cpuid is not None and not _is_cpuid(cpuid):
+        text = "must be [vendor id, family, first model, last model]"
+        raise BadInputError(path, text, field=f"{item['name']}.cpuid")
+    _check_match(path, item)
     return CpuEntry(
         name=item["name"],
         title=item["title"],
@@ -250,6 +261,13 @@ def _fields(path: Path, item: dict[str, Any], required: set[str], optional: set[
     for key in required:
         if key not in item:
             raise BadInputError(path, "is missing", field=f"{label}.{key}")
+    for key in _TEXTS & item.keys():
+        if not isinstance(item[key], str) or not item[key].isprintable():
+            raise BadInputError(path, f"{item[key]!r} is not a text", field=f"{label}.{key}")
+    for key in _LISTS & item.keys():
+        values = item[key]
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise BadInputError(path, "must be a list of texts", field=f"{label}.{key}")
 
 
 def _quantity(path: Path, item: dict[str, Any], key: str, unit: str) -> Quantity:
@@ -259,12 +277,15 @@ def _quantity(path: Path, item: dict[str, Any], key: str, unit: str) -> Quantity
         return Quantity(None, unit)
     if not isinstance(data, dict) or set(data) != set(_QUANTITY_FIELDS):
         raise BadInputError(path, f"must have exactly {', '.join(_QUANTITY_FIELDS)}", field=where)
+    texts = ("unit", "source", "date", "confidence")
+    if not all(isinstance(data[name], str) for name in texts):
+        raise BadInputError(path, f"{', '.join(texts)} must be texts", field=where)
     if data["unit"] != unit:
         raise BadInputError(path, f"is in {data['unit']!r}, not {unit!r}", field=where)
     if data["confidence"] not in CONFIDENCES:
         raise BadInputError(path, f"confidence is not one of {CONFIDENCES}", field=where)
     value = data["value"]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e18:
         raise BadInputError(path, f"{value!r} is not a positive number", field=where)
     if not data["source"] or not data["date"]:
         raise BadInputError(path, "a number needs its source and date", field=where)

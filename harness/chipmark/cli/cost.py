@@ -36,22 +36,25 @@ def cost(
     """
     from chipmark.cli.records import readable, refuse_skipped
     from chipmark.prices.book import EXAMPLE, load_book
+    from chipmark.results.many_records import many_objects
     from chipmark.table.cost_table import cost_object, cost_text
-    from chipmark.table.costing import price
-    from chipmark.terminal.console import check_format, emit_json, stdout, warn
+    from chipmark.table.judged import judge
+    from chipmark.table.rows import each_row
+    from chipmark.terminal.console import check_format, emit_json_list, stdout, warn
 
     check_format(format_, ("rich", "json"))
     book = load_book(prices or EXAMPLE)
-    records = readable(runs)
-    if not baseline:
-        priced = (r.id for r in records if price(r.stored, book).cost_per_session is not None)
-        baseline = next(priced, "")
-    rows = records.rows(baseline or None, "cost_per_session", book)
-    if format_ == "json":
-        emit_json([cost_object(row) for row in rows])
-    else:
-        sys.stdout.write(cost_text(rows, stdout().width))
-        sys.stdout.flush()
-        source = (prices or EXAMPLE).name
-        warn(f"prices: {source} of {book.date}, VAT {book.vat}")
-    refuse_skipped(records)
+    with many_objects():
+        found = readable(runs, book)
+        if not baseline:
+            priced = (s for s in found.sheets if s.costing.cost_per_session is not None)
+            baseline = next((s.subject.id for s in priced), "")
+        rows = each_row(judge(found.sheets, baseline or None, "cost_per_session"))
+        if format_ == "json":
+            emit_json_list(cost_object(row) for row in rows)
+        else:
+            sys.stdout.write(cost_text(rows, stdout().width))
+            sys.stdout.flush()
+            source = (prices or EXAMPLE).name
+            warn(f"prices: {source} of {book.date}, VAT {book.vat}")
+    refuse_skipped(found)

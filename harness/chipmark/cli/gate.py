@@ -70,12 +70,14 @@ def gate(
     from chipmark.gate.stored_series import load_run
     from chipmark.gate.stored_verdicts import judge_stored
     from chipmark.gate.thresholds import load_thresholds
+    from chipmark.results.many_records import many_objects
 
     outputs = Outputs(format_, junit, summary, annotations)
     outputs.check()
     rules = load_thresholds(thresholds, Path.cwd())
     wanted = tuple(metric) or rules.metrics
-    after = [load_run(path, wanted) for path in new]
+    with many_objects():
+        after = [load_run(path, wanted) for path in new]
     if ci and not base.exists():
         if not after[0].values:
             raise NothingToJudgeError(f"{new[0]} has no value that a later run could be judged by")
@@ -84,11 +86,13 @@ def gate(
         store_baseline(new[0], base)
         _say(f"no baseline yet: {new[0]} is stored as {base}; the next run is judged by it")
         return
-    before = load_run(base, wanted)
-    findings = judge_stored([before], after, rules, session_margin(fingerprint(before.identity)))
-    if not findings.rows:
-        raise NothingToJudgeError("nothing to judge")
-    outputs.emit(findings)
+    with many_objects():
+        before = load_run(base, wanted)
+        margin = session_margin(fingerprint(before.identity))
+        findings = judge_stored([before], after, rules, margin)
+        if not findings.rows:
+            raise NothingToJudgeError("nothing to judge")
+        outputs.emit(findings)
     code = _ci_code(findings, state or base.with_name(base.name + ".gate-state.json"), ci=ci)
     if code:
         raise typer.Exit(code)

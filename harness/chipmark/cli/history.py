@@ -57,16 +57,18 @@ def history(
     from chipmark.history.plot import check_plot
     from chipmark.history.plot import plot as draw
     from chipmark.history.report import FORMATS, as_csv, as_json, print_history, regressed
+    from chipmark.results.many_records import many_objects
     from chipmark.terminal.console import check_format, emit_json, reporting, stdout, warn
 
     check_format(format_, FORMATS)
     if plot is not None:
         check_plot(plot)
     rules = load_thresholds(thresholds, Path.cwd())
-    observations, notes = _observations(runs, metric, store)
+    with many_objects():
+        observations, notes = _observations(runs, metric, store)
+        series = series_of(observations, benchmark, last)
     for note in notes:
         warn(note)
-    series = series_of(observations, benchmark, last)
     if not series:
         raise NothingToJudgeError(
             f"no run of {runs} has a value of {', '.join(metric) or 'the default metrics'} for "

@@ -7,22 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chipmark.api.records import Records
+    from chipmark.prices.book import PriceBook
+    from chipmark.table.read import Sheets
 
 
-def readable(runs: Sequence[Path]) -> Records:
-    """The records under the paths; one that cannot be read is named on stderr.
+def readable(runs: Sequence[Path], book: PriceBook) -> Sheets:
+    """The sheets of the records under the paths; a record that cannot be read is named on stderr.
 
     Raises BrokenRecordError where none can be read, NothingToJudgeError where there is none.
     """
-    from chipmark.api.records import records_of
-    from chipmark.results.store import load_records
+    from chipmark.api.records import check_readable
+    from chipmark.table.read import read_sheets
     from chipmark.terminal.console import warn
 
-    loaded = load_records(runs)
-    for skipped in loaded.skipped:
+    found = read_sheets(runs, book)
+    for skipped in found.skipped:
         warn(f"left out {skipped.path}: {skipped.reason}")
-    return records_of(loaded, runs)
+    check_readable(len(found.sheets), found.skipped, runs)
+    return found
 
 
 def folders_of(runs: Sequence[Path]) -> list[Path]:
@@ -36,11 +38,11 @@ def folders_of(runs: Sequence[Path]) -> list[Path]:
     return folders
 
 
-def refuse_skipped(records: Records) -> None:
+def refuse_skipped(found: Sheets) -> None:
     """Raise BrokenRecordError where a record was left out, after the others were shown."""
     from chipmark.errors import BrokenRecordError
 
-    if records.skipped:
+    if found.skipped:
         raise BrokenRecordError(
-            records.skipped[0].path, f"{len(records.skipped)} records could not be read"
+            found.skipped[0].path, f"{len(found.skipped)} records could not be read"
         )

@@ -67,27 +67,31 @@ def print_table(
 
     from chipmark.cli.records import readable, refuse_skipped
     from chipmark.prices.book import EXAMPLE, load_book
+    from chipmark.results.many_records import many_objects
+    from chipmark.table.document import table_parts
     from chipmark.table.render import FORMATS
     from chipmark.terminal.console import check_format, warn
 
     check_format(format_, FORMATS)
     book_path = prices or EXAMPLE
     book = load_book(book_path)
-    records = readable(runs)
     # Where stdout is not a terminal, a width that the user exports counts; without one it is 120.
     known_width = sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
     console = Console() if format_ == "rich" and known_width else None
-    text = records.render(
-        format_,
-        baseline or None,
-        rank_by or None,
-        book,
-        across_precision=across_precision,
-        all_columns=all_columns,
-        console=console,
-    )
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    with many_objects():
+        found = readable(runs, book)
+        parts = table_parts(
+            found.sheets,
+            format_,
+            baseline or None,
+            rank_by or None,
+            across_precision=across_precision,
+            all_columns=all_columns,
+            console=console,
+        )
+        for part in parts:
+            sys.stdout.write(part)
     sys.stdout.flush()
     if format_ == "rich":
         warn(f"prices: {book_path.name}" + ("" if prices else " (the default; --prices BOOK)"))
-    refuse_skipped(records)
+    refuse_skipped(found)

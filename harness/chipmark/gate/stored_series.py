@@ -112,10 +112,12 @@ def load_run(path: Path, metrics: Sequence[str] = ()) -> StoredRun:
             f"{path}: there is no such file or folder",
             "a first run has no baseline: --ci stores this one, or copy it there yourself",
         )
+    from chipmark.results.many_records import many_objects
     from chipmark.results.store import find_records
 
-    if path.is_file() or find_records([path]):
-        return _of_records(path, metrics)
+    if folders := find_records([path]):
+        with many_objects():
+            return _of_records(path, folders, metrics)
     runs = _read_runs(path)
     if not runs:
         raise NothingToJudgeError(
@@ -224,9 +226,9 @@ def _rounds(path: Path, benchmark: Benchmark) -> tuple[tuple[int, int], ...]:
     return rounds
 
 
-def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
+def _of_records(path: Path, folders: Sequence[Path], metrics: Sequence[str]) -> StoredRun:
     from chipmark.gate.energy import of_energy
-    from chipmark.results.store import load_records
+    from chipmark.results.store import Skipped, each_record
     from chipmark.table.columns import COLUMNS, RANKABLE
     from chipmark.table.comparable import own_refusals, perf_identity
     from chipmark.table.load import load_refusal, load_words, own_metric
@@ -239,15 +241,18 @@ def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
                 path, f"{name} is not measured a repeat", field="metric",
                 hint="cost follows from sessions_per_hour and joule_per_session: gate those",
             )  # fmt: skip
-    loaded = load_records([path])
-    if loaded.skipped:
-        raise BadInputError(loaded.skipped[0].path, loaded.skipped[0].reason)
+    skipped: list[Skipped] = []
+    twice = ""
+    hashes: list[str] = []
+    created = ""
     values: dict[Key, Value] = {}
     no_values: dict[Key, NoValue] = {}
     identity: dict[str, Any] = {}
     context: dict[str, Any] = {}
-    for record in loaded.records:
+    for record in each_record(folders, skipped):
         m = record.manifest
+        hashes.append(record.self_sha256)
+        created = max(created, m.created)
         scale = ",".join(m.workload.scale)
         name = f"{m.backend} {m.workload.name} {m.model.name} {m.precision.requested} "
         name += f"({scale}) {load_words(record)}"
@@ -270,17 +275,20 @@ def _of_records(path: Path, metrics: Sequence[str]) -> StoredRun:
                 no_values[name, metric] = NoValue(column.unit, direction, reason, lost)
                 continue
             if (name, metric) in values:
-                raise BadInputError(
-                    path, f"holds {name!r} twice", hint="name the record, or a folder of one run"
-                )
+                twice = twice or name
+                continue
             bound = load_refusal(record, metric)
             unfit = (*own_refusals(record), *((bound,) if bound else ()))
             work = perf_identity(record)
             value = Value(column.unit, direction, tuple(known), unfit=unfit, work=work)
             values[name, metric] = of_energy(value, record) if column.kind == "energy" else value
-    every = ",".join(sorted(record.self_sha256 for record in loaded.records))
-    digest = hashlib.sha256(every.encode()).hexdigest()
-    created = max((record.manifest.created for record in loaded.records), default="")
+    if skipped:
+        raise BadInputError(skipped[0].path, skipped[0].reason)
+    if twice:
+        raise BadInputError(
+            path, f"holds {twice!r} twice", hint="name the record, or a folder of one run"
+        )
+    digest = hashlib.sha256(",".join(sorted(hashes)).encode()).hexdigest()
     # A cell that failed and was measured again in the same folder has its value.
     no_values = {key: found for key, found in no_values.items() if key not in values}
     return StoredRun(path, digest, identity, context, values, created=created, no_values=no_values)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from chipmark.gate.unpaired_effect import shift
+from chipmark.history.clear_step import is_sure
 from chipmark.history.observations import Observation, Series
 
 FALSE_SHARE = 0.01
@@ -182,7 +183,11 @@ def _p_value(ranks: F64, seed: int, n_series: int) -> float:
         return float(found.pvalue)
 
     p = permuted(_FIRST_LOOK)
-    return permuted(finest) if p < _WORTH_A_LOOK else p
+    if p >= _WORTH_A_LOOK:
+        return p
+    if is_sure(float(pettitt(ranks)), len(ranks), LEAST_SIDE, finest):
+        return 1 / (finest + 1)  # what drawing comes to where none is as clear
+    return permuted(finest)
 
 
 def _cuts(series: Series, seed: int, n_series: int) -> list[_Cut]:

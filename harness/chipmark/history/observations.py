@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,13 +137,20 @@ def _sources(folder: Path) -> list[tuple[Path, bool]]:
         raise BadInputError(folder, "there is no such folder or Parquet store")
     records = find_records([folder])
     imported = find_runs([folder])
-    taken = (*records, *imported)
-    files = [
-        path
-        for path in sorted(folder.rglob("*.json"))
-        if not any(parent in taken for parent in path.parents) and _is_pytest(path)
-    ]
+    files = [path for path in _json_outside(folder, {*records, *imported}) if _is_pytest(path)]
     return [*((p, True) for p in records), *((p, False) for p in (*imported, *files))]
+
+
+def _json_outside(folder: Path, taken: Set[Path]) -> list[Path]:
+    """JSON files under a folder that lie in none of the folders that are taken, sorted."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        here = Path(root)
+        if here in taken:
+            folders.clear()
+            continue
+        found += [here / name for name in (*folders, *files) if name.endswith(".json")]
+    return sorted(path for path in found if path not in taken)
 
 
 def _is_pytest(path: Path) -> bool:

@@ -36,20 +36,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from chipmark.codes import NullReason
 from chipmark.errors import BrokenRecordError
-from chipmark.foreign_model import checked_model, parse_model
+from chipmark.foreign_model import checked_model
 from chipmark.results.manifest import Manifest, Note, StoredPart
 from chipmark.results.numbers import Count, Number
 from chipmark.results.stored_details import check_details
 from chipmark.results.upgrades import record_1_to_2
-from chipmark_models.foreign_file import MIB, parse_json
+from chipmark_models.foreign_file import MIB, check_values, parse_json
 
 if TYPE_CHECKING:
     from chipmark.metrics.derive import Derived
@@ -71,13 +72,13 @@ _BLANK = "0" * 64
 _OWN_KEY = '"self_sha256"'
 _OWN_HASH = re.compile(_OWN_KEY + r':\s*"([0-9a-f]{64})"')
 _DIGITS = re.compile(r"[0-9a-f]{64}")
-_UNSURE = re.compile(r"NaN|Infinity|[eE]\+?\d{3}")
-"""What a text has in it that may hold a number which is not finite; a string may, too."""
 _CURRENT = re.compile(r'\{\s*"schema":\s*"chipmark\.record/2"')
 
 
-class FileEntry(StoredPart):
-    """A file of the record, by its path inside it."""
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class FileEntry:
+    """A file of the record, by its path inside it. Of dozens in each of thousands of records that
+    are read together, a model would take three times the memory."""
 
     sha256: str
     bytes: Count
@@ -153,15 +154,36 @@ def parse_record(path: Path, text: str) -> Record:
             field="self_sha256",
             hint="a record is never changed after it was written; measure again",
         )
-    if _CURRENT.match(text) and not _UNSURE.search(text):
-        # A thousand records are read for one table: no second pass over what is up to date.
-        record, written_as = parse_model(Record, text, path, error=BrokenRecordError), SCHEMA
-    else:
+    record, written_as = _at_once(text), SCHEMA
+    if record is None:
         document = _json_object(path, text)
         written_as = str(document.get("schema"))
         upgraded = _upgraded(path, document)
         record = checked_model(Record, upgraded, path, error=BrokenRecordError)
     return record.model_copy(update={"path": path.parent, "written_as": written_as})
+
+
+def _at_once(text: str) -> Record | None:
+    """A record of the current schema out of its text, without a document in between: thousands
+    are read for one table. None for any other, and for one whose fault is to be named."""
+    if not _CURRENT.match(text):
+        return None
+    try:
+        record = Record.model_validate_json(text)
+        for values in _free_values(record):
+            check_values(values)
+    except ValueError:  # of which pydantic's are some
+        return None
+    return record
+
+
+def _free_values(record: Record) -> Iterator[dict[str, Any]]:
+    """What the models take as it is, numbers that are not finite and any depth with it."""
+    m = record.manifest
+    yield from (record.metrics.details, m.environment, m.options, m.cache_policy, m.model.config)
+    yield from (m.chip.identity, m.chip.context)
+    if m.load is not None:
+        yield from (m.load.caps, m.load.details)
 
 
 def checked_text(text: str) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 from chipmark.codes import FindingCode
 from chipmark.errors import BadInputError, BrokenRecordError, UsageError
 from chipmark.results.manifest import Manifest
+from chipmark.results.many_records import many_objects
 from chipmark.results.record import (
     RECORD_BYTES,
     RECORD_FILE,
@@ -153,14 +154,22 @@ def stored_record(folder: Path) -> Record:
 
 def load_records(paths: Iterable[Path]) -> Loaded:
     """Every record under the paths; a broken one is left out, with its reason in `skipped`."""
-    records: list[Record] = []
     skipped: list[Skipped] = []
-    for folder in find_records(paths):
+    with many_objects():
+        records = tuple(each_record(find_records(paths), skipped))
+    return Loaded(records, tuple(skipped))
+
+
+def each_record(folders: Iterable[Path], skipped: list[Skipped]) -> Iterator[Record]:
+    """The records of folders one by one, for what keeps little of each; a broken one is added to
+    `skipped`."""
+    for folder in folders:
         try:
-            records.append(load_record(folder))
+            record = load_record(folder)
         except BrokenRecordError as error:
             skipped.append(Skipped(folder, str(error)))
-    return Loaded(tuple(records), tuple(skipped))
+        else:
+            yield record
 
 
 def sweep(out_dir: Path) -> list[Path]:

@@ -7,29 +7,31 @@ many records does not open them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from chipmark.metrics.rawcell import Scenario
 from chipmark.metrics.samples import Kind, Samples, joined, medians, of_trace, turn_samples
-from chipmark.results.record import Record
 
 PAIRED: tuple[Kind, ...] = ("ttft_append", "ttft_cold", "tpot")
 """What is compared turn by turn."""
 
 
-def turn_medians(record: Record) -> Mapping[Kind, Samples]:
-    """Seconds by (session, turn), medians over the complete repeats; BrokenRecordError where a
-    table is not whole. Empty samples for a failed cell."""
+def turn_medians(
+    folder: Path, complete: Sequence[bool], scenario: Scenario
+) -> Mapping[Kind, Samples]:
+    """Seconds by (session, turn) of a record's folder, medians over the repeats that are complete;
+    BrokenRecordError where a table is not whole. Empty samples for a failed cell."""
     from chipmark.results.raw import load_turns
     from chipmark.workload.trace import load_trace
 
-    complete = [values.get("complete", 1) for values in record.metrics.per_repeat]
     parts = [
-        turn_samples(*load_turns(record.path / f"repeat-{index}"))
+        turn_samples(*load_turns(folder / f"repeat-{index}"))
         for index, whole in enumerate(complete)
         if whole
     ]
     pooled = {kind: joined([part[kind] for part in parts]) for kind in PAIRED}
-    if record.manifest.scenario == "capacity":
-        trace = load_trace(record.path / "trace.npz")
+    if scenario == "capacity":
+        trace = load_trace(folder / "trace.npz")
         pooled = {kind: of_trace(samples, trace) for kind, samples in pooled.items()}
     return {kind: medians(samples) for kind, samples in pooled.items()}

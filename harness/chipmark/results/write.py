@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +151,7 @@ def _write_document(partial: Path, name: str, manifest: Manifest, derived: Deriv
     for path in sorted(p for p in partial.rglob("*") if p.is_file()):
         sync(path)
         entry = FileEntry(sha256=sha256_of_file(path), bytes=path.stat().st_size)
-        files[path.relative_to(partial).as_posix()] = entry.model_dump()
+        files[path.relative_to(partial).as_posix()] = asdict(entry)
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "id": name,

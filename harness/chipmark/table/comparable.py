@@ -15,6 +15,8 @@ from chipmark.results.manifest import WorkloadId
 from chipmark.results.record import SCHEMA, Record
 from chipmark.table.capacity import not_found, slo_missed
 from chipmark.table.columns import Kind
+from chipmark.table.load import load_bound
+from chipmark.table.subject import Subject, shared, subject_of
 from chipmark.table.units import all_devices_used, is_share, meters_more_than_unit
 
 MIN_COVERAGE = 0.99
@@ -49,17 +51,18 @@ class Comparability:
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What comparing needs of a record, computed once: `identity` by `perf_identity`, `own` by
-    `rank_refusals`, `group` a key that is equal for rows that do the same work."""
+    `rank_refusals`, `group` a key that is equal for rows that do the same work, `work` the same
+    without the precision class, `energy` why its energy is not ranked, `load_bound` and
+    `not_found` of `table.load` and `table.capacity`."""
 
-    record: Record
+    subject: Subject
     identity: dict[str, Any]
     own: tuple[str, ...]
     group: tuple[str, ...]
-
-    @property
-    def work(self) -> tuple[str, ...]:
-        """The group without its precision class."""
-        return tuple(part for part in self.group if not part.startswith(f"{_PRECISION}="))
+    work: tuple[str, ...]
+    energy: tuple[str, ...]
+    load_bound: bool
+    not_found: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,17 @@ class Money:
 def standing(record: Record) -> Standing:
     """The standing of a record."""
     identity = perf_identity(record)
-    group = tuple(f"{name}={value}" for name, value in identity.items())
-    return Standing(record, identity, rank_refusals(record), group)
+    parts = {name: f"{name}={value}" for name, value in identity.items()}
+    return Standing(
+        subject_of(record),
+        identity,
+        own=rank_refusals(record),
+        group=shared(tuple(parts.values())),
+        work=shared(tuple(part for name, part in parts.items() if name != _PRECISION)),
+        energy=tuple(_own_energy(record)),
+        load_bound=load_bound(record),
+        not_found=not_found(record),
+    )
 
 
 def is_simulated(record: Record) -> bool:
@@ -210,7 +222,7 @@ def compare(
     perf = _perf(row, base, across_precision)
     refusals: dict[str, tuple[str, ...]] = {
         "perf": perf,
-        "energy": (*perf, *_energy(row.record, base.record)),
+        "energy": (*perf, *_energy(row, base)),
         "cost": (*perf, *_cost(row, base, money)),
     }
     return Comparability(
@@ -227,7 +239,7 @@ def break_even_refusals(row: Standing, base: Standing, money: Sequence[Money]) -
 
 
 def _perf(row: Standing, base: Standing, across_precision: bool = False) -> tuple[str, ...]:
-    if row.record is base.record:
+    if row.subject is base.subject:
         return row.own
     reasons = [*row.own, *(f"baseline: {reason}" for reason in base.own)]
     if row.group != base.group:
@@ -244,7 +256,7 @@ def _differences(row: Standing, base: Standing, across_precision: bool) -> Itera
         if same or other_scenario or (across_precision and name == _PRECISION):
             continue
         if name == "workload hash":
-            words = _workload_words(row.record.manifest.workload, base.record.manifest.workload)
+            words = _workload_words(row.subject.workload, base.subject.workload)
         elif name in _JSON_FIELDS:
             words = _json_words(mine[name], its[name])
         else:
@@ -280,15 +292,14 @@ def _short(value: Any) -> str:
     return text[:12] if _HASH.fullmatch(text) else text
 
 
-def _energy(record: Record, base: Record) -> tuple[str, ...]:
-    reasons = list(_own_energy(record))
-    if record is base:
-        return tuple(reasons)
-    reasons += [f"baseline: {reason}" for reason in _own_energy(base)]
-    meter, its = record.manifest.meter, base.manifest.meter
-    if meter is not None and its is not None and meter.scope != its.scope:
-        reasons.append(f"power scope {meter.scope}, the baseline's is {its.scope}")
-    unit, its_unit = record.manifest.chip.unit, base.manifest.chip.unit
+def _energy(row: Standing, base: Standing) -> tuple[str, ...]:
+    if row.subject is base.subject:
+        return row.energy
+    reasons = [*row.energy, *(f"baseline: {reason}" for reason in base.energy)]
+    scope, its_scope = row.subject.meter_scope, base.subject.meter_scope
+    if scope is not None and its_scope is not None and scope != its_scope:
+        reasons.append(f"power scope {scope}, the baseline's is {its_scope}")
+    unit, its_unit = row.subject.unit, base.subject.unit
     if unit != its_unit:
         reasons.append(f"unit {unit}, the baseline's is {its_unit}")
     return tuple(reasons)
@@ -308,19 +319,18 @@ def _own_energy(record: Record) -> Iterator[str]:
 
 
 def _cost(row: Standing, base: Standing, money: Sequence[Money]) -> tuple[str, ...]:
-    reasons = list(_own_cost(row.record, money[0]))
-    if row.record is not base.record:
-        reasons += [f"baseline: {reason}" for reason in _own_cost(base.record, money[1])]
+    reasons = list(_own_cost(row, money[0]))
+    if row.subject is not base.subject:
+        reasons += [f"baseline: {reason}" for reason in _own_cost(base, money[1])]
     return tuple(reasons)
 
 
-def _own_cost(record: Record, money: Money) -> Iterator[str]:
-    m = record.manifest
-    if m.scenario != "capacity":
+def _own_cost(row: Standing, money: Money) -> Iterator[str]:
+    if row.subject.scenario != "capacity":
         yield "cost is ranked in the capacity scenario only"
-    elif unknown := not_found(record):
-        yield unknown
-    if money.power_enters and (m.meter is None or m.meter.source not in MEASURED):
-        yield f"the energy in the cost is {'unknown' if m.meter is None else m.meter.source}"
+    elif row.not_found:
+        yield row.not_found
+    if money.power_enters and row.subject.meter_source not in MEASURED:
+        yield f"the energy in the cost is {row.subject.meter_source or 'unknown'}"
     if not money.priced:
         yield "there is no cost"

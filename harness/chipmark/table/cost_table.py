@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from chipmark.codes import meaning
@@ -10,7 +10,7 @@ from chipmark.foreign_text import plain_text
 from chipmark.table.cells import MISSING, number_text, people_text
 from chipmark.table.costing import MONEY
 from chipmark.table.layout import TextColumn, text_tables, wrapped
-from chipmark.table.render import numbered
+from chipmark.table.listed import Numbered
 from chipmark.table.rows import TableRow
 
 BREAK_EVEN = "break_even_chip_price"
@@ -50,20 +50,23 @@ def cost_object(row: TableRow) -> dict[str, Any]:
     }
 
 
-def cost_text(rows: Sequence[TableRow], width: int) -> str:
-    """The table for people, and remarks below it. Nothing is cut."""
-    body = [_texts(index, row) for index, row in enumerate(rows, 1)]
-    lines = [
-        f"cost in {rows[0].values['currency']}; break-even with {plain_text(_baseline(rows))}",
-        "",
-    ]
+def cost_text(rows: Iterable[TableRow], width: int) -> str:
+    """The table for people, and remarks below it. Nothing is cut. Rows are taken one by one."""
+    body, remarks, currency = [], Numbered(), None
+    bases: dict[str, None] = {}
+    for index, row in enumerate(rows, 1):
+        body.append(_texts(index, row))
+        remarks.add(index, _remarks(row))
+        currency = currency or row.values["currency"]
+        bases[str(row.details["baseline"] or "none")] = None
+    lines = [f"cost in {currency}; break-even with {plain_text(', '.join(bases))}", ""]
     lines += text_tables(_COLUMNS, body, width, lead=2)
     lines.append("")
     legend = (
         "~ rests on an assumption or is true of this very load; ≥ ≤ a bound. "
         "- null, with its reason below."
     )
-    for text in (legend, *numbered([_remarks(row) for row in rows])):
+    for text in (legend, *remarks.lines()):
         lines += wrapped(plain_text(text), width)
     return "\n".join(lines) + "\n"
 
@@ -73,11 +76,6 @@ def price_text(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{value:,.0f}" if value >= 100 else number_text(value)
-
-
-def _baseline(rows: Sequence[TableRow]) -> str:
-    bases = dict.fromkeys(str(row.details["baseline"] or "none") for row in rows)
-    return ", ".join(bases)
 
 
 def _texts(index: int, row: TableRow) -> list[str]:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from chipmark.table.cells import people_text
 from chipmark.table.columns import COLUMNS, Kind
-from chipmark.table.rows import TableRow
+from chipmark.table.judged import Judged
+from chipmark.table.rows import row_of
 
-Ranked = Mapping[Kind, Sequence[TableRow]]
-"""The same rows in the same order, ranked by a metric of each kind."""
+Ranked = Mapping[Kind, Sequence[Judged]]
+"""The same sheets in the same order, judged by a metric of each kind."""
 
 _WORDS: Mapping[Kind, str] = {"perf": "fastest", "cost": "cheapest", "energy": "leanest"}
 _MOST_GROUPS = 3
@@ -47,13 +48,26 @@ def headline(ranked: Ranked) -> str:
     """
     if not ranked["perf"]:
         return ""
-    parts = [f"{_WORDS[kind]}: {_winners(ranked[kind])}" for kind in _WORDS]
+    names = _Names(ranked["perf"])
+    parts = [f"{_WORDS[kind]}: {_winners(ranked[kind], names)}" for kind in _WORDS]
     out = _left_out(ranked["perf"])
     sentence = "; ".join(parts)
     return sentence[0].upper() + sentence[1:] + (f"; {out}." if out else ".")
 
 
-def _winners(rows: Sequence[TableRow]) -> str:
+class _Names:
+    """Rows by their backends, and by their numbers where others have the same backend."""
+
+    def __init__(self, rows: Sequence[Judged]) -> None:
+        self._backends = [str(row.own.values["backend"]) for row in rows]
+        self._counts = Counter(self._backends)
+
+    def of(self, index: int) -> str:
+        backend = self._backends[index]
+        return backend if self._counts[backend] == 1 else f"{backend} (row {index + 1})"
+
+
+def _winners(rows: Sequence[Judged], names: _Names) -> str:
     """Who has the first place in each group of comparable rows, or why no row has."""
     groups: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
@@ -63,25 +77,26 @@ def _winners(rows: Sequence[TableRow]) -> str:
         return f"not known ({_reasons(rows)})"
     contests = [members for members in groups.values() if len(members) > 1]
     if not contests:
-        return f"not known ({_alone(rows, groups)})"
+        return f"not known ({_alone(groups, names)})"
     if len(contests) > _MOST_GROUPS:
         return f"see the ranks, in {len(contests)} groups of comparable rows"
     found = []
     for members in contests:
         first = [index for index in members if rows[index].rank == 1]
-        names = _joined([_named(rows, index) for index in first])
-        by = rows[first[0]].details["rank_by"]
+        listed = _joined([names.of(index) for index in first])
+        by = rows[first[0]].metric
         among = f"of {len(members)} comparable rows by {by}"
         if len(first) > 1:
-            found.append(f"{names} share the first place {among}")
+            found.append(f"{listed} share the first place {among}")
         else:
-            found.append(f"{names} {among}, {people_text(rows[first[0]], by)}{_unit(by)}")
+            value = people_text(row_of(rows[first[0]]), by)
+            found.append(f"{listed} {among}, {value}{_unit(by)}")
     return ", and ".join(found)
 
 
-def _alone(rows: Sequence[TableRow], groups: Mapping[str, Sequence[int]]) -> str:
+def _alone(groups: Mapping[str, Sequence[int]], every: _Names) -> str:
     """Why rows that are each the only ranked one of their group give no winner."""
-    names = [_named(rows, members[0]) for members in groups.values()]
+    names = [every.of(members[0]) for members in groups.values()]
     if len(names) == 1:
         return f"only {names[0]} is ranked"
     if len({group.partition(":")[0] for group in groups}) == 1:
@@ -102,14 +117,7 @@ def _unit(metric: str) -> str:
     return "" if unit in ("", "1", "currency") else f" {unit}"
 
 
-def _named(rows: Sequence[TableRow], index: int) -> str:
-    """A row by its backend, and by its number where others have the same backend."""
-    backend = str(rows[index].values["backend"])
-    same = sum(row.values["backend"] == backend for row in rows)
-    return backend if same == 1 else f"{backend} (row {index + 1})"
-
-
-def _left_out(rows: Sequence[TableRow]) -> str:
+def _left_out(rows: Sequence[Judged]) -> str:
     out = [row for row in rows if row.rank is None]
     if not out:
         return ""
@@ -117,14 +125,14 @@ def _left_out(rows: Sequence[TableRow]) -> str:
     return f"{len(out)} {verb} not ranked in speed: {_reasons(out)}"
 
 
-def _reasons(rows: Sequence[TableRow]) -> str:
+def _reasons(rows: Sequence[Judged]) -> str:
     """The first reason of each row without a rank, each with the number of rows it is true of."""
     counts = Counter(_first_reason(row) for row in rows if row.rank is None)
     return ", ".join(f"{reason} ({count})" for reason, count in counts.most_common())
 
 
-def _first_reason(row: TableRow) -> str:
-    barred = row.details["not_ranked"]
+def _first_reason(row: Judged) -> str:
+    barred = row.barred
     if not barred:
         return "no reason is recorded"
     own = [reason for reason in barred if not reason.startswith("baseline: ")]

@@ -17,7 +17,12 @@ def load_bound(record: Record) -> bool:
 
 def load_refusal(record: Record, metric: str) -> str:
     """Why this metric says nothing of the record's device; "" where it does."""
-    if metric == "total_tok_s" and load_bound(record):
+    return bound_words(metric, bound=load_bound(record))
+
+
+def bound_words(metric: str, *, bound: bool) -> str:
+    """`load_refusal` of a record whose `load_bound` is known."""
+    if metric == "total_tok_s" and bound:
         return "load_bound: the offered load sets total_tok_s, not the device"
     return ""
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from chipmark.codes import NullReason, meaning
 from chipmark.metrics import ranking
-from chipmark.table.capacity import not_found
 from chipmark.table.columns import COLUMNS
-from chipmark.table.load import load_bound, load_refusal
+from chipmark.table.load import bound_words
 from chipmark.table.sheet import ENERGY, Bounds, Sheet
 
 Span = tuple[float, float]
@@ -23,18 +22,18 @@ def default_metric(sheets: Sequence[Sheet]) -> str:
     """
     fit = [s for s in sheets if not s.standing.own] or list(sheets)
     return ranking.default_metric(
-        fit[0].record.manifest.scenario,
-        load_bound=any(load_bound(s.record) for s in fit),
+        fit[0].subject.scenario,
+        load_bound=any(s.standing.load_bound for s in fit),
         has=lambda name: all(name in s.values for s in fit),
     )
 
 
 def bars(sheet: Sheet, metric: str) -> Iterator[str]:
     """Why this row's value of this metric may not be compared, whatever the other row is."""
-    if bound := load_refusal(sheet.record, metric):
+    if bound := bound_words(metric, bound=sheet.standing.load_bound):
         yield bound
-    if unknown := not_found(sheet.record):
-        yield unknown
+    if sheet.standing.not_found:
+        yield sheet.standing.not_found
     if metric not in sheet.values:
         reason = sheet.reasons.get(metric, NullReason.UNKNOWN)
         yield f"no {metric}: {meaning(reason)} ({reason})"

@@ -13,6 +13,7 @@ from chipmark.table.capacity import METRICS_1, cut_words, is_cut, of_first_defin
 from chipmark.table.columns import COLUMNS
 from chipmark.table.comparable import MEASURED, Standing, is_simulated, standing
 from chipmark.table.costing import AGENTS, COSTS, MONEY, Costing, price
+from chipmark.table.subject import Subject
 from chipmark.table.units import chip_label, meters_more_than_unit, power_limit
 from chipmark_models.config import ModelConfig
 from chipmark_models.precision import QUANTISED, label
@@ -46,9 +47,9 @@ class Sheet:
     """{code, text} of each remark."""
 
     @property
-    def record(self) -> Record:
-        """The record."""
-        return self.standing.record
+    def subject(self) -> Subject:
+        """What is kept of the record."""
+        return self.standing.subject
 
 
 def sheet(record: Record, book: PriceBook | None) -> Sheet:

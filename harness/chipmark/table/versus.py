@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from chipmark.errors import BadInputError
-from chipmark.results.record import Record
 from chipmark.table.columns import COLUMNS
 from chipmark.table.ranking import known_interval, turned
 from chipmark.table.sheet import Bounds, Sheet
+from chipmark.table.subject import OF_EVENTS, Subject
 
 if TYPE_CHECKING:
     from chipmark.metrics.paired import PairedRatio
@@ -23,10 +23,6 @@ BY_TURN: Mapping[str, Kind] = {
 }
 """Columns of the typical turn: both rows ran the same turns, so they are compared one by one. A
 tail (p95) is not a ratio of turns, and is compared by itself."""
-
-_OF_EVENTS = ("total_tok_s", "prefill_tok_s", "decode_tok_s", "goodput_turns_s", "goodput_tok_s")
-"""Rates whose noise is that of the repeats alone; joules have the meter's error, and the capacity
-the spread of its estimates, in their intervals."""
 
 
 class Versus:
@@ -44,14 +40,14 @@ class Versus:
             return None
         if own is base:
             return ratio, None
-        found = self._by_turn(own.record, base.record, metric) or _by_repeats(
-            ratio, own.record, base.record, metric
+        found = self._by_turn(own.subject, base.subject, metric) or _by_repeats(
+            ratio, own.subject, base.subject, metric
         )
         if found is not None:
             return found.ratio, found.interval
         return ratio, _of_intervals(ratio, own, base, metric)
 
-    def _by_turn(self, row: Record, base: Record, metric: str) -> PairedRatio | None:
+    def _by_turn(self, row: Subject, base: Subject, metric: str) -> PairedRatio | None:
         from chipmark.metrics.paired import paired_latencies
 
         kind = BY_TURN.get(metric)
@@ -62,25 +58,27 @@ class Versus:
             return None
         return paired_latencies(mine[kind], its[kind])
 
-    def _turns_of(self, record: Record) -> Mapping[Kind, Samples] | None:
+    def _turns_of(self, subject: Subject) -> Mapping[Kind, Samples] | None:
         """None where the raw files are not there or not whole, which `validate` tells."""
         from chipmark.results.turns import turn_medians
 
-        if record.id not in self._turns:
+        if subject.id not in self._turns:
+            complete = [bool(values.get("complete", 1)) for values in subject.repeats]
             try:
-                self._turns[record.id] = turn_medians(record)
+                found = turn_medians(subject.path, complete, subject.scenario)
             except BadInputError:
-                self._turns[record.id] = None
-        return self._turns[record.id]
+                found = None
+            self._turns[subject.id] = found
+        return self._turns[subject.id]
 
 
-def _by_repeats(ratio: float, row: Record, base: Record, metric: str) -> PairedRatio | None:
+def _by_repeats(ratio: float, row: Subject, base: Subject, metric: str) -> PairedRatio | None:
     from chipmark.metrics.paired import ratio_by_repeats
 
-    if metric not in _OF_EVENTS:
+    if metric not in OF_EVENTS:
         return None
     assert COLUMNS[metric].direction == "higher"
-    sides = [[r.get(metric) for r in record.metrics.per_repeat] for record in (row, base)]
+    sides = [[r.get(metric) for r in subject.repeats] for subject in (row, base)]
     mine, its = ([float(v) for v in side if v is not None] for side in sides)
     return ratio_by_repeats(ratio, mine, its)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -52,6 +52,18 @@ def warn(text: str) -> None:
 def emit_json(document: Any) -> None:
     """The one JSON document of a command, on stdout."""
     sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def emit_json_list(items: Iterable[Any]) -> None:
+    """A list as `emit_json` prints it, item by item: no two of them are held at once."""
+    before = "[\n "
+    for item in items:
+        # No string of JSON has a line break in it.
+        text = json.dumps(item, indent=1, allow_nan=False, default=str).replace("\n", "\n ")
+        sys.stdout.write(before + text)
+        before = ",\n "
+    sys.stdout.write("[]\n" if before == "[\n " else "\n]\n")
     sys.stdout.flush()
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Collection
 from fractions import Fraction
 from pathlib import Path
 
 from chipmark.errors import BadInputError, nearest_names
 from chipmark.workload.distribution import Distribution, LognormalPart
+from chipmark_models.foreign_file import exact, read_toml
+from chipmark_models.plain_text import one_line
 
 
 def read_document(path: Path) -> Fields:
@@ -16,15 +17,14 @@ def read_document(path: Path) -> Fields:
 
     Raises `BadInputError` for a file that cannot be read or is invalid TOML.
     """
-    try:
-        text = path.read_bytes().decode()
-        return Fields(path, "", tomllib.loads(text, parse_float=Fraction))
-    except OSError as error:
-        raise BadInputError(path, f"cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(path, f"is not TOML ({error})") from error
-    except ValueError as error:  # nan and inf, which no fraction holds
-        raise BadInputError(path, f"holds a number that is not finite ({error})") from error
+    return Fields(path, "", read_toml(path, parse_float=exact))
+
+
+MOST = Fraction(1 << 31)
+"""Largest number of a profile: tokens, or seconds."""
+
+MOST_SIGMA = Fraction(10)
+"""Widest lognormal: e**10 is already the factor of a standard deviation."""
 
 
 class Fields:
@@ -71,16 +71,16 @@ class Fields:
             raise self.wrong(name, f"must be a whole number {limits}, not {_shown(value)}")
         return value
 
-    def number(self, name: str, *, least: Fraction, most: Fraction | None = None) -> Fraction:
+    def number(self, name: str, *, least: Fraction, most: Fraction = MOST) -> Fraction:
         """A number in `least..most`, exact."""
         value = self._get(name)
         if (
             isinstance(value, bool)
             or not isinstance(value, int | Fraction)
-            or value < least
-            or (most is not None and value > most)
+            or not least <= value <= most
         ):
-            limits = f"at least {float(least):g}" + (f", at most {float(most):g}" if most else "")
+            limits = f"at least {float(least):g}"
+            limits += f", at most {float(most):g}" if most < MOST else ""
             raise self.wrong(name, f"must be a number {limits}, not {_shown(value)}")
         return Fraction(value)
 
@@ -108,7 +108,11 @@ class Fields:
         for entry in entries:
             weight = entry.integer("weight", least=1) if entry is not fields else 1
             median = round(entry.number("median", least=Fraction(1, unit)) * unit)
-            parts.append(LognormalPart(weight, median, entry.number("sigma_ln", least=Fraction(0))))
+            parts.append(
+                LognormalPart(
+                    weight, median, entry.number("sigma_ln", least=Fraction(0), most=MOST_SIGMA)
+                )
+            )
             if entry is not fields:
                 entry.refuse_others()
         minimum = (
@@ -148,4 +152,6 @@ class Fields:
 
 
 def _shown(value: object) -> str:
-    return repr(float(value)) if isinstance(value, Fraction) else repr(value)[:60]
+    if isinstance(value, Fraction):
+        return f"{float(value):g}" if abs(value) < MOST else f"a number of over {int(MOST):,}"
+    return one_line(repr(value), 60)

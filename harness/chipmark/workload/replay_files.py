@@ -7,10 +7,10 @@ Azure (AzurePublicDataset, CC-BY-4.0): CSV of `TIMESTAMP`, `ContextTokens`, `Gen
 
 from __future__ import annotations
 
+import codecs
 import csv
 import datetime
 import gzip
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -19,13 +19,24 @@ from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 from chipmark.errors import BadInputError, nearest_names
+from chipmark_models.foreign_file import exact, open_foreign, parse_json
 
 MOONCAKE_BLOCK = 512
 MOST_TOKENS = 1 << 24
 """Longest prompt or answer that is believed, far over any model's context."""
+
+MOST_LINE = 16 << 20
+"""Most bytes of a line: hash ids of the longest prompt that is believed."""
+
+MOST_MS = 1 << 53
+"""Latest time of a request; a double still holds it."""
+
+_FREE_BYTES, _PACKED = 64 << 20, 200
+"""A packed trace may unpack to 64 MiB, and above to two hundred times its size: a published one
+packs to a fifth, and one line said again and again to a hundredth."""
 
 _AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _MOONCAKE_FIELDS = ("timestamp", "input_length", "output_length", "hash_ids")
@@ -56,7 +67,7 @@ def read_requests(
     fields or columns, lengths under 1, timestamps that decrease, and `hash_ids` whose count does
     not fit the length.
     """
-    read: Callable[[object, TextIO], Iterator[Request]]
+    read: Callable[[str | os.PathLike[str], Iterator[str]], Iterator[Request]]
     name = Path(path).name.lower().removesuffix(".gz")
     if name.endswith(".jsonl"):
         read, stamp = partial(_mooncake, block_tokens=block_tokens), "timestamp"
@@ -67,20 +78,38 @@ def read_requests(
     else:
         raise BadInputError(path, "is neither .jsonl (Mooncake) nor .csv (Azure), plain or .gz")
     try:
-        with _open(path) as file:
-            yield from islice(_in_order(path, stamp, read(path, file)), limit)
-    except FileNotFoundError:
-        raise BadInputError(path, "there is no such file") from None
+        with open_foreign(path) as file:
+            packed = str(path).lower().endswith(".gz")
+            lines = _packed_lines(path, file) if packed else _lines(path, file)
+            yield from islice(_in_order(path, stamp, read(path, lines)), limit)
     except (OSError, EOFError, zlib.error) as error:
         raise BadInputError(path, f"cannot be read to its end ({error})") from error
-    except UnicodeDecodeError as error:
-        raise BadInputError(path, f"is not UTF-8 ({error.reason})") from error
 
 
-def _open(path: str | os.PathLike[str]) -> TextIO:
-    if str(path).lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
+def _packed_lines(path: object, file: IO[bytes] | gzip.GzipFile) -> Iterator[str]:
+    """Lines of a gzip file, of which no more is unpacked than a trace packs to."""
+    most, total = _FREE_BYTES + _PACKED * os.fstat(file.fileno()).st_size, 0
+    with gzip.GzipFile(fileobj=file) as unpacked:
+        for line in _lines(path, unpacked):
+            total += len(line)
+            if total > most:
+                raise BadInputError(path, f"unpacks to over {most:,} bytes")
+            yield line
+
+
+def _lines(path: object, file: IO[bytes] | gzip.GzipFile) -> Iterator[str]:
+    """Lines of a file with their ends, none longer than MOST_LINE bytes."""
+    number = 0
+    while content := file.readline(MOST_LINE + 1):
+        number += 1
+        if len(content) > MOST_LINE:
+            raise BadInputError(path, f"is longer than {MOST_LINE:,} bytes", line=number)
+        if number == 1:
+            content = content.removeprefix(codecs.BOM_UTF8)
+        try:
+            yield content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadInputError(path, f"is not UTF-8: {error.reason}", line=number) from error
 
 
 def _in_order(path: object, field: str, requests: Iterator[Request]) -> Iterator[Request]:
@@ -104,21 +133,21 @@ def _in_order(path: object, field: str, requests: Iterator[Request]) -> Iterator
         )
 
 
-def _mooncake(path: object, file: TextIO, *, block_tokens: int) -> Iterator[Request]:
-    for line, text in enumerate(file, start=1):
+def _mooncake(
+    path: str | os.PathLike[str], lines: Iterator[str], *, block_tokens: int
+) -> Iterator[Request]:
+    for line, text in enumerate(lines, start=1):
         if not text.strip():
             continue
-        try:
-            entry = json.loads(text, parse_float=Fraction)
-        except (ValueError, RecursionError) as error:
-            raise BadInputError(path, f"is not JSON ({error})", line=line) from error
+        entry = parse_json(text, path, line=line, parse_float=exact)
         if not isinstance(entry, dict):
             raise BadInputError(path, "is not a JSON object", line=line)
         for name in _MOONCAKE_FIELDS:
             if name not in entry:
                 raise _missing(path, line, name, list(entry))
         stamp = entry["timestamp"]
-        if isinstance(stamp, bool) or not isinstance(stamp, int | Fraction) or stamp < 0:
+        number = isinstance(stamp, int | Fraction) and not isinstance(stamp, bool)
+        if not number or not 0 <= stamp < MOST_MS:
             raise BadInputError(
                 path, f"must be milliseconds, not {stamp!r}", line=line, field="timestamp"
             )
@@ -160,8 +189,8 @@ def _fitting_sizes(length: int, ids: int) -> str:
     return f"N, of {least} to {most}" if least <= most else "N; no size fits this line"
 
 
-def _azure(path: object, file: TextIO) -> Iterator[Request]:
-    reader = csv.DictReader(file)
+def _azure(path: str | os.PathLike[str], lines: Iterator[str]) -> Iterator[Request]:
+    reader = csv.DictReader(lines)
     try:
         columns = list(reader.fieldnames or [])
         for name in _AZURE_COLUMNS:

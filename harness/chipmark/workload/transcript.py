@@ -12,10 +12,10 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from chipmark.errors import BadInputError, nearest_names
+from chipmark_models.foreign_file import MIB, parse_json, read_text
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _SESSION_FIELDS = ("messages", "tools", "id", "metadata")
@@ -26,6 +26,10 @@ _OTHER_ANSWERS = {
     "reasoning_details": "text, in reasoning_content",
     "thinking_blocks": "text, in reasoning_content",
 }
+
+
+TRANSCRIPT_BYTES = 256 * MIB
+"""Most bytes of a file of conversations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +54,7 @@ def read_transcript(path: str | os.PathLike[str]) -> list[Conversation]:
     results of no call, calls without a name or with arguments that are not a JSON object, and
     sessions in which the model never answers.
     """
-    try:
-        text = Path(path).read_bytes().decode()
-    except OSError as error:
-        raise BadInputError(path, f"cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise BadInputError(path, f"is not UTF-8 ({error.reason} at {error.start})") from error
+    text = read_text(path, TRANSCRIPT_BYTES)
     found = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -76,12 +75,11 @@ class _Line:
         return BadInputError(self.path, problem, line=self.number, field=field, hint=hint)
 
     def conversation(self, line: str) -> Conversation:
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BadInputError(self.path, f"is not JSON ({error})", line=self.number) from error
+        entry = parse_json(line, self.path, line=self.number)
         if not isinstance(entry, dict):
             raise BadInputError(self.path, "is not a JSON object", line=self.number)
+        if not _is_text(entry):
+            raise BadInputError(self.path, "has half of a character", line=self.number)
         for name in entry:
             if name not in _SESSION_FIELDS:
                 near = " or ".join(nearest_names(name, _SESSION_FIELDS) or _SESSION_FIELDS)
@@ -125,7 +123,8 @@ class _Line:
                 raise self.wrong(f"{where}.tool_calls", "must be a list, in an assistant message")
             for index, call in enumerate(calls):
                 called.add(self._call_id(f"{where}.tool_calls[{index}]", call))
-        if role == "tool" and message.get("tool_call_id") not in called:
+        answered = message.get("tool_call_id")
+        if role == "tool" and not (isinstance(answered, str) and answered in called):
             raise self.wrong(
                 f"{where}.tool_call_id",
                 f"is {message.get('tool_call_id')!r}, which no earlier message called",
@@ -181,10 +180,18 @@ class _Line:
         where = f"{where}.function.arguments"
         if not isinstance(arguments, str):
             raise self.wrong(where, "must be JSON in a string")
-        try:
-            found = json.loads(arguments)
-        except (ValueError, RecursionError) as error:
-            raise self.wrong(where, f"is not JSON ({error})") from error
+        found = parse_json(arguments, self.path, line=self.number, field=where)
+        if not _is_text(found):
+            raise self.wrong(where, "has half of a character")
         if found is not None and not isinstance(found, dict):
             raise self.wrong(where, f"must be a JSON object, not {arguments}")
         return str(call["id"])
+
+
+def _is_text(document: Any) -> bool:
+    """Whether no string of a document has a lone surrogate, which no tokenizer takes."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

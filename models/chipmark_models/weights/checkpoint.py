@@ -20,12 +20,10 @@ from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError
 from chipmark_models.families import family_named
 from chipmark_models.files import sha256_of_file
+from chipmark_models.model_folder import read_json_object
 from chipmark_models.tensors import EMBEDDING, HEAD, check_shapes, expected_shapes
 from chipmark_models.weights.plain import FloatArray, widen
-from chipmark_models.weights.safetensors_file import (
-    SafetensorsFile,
-    read_json_object,
-)
+from chipmark_models.weights.safetensors_file import SafetensorsFile
 
 _READ_PRECISION = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 _PREFIX = "model."
@@ -35,6 +33,7 @@ _ADAPTER = "adapter_config.json"
 # Tables of angles that old checkpoints hold; they are computed from the config, here as there.
 _BUFFER = ".rotary_emb.inv_freq"
 _COMPARED_ROWS = 4_096
+_LONGEST_NAME = 255
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -156,7 +155,7 @@ def _shards(index: Path) -> list[Path]:
         raise BadInputError(index, "must map tensors to files", field="weight_map")
     files = sorted(set(names.values()))
     for file in files:
-        if Path(file).name != file:
+        if Path(file).name != file or not file.isprintable() or len(file) > _LONGEST_NAME:
             raise BadInputError(index, f"{file!r} leaves the folder", field="weight_map")
         if not (index.parent / file).is_file():
             raise BadInputError(

@@ -77,7 +77,7 @@ def config_from_fields(
         value = fields.get(key, default)
         if value is None:
             raise BadInputError(path, "is missing", field=key)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
             raise BadInputError(path, f"must be one number, not {value!r}", field=key)
         return value
 
@@ -157,9 +157,11 @@ def rope_scaling_of(
     The file holds the divisors but not the rule; the rule of the public Llama 3 models is tried
     and must give these divisors to 1e-4, else BadInputError.
     """
-    scaling = RopeScaling("llama3", float(factors.max()), 1.0, 4.0, 8_192)
     plain = inverse_frequencies(config)
+    if factors.shape != plain.shape or not np.isfinite(factors).all():
+        raise BadInputError(path, "is not the scaling of Llama 3.1", field=ROPE_FACTORS)
+    scaling = RopeScaling("llama3", float(factors.max()), 1.0, 4.0, 8_192)
     scaled = inverse_frequencies(dataclasses.replace(config, rope_scaling=scaling))
-    if factors.shape != plain.shape or not np.allclose(plain / scaled, factors, rtol=1e-4):
+    if not np.allclose(plain / scaled, factors, rtol=1e-4):
         raise BadInputError(path, "is not the scaling of Llama 3.1", field=ROPE_FACTORS)
     return scaling

@@ -120,7 +120,13 @@ def canonical_name(tensor: str, path: object) -> str:
     if tensor in _GLOBAL_NAMES:
         return _GLOBAL_NAMES[tensor]
     parts = tensor.split(".")
-    if len(parts) == 4 and parts[0] == "blk" and parts[1].isdigit() and parts[2] in _LAYER_NAMES:
+    if (
+        len(parts) == 4
+        and parts[0] == "blk"
+        and parts[1].isdecimal()
+        and len(parts[1]) < 7
+        and parts[2] in _LAYER_NAMES
+    ):
         return f"model.layers.{int(parts[1])}.{_LAYER_NAMES[parts[2]]}.{parts[3]}"
     raise BadInputError(path, "is a tensor that no supported family has", field=tensor)
 

@@ -15,9 +15,19 @@ from typing import Any
 import numpy as np
 
 from chipmark_models.errors import BadInputError, ChipmarkError
+from chipmark_models.foreign_file import open_foreign
+from chipmark_models.model_folder import check_place
 
-# A vocabulary of 256,000 takes 1.3 million; a damaged length could ask for the whole file.
-_MAX_READS = 5_000_000
+_MAX_READS = 2_000_000
+"""A vocabulary of 256,000 takes 1.3 million, about three seconds; a damaged length could ask for
+each byte of the file."""
+
+_FAULTS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, OSError, TypeError,
+    ValueError, struct.error,
+)  # fmt: skip
+"""What the package raises over a file that is not valid."""
+
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 # Numbers that ggml has given out and taken back; forks use others.
 _REMOVED_TYPES = {
@@ -134,11 +144,9 @@ def open_gguf(path: Path) -> Any:
         raise ChipmarkError(
             "reading GGUF files needs the package gguf", "pip install 'chipmark[gguf]'"
         ) from exc
-    try:
-        with path.open("rb") as file:
-            start = file.read(8).ljust(8, b"\0")
-    except OSError as exc:
-        raise BadInputError(path, f"cannot be read: {exc.strerror or exc}") from exc
+    check_place(path)
+    with open_foreign(path) as file:
+        start = file.read(8).ljust(8, b"\0")
     version = min(struct.unpack("<4xI", start)[0], struct.unpack(">4xI", start)[0])
     if start[:4] != b"GGUF" or version not in (2, 3):
         raise BadInputError(path, f"is not a GGUF file of version 2 or 3 (starts with {start!r})")
@@ -146,7 +154,9 @@ def open_gguf(path: Path) -> Any:
         return _bounded_reader(gguf)(str(path), "r")
     except _RefusedTensorError as exc:
         raise BadInputError(path, str(exc), field=exc.tensor, hint=exc.hint) from exc
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as exc:
+    except RecursionError:
+        raise BadInputError(path, "has lists nested too deeply") from None
+    except _FAULTS as exc:
         raise BadInputError(path, f"is not a valid GGUF file: {exc}") from exc
 
 
@@ -233,6 +243,6 @@ def read_fields(reader: Any, path: object, *, long_lists: bool = True) -> dict[s
         if long_lists or len(field.data) <= 1_000:
             try:
                 fields[key] = field.contents()
-            except (ValueError, IndexError, TypeError) as exc:
+            except (*_FAULTS, RecursionError) as exc:
                 raise BadInputError(path, f"cannot be read: {exc}", field=key) from exc
     return fields

@@ -20,6 +20,7 @@ from chipmark_models.cache import cache_path
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError
 from chipmark_models.files import writing
+from chipmark_models.model_folder import read_json_object
 from chipmark_models.precision import group_of, precision_named, stored_as, tensor_bytes
 from chipmark_models.scratch import Scratch
 from chipmark_models.tensors import expected_shapes
@@ -28,7 +29,7 @@ from chipmark_models.weights.open import open_weights, source_hash
 from chipmark_models.weights.plain import FloatArray, StoredArray, widen
 from chipmark_models.weights.quality import WeightError
 from chipmark_models.weights.quantise import RULE, QuantisedTensor
-from chipmark_models.weights.safetensors_file import SafetensorsFile, read_json_object
+from chipmark_models.weights.safetensors_file import SafetensorsFile
 from chipmark_models.weights.source import WeightRef, WeightSource
 from chipmark_models.weights.stored import SCALES, Stored, encode, hash_tensors, parts_of
 

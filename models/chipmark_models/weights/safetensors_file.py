@@ -6,7 +6,6 @@ data_offsets}}, then the data. Public specification: huggingface/safetensors, "F
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from chipmark_models.errors import BadInputError
+from chipmark_models.foreign_file import MIB, open_foreign, parse_json, size_of
+from chipmark_models.model_folder import check_place
 from chipmark_models.weights.plain import StoredArray
 
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+_MAX_HEADER_BYTES = 32 * MIB
+"""Of a hundred thousand tensors; the reference implementation reads up to 100 MB, which take
+a gigabyte and a half when they are parsed."""
+
+_MAX_DIMENSIONS = 32
 _DTYPES: Mapping[str, npt.DTypeLike] = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
     "I16": "<i2", "I8": "i1", "U8": "u1", "F8_E4M3": "u1", "BOOL": "?",
@@ -52,12 +57,13 @@ class SafetensorsFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        try:
-            self.size = self.path.stat().st_size
-            with self.path.open("rb") as file:
+        check_place(self.path)
+        with open_foreign(path) as file:
+            self.size = size_of(file)
+            try:
                 header = self._read_header(file)
-        except OSError as exc:
-            raise BadInputError(path, f"cannot be read: {exc.strerror or exc}") from exc
+            except OSError as exc:
+                raise BadInputError(path, f"cannot be read: {exc.strerror or exc}") from exc
         self.metadata: dict[str, str] = header.pop("__metadata__", None) or {}
         self.entries = {name: self._entry(name, value) for name, value in header.items()}
         self._check_no_overlap()
@@ -73,10 +79,7 @@ class SafetensorsFile:
         self.data_start = 8 + length
         if self.data_start > self.size:
             raise BadInputError(self.path, f"is cut short within the header ({self.size} bytes)")
-        try:
-            header = json.loads(file.read(length), object_pairs_hook=_no_name_twice)
-        except ValueError as exc:
-            raise BadInputError(self.path, f"the header is invalid JSON: {exc}") from exc
+        header = parse_json(file.read(length), self.path, unique=True)
         if not isinstance(header, dict):
             raise BadInputError(self.path, "the header is not a JSON object")
         return header
@@ -87,10 +90,12 @@ class SafetensorsFile:
             start, stop = value["data_offsets"]
         except (KeyError, TypeError, ValueError) as exc:
             raise BadInputError(self.path, f"bad header entry ({exc})", field=name) from exc
-        if dtype not in _DTYPES:
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise BadInputError(self.path, f"has type {dtype!r}, which is not read", field=name)
-        if not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
+        if not all(type(n) is int and 0 <= n < 1 << 62 for n in (*shape, start, stop)):
             raise BadInputError(self.path, "has a negative or non-integer size", field=name)
+        if len(shape) > _MAX_DIMENSIONS:
+            raise BadInputError(self.path, f"has {len(shape)} dimensions", field=name)
         n_bytes = np.dtype(_DTYPES[dtype]).itemsize
         for n in shape:
             n_bytes *= n
@@ -120,30 +125,10 @@ class SafetensorsFile:
         """The stored values, a read-only view of the mapped file where it is aligned."""
         entry = self.entries[name]
         if self._map is None:
-            self._map = np.asarray(np.memmap(self.path, np.uint8, mode="r"))
+            with open_foreign(self.path) as file:
+                self._map = np.asarray(np.memmap(file, np.uint8, mode="r"))
         flat = self._map[entry.offset : entry.offset + entry.n_bytes]
         dtype = np.dtype(_DTYPES[entry.dtype])
         if entry.offset % dtype.itemsize:
             flat = flat.copy()
         return flat.view(dtype).reshape(entry.shape)
-
-
-def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands twice")
-    return found
-
-
-def read_json_object(path: Path, hint: str = "") -> dict[str, Any]:
-    """A JSON file that holds an object; BadInputError otherwise."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise BadInputError(path, f"cannot be read: {exc.strerror or exc}", hint=hint) from exc
-    except ValueError as exc:
-        raise BadInputError(path, f"is invalid JSON: {exc}") from exc
-    if not isinstance(data, dict):
-        raise BadInputError(path, "is not a JSON object")
-    return data
