@@ -22,6 +22,12 @@ CLEAN_UP_S = 20.0
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class InterruptedRun(KeyboardInterrupt):
+    """What a signal raises. A class of its own: Python ends by SIGINT, whatever exit code it is
+    given, once the very class KeyboardInterrupt has passed through `exec` of a text, as the
+    standard library does it to make classes."""
+
+
 class Interrupts:
     """The signals that end this process, and which of them has come."""
 
@@ -59,7 +65,7 @@ class Interrupts:
                 os.write(2, self.line().encode())
             finally:
                 os._exit(128 + number)
-        raise KeyboardInterrupt
+        raise InterruptedRun
 
 
 def entry() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from chipmark.cell.settings import Limits, RunOptions
 from chipmark.cell.suite import Overrides, Suite, groups, load_suite, order_of, suite_names
 from chipmark.errors import BadInputError, ChipmarkError, UnknownNameError, UsageError
 
@@ -145,3 +146,25 @@ def test_suites_are_frozen() -> None:
     suite = load_suite("quick", Overrides(), HERE)
     assert isinstance(suite, Suite)
     assert hash(suite.cells[0]) == hash(suite.cells[0])
+
+
+def test_a_suite_has_one_limit_for_every_step_and_the_command_line_goes_first(
+    tmp_path: Path,
+) -> None:
+    limited = MINE.replace("repeats = 4", "repeats = 4\nlimit_s = 30")
+    suite = load_suite(_file(tmp_path, limited), Overrides(), ())
+    assert suite.limit_s == 30.0
+    limits = RunOptions().of_suite(None, None, suite.limit_s).limits
+    assert {limits.load_s, limits.parity_s, limits.run_s, limits.oracle_s} == {30.0}
+    assert {limits.probe_s, limits.clock_s, limits.close_s} == {30.0, 20.0}
+    assert limits.grace_s <= 10.0
+    assert RunOptions(limit_s=5.0).of_suite(None, None, suite.limit_s).limits.load_s == 5.0
+    assert load_suite(_file(tmp_path, MINE), Overrides(), ()).limit_s is None
+    assert RunOptions().of_suite(None, None, None).limits == Limits()
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "true", '"60"', "inf", "nan", "0.5"])
+def test_a_limit_that_is_none_names_the_field(tmp_path: Path, given: str) -> None:
+    limited = MINE.replace("repeats = 4", f"repeats = 4\nlimit_s = {given}")
+    with pytest.raises(BadInputError, match=r"mine\.limit_s"):
+        load_suite(_file(tmp_path, limited), Overrides(), ())

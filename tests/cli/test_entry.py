@@ -74,6 +74,28 @@ entry()
 """
 
 
+IN_EXEC = """
+import sys, time
+import chipmark.cli.main as main
+from chipmark.entry import entry
+def work(arguments):
+    exec("print('working', flush=True); time.sleep(60)")
+main.run_to_the_end = work
+entry()
+"""
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_within_a_text_that_is_executed(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", IN_EXEC], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+
+
 def test_a_second_signal_does_not_break_the_clean_up_off() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", CLEANS_UP], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -277,9 +278,49 @@ def test_a_run_that_was_cut_by_its_time_limit_is_measured_again_with_more(
 ) -> None:
     """What ended early is a record that is done, of repeats that are not: more time is another
     measurement, and the same time is not."""
-    arguments = ("run", "quick", "-b", "sim:golden", "--sessions", 1, "-o", tmp_path / "runs")
+    # Simulated seconds, of which 40 sessions take more than one.
+    arguments = ("run", "quick", "-b", "sim:golden", "--sessions", 40, "-o", tmp_path / "runs")
     assert chipmark(*arguments, "--limit-s", 1, "--repeats", 1).code == 0
     more = chipmark(*arguments, "--repeats", 1, "--format", "json")
     assert "skipped" not in more.err
     assert len(more.json) == 2
     assert "skipped" in chipmark(*arguments, "--limit-s", 1, "--repeats", 1).err
+
+
+def test_a_limit_makes_no_other_measurement_of_what_is_whole(chipmark, tmp_path: Path) -> None:
+    arguments = ("run", "quick", "-b", "sim:golden", "--sessions", 1, "-o", tmp_path / "runs")
+    arguments += ("--repeats", 1)
+    assert chipmark(*arguments, "--limit-s", 900).code == 0
+    for limit_s in (800, 5000):
+        again = chipmark(*arguments, "--limit-s", limit_s, "--format", "json")
+        assert "skipped" in again.err
+        assert len(again.json) == 1
+
+
+def test_without_any_record_failed_cells_are_exit_4(
+    chipmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chipmark.cell import suite_run
+
+    def full_disk(out: Path, raw: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(suite_run, "record_raw", full_disk)
+    answer = chipmark(
+        "run", "quick", "-b", "sim:golden", "--sessions", 1, "--repeats", 1, "-o", tmp_path / "runs"
+    )
+    assert answer.code == 4
+    assert "No space left on device" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_second_run_into_a_folder_is_told_who_holds_it(chipmark, tmp_path: Path) -> None:
+    from chipmark.cell.lock import locked
+
+    out = tmp_path / "runs"
+    out.mkdir()
+    with locked(out, print):
+        answer = chipmark("run", "quick", "-b", "sim:golden", "-o", out)
+    assert answer.code == 2
+    assert f"is being measured into by process {os.getpid()} on " in answer.err
+    assert list(out.iterdir()) == []

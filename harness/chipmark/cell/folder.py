@@ -92,14 +92,20 @@ class StoredCells:
             shutil.rmtree(path)
 
 
-def stored_cells(out: Path) -> StoredCells:
-    """What is in the folder; records that cannot be read are left to `chipmark validate`."""
+def stored_cells(out: Path, run_s: float) -> StoredCells:
+    """What is in the folder; records that cannot be read are left to `chipmark validate`.
+
+    A record with a repeat that was cut by a limit shorter than `run_s` is not done: more time is
+    another measurement of it. One with whole repeats is, whatever the limits.
+    """
     done: set[str] = set()
     failed: dict[str, tuple[Path, ...]] = {}
     for record in load_records([out]).records:
         key = str(record.manifest.options.get(KEY, ""))
         if record.manifest.status == "done":
-            done.add(key)
+            cut = any(repeat.get("complete") == 0 for repeat in record.metrics.per_repeat)
+            if not cut or record.manifest.limits.get("run_s", run_s) >= run_s:
+                done.add(key)
         else:
             failed[key] = (*failed.get(key, ()), record.path)
     return StoredCells(frozenset(done), failed)

@@ -127,7 +127,8 @@ class Preparation:
 
 _RUN_S = 3600.0
 """What a repeat's limit was in the keys of records so far. How long one may take does not make
-another measurement of it, so the limit of this run is not asked."""
+another measurement of it, so the limit of this run is not asked; `stored_cells` looks for repeats
+that were cut."""
 
 
 def resume_key(inputs: CellInputs) -> str:

@@ -57,7 +57,7 @@ def _run_suite(
 ) -> RunReport:
     options = options.of_suite(suite.slo, suite.idle_s, suite.limit_s)
     until_s = time.monotonic() + suite.budget_s
-    before = stored_cells(out)
+    before = stored_cells(out, options.limits.run_s)
     prepared = Preparation(options, reporter)
     for plan in suite.cells:
         if plan.scenario == "capacity":
