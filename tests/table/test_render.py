@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
