@@ -80,7 +80,7 @@ def test_another_file_is_no_store(tmp_path):
     import pyarrow.parquet as pq
 
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(BrokenRecordError, match="not a Parquet"):
+    with pytest.raises(BrokenRecordError, match="not a whole Parquet"):
         read_store(tmp_path / "a.parquet")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "b.parquet")
     with pytest.raises(BrokenRecordError, match=r"not chipmark\.history/1"):
