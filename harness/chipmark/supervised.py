@@ -90,8 +90,8 @@ class Supervised:
         return self._told.get("wall_s")
 
     def code(self, timeout_s: float) -> int | None:
-        """How the program ended, in the codes of `subprocess`; None where it runs on. Of a supervisor
-        that was killed, and the program with it, its own."""
+        """How the program ended, in the codes of `subprocess`; None where it runs on. The
+        supervisor's own where that was killed, and the program with it."""
         self._listen(timeout_s, ("code",))
         if "code" in self._told:
             return int(self._told["code"])

@@ -121,8 +121,8 @@ def open_parquet(
     error: Error = BadInputError,
     hint: str = "",
 ) -> Iterator[Any]:
-    """A `pyarrow.parquet.ParquetFile` whose rows its bytes can hold, or that has at most `free_rows`.
-    What pyarrow raises in the block is `error`."""
+    """A `pyarrow.parquet.ParquetFile` whose rows its bytes can hold, or that has no more than
+    `free_rows`. What pyarrow raises in the block is `error`."""
     import pyarrow
     import pyarrow.parquet
 

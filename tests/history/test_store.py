@@ -87,5 +87,5 @@ def test_another_file_is_no_store(tmp_path):
         read_store(tmp_path / "b.parquet")
     other = pa.table({"x": [1]}).replace_schema_metadata({"schema": "chipmark.history/1"})
     pq.write_table(other, tmp_path / "c.parquet")
-    with pytest.raises(BrokenRecordError, match="other content"):
+    with pytest.raises(BrokenRecordError, match="other columns"):
         read_store(tmp_path / "c.parquet")
