@@ -52,7 +52,7 @@ class Interrupts:
         return None if self.received is None else 128 + self.received
 
     def line(self) -> str:
-        """Its line on stderr."""
+        """The sentence on stderr."""
         name = signal.Signals(self.received or signal.SIGINT).name
         return f"interrupted by {name}; what was written whole stands\n"
 

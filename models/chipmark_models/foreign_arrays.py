@@ -121,7 +121,7 @@ def open_parquet(
     error: Error = BadInputError,
     hint: str = "",
 ) -> Iterator[Any]:
-    """A `pyarrow.parquet.ParquetFile` of no more rows than its bytes can hold, above `free_rows`.
+    """A `pyarrow.parquet.ParquetFile` whose rows its bytes can hold, or that has at most `free_rows`.
     What pyarrow raises in the block is `error`."""
     import pyarrow
     import pyarrow.parquet

@@ -2,7 +2,7 @@
 killed.
 
 Each is locked by the process that made it. The kernel drops the lock with the process, so what can
-be locked has no owner any longer, whoever has its process id by now.
+be locked has no owner, whoever has its process id by now.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from chipmark.errors import BadInputError, BrokenRecordError, CannotWriteError, 
 from chipmark.metrics.derive import derive
 from chipmark.results import store
 from chipmark.results.raw import load_raw
-from chipmark.results.record import SCHEMA, document_text
+from chipmark.results.record import SCHEMA, document_text, parse_record
 from chipmark.results.store import find_records, load_record, load_records, sweep
 from chipmark.results.write import record_raw
 
@@ -190,3 +192,17 @@ def test_an_unknown_field_is_named(raw_dir: Path, tmp_path: Path) -> None:
     path.write_text(document_text(document))
     with pytest.raises(BrokenRecordError, match=r"manifest\.colour"):
         load_record(folder)
+
+
+@pytest.mark.parametrize("place", ["environment", "options", "cache_policy"])
+def test_a_number_that_is_not_finite_is_found_where_anything_may_stand(
+    place: str, tmp_path: Path
+) -> None:
+    published = sorted((Path(__file__).parents[2] / "results" / "amd-epyc-zen4").iterdir())[0]
+    document = json.loads((published / "record.json").read_text())
+    document["manifest"][place]["a"] = [1, {"b": 12345.5}]
+    text = document_text(document).replace("12345.5", "1e999")
+    digest = hashlib.sha256(re.sub(r'(?<=sha256": ")\w+(?="\n}\n)', "0" * 64, text).encode())
+    text = re.sub(r'(?<=sha256": ")\w+(?="\n}\n)', digest.hexdigest(), text)
+    with pytest.raises(BrokenRecordError, match=rf"manifest\.{place}\.a\.1\.b.*not a finite"):
+        parse_record(tmp_path / "record.json", text)

@@ -9,8 +9,13 @@ from chipmark.prices.book import EXAMPLE, load_book
 from chipmark.results.record import Record
 from chipmark.table.headline import headline
 from chipmark.table.judged import judged_by_kind
-from chipmark.table.render import render
+from chipmark.table.render import rendered
 from chipmark.table.rows import build_rows, sheets_of
+
+
+def render(rows: Any, format: str, *args: Any, **options: Any) -> str:
+    return "".join(rendered(rows, format, *args, **options))
+
 
 Make = Callable[..., Record]
 

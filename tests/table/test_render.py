@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,14 @@ from chipmark.results.record import Record
 from chipmark.table.cells import file_text, number_text
 from chipmark.table.columns import COLUMNS, EXTRA_KEYS
 from chipmark.table.listed import BLOCKS
-from chipmark.table.render import FORMATS, render
+from chipmark.table.render import FORMATS, rendered
 from chipmark.table.rows import TableRow, build_rows
 from chipmark_models.presets import preset
+
+
+def render(rows: Any, format: str, *args: Any, **options: Any) -> str:
+    return "".join(rendered(rows, format, *args, **options))
+
 
 Make = Callable[..., Record]
 EVIL = '=cmd|"/C calc"!A1 <script>alert(1)</script> | `x` \x1b[31mred'

@@ -29,7 +29,7 @@ _HOLDER_BYTES = 1000
 
 @contextmanager
 def locked(out: Path, say: Callable[[str], None]) -> Iterator[bool]:
-    """Hold the folder for the run; False where its file system has no locks, which `say` is told.
+    """Hold the folder for the run; False where its file system has no locks, which `say` gets.
 
     Raises UsageError that names the process that holds it.
     """

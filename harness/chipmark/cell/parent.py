@@ -172,7 +172,7 @@ class ChildProcess:
 
     def park(self) -> None:
         """Stop the child's processes, also those in groups of their own: they keep their memory
-        and use no CPU until they are woken. What supervises them is not stopped."""
+        and use no CPU until they are woken. What supervises them continues."""
         if not self._parked:
             self._parked = self._tree.signal(signal.SIGSTOP)
 

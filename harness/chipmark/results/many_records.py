@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def many_objects() -> Iterator[None]:
-    """Inside, Python does not look for cycles of objects that nobody holds.
+    """Inside, Python does not look for cycles of objects that are no longer used.
 
     It would look through everything that is held again and again, for a third of the time, and
     find nothing: models and rows have no cycles.

@@ -26,7 +26,7 @@ def table_parts(
     console: Console | None = None,
 ) -> Iterator[str]:
     """The parts of the text that `chipmark table` prints; arguments as those of `rows.build_rows`
-    and `render.render`. No row is held once it is shown.
+    and `render.rendered`. No row is held once it is shown.
 
     Raises UnknownNameError for a baseline, metric or format that does not exist, before the first
     part.

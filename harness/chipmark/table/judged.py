@@ -1,7 +1,7 @@
 """Sheets to places: each row's baseline, what bars it from a rank, and its rank.
 
 A row of a table is put together from this (`table.rows`) when it is shown, one after another, so
-that a table over many thousands of records holds no more of each than its sheet.
+that a table over many thousands of records holds only the sheet of each.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class Listed:
 
 
 def remarks_on(row: TableRow) -> list[str]:
-    """What is to be said of one row."""
+    """The remarks about one row."""
     texts = [f"{note['code']}: {note['text']}" for note in row.values["notes"]]
     by_reason: dict[str, list[str]] = {}
     for name, reason in row.null_reasons.items():

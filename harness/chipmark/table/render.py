@@ -30,20 +30,6 @@ FOR_PEOPLE: tuple[str, ...] = ("rich", "md", "html")
 """Formats that begin with a sentence about the rows."""
 
 
-def render(
-    rows: Iterable[TableRow],
-    format: str,
-    console: Console | None = None,
-    *,
-    all_columns: bool = False,
-    summary: str = "",
-) -> str:
-    """The table as text. `console` (rich only) gives width and colours; None is 120 columns
-    without colours. `summary`: a sentence above the table, in the formats for people.
-    Raises UnknownNameError for another format."""
-    return "".join(rendered(rows, format, console, all_columns=all_columns, summary=summary))
-
-
 def rendered(
     rows: Iterable[TableRow],
     format: str,
@@ -52,7 +38,11 @@ def rendered(
     all_columns: bool = False,
     summary: str = "",
 ) -> Iterator[str]:
-    """The parts of `render`. Rows are taken one by one, and none is held."""
+    """The parts of the table's text. Rows are taken one by one, and none is held.
+
+    `console` (rich only) gives width and colours; None is 120 columns without colours. `summary`:
+    a sentence above the table, in the formats for people. Raises UnknownNameError for another
+    format."""
     if format == "json":
         return _json(rows)
     if format == "csv":

@@ -87,7 +87,7 @@ def read_requests(
 
 
 def _packed_lines(path: object, file: IO[bytes] | gzip.GzipFile) -> Iterator[str]:
-    """Lines of a gzip file, of which no more is unpacked than a trace packs to."""
+    """Lines of a gzip file, unpacked only as far as a trace packs."""
     most, total = _FREE_BYTES + _PACKED * os.fstat(file.fileno()).st_size, 0
     with gzip.GzipFile(fileobj=file) as unpacked:
         for line in _lines(path, unpacked):
