@@ -152,7 +152,7 @@ def test_what_it_closes_is_closed(tmp_path: Path) -> None:
     code = f"import os, time; os.close({writer}); time.sleep(120)"
     program = Supervised([sys.executable, "-S", "-c", code], os.environ, pass_fds=(writer,))
     os.close(writer)
-    assert os.read(reader, 1) == b""  # nobody else holds an end of it
+    assert os.read(reader, 1) == b""  # no other process holds an end of it
     assert program.code(0.0) is None
     program.end()
     os.close(reader)

@@ -60,7 +60,7 @@ def test_a_mark_that_comes_twice_counts_once(sim_spec, tmp_path, arguments) -> N
     with ChildProcess(sim_spec.to_json(), tmp_path / "child") as child:
         child.ask("load", 60)
         child.send("run", **arguments)
-        child._buffer = b'{"mark": "ended"}\n'  # the child's own comes after it has started
+        child._buffer += b'{"mark": "ended"}\n'  # the child's own comes after it has started
         child.answer(60)
         assert set(child.marks) == {"started", "ended"}
         assert child.marks["ended"] < child.marks["started"] <= child.answered_s

@@ -54,7 +54,7 @@ class Ran:
 
     def longest_s(self, backend: str) -> float:
         """The longest time from a stage of this cell to what is logged next. After idle power all
-        cells are ended and audited, which is nobody's."""
+        cells are ended and audited, which belongs to no cell."""
         stages = [(at, text) for at, text in self.stages if text.startswith(("INFO", END))]
         gaps = zip(stages, [at for at, _ in stages[1:]], strict=False)
         return max(
@@ -68,7 +68,7 @@ class Ran:
 
 
 def install(folder: Path) -> Path:
-    """The plug-in as an installed distribution; returns what goes on PYTHONPATH."""
+    """The plug-in as an installed distribution; returns what to put on PYTHONPATH."""
     info = folder / "bad-1.0.dist-info"
     info.mkdir(parents=True)
     (folder / "bad_plugin.py").write_text(PLUGIN.read_text())

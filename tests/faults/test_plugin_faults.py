@@ -1,6 +1,6 @@
 """A fault of a plug-in costs its own cell, within its limit; the others stand, and nothing runs on.
 
-All faults are cells of one run: each is beside the others as well.
+All faults are cells of one run: each has the others next to it as well.
 """
 
 from __future__ import annotations

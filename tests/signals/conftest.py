@@ -77,7 +77,7 @@ class Place:
         )
 
     def half_records(self) -> list[str]:
-        """Folders of the output that are seen and are no whole record, with what is wrong."""
+        """Folders of the output that are seen without being a whole record, with what is wrong."""
         if not self.out.is_dir():
             return []
         found = [p.name for p in self.out.iterdir() if not p.name.startswith(".")]

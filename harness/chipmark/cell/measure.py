@@ -48,7 +48,7 @@ _LOG = logger_of(__name__)
 def reason_of(error: Exception) -> str:
     """Why a step of a cell failed, in a line.
 
-    What is neither chipmark's error nor the system's (an unforeseen answer, or a fault
+    What is neither chipmark's error nor the system's (an answer that was not thought of, or a fault
     of chipmark) has its type in it, and is logged whole.
     """
     if isinstance(error, ChipmarkError):
