@@ -110,3 +110,31 @@ def test_an_internal_error_is_no_verdict(chipmark, monkeypatch: pytest.MonkeyPat
     assert "Traceback (most recent call last)" in answer.err
     assert "nobody foresaw this" in answer.err
     assert "internal error (ZeroDivisionError)" in answer.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            OSError(28, "No space left on device", "/there/x\x1b[31m"),
+            2,
+            "/there/x\\x1b[31m: No space",
+        ),
+        (OSError(30, "Read-only file system"), 2, "error: Read-only file system"),
+        (MemoryError(), 2, "not enough memory"),
+        (OSError(9, "Bad file descriptor"), 4, "internal error (OSError)"),
+    ],
+)
+def test_what_the_machine_refuses_is_a_sentence_and_no_fault_of_chipmark(
+    chipmark, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, said: str
+) -> None:
+    from chipmark.prices import book
+
+    def refused(path: object) -> None:
+        raise error
+
+    monkeypatch.setattr(book, "load_book", refused)
+    answer = chipmark("table", Path(__file__).parent)
+    assert answer.code == code
+    assert said in answer.err
+    assert ("Traceback" in answer.err) == (code == 4)

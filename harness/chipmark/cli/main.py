@@ -3,6 +3,7 @@ it runs, so that `chipmark --help` imports neither pandas nor scipy nor torch.""
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ import typer
 from typer.core import TyperGroup
 
 from chipmark.entry import entry
-from chipmark.errors import ChipmarkError
+from chipmark.errors import ChipmarkError, UsageError
 from chipmark.terminal.streams import outlive_readers
+from chipmark_models.plain_text import one_line
 
 COMMANDS = {
     "doctor": "chipmark.cli.doctor",
@@ -41,6 +43,12 @@ COMMANDS = {
 __all__ = ["COMMANDS", "app", "entry", "flowing", "main", "run_to_the_end"]
 
 _INTERRUPTED = 130
+_OF_THE_MACHINE = frozenset((
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE, errno.EMFILE,
+    errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM,
+))  # fmt: skip
+"""What the system refuses through no fault of chipmark: a disk, a quota, a right, memory."""
+
 _INTERNAL = 4
 """Of an error without a type of its own. Never 1: a job would read that as "regressed"."""
 
@@ -138,12 +146,31 @@ def main(arguments: Sequence[str]) -> int:
 
         show_error(error)
         return error.exit_code
+    except (OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno not in _OF_THE_MACHINE:
+            return _internal(error)
+        from chipmark.terminal.console import show_error
+
+        show_error(UsageError(_reason(error), "free some of it, or choose another place"))
+        return UsageError.exit_code
     except Exception as error:  # 1 is a verdict, and this is not one
-        traceback.print_exc()
-        kind = type(error).__name__
-        sys.stderr.write(f"chipmark: internal error ({kind}), a fault of chipmark, no verdict\n")
-        return _INTERNAL
+        return _internal(error)
     return 0
+
+
+def _internal(error: Exception) -> int:
+    """Show an error that no one thought of, and whose fault it is."""
+    traceback.print_exception(error)
+    kind = type(error).__name__
+    sys.stderr.write(f"chipmark: internal error ({kind}), a fault of chipmark, no verdict\n")
+    return _INTERNAL
+
+
+def _reason(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this"
+    where = f"{error.filename}: " if error.filename else ""
+    return one_line(f"{where}{error.strerror}")
 
 
 def run_to_the_end(arguments: Sequence[str]) -> int:
