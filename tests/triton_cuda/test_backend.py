@@ -249,9 +249,10 @@ def test_what_is_compiled_is_warmed_at_every_tile_and_captured_largest_first(mon
     order, tokens = [], []
 
     class Recorder(streams.HostStream):
-        def capture(self, call):
+        def capture(self, call, *, kept):
+            assert kept
             order.append(call)
-            return super().capture(call)
+            return super().capture(call, kept=kept)
 
     forward = loading.PagedDecoder.forward
 
