@@ -79,7 +79,8 @@ def _problem(case: Case, implementation: Implementation, device: torch.device) -
         # A fault of the device is told by the next call that waits, which must not be another's.
         synchronize(device)
     except Exception as error:  # a compiler may raise anything; the kernel is out, and said to be
-        reason = one_line(f"{type(error).__name__}: {error}", _REASON)
+        first, _, _ = str(error).strip().partition("\n")
+        reason = one_line(f"{type(error).__name__}: {first}", _REASON)
         if not answers(device):
             raise CellFailedError(
                 f"the kernel of {case.operation} ({case.name}) lost the device: {reason}",
