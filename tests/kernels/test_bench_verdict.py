@@ -78,8 +78,9 @@ def test_a_small_op_is_judged_by_its_time_up_to_64_rows(verdict) -> None:
         ("decode_attention", "m seqs=8 context=16384", 64e6, 0.81, "met"),
         ("decode_attention", "m seqs=8 context=16384", 64e6, 0.79, "missed"),
         ("decode_attention", "m seqs=1 context=64", 63e6, 0.1, "not judged"),
-        ("skinny_gemm", "m rows=16 n=1 k=1", 33e6, 0.86, "met"),
-        ("skinny_gemm", "m rows=16 n=1 k=1", 33e6, 0.84, "missed"),
+        ("skinny_gemm", "m rows=16 n=1 k=1", 33e6, 0.76, "met"),
+        ("skinny_gemm", "m rows=16 n=1 k=1", 33e6, 0.74, "missed"),
+        ("skinny_gemm", "m rows=16 n=1 k=1", 101e6, 0.87, "missed"),
         ("skinny_gemm", "m rows=64 n=1 k=1", 33e6, 0.1, "not judged"),
         ("skinny_gemm", "m rows=16 n=1 k=1", 31e6, 0.1, "not judged"),
     ],
@@ -94,7 +95,7 @@ def test_what_reads_memory_is_judged_by_its_share_of_the_measured_bandwidth(
 
 
 def test_prefill_is_judged_by_the_matrix_rate_at_8k_alone(verdict) -> None:
-    for new, share, state in ((8192, 0.61, "met"), (8192, 0.59, "missed"), (512, 0.1, None)):
+    for new, share, state in ((8192, 0.41, "met"), (8192, 0.39, "missed"), (512, 0.1, None)):
         flops = 10**12
         seconds = flops / (share * CARD["bf16_flops"])
         case = f"m new={new} context=16384"

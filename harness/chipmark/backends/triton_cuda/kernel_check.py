@@ -76,7 +76,7 @@ def _problem(case: Case, implementation: Implementation, device: torch.device) -
     """What is wrong with one case, "" where nothing is. CellFailedError: the device is lost."""
     try:
         got = _call(implementation, case, lambda value: value)
-        # A fault of the device is told by the next call that waits, which must not be another's.
+        # A fault of the device shows in the next call that waits, which must not be another's.
         synchronize(device)
     except Exception as error:  # a compiler may raise anything; the kernel is out, and said to be
         first, _, _ = str(error).strip().partition("\n")
