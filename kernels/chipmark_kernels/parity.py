@@ -52,11 +52,12 @@ def compare(got: torch.Tensor, torchs: torch.Tensor, oracle: torch.Tensor) -> Pa
     torch_max = (torchs.double() - oracle).abs().max().item()
     allowed = 2 * torch_max + torch.finfo(got.dtype).eps * oracle.abs().max().item()
     problems = []
-    if rms_relative > RMS_LIMIT:
+    # Not `>`: a NaN of the oracle is over every limit, and would be under none.
+    if not rms_relative <= RMS_LIMIT:
         problems.append(f"(a) rms-relative {rms_relative:.2e} over {RMS_LIMIT:g}")
-    if max_relative > MAX_LIMIT:
+    if not max_relative <= MAX_LIMIT:
         problems.append(f"(b) max-relative {max_relative:.2e} over {MAX_LIMIT:g}")
-    if error.max().item() > allowed:
+    if not error.max().item() <= allowed:
         problems.append(f"(c) error {error.max().item():.2e} over {allowed:.2e}")
     return Parity(rms_relative, max_relative, error.max().item(), torch_max, tuple(problems))
 

@@ -208,6 +208,24 @@ def test_each_rule_of_parity_is_named(change, problem, kernel_bench) -> None:
     assert problem is None or problem in parity.problems[0]
 
 
+def test_nothing_passes_against_an_oracle_that_is_not_finite(kernel_bench) -> None:
+    oracle = torch.full((10,), float("nan")).double()
+    got = torch.ones(10).bfloat16()
+    problems = compare(got, got, oracle).problems
+    assert [p[:3] for p in problems] == ["(a)", "(b)", "(c)"]
+
+
+def test_a_row_of_figures_that_are_not_finite_can_be_written(kernel_bench) -> None:
+    from chipmark.kernel_bench.measuring import parity_row
+    from chipmark_kernels.parity import compare_fp8_rows
+
+    values = torch.full((2, 4), float("nan")).to(torch.float8_e4m3fn)
+    found = compare_fp8_rows(values, torch.full((2,), float("nan")), torch.ones(2, 4).double())
+    row = parity_row([found])
+    assert not row["ok"]
+    assert json.loads(json.dumps(row, allow_nan=False))["results"][0]["rms_relative"] is None
+
+
 def test_one_wrong_value_of_many_is_found_and_a_wrong_index_too(kernel_bench) -> None:
     oracle = torch.ones(100_000).double()
     got = oracle.bfloat16()

@@ -43,8 +43,9 @@ def test_the_table_has_the_targets_of_the_kernels_and_each_is_well_formed(kernel
     assert limits == {
         "fused small op in a graph": ("time_s", 4e-6),
         "decode attention of 64 MB of KV": ("fraction_of_roof", 0.80),
-        "skinny GEMM of 32 MB of weights": ("fraction_of_roof", 0.85),
-        "prefill attention at 8k": ("fraction_of_roof", 0.60),
+        "skinny GEMM of 32 MB of weights": ("fraction_of_roof", 0.75),
+        "skinny GEMM of 100 MB of weights": ("fraction_of_roof", 0.88),
+        "prefill attention at 8k": ("fraction_of_roof", 0.40),
         "beside the best peer": ("time_of_best_peer", 1.03),
     }
     kernels = {case.kernel for case in kernel_bench.cases.cases()}
@@ -77,8 +78,9 @@ def test_a_small_op_is_judged_by_its_time_up_to_64_rows(verdict) -> None:
         ("decode_attention", "m seqs=8 context=16384", 64e6, 0.81, "met"),
         ("decode_attention", "m seqs=8 context=16384", 64e6, 0.79, "missed"),
         ("decode_attention", "m seqs=1 context=64", 63e6, 0.1, "not judged"),
-        ("skinny_gemm", "m rows=16 n=1 k=1", 33e6, 0.86, "met"),
-        ("skinny_gemm", "m rows=16 n=1 k=1", 33e6, 0.84, "missed"),
+        ("skinny_gemm", "m rows=16 n=1 k=1", 33e6, 0.76, "met"),
+        ("skinny_gemm", "m rows=16 n=1 k=1", 33e6, 0.74, "missed"),
+        ("skinny_gemm", "m rows=16 n=1 k=1", 101e6, 0.87, "missed"),
         ("skinny_gemm", "m rows=64 n=1 k=1", 33e6, 0.1, "not judged"),
         ("skinny_gemm", "m rows=16 n=1 k=1", 31e6, 0.1, "not judged"),
     ],
@@ -93,7 +95,7 @@ def test_what_reads_memory_is_judged_by_its_share_of_the_measured_bandwidth(
 
 
 def test_prefill_is_judged_by_the_matrix_rate_at_8k_alone(verdict) -> None:
-    for new, share, state in ((8192, 0.61, "met"), (8192, 0.59, "missed"), (512, 0.1, None)):
+    for new, share, state in ((8192, 0.41, "met"), (8192, 0.39, "missed"), (512, 0.1, None)):
         flops = 10**12
         seconds = flops / (share * CARD["bf16_flops"])
         case = f"m new={new} context=16384"

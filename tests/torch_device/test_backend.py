@@ -325,7 +325,7 @@ def test_probe_without_memory_is_none_and_the_cell_goes_on(monkeypatch):
 
     backend, _ = load()
     monkeypatch.setattr(torch, "ones", full)
-    monkeypatch.setattr(torch, "full", full)
+    monkeypatch.setattr(torch, "randn", full)
     assert backend.probe_read(1 << 20) is None
     assert backend.probe_matmul("fp32") is None
 

@@ -232,6 +232,24 @@ def test_a_too_old_card_is_refused_and_told_what_measures_it(monkeypatch):
     assert "torch:cuda" in caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("lacks", "said"), [("cc", "no C compiler"), ("Python.h", "Python.h is missing")]
+)
+def test_a_machine_that_cannot_compile_a_launcher_is_refused_first(
+    monkeypatch, tmp_path, lacks, said
+):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None if lacks == "cc" else name)
+    if lacks != "Python.h":
+        (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(devices.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(devices.devices, "open_device", lambda name: torch.device("cuda:0"))
+    with pytest.raises(MissingBackendError, match=said) as caught:
+        TritonBackend("cuda")
+    assert "install" in caught.value.hint
+
+
 def test_precisions_are_told_without_a_device_and_others_refused():
     assert TritonBackend.precisions("cuda") == ("fp32", "bf16", "fp16", "w8", "w4", "fp8")
     assert TritonBackend.precisions("interpreter") == ("fp32", "fp16", "w8", "w4")
@@ -249,9 +267,10 @@ def test_what_is_compiled_is_warmed_at_every_tile_and_captured_largest_first(mon
     order, tokens = [], []
 
     class Recorder(streams.HostStream):
-        def capture(self, call):
+        def capture(self, call, *, kept):
+            assert kept
             order.append(call)
-            return super().capture(call)
+            return super().capture(call, kept=kept)
 
     forward = loading.PagedDecoder.forward
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from chipmark.backends.triton_cuda import loading, product_choice
+from chipmark.backends.triton_cuda import kernel_check, loading, product_choice
 from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda.streams import stream_of
+from chipmark.errors import CellFailedError
+from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.ops import FEW_ROWS, TABLE, Fp8Rows
 from chipmark_models.decoder.paged.reference_ops import OPS
@@ -56,6 +58,96 @@ def test_fp8_products_can_be_tried_at_any_number_of_rows(fp8: PagedDecoder, rows
     stream = stream_of(CPU)
     for operation in ("qkv", "down_add"):
         assert product_choice._seconds(fp8, operation, "torch", rows, stream) > 0
+
+
+def wrong_over_a_prefix(q, k, v, table, cu_q, kv_lens, scale):
+    out = OPS["prefill_attention"](q, k, v, table, cu_q, kv_lens, scale)
+    for seq in range(len(kv_lens)):
+        first, last = cu_q[seq : seq + 2].tolist()
+        if kv_lens[seq] > last - first:  # as if the tokens before were not there
+            alone = torch.tensor([0, last - first], dtype=torch.int32)
+            late = table[seq : seq + 1], alone, alone[1:], scale
+            out[first:last] = OPS["prefill_attention"](q[first:last], k, v, *late)
+    return out
+
+
+def wrong_beyond_one_split(q, k, v, table, kv_lens, scale):
+    assert table.shape[1] * k.shape[1] >= 128  # the decoder's own table, not one of the check's
+    return OPS["decode_attention"](q, k, v, table, kv_lens.clamp(max=64), scale)
+
+
+@pytest.mark.parametrize(
+    ("operation", "wrong"),
+    [("prefill_attention", wrong_over_a_prefix), ("decode_attention", wrong_beyond_one_split)],
+)
+def test_attention_is_checked_over_prefixes_and_long_contexts(
+    fp8: PagedDecoder, operation: str, wrong: Implementation
+) -> None:
+    assert failures(fp8, {operation: OPS[operation]}, [1], 256) == {}
+    found = failures(fp8, {operation: wrong}, [1], 256)
+    assert "(a) rms-relative" in found[operation]
+
+
+def test_a_kernel_that_loses_the_device_is_named_with_the_way_round_it(
+    fp8: PagedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(kernel_check, "synchronize", fault)
+    monkeypatch.setattr(kernel_check, "answers", lambda device: False)
+    with pytest.raises(
+        CellFailedError, match=r"kernel of down_add \(1 rows of .* illegal"
+    ) as caught:
+        failures(fp8, {"down_add": OPS["down_add"]}, [1], FEW_ROWS)
+    assert '--option triton:ops.down_add="torch"' in caught.value.hint
+
+
+def test_a_kernel_that_only_raises_is_out_and_the_check_goes_on(fp8: PagedDecoder) -> None:
+    def refused(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("out of resource: shared memory\nsecond line")
+
+    found = failures(fp8, {"down_add": refused, "qkv": OPS["qkv"]}, [1], FEW_ROWS)
+    assert list(found) == ["down_add"]
+    assert "RuntimeError: out of resource: shared memory" in found["down_add"]
+
+
+def test_a_candidate_that_raises_is_dropped_and_said(
+    fp8: PagedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(decoder, operation, name, rows, stream):
+        if name == "triton" and rows > 1:
+            raise RuntimeError("out of resource")
+        return 1.0 if name == "triton" else 2.0
+
+    monkeypatch.setattr(product_choice, "_seconds", seconds)
+    before = fp8.ops
+    try:
+        found = product_choice.choose_products(
+            fp8, {"qkv": ["triton", "torch"]}, [1, 8], stream_of(CPU)
+        )
+    finally:
+        fp8.ops = before
+    assert {rows: choice.name for rows, choice in found["qkv"].items()} == {1: "triton", 8: "torch"}
+    assert found["qkv"][8].refused == {"triton": "RuntimeError: out of resource"}
+    notes = loading._notes("cuda", CPU, {}, found)
+    assert (
+        "kernel_replaced",
+        "qkv at 8 rows: triton was dropped (RuntimeError: out of resource)",
+    ) in notes
+
+
+def test_nothing_that_computes_a_product_fails_the_cell(
+    fp8: PagedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(*_: object) -> float:
+        raise RuntimeError("out of resource")
+
+    monkeypatch.setattr(product_choice, "_seconds", seconds)
+    with pytest.raises(
+        CellFailedError, match="nothing computes qkv at 1 rows: triton: RuntimeError"
+    ):
+        product_choice.choose_products(fp8, {"qkv": ["triton", "torch"]}, [1], stream_of(CPU))
 
 
 def test_a_row_says_which_products_take_rounded_activations() -> None:

@@ -13,6 +13,7 @@ import torch
 from chipmark_kernels import manifest
 from chipmark_kernels.device import TARGETS
 from chipmark_kernels.launch import Launch, recording
+from chipmark_kernels.reference.attention import prefill_attention_reference
 from chipmark_models.decoder.paged import ops as paged_ops
 from chipmark_models.decoder.paged import torch_ops as paged_torch
 from chipmark_models.decoder.paged.decoder import PagedBatch, PagedDecoder
@@ -178,6 +179,28 @@ def test_a_padded_row_changes_no_page_and_no_other_row() -> None:
         step(model, [(3, a[3:4], [2, 0])], pad_to)
     for one, other in zip(*((*m.kv.k, *m.kv.v) for m in models), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_torch_attends_to_a_cold_prompt_without_a_mask_and_never_copies_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[bool, bool, int]] = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def counted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **more: Any) -> torch.Tensor:
+        asked.append((more["is_causal"], more["attn_mask"] is None, k.shape[1]))
+        return attend(q, k, v, **more)
+
+    monkeypatch.setattr(paged_torch.functional, "scaled_dot_product_attention", counted)
+    made = torch.Generator().manual_seed(3)
+    q = torch.randn(40 + 5, 4, 16, generator=made)
+    k, v = (torch.randn(8, 16, 2, 16, generator=made) for _ in range(2))
+    table = torch.arange(8, dtype=torch.int32).view(2, 4)
+    ends, lengths = (torch.tensor(t, dtype=torch.int32) for t in ([0, 40, 45], [40, 21]))
+    got = paged_torch.prefill_attention(q, k, v, table, ends, lengths, 0.25)
+    right = prefill_attention_reference(q, k, v, table, ends, lengths, 0.25)
+    torch.testing.assert_close(got, right)
+    assert asked == [(True, True, 2), (False, False, 2)]
 
 
 def test_torch_neither_loses_slot_zero_nor_writes_for_padding() -> None:

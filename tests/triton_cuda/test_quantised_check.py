@@ -9,6 +9,8 @@ from chipmark.backends.triton_cuda.kernel_check import Case, _problem
 from chipmark_models.decoder.paged import reference_ops as paged_reference
 from chipmark_models.decoder.paged.ops import Fp8Rows
 
+CPU = torch.device("cpu")
+
 
 def _exact(x, norm, eps):
     """Not rounded between norm and scale, as the kernel computes them."""
@@ -25,12 +27,12 @@ def case(request):
 
 
 def test_right_rows_pass_though_bf16_moves_values_over_the_middle_of_two_codes(case):
-    assert _problem(case, _exact) == ""
+    assert _problem(case, _exact, CPU) == ""
 
 
 def test_a_row_of_zeros_may_have_any_scale(case):
     case.args[0][2] = 0
-    assert _problem(case, _exact) == ""
+    assert _problem(case, _exact, CPU) == ""
 
 
 def test_a_wrong_code_and_a_wrong_scale_are_found(case):
@@ -44,5 +46,5 @@ def test_a_wrong_code_and_a_wrong_scale_are_found(case):
         rows = _exact(*args)
         return Fp8Rows(rows.values, rows.scales * 1.01, rows.dtype)
 
-    assert "half steps away" in _problem(case, wrong_code)
-    assert "wrong scale" in _problem(case, wrong_scale)
+    assert "half steps away" in _problem(case, wrong_code, CPU)
+    assert "wrong scale" in _problem(case, wrong_scale, CPU)

@@ -55,9 +55,13 @@ def parity_row(found: Sequence[Parity]) -> dict[str, Any]:
     """As JSON: no number where an error is not finite."""
     rows = []
     for p in found:
-        fields = {k: None if v == math.inf else v for k, v in asdict(p).items()}
+        fields = {k: _finite(v) for k, v in asdict(p).items()}
         rows.append(fields | {"ok": p.ok})
     return {"ok": all(p.ok for p in found), "results": rows}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def peer_problem(case: Case, inputs: Inputs, got: Any, oracle: Sequence[torch.Tensor]) -> str:

@@ -137,6 +137,19 @@ def _import_plugin(kind: str, package: str) -> None:
         ) from error
 
 
+def answers(device: Any) -> bool:
+    """Whether the device still computes; after an illegal access it does not, in this process."""
+    import torch
+
+    try:
+        torch.zeros(1, device=device).add_(1).item()
+        synchronize(device)
+    except Exception as error:  # drivers and vendors' builds have classes of their own
+        _LOG.warning("%s does not answer: %s", device, error)
+        return False
+    return True
+
+
 def synchronize(device: Any) -> None:
     """Return when the device has nothing left to do; at once on a CPU, whose calls block."""
     if device.type != "cpu":

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
+import sysconfig
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from chipmark.backends.torch_device import devices
@@ -47,6 +50,8 @@ def candidate(machine: Machine) -> Candidate:
         least = ".".join(map(str, LEAST_CAPABILITY))
         missing = f"compute capability {found[0]}.{found[1]}; the kernels need {least} or newer"
         return Candidate("cuda", missing, "torch:cuda measures this card without them", order)
+    if lacking := missing_compiler():
+        return Candidate("cuda", *lacking, order)
     return Candidate("cuda", order=order)
 
 
@@ -70,7 +75,27 @@ def open_device(name: str) -> Any:
         return _interpreter()
     device = devices.open_device(name)
     _check_capability(device)
+    if missing := missing_compiler():
+        raise MissingBackendError(f"triton:{name}: {missing[0]}", missing[1])
     return device
+
+
+def missing_compiler() -> tuple[str, str] | None:
+    """What Triton lacks to compile the launcher of a kernel, and how to get it; None where it has
+    all. It needs a C compiler and Python's headers at the first launch of each kernel."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return (
+            "Triton compiles a launcher for each kernel, and there is no C compiler here",
+            "install gcc, or name one: CC=/path/to/cc",
+        )
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.is_file():
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return (
+            f"Triton compiles a launcher for each kernel, and {header} is missing",
+            f"install the headers of this Python (python{version}-dev, python{version}-devel)",
+        )
+    return None
 
 
 def _interpreter() -> Any:

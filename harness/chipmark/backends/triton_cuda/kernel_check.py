@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
+from chipmark.backends.torch_device.devices import answers, synchronize
 from chipmark.backends.triton_cuda.product_calls import norm_of, products_of, rows_and_options
+from chipmark.errors import CellFailedError
 from chipmark_kernels.parity import compare, compare_fp8_rows
 from chipmark_kernels.reference.rmsnorm import rmsnorm_reference
 from chipmark_models.decoder.op_table import Implementation
@@ -25,11 +27,18 @@ from chipmark_models.decoder.paged.ops import (
 )
 from chipmark_models.decoder.paged.reference_ops import OPS
 from chipmark_models.decoder.paged.weights import Product
+from chipmark_models.plain_text import one_line
 
 VOCABULARY_ROWS = 16_384
 """Rows of table and head that are checked: a vocabulary in float64 would be gigabytes."""
 
-_LENGTHS = (1, 15, 16, 17, 123, 300)
+_LENGTHS = (1, 17, 300, 4_099)
+_NEW = (1, 17, 64, 129)
+"""Keys of a sequence, and how many of them are new to a prefill launch: a prefix of several pages
+before most, and decode attention split as it is in use."""
+
+_REASON = 200
+"""Characters of a compiler's message that a row keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +67,26 @@ def failures(
         for case in _cases(decoder, decode_rows, chunk):
             if case.operation not in chosen or case.operation in found:
                 continue
-            if reason := _problem(case, chosen[case.operation]):
+            if reason := _problem(case, chosen[case.operation], decoder.device):
                 found[case.operation] = f"{case.name}: {reason}"
     return found
 
 
-def _problem(case: Case, implementation: Implementation) -> str:
+def _problem(case: Case, implementation: Implementation, device: torch.device) -> str:
+    """What is wrong with one case, "" where nothing is. CellFailedError: the device is lost."""
     try:
         got = _call(implementation, case, lambda value: value)
+        # A fault of the device shows in the next call that waits, which must not be another's.
+        synchronize(device)
     except Exception as error:  # a compiler may raise anything; the kernel is out, and said to be
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+        first, _, _ = str(error).strip().partition("\n")
+        reason = one_line(f"{type(error).__name__}: {first}", _REASON)
+        if not answers(device):
+            raise CellFailedError(
+                f"the kernel of {case.operation} ({case.name}) lost the device: {reason}",
+                f'load again without it: --option triton:ops.{case.operation}="torch"',
+            ) from error
+        return reason
     if isinstance(got[0], Fp8Rows):
         rows = got[0]
         return "; ".join(compare_fp8_rows(rows.values, rows.scales, _normed(case)).problems)
@@ -170,19 +189,21 @@ def _product_cases(decoder: PagedDecoder, random: _Random, rows: int) -> Iterato
 
 def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iterator[Case]:
     c, page = decoder.config, decoder.kv.page_tokens
-    longest = [n for n in _LENGTHS if n <= decoder.max_context] or [decoder.max_context]
-    width = -(-max(longest) // page)
-    width = -(-width // 16) * 16
-    n_pages = len(longest) * width
+    longest = sorted({min(n, decoder.max_context) for n in _LENGTHS})
+    # The width of the decoder's own page table decides into how many parts decode is split.
+    width = -(-decoder.max_context // page)
+    own = -(-max(longest) // page)
+    n_pages = len(longest) * own
     k, v = (random.normal(n_pages, page, c.n_kv_heads, c.head_dim) for _ in range(2))
     table = torch.randperm(n_pages, generator=random.generator, device=decoder.device)
-    table = table.view(len(longest), width).to(torch.int32)
+    table = table.view(len(longest), own).to(torch.int32)
+    table = torch.nn.functional.pad(table, (0, width - own))
     lens = torch.tensor(longest, dtype=torch.int32, device=decoder.device)
     scale = c.head_dim**-0.5
     q = random.normal(len(longest), c.n_heads, c.head_dim)
     args: tuple[Any, ...] = (q, k, v, table, lens, scale)
     yield Case("decode_attention", f"lengths {longest}", args, {}, OPS["decode_attention"])
-    new = [min(n, max(1, chunk // len(longest))) for n in longest]
+    new = [min(n, length, max(1, chunk)) for n, length in zip(_NEW, longest, strict=False)]
     ends = torch.tensor([0, *new], dtype=torch.int32, device=decoder.device).cumsum(0)
     q = random.normal(sum(new), c.n_heads, c.head_dim)
     args = (q, k, v, table, ends.to(torch.int32), lens, scale)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from chipmark.backends.triton_cuda.devices import (
     check_precision,
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
-from chipmark.backends.triton_cuda.product_choice import choose_products
+from chipmark.backends.triton_cuda.product_choice import Choice, choose_products
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream, stream_of
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
@@ -104,14 +103,14 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     replaced: dict[str, str] = {}
     if spec.options.get("kernel_check", name != INTERPRETER):
         replaced = _replace_failing(decoder, names, asked, buckets, spec.max_chunk)
-    choices: dict[str, Any] = {}
+    choices: dict[str, dict[int, Choice]] = {}
     if name != INTERPRETER:
         choices = _choose(decoder, names, asked, replaced, buckets, spec.max_chunk, stream)
     inputs = DecodeInputs(buckets[-1], spec.max_context, PAGE_TOKENS, device)
     capture = spec.options.get("graphs", True)
     decode = {rows: _decode_call(decoder, inputs, rows) for rows in buckets}
     if capture:  # the largest first: the others then fit into its memory
-        decode = {rows: stream.capture(decode[rows]) for rows in reversed(buckets)}
+        decode = {rows: stream.capture(decode[rows], kept=True) for rows in reversed(buckets)}
     if name != INTERPRETER:  # where nothing is compiled there is nothing to warm
         _warm(decoder, decode, spec, stream, device)
     covered: float | None = 0.0
@@ -158,7 +157,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
                 for operation, by_rows in choices.items()
             },
         },
-        notes=_notes(name, device, replaced),
+        notes=_notes(name, device, replaced, choices),
         sampling="device",
         clock="device" if device.type != "cpu" else "host",
         execution="graph" if graphed else "eager",
@@ -248,7 +247,7 @@ def _choose(
     buckets: tuple[int, ...],
     chunk: int,
     stream: LaunchStream,
-) -> dict[str, Any]:
+) -> dict[str, dict[int, Choice]]:
     """Try kernels against cuBLAS, and against Hopper's own product where that is right here."""
     candidates = {
         op: ["triton", "torch"]
@@ -330,7 +329,10 @@ def _precision(precision: str, activation: str) -> ComputedPrecision:
 
 
 def _notes(
-    name: str, device: torch.device, replaced: Mapping[str, str]
+    name: str,
+    device: torch.device,
+    replaced: Mapping[str, str],
+    choices: Mapping[str, Mapping[int, Choice]],
 ) -> tuple[tuple[str, str], ...]:
     notes = [
         (
@@ -338,6 +340,12 @@ def _notes(
             f"{operation} is computed by torch: the kernel fails here ({reason})",
         )
         for operation, reason in replaced.items()
+    ]
+    notes += [
+        (NoteCode.KERNEL_REPLACED, f"{operation} at {rows} rows: {by} was dropped ({reason})")
+        for operation, by_rows in choices.items()
+        for rows, choice in by_rows.items()
+        for by, reason in choice.refused.items()
     ]
     if name == INTERPRETER:
         text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"

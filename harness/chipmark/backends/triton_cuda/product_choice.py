@@ -9,16 +9,19 @@ from __future__ import annotations
 import statistics
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from chipmark.backends.torch_device.devices import answers, release
 from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_options
 from chipmark.backends.triton_cuda.streams import LaunchStream
+from chipmark.errors import CellFailedError
 from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, TABLE, Fp8Rows
+from chipmark_models.plain_text import one_line
 
 REPEATS = 5
 MOST_LAYERS = 16
@@ -42,9 +45,13 @@ class ByRows:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Seconds of one product by implementation, and the fastest."""
+    """One product at one number of rows: what was tried, and the fastest."""
 
     seconds: Mapping[str, float]
+    """By implementation."""
+
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Why an implementation was dropped, by its name."""
 
     @property
     def name(self) -> str:
@@ -61,7 +68,8 @@ def choose_products(
     """Try the candidates of each operation at each number of rows, and let the decoder use them.
 
     candidates: names of implementations by operation, all of which compute it rightly here. What
-    has one candidate only is not tried.
+    has one candidate only is not tried. One that raises is dropped; CellFailedError where all do,
+    or where the device is lost.
     """
     found: dict[str, dict[int, Choice]] = {}
     ops = decoder.ops
@@ -71,7 +79,7 @@ def choose_products(
             if len(names) < 2:
                 continue
             chosen = {
-                n: Choice({name: _seconds(decoder, operation, name, n, stream) for name in able})
+                n: _tried(decoder, operation, able, n, stream)
                 for n in sorted(set(rows))
                 if (able := [name for name in names if name != "hopper" or n > FEW_ROWS])
             }
@@ -80,6 +88,27 @@ def choose_products(
             found[operation] = chosen
     decoder.ops = ops
     return found
+
+
+def _tried(
+    decoder: PagedDecoder, operation: str, names: Sequence[str], rows: int, stream: LaunchStream
+) -> Choice:
+    seconds, refused = {}, {}
+    for name in names:
+        try:
+            seconds[name] = _seconds(decoder, operation, name, rows, stream)
+        except Exception as error:  # out of shared memory, what cuBLAS has not, a full device
+            refused[name] = one_line(f"{type(error).__name__}: {error}", 200)
+            if not answers(decoder.device):
+                raise CellFailedError(
+                    f"{operation} by {name} at {rows} rows lost the device: {refused[name]}",
+                    f'load again with another: --option triton:ops.{operation}="torch"',
+                ) from error
+            release(decoder.device)
+    if not seconds:
+        told = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise CellFailedError(f"nothing computes {operation} at {rows} rows: {told}")
+    return Choice(seconds, refused)
 
 
 def _seconds(
@@ -102,7 +131,7 @@ def _seconds(
             result = call(x, weight.matrix, weight.bias, **more)
         return result, result
 
-    play = stream.capture(all_layers)
+    play = stream.capture(all_layers, kept=False)
     play()
     seconds = []
     for _ in range(REPEATS):

@@ -42,8 +42,12 @@ class LaunchStream(Protocol):
         """Queue a copy to the host; it holds once a later mark was waited for."""
         ...
 
-    def capture(self, call: Call) -> Call:
-        """The same work as one launch, if the device can; its results are overwritten each time."""
+    def capture(self, call: Call, *, kept: bool) -> Call:
+        """The same work as one launch, if the device can; its results are overwritten each time.
+
+        kept: it lives as long as the stream and shares memory with others that do; one that is
+        tried and dropped has memory of its own.
+        """
         ...
 
 
@@ -69,7 +73,7 @@ class HostStream:
         """Copy."""
         return source.clone()
 
-    def capture(self, call: Call) -> Call:
+    def capture(self, call: Call, *, kept: bool) -> Call:
         """The call itself."""
         return call
 
@@ -79,7 +83,7 @@ class CudaStream:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pool: Any = None
+        self._kept: list[torch.cuda.CUDAGraph] = []
 
     def mark(self) -> torch.cuda.Event:
         """An event that keeps its time."""
@@ -106,8 +110,13 @@ class CudaStream:
         pinned = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
         return pinned.copy_(source, non_blocking=True)
 
-    def capture(self, call: Call) -> Call:
-        """Warm on a side stream, as capturing demands, then record; graphs share their memory."""
+    def capture(self, call: Call, *, kept: bool) -> Call:
+        """Warm on a side stream, as capturing demands, then record.
+
+        Kept graphs share one pool of memory, which the first of them holds open: torch refuses a
+        capture into a pool whose graphs are all gone while a block of it is alive, and the
+        workspace that cuBLAS takes during a capture stays alive (torch 2.11 and before).
+        """
         side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
@@ -116,9 +125,11 @@ class CudaStream:
         torch.cuda.current_stream(self._device).wait_stream(side)
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        pool = self._kept[0].pool() if kept and self._kept else None
+        with torch.cuda.graph(graph, pool=pool):
             results = call()
-        self._pool = graph.pool()
+        if kept:
+            self._kept.append(graph)
 
         def replay() -> tuple[torch.Tensor, ...]:
             graph.replay()
