@@ -90,7 +90,7 @@ class Supervised:
         return self._told.get("wall_s")
 
     def code(self, timeout_s: float) -> int | None:
-        """How the program ended, in the codes of `subprocess`; None where it runs on. Of a supervisor
+        """How the program ended, as a code of `subprocess`; None where it runs on. Of a supervisor
         that was killed, and the program with it, its own."""
         self._listen(timeout_s, ("code",))
         if "code" in self._told:
