@@ -46,6 +46,12 @@ class Interrupts:
         """Whether a signal is raised as KeyboardInterrupt; else the process ends by it at once."""
         self._nothing_to_end = not wanted
 
+    def ignore(self) -> None:
+        """Ignore them from now on: the work is done, and Python's own end, which would give them
+        back to the system, must not take its exit code away."""
+        for number in _NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
+
     @property
     def code(self) -> int | None:
         """The exit code of an interrupted process, None where no signal has come."""
@@ -87,6 +93,7 @@ def entry() -> None:
     if interrupts.code is not None:
         sys.stderr.write(interrupts.line())
         code = interrupts.code
+    interrupts.ignore()
     sys.exit(code)
 
 

@@ -96,6 +96,30 @@ def test_within_a_text_that_is_executed(number: signal.Signals) -> None:
         assert process.wait(30) == 128 + number
 
 
+AT_THE_END = """
+import atexit, sys, time
+import chipmark.cli.main as main
+from chipmark.entry import entry
+def end():
+    print("ending", flush=True)
+    time.sleep(1.0)
+atexit.register(end)
+main.run_to_the_end = lambda arguments: 3
+entry()
+"""
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_code_of_work_that_is_done_is_kept(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", AT_THE_END], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ending\n"
+        process.send_signal(number)
+        assert process.wait(30) == 3
+
+
 def test_a_second_signal_does_not_break_the_clean_up_off() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", CLEANS_UP], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -21,6 +21,8 @@ SPELLED = {
 }  # fmt: skip
 """Signs of chipmark's own output in ASCII."""
 
+_STDERR = 2
+
 ERRORS = "chipmark.spelled"
 """The name of `spelled` among Python's handlers of encoding errors."""
 
@@ -43,7 +45,7 @@ class _Sink(io.FileIO):
     """A file descriptor that takes everything: once its reader is gone, it leads to /dev/null."""
 
     def write(self, data: object) -> int | None:  # type: ignore[override]
-        """As `FileIO`. Raises UsageError, once, where the file behind it cannot be written."""
+        """As `FileIO`. Raises UsageError, once, where the file behind stdout cannot be written."""
         try:
             return super().write(data)  # type: ignore[arg-type]
         except BrokenPipeError:
@@ -52,7 +54,8 @@ class _Sink(io.FileIO):
             raise
         except OSError as error:
             self._lead_nowhere()
-            raise UsageError(f"the output cannot be written ({error.strerror})") from error
+            if self.fileno() != _STDERR:  # of progress and messages nothing is lost that counts
+                raise UsageError(f"the output cannot be written ({error.strerror})") from error
         return memoryview(data).nbytes  # type: ignore[arg-type]
 
     def _lead_nowhere(self) -> None:
