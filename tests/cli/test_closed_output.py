@@ -111,3 +111,13 @@ def test_a_full_disk_is_an_error_of_the_output(tmp_path):
     assert done.returncode == 2
     assert b"the output cannot be written (No space left on device)" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_stderr_ends_nothing(tmp_path):
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*ENTRY, "table", str(RECORD)], stdout=subprocess.PIPE, stderr=full, check=False
+        )
+    assert done.returncode == 0
+    assert done.stdout
