@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chipmark.benchmark_json.export import export_text
+from chipmark.benchmark_json.export import export_of
 from chipmark.benchmark_json.read import read_benchmark_json
 from chipmark.benchmark_json.store import import_run
 from chipmark.errors import BadInputError, NothingToJudgeError
@@ -73,7 +73,7 @@ def test_rounds_that_ended_when_they_were_precise_enough(tmp_path: Path) -> None
     assert {b.options["precision"] for b in run.benchmarks} == {0.05}
     assert {b.options["confidence"] for b in run.benchmarks} == {0.99}
     folder = import_run(DATA / "v5_precision.json", tmp_path)
-    assert export_text(folder) == (DATA / "v5_precision.json").read_text()
+    assert export_of(folder).text == (DATA / "v5_precision.json").read_text()
 
 
 def test_unknown_keys_are_kept_everywhere(tmp_path: Path) -> None:

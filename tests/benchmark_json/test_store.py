@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chipmark.benchmark_json.export import export_text, records_document, write_export
+from chipmark.benchmark_json.export import export_of, records_document, write_export
 from chipmark.benchmark_json.read import parse_benchmark_json, read_benchmark_json
 from chipmark.benchmark_json.stats import stats_of
 from chipmark.benchmark_json.store import (
@@ -26,6 +26,7 @@ from chipmark.benchmark_json.store import (
 )
 from chipmark.errors import BadInputError, BrokenRecordError, NothingToJudgeError, UsageError
 from chipmark.results.store import load_record, load_records
+from chipmark.results.write import record_raw
 
 DATA = Path(__file__).parent / "data"
 RECORD = Path(__file__).parents[1] / "results" / "data" / "record-1"
@@ -72,7 +73,7 @@ def test_import_export_import_is_the_same(
         source, again = Path(folder, "a.json"), Path(folder, "b.json")
         source.write_bytes((json.dumps(document, indent=indent) + newline).encode())
         first = import_run(source, Path(folder, "one"))
-        write_export(export_text(Path(folder, "one")), again, force=False)
+        write_export(export_of(Path(folder, "one")).text, again, force=False)
         second = import_run(again, Path(folder, "two"))
         assert again.read_bytes() == source.read_bytes()
         assert first.name == second.name
@@ -117,14 +118,14 @@ def test_two_runs_are_not_exported_as_one(tmp_path: Path) -> None:
     import_run(DATA / "v5.json", tmp_path)
     import_run(DATA / "v4.json", tmp_path)
     with pytest.raises(UsageError, match="more than one run"):
-        export_text(tmp_path)
+        export_of(tmp_path)
 
 
 def test_nothing_to_export(tmp_path: Path) -> None:
     with pytest.raises(NothingToJudgeError):
-        export_text(tmp_path)
+        export_of(tmp_path)
     with pytest.raises(BadInputError):
-        export_text(tmp_path / "none")
+        export_of(tmp_path / "none")
 
 
 def test_an_export_replaces_only_when_told(tmp_path: Path) -> None:
@@ -163,10 +164,10 @@ def test_one_cell_in_two_records_is_refused() -> None:
 def test_pytest_benchmark_compares_what_is_exported(tmp_path: Path, source: str) -> None:
     out = tmp_path / "out.json"
     if source == "record":
-        text = export_text(RECORD)
+        text = export_of(RECORD)
     else:
         import_run(DATA / source, tmp_path / "runs")
-        text = export_text(tmp_path / "runs")
+        text = export_of(tmp_path / "runs")
     write_export(text, out, force=False)
     command = [sys.executable, "-m", "pytest_benchmark", "compare", str(out), "--csv", "out.csv"]
     done = subprocess.run(
@@ -187,3 +188,17 @@ def test_stats_of_worked_by_hand() -> None:
     assert stats["outliers"] == "1;0"
     with pytest.raises(ValueError, match="a sample"):
         stats_of([])
+
+
+def test_a_broken_record_is_left_out_of_an_export_and_named(tmp_path: Path, rawcells: Any) -> None:
+    out = tmp_path / "out"
+    record_raw(out, rawcells.write_raw(tmp_path / "raw"))
+    (out / "broken").mkdir()
+    (out / "broken" / "record.json").write_text("{")
+    found = export_of(out)
+    assert json.loads(found.text)["benchmarks"]
+    assert [skipped.path.name for skipped in found.skipped] == ["broken"]
+    only = tmp_path / "only"
+    (out / "broken").rename(only)
+    with pytest.raises(BrokenRecordError, match="no record that is whole"):
+        export_of(only)

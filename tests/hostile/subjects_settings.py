@@ -19,7 +19,7 @@ from chipmark.ab.journal import SCHEMA as JOURNAL_SCHEMA
 from chipmark.ab.journal import SLOTS_FILE, START_FILE, journal
 from chipmark.ab.machine import MachineState
 from chipmark.ab.readings import Reading
-from chipmark.benchmark_json.export import export_text
+from chipmark.benchmark_json.export import export_of
 from chipmark.benchmark_json.stats import stats_of
 from chipmark.benchmark_json.store import import_run
 from chipmark.benchmark_json.validate import validate_run
@@ -151,7 +151,7 @@ def use_run(path: Path) -> None:
     with TemporaryDirectory() as store:
         for finding in validate_run(import_run(path, Path(store))):
             print(finding.code)
-        export_text(Path(store))
+        assert export_of(Path(store)).text
     found = judge_stored([before], [after], Thresholds(), SessionMargin(0.05, "a margin"))
     print(markdown(found), junit_xml(found), *github_annotations(found), sep="\n")
     print_findings(found, Console(file=io.StringIO(), width=100))

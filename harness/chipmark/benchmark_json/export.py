@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chipmark.benchmark_json.document import NAMESPACE
 from chipmark.benchmark_json.stats import stats_of
 from chipmark.benchmark_json.store import find_runs, load_run
-from chipmark.errors import BadInputError, NothingToJudgeError, UsageError
+from chipmark.errors import (
+    BadInputError,
+    BrokenRecordError,
+    NothingToJudgeError,
+    UsageError,
+)
 from chipmark.results.record import Record
-from chipmark.results.store import find_records, load_record
+from chipmark.results.store import Skipped, find_records, load_records
 from chipmark_models.files import whole_file
 
 CELL_SCHEMA = "chipmark.cell_benchmark/1"
@@ -27,12 +33,20 @@ PER_TOKEN = {"total": "total_tok_s", "prefill": "prefill_tok_s", "decode": "deco
 """Rates whose inverse, seconds a work token, is a time: then `ops` is the rate itself."""
 
 
-def export_text(folder: Path) -> str:
+@dataclass(frozen=True, slots=True)
+class Export:
+    """The JSON text of a folder, and the records that could not be read."""
+
+    text: str
+    skipped: tuple[Skipped, ...] = ()
+
+
+def export_of(folder: Path) -> Export:
     """The JSON text for a folder: that of the one imported run in it, or of all its records.
 
-    Raises BadInputError where the folder is not there, BrokenRecordError where what it holds is
-    not whole, NothingToJudgeError where it is empty, UsageError where it holds two runs, or runs
-    and records.
+    Raises BadInputError where the folder is not there, BrokenRecordError where nothing that it
+    holds is whole, NothingToJudgeError where it is empty, UsageError where it holds two runs, or
+    runs and records.
     """
     if not folder.is_dir():
         raise BadInputError(folder, "there is no such folder")
@@ -41,14 +55,19 @@ def export_text(folder: Path) -> str:
         listed = ", ".join(str(path) for path in (*runs, *records)[:4])
         raise UsageError(f"{folder} holds more than one run: {listed}", "name one of them")
     if runs:
-        return load_run(runs[0]).text
+        return Export(load_run(runs[0]).text)
     if not records:
         raise NothingToJudgeError(
             f"there is no stored run and no record under {folder}",
             "chipmark import FILE -o DIR and chipmark run -o DIR make some",
         )
-    document = records_document([load_record(path) for path in records])
-    return json.dumps(document, indent=4, allow_nan=False) + "\n"
+    loaded = load_records([folder])
+    if not loaded.records:
+        raise BrokenRecordError(
+            folder, f"holds no record that is whole: {loaded.skipped[0].reason}"
+        )
+    document = records_document(loaded.records)
+    return Export(json.dumps(document, indent=4, allow_nan=False) + "\n", loaded.skipped)
 
 
 def write_export(text: str, out: Path, *, force: bool) -> None:

@@ -57,4 +57,4 @@ def cost(
             sys.stdout.flush()
             source = (prices or EXAMPLE).name
             warn(f"prices: {source} of {book.date}, VAT {book.vat}")
-    refuse_skipped(found)
+    refuse_skipped(found.skipped)

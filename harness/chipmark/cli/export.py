@@ -28,10 +28,13 @@ def export(
     """
     from rich.markup import escape
 
-    from chipmark.benchmark_json.export import export_text, write_export
+    from chipmark.benchmark_json.export import export_of, write_export
+    from chipmark.cli.records import name_skipped, refuse_skipped
     from chipmark.terminal.console import stderr
 
-    text = export_text(folder)
-    write_export(text, out, force=force)
+    found = export_of(folder)
+    name_skipped(found.skipped)
+    write_export(found.text, out, force=force)
     if str(out) != "-":
         stderr().print(escape(f"wrote {out}"))
+    refuse_skipped(found.skipped)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from chipmark.prices.book import PriceBook
+    from chipmark.results.store import Skipped
     from chipmark.table.read import Sheets
 
 
@@ -18,11 +19,9 @@ def readable(runs: Sequence[Path], book: PriceBook) -> Sheets:
     """
     from chipmark.api.records import check_readable
     from chipmark.table.read import read_sheets
-    from chipmark.terminal.console import warn
 
     found = read_sheets(runs, book)
-    for skipped in found.skipped:
-        warn(f"left out {skipped.path}: {skipped.reason}")
+    name_skipped(found.skipped)
     check_readable(len(found.sheets), found.skipped, runs)
     return found
 
@@ -38,11 +37,17 @@ def folders_of(runs: Sequence[Path]) -> list[Path]:
     return folders
 
 
-def refuse_skipped(found: Sheets) -> None:
+def name_skipped(skipped: Sequence[Skipped]) -> None:
+    """A line on stderr for each record that was left out."""
+    from chipmark.terminal.console import warn
+
+    for record in skipped:
+        warn(f"left out {record.path}: {record.reason}")
+
+
+def refuse_skipped(skipped: Sequence[Skipped]) -> None:
     """Raise BrokenRecordError where a record was left out, after the others were shown."""
     from chipmark.errors import BrokenRecordError
 
-    if found.skipped:
-        raise BrokenRecordError(
-            found.skipped[0].path, f"{len(found.skipped)} records could not be read"
-        )
+    if skipped:
+        raise BrokenRecordError(skipped[0].path, f"{len(skipped)} records could not be read")

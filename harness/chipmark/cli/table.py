@@ -94,4 +94,4 @@ def print_table(
     sys.stdout.flush()
     if format_ == "rich":
         warn(f"prices: {book_path.name}" + ("" if prices else " (the default; --prices BOOK)"))
-    refuse_skipped(found)
+    refuse_skipped(found.skipped)
