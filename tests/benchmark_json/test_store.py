@@ -167,7 +167,7 @@ def test_pytest_benchmark_compares_what_is_exported(tmp_path: Path, source: str)
         text = export_of(RECORD)
     else:
         import_run(DATA / source, tmp_path / "runs")
-        text = export_of(tmp_path / "runs")
+        text = export_of(tmp_path / "runs").text
     write_export(text, out, force=False)
     command = [sys.executable, "-m", "pytest_benchmark", "compare", str(out), "--csv", "out.csv"]
     done = subprocess.run(
