@@ -164,7 +164,7 @@ def test_one_cell_in_two_records_is_refused() -> None:
 def test_pytest_benchmark_compares_what_is_exported(tmp_path: Path, source: str) -> None:
     out = tmp_path / "out.json"
     if source == "record":
-        text = export_of(RECORD)
+        text = export_of(RECORD).text
     else:
         import_run(DATA / source, tmp_path / "runs")
         text = export_of(tmp_path / "runs").text
