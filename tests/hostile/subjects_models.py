@@ -212,29 +212,29 @@ _GGUF = tuple(f"chipmark_models/weights/gguf_{name}.py" for name in ("reader", "
 SUBJECTS = [
     Subject(
         "config.json", "json", partial(checkpoint, name="config.json"), use_checkpoint, _HF,
-        share=5.0,
+        share=10.0,
     ),
-    Subject("shape of a record", "json", good_shape, use_shape, _HF, share=5.0),
+    Subject("shape of a record", "json", good_shape, use_shape, _HF, share=10.0),
     Subject(
         "generation_config.json", "json", partial(checkpoint, name="generation_config.json"),
-        use_checkpoint, _HF, share=1.0,
+        use_checkpoint, _HF, share=2.0,
     ),
     Subject(
         "safetensors", "safetensors", partial(checkpoint, name="model.safetensors"), use_checkpoint,
-        _ST, share=5.0,
+        _ST, share=10.0,
     ),
     Subject(
         "safetensors index", "json",
         partial(checkpoint, name="model.safetensors.index.json", sharded=True), use_checkpoint, _ST,
-        share=3.0,
+        share=6.0,
     ),
     Subject(
         "tokenizer.json", "json", partial(checkpoint, name="tokenizer.json"), use_tokenizer, _TOK,
-        share=3.0,
+        share=5.0,
     ),
     Subject(
         "tokenizer_config.json", "json", partial(checkpoint, name="tokenizer_config.json"),
-        use_tokenizer, _TOK, share=3.0,
+        use_tokenizer, _TOK, share=5.0,
     ),
-    Subject("gguf", "gguf", good_gguf, use_gguf, _GGUF, share=2.0),
+    Subject("gguf", "gguf", good_gguf, use_gguf, _GGUF, share=3.0),
 ]  # fmt: skip

@@ -103,8 +103,8 @@ _FILES = {
 }
 
 SUBJECTS = [
-    Subject("record", "json", good_record, read, _TABLE, seal, 8.0),
-    Subject("record: table", "json", good_record, show, _TABLE, seal, 0.4),
+    Subject("record", "json", good_record, read, _TABLE, seal, 3.0),
+    Subject("record: table", "json", good_record, show, _TABLE, seal, 0.3),
     Subject("record: validate", "json", small_record, validate, _VALIDATE, seal, 0.1),
     Subject(
         "record of schema 1", "json", partial(good_record, source=_OLD), show,
@@ -112,7 +112,7 @@ SUBJECTS = [
     ),
     *(
         Subject(
-            f"record: {name}", kind, partial(small_record, name=name), read_raw, _RAW, seal, 2.0
+            f"record: {name}", kind, partial(small_record, name=name), read_raw, _RAW, seal, 0.4
         )
         for name, kind in _FILES.items()
     ),

@@ -249,39 +249,41 @@ KERNELS = {"format": 2, "identity": {}, "roofs": {}, "rows": []}
 SUBJECTS = [
     Subject(
         "price book", "toml", written("book.toml", EXAMPLE.read_text("utf-8")), use_book,
-        ("prices/book.py", "table/costing.py"), share=2.0,
+        ("prices/book.py", "table/costing.py"), share=4.0,
     ),
     Subject(
-        "suite", "toml", written("suite.toml", SUITE), use_suite, ("cell/suite.py",), share=2.0
+        "suite", "toml", written("suite.toml", SUITE), use_suite, ("cell/suite.py",), share=6.0
     ),
     Subject(
         "thresholds", "toml", written("t.toml", THRESHOLDS), use_thresholds,
-        ("gate/thresholds.py",), share=2.0,
+        ("gate/thresholds.py",), share=6.0,
     ),
     Subject(
         "pytest-benchmark run", "json", written("run.json", benchmark_run(1.0, 1)), use_run,
         ("benchmark_json/read.py", "gate/stored_series.py"), share=2.0,
     ),
-    Subject("history store", "parquet", good_store, use_store, ("history/parquet_store.py",)),
+    Subject(
+        "history store", "parquet", good_store, use_store, ("history/parquet_store.py",), share=0.3
+    ),
     Subject(
         "ab readings", "jsonl", lambda folder: good_journal(folder, SLOTS_FILE), use_journal,
-        ("ab/journal.py",),
+        ("ab/journal.py",), share=3.0,
     ),
     Subject(
         "ab plan", "json", lambda folder: good_journal(folder, START_FILE), use_journal,
-        ("ab/journal.py",),
+        ("ab/journal.py",), share=3.0,
     ),
     Subject(
         "aa run", "json", good_across, lambda path: print(load_session(path.parent).path),
-        ("ab/between_sessions.py",),
+        ("ab/between_sessions.py",), share=3.0,
     ),
     Subject(
         "gate state", "json", written("state.json", json.dumps(STATE)), use_state,
-        ("gate/baseline.py",),
+        ("gate/baseline.py",), share=3.0,
     ),
     Subject(
         "bound of the machine", "json", written(f"{'0' * 16}.json", json.dumps(BOUND)), use_bound,
-        ("gate/machine_bounds.py",),
+        ("gate/machine_bounds.py",), share=3.0,
     ),
     Subject(
         "kernel results", "json", written("k.json", json.dumps(KERNELS)),

@@ -131,19 +131,19 @@ _REPLAY = ("workload/replay_files.py", "workload/replay.py")
 SUBJECTS = [
     Subject(
         "profile", "toml", written("own.toml", profile_text().encode()), use_profile,
-        ("workload/profile_fields.py", "workload/profile.py"), share=2.0,
+        ("workload/profile_fields.py", "workload/profile.py"), share=6.0,
     ),
     Subject(
-        "mooncake trace", "jsonl", written("t.jsonl", mooncake()), use_trace, _REPLAY, share=4.0
+        "mooncake trace", "jsonl", written("t.jsonl", mooncake()), use_trace, _REPLAY, share=6.0
     ),
-    Subject("azure trace", "csv", written("t.csv", AZURE), use_trace, _REPLAY, share=4.0),
+    Subject("azure trace", "csv", written("t.csv", AZURE), use_trace, _REPLAY, share=10.0),
     Subject(
         "packed trace", "gzip", written("t.csv.gz", gzip.compress(AZURE)), use_trace, _REPLAY,
-        share=3.0,
+        share=4.0,
     ),
     Subject(
         "transcript", "jsonl", written("talk.jsonl", transcripts()), use_transcript,
-        ("workload/transcript.py", "workload/message_forms.py"), share=1.0,
+        ("workload/transcript.py", "workload/message_forms.py"), share=2.0,
     ),
     Subject(
         "chips.toml", "toml", written("chips.toml", CHIPS.encode()), use_chips,
