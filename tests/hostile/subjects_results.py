@@ -103,8 +103,8 @@ _FILES = {
 }
 
 SUBJECTS = [
-    Subject("record", "json", good_record, read, _TABLE, seal, 3.0),
-    Subject("record: table", "json", good_record, show, _TABLE, seal, 0.3),
+    Subject("record", "json", good_record, read, _TABLE, seal, 5.0),
+    Subject("record: table", "json", good_record, show, _TABLE, seal, 1.0),
     Subject("record: validate", "json", small_record, validate, _VALIDATE, seal, 0.1),
     Subject(
         "record of schema 1", "json", partial(good_record, source=_OLD), show,
