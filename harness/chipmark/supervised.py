@@ -15,11 +15,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import psutil
+from typing import TYPE_CHECKING, Any
 
 from chipmark.processes import family_of, how_it_ended, signal_group, undisturbed
+
+if TYPE_CHECKING:
+    import psutil
 
 MARK = "CHIPMARK_PROCESS"
 """Variable by which processes of one tree are known that have cut every tie, where there is no
@@ -104,6 +105,8 @@ class Supervised:
 
     def signal(self, number: signal.Signals) -> bool:
         """To every process of the tree and not to the supervisor; False where it has ended."""
+        import psutil
+
         if "code" in self._told or not signal_group(self.pid, number):
             return False
         for member in family_of(self.process.pid):
@@ -187,6 +190,8 @@ def end_tree(process: subprocess.Popen[Any], mark: str, ask_s: float = ASK_S) ->
     Its group is asked first (a chipmark or a pytest ends its own children and removes its half
     files), then killed.
     """
+    import psutil  # not needed for the help of a command that starts programs
+
     family: set[psutil.Process] = set()
     if ask_s > 0 and process.poll() is None:
         process.terminate()
@@ -216,6 +221,8 @@ def _wait(process: subprocess.Popen[Any], seconds: float) -> None:
 
 def _marked(mark: str) -> set[psutil.Process]:
     """Processes of this user whose environment bears the mark; others cannot be read."""
+    import psutil
+
     found = set()
     for member in psutil.process_iter():
         try:

@@ -113,7 +113,7 @@ def test_where_there_is_nothing_to_audit(chipmark, tmp_path: Path) -> None:
 
 
 def test_a_reference_that_is_not_one_is_refused(chipmark, tmp_path: Path) -> None:
-    for name, problem in (("absent.npz", "cannot be read"), ("text.npz", "not a file of logits")):
+    for name, problem in (("absent.npz", "no such file"), ("text.npz", "not a whole npz archive")):
         path = tmp_path / name
         if name.startswith("text"):
             path.write_text("logits")
