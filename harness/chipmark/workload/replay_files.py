@@ -34,9 +34,9 @@ MOST_LINE = 16 << 20
 MOST_MS = 1 << 53
 """Latest time of a request; a double still holds it."""
 
-_FREE_BYTES, _PACKED = 64 << 20, 200
-"""A packed trace may unpack to 64 MiB, and above to two hundred times its size: a published one
-packs to a fifth, and one line said again and again to a hundredth."""
+_FREE_BYTES, _PACKED = 4 << 20, 50
+"""A packed trace may unpack to 4 MiB, and above to fifty times its size: a published one packs to
+a fifth."""
 
 _AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 _MOONCAKE_FIELDS = ("timestamp", "input_length", "output_length", "hash_ids")
