@@ -19,6 +19,9 @@ from types import FrameType
 CLEAN_UP_S = 20.0
 """How long after a signal the next one is ignored."""
 
+AGAIN_S = 0.01
+"""How long after it was swallowed an interrupt is raised again."""
+
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -41,6 +44,7 @@ class Interrupts:
         for number in _NUMBERS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
+        sys.unraisablehook = self._unraisable
 
     def clean_up_from_now_on(self, wanted: bool) -> None:
         """Whether a signal is raised as KeyboardInterrupt; else the process ends by it at once."""
@@ -72,6 +76,19 @@ class Interrupts:
             finally:
                 os._exit(128 + number)
         raise InterruptedRun
+
+    def _unraisable(self, lost: sys.UnraisableHookArgs) -> None:
+        """What an extension module swallows. An interrupt among it is raised again, a moment later:
+        raised in here it would be swallowed as well."""
+        if not issubclass(lost.exc_type, InterruptedRun):
+            sys.__unraisablehook__(lost)
+            return
+        signal.signal(signal.SIGALRM, self._again)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+
+    def _again(self, number: int, frame: FrameType | None) -> None:
+        if not self._nothing_to_end:
+            raise InterruptedRun
 
 
 def entry() -> None:

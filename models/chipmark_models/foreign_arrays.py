@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -218,9 +219,9 @@ def _cast(
         if column.dtype.kind == "f" and not np.isfinite(column).all():
             raise error(path, "has a value that is not an integer", field=name, hint=hint)
         limits = np.iinfo(wanted)
-        if column.min() < limits.min or column.max() > limits.max:
+        if column.min().item() < limits.min or column.max().item() > limits.max:
             raise error(path, f"has a value out of the range of {wanted}", field=name, hint=hint)
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         cast = column.astype(wanted)
     if wanted.kind == "f" and not (np.isfinite(cast) | ~np.isfinite(column)).all():
         raise error(path, f"has a value out of the range of {wanted}", field=name, hint=hint)
@@ -234,7 +235,8 @@ def _faults(
     """What the libraries raise for a file that is not whole, as `error`."""
     kinds: tuple[type[Exception], ...] = (
         ValueError, TypeError, KeyError, OSError, EOFError, OverflowError, SyntaxError,
-        RecursionError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, *others,
+        RecursionError, NotImplementedError, RuntimeError, tokenize.TokenError, zipfile.BadZipFile,
+        zlib.error, *others,
     )  # fmt: skip
     try:
         yield

@@ -86,8 +86,12 @@ class ModelTokenizer:
     special_tokens: Mapping[str, str] = field(default_factory=dict)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; the texts of control tokens in it become these tokens."""
-        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        """Ids of `text`; the texts of control tokens in it become these tokens. BadInputError where
+        the tokenizer's own file makes that impossible."""
+        try:
+            ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
+        except Exception as exc:  # the Rust side raises plain Exception
+            raise BadInputError("the model's tokenizer", f"cannot encode: {exc}") from exc
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:

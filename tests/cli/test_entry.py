@@ -134,3 +134,35 @@ def test_a_second_signal_does_not_break_the_clean_up_off() -> None:
         assert process.stdout.readline() == "clean\n"
         assert process.wait(30) == 143
         assert process.stderr.read() == ("interrupted by SIGTERM; what was written whole stands\n")
+
+
+SWALLOWED = """
+import sys, time
+import chipmark.cli.main as main
+from chipmark.entry import entry
+class Kept:
+    def __del__(self):
+        print("working", flush=True)
+        time.sleep(2)
+def work(arguments):
+    kept = Kept()
+    del kept
+    time.sleep(60)
+main.run_to_the_end = work
+entry()
+"""
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_an_interrupt_that_is_swallowed_is_raised_again(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SWALLOWED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "working\n"
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+        assert process.stderr.read().splitlines() == [
+            f"interrupted by {number.name}; what was written whole stands"
+        ]

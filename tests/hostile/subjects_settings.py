@@ -25,6 +25,7 @@ from chipmark.benchmark_json.store import import_run
 from chipmark.benchmark_json.validate import validate_run
 from chipmark.cell.suite import Overrides, load_suite
 from chipmark.errors import UsageError
+from chipmark.foreign_text import plain_text
 from chipmark.gate.baseline import undecided_in_a_row
 from chipmark.gate.machine_bounds import SessionMargin, load_bound
 from chipmark.gate.outputs.annotations import github_annotations
@@ -119,7 +120,7 @@ def use_suite(path: Path) -> None:
 def use_thresholds(path: Path) -> None:
     """Margins of a benchmark."""
     rules = load_thresholds(path, path.parent)
-    print(rules.margins("decode", "time_s"), rules.not_gated("first", "time_s"))
+    print(rules.margins("decode", "time_s"), plain_text(rules.not_gated("first", "time_s")))
 
 
 def benchmark_run(factor: float, day: int) -> str:
@@ -162,8 +163,6 @@ def use_run(path: Path) -> None:
 def history(folder: Path) -> None:
     """A look back in every form."""
     collected = collect(folder)
-    for note in collected.notes:
-        assert note.isprintable()
     series = series_of(collected.observations, "*", 0)
     found = scan_history(series)
     worse = regressed(found, Thresholds())

@@ -69,6 +69,8 @@ def load_samples(path: str | os.PathLike[str]) -> PowerSamples:
     time_s = columns["time_s"]
     if time_s.ndim != 1 or len({column.shape for column in columns.values()}) != 1:
         raise BadInputError(path, "has columns of different lengths")
+    if not np.isfinite(time_s).all():
+        raise BadInputError(path, "is not finite", field="time_s")
     if (np.diff(time_s) < 0).any():
         raise BadInputError(path, "goes back in time", field="time_s")
     return PowerSamples(**columns)

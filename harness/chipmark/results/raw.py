@@ -116,6 +116,8 @@ def load_power(folder: Path, name: str) -> PowerSamples | None:
         return None
     if len({len(c) for c in columns.values()}) != 1:
         raise BrokenRecordError(folder / name, "has columns of different lengths")
+    if not np.isfinite(columns["time_s"]).all():
+        raise BrokenRecordError(folder / name, "is not finite", field="time_s")
     if (np.diff(columns["time_s"]) < 0).any():
         raise BrokenRecordError(folder / name, "goes back in time", field="time_s")
     return PowerSamples(columns["time_s"], columns["energy_j"], columns["power_w"])
