@@ -59,3 +59,13 @@ def _beside(file: str) -> ModuleType:
         sys.modules[name] = module
         spec.loader.exec_module(module)
     return sys.modules[name]
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What the trials counted, whichever process ran them: each is a property of its test whose
+    name begins with "trial"."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, told in getattr(report, "user_properties", ()):
+                if name.startswith("trial") and getattr(report, "when", "") == "call":
+                    terminalreporter.write_line(f"{name}: {told}")

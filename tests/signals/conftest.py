@@ -26,15 +26,6 @@ COUNTS = "trial of kills"
 """The property of a test under which it keeps what it counted."""
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What the trials of this folder counted."""
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for name, told in getattr(report, "user_properties", ()):
-                if name == COUNTS and getattr(report, "when", "") == "call":
-                    terminalreporter.write_line(f"{COUNTS}: {told}")
-
-
 @dataclass
 class Place:
     """A folder for records with a TMPDIR, a cache and a mark of its own."""
