@@ -138,6 +138,19 @@ def test_a_line_that_was_cut_is_run_again_and_one_that_is_wrong_is_named(canary,
     assert len(lines(tmp_path)) == 6 + 6
 
 
+def test_readings_beyond_the_limit_are_refused_and_left_whole(
+    canary, capsys, tmp_path, monkeypatch
+):
+    interrupted(canary, capsys)
+    file = tmp_path / "out" / "slots.jsonl"
+    long = file.read_text() + "{" + " " * 1_000_000
+    file.write_text(long)
+    monkeypatch.setattr("chipmark.ab.journal.DATA_BYTES", 1_000_000)
+    assert ab() == 2
+    assert "at most 1,000,000 are read" in capsys.readouterr().err
+    assert file.read_text() == long
+
+
 def test_two_at_once_do_not_share_a_folder(canary, capsys, tmp_path):
     interrupted(canary, capsys)
     with (tmp_path / "out" / "slots.jsonl").open() as file:

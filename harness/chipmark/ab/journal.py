@@ -24,7 +24,7 @@ from chipmark.ab.session import Measured, ProcessRunner
 from chipmark.cell.checked_json import FieldError, from_mapping
 from chipmark.errors import BrokenRecordError, UsageError
 from chipmark.gate.outputs.write import write_whole
-from chipmark_models.foreign_file import DATA_BYTES, parse_json, read_json
+from chipmark_models.foreign_file import DATA_BYTES, parse_json, read_json, read_text
 
 SCHEMA = "chipmark.ab-rounds/2"
 START_FILE = "start.json"
@@ -290,19 +290,15 @@ def _load(folder: Path, plan: Mapping[str, Any]) -> Journal:
 
 
 def _read(found: Journal, file: IO[str]) -> None:
-    file.seek(0)
-    try:
-        text = file.read(DATA_BYTES)
-    except UnicodeDecodeError as error:
-        raise BrokenRecordError(found.folder / SLOTS_FILE, f"is not UTF-8: {error}") from error
+    """Take in what the file holds, and cut a half line off it. `file`: locked, open for writing."""
+    path = found.folder / SLOTS_FILE
+    text = read_text(path, DATA_BYTES, error=BrokenRecordError)
     whole = text[: text.rfind("\n") + 1]
     for number, line in enumerate(whole.splitlines(), 1):
         try:
-            _take(found, parse_json(line, found.folder / SLOTS_FILE, error=BrokenRecordError))
+            _take(found, parse_json(line, path, error=BrokenRecordError))
         except (FieldError, TypeError) as error:
-            raise BrokenRecordError(
-                found.folder / SLOTS_FILE, f"invalid reading: {error!r}", line=number
-            ) from error
+            raise BrokenRecordError(path, f"invalid reading: {error!r}", line=number) from error
     if whole != text:
         # The last line was cut by what ended the run: its process is run again.
         file.truncate(len(whole.encode()))
