@@ -93,7 +93,7 @@ class Journal:
     folder: Path
     plan: Mapping[str, Any]
     attempt: int = 0
-    start: Mapping[str, Any] | None = None
+    start: _Start | None = None
     slots: dict[_Place, Measured] = field(default_factory=dict)
     canaries: dict[int, float] = field(default_factory=dict)
     _file: IO[str] | None = None
@@ -267,8 +267,7 @@ def _load(folder: Path, plan: Mapping[str, Any]) -> Journal:
         start = read_json(path, DATA_BYTES, error=BrokenRecordError)
         if start["schema"] != SCHEMA:
             raise ValueError(f"the schema is not {SCHEMA}")
-        shown = {name: start[name] for name in _SHOWN}
-        from_mapping(_Start, shown)
+        shown = from_mapping(_Start, {name: start[name] for name in _SHOWN})
         differ = list(_differences(start["plan"], plan))
     except (ValueError, KeyError, TypeError, FieldError) as error:
         raise BrokenRecordError(path, f"not an interrupted A/B run: {error}") from error
@@ -277,7 +276,7 @@ def _load(folder: Path, plan: Mapping[str, Any]) -> Journal:
             f"{folder} holds another A/B run, begun with {'; '.join(differ)}",
             "to resume, give what it was begun with, or choose a new -o",
         )
-    found = Journal(folder, plan, start=start)
+    found = Journal(folder, plan, start=shown)
     file = (folder / SLOTS_FILE).open("a+", encoding="utf-8")
     _lock(file, folder)
     try:
@@ -345,13 +344,13 @@ def _shown(runner: ProcessRunner) -> dict[str, Any]:
     }
 
 
-def _restore(runner: ProcessRunner, start: Mapping[str, Any]) -> None:
-    runner.identity = dict(start["identity"])
+def _restore(runner: ProcessRunner, start: _Start) -> None:
+    runner.identity = dict(start.identity)
     for arm in ARMS:
-        runner.names[arm] = tuple(start["names"][arm])
-        if arm in start["first_files"]:
-            runner.first_files[arm] = start["first_files"][arm]
-        modules = [Module(**m) for m in start["modules"][arm]]
+        runner.names[arm] = getattr(start.names, arm)
+        if arm in start.first_files:
+            runner.first_files[arm] = start.first_files[arm]
+        modules: tuple[Module, ...] = getattr(start.modules, arm)
         runner.modules[arm] = {f"{m.name} {m.path}": m for m in modules}
 
 
