@@ -10,11 +10,14 @@ from __future__ import annotations
 import html
 import re
 
+from rich.markup import escape
+
 from chipmark_models.plain_text import one_line, plain_text
 
 __all__ = [
     "annotation_property",
     "annotation_text",
+    "console_text",
     "csv_text",
     "html_text",
     "markdown_code",
@@ -71,6 +74,11 @@ def markdown_line(text: str) -> str:
 def markdown_code(text: str) -> str:
     """Text between two backticks."""
     return plain_text(" ".join(text.split())).replace("`", "'")
+
+
+def console_text(text: str) -> str:
+    """A line for rich: neither its markup nor a terminal's control characters are obeyed."""
+    return escape(plain_text(text))
 
 
 def annotation_text(text: str) -> str:

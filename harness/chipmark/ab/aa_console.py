@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 from rich.console import Console
-from rich.markup import escape
 
 from chipmark.ab.aa_run import MachineReport
 from chipmark.ab.between_sessions import AcrossReport
 from chipmark.ab.looks import title
-from chipmark.foreign_text import plain_text
+from chipmark.foreign_text import console_text
 from chipmark.gate.aa_statistics import PROMISED_BENCHMARK, PROMISED_SUITE, Rate
 from chipmark.gate.machine_bounds import ACROSS_SESSIONS
 from chipmark.gate.outputs.numbers import amount, signed
@@ -41,7 +40,7 @@ def print_machine(report: MachineReport, console: Console) -> None:
         )
         _line(console, "slowdown found: confirmed in 95 % of runs of at most 16 rounds")
     for fault in report.faults:
-        console.print(f"[bold yellow]unfit:[/] {_plain(fault)}", soft_wrap=True)
+        console.print(f"[bold yellow]unfit:[/] {console_text(fault)}", soft_wrap=True)
     for note in report.notes:
         _line(console, note)
     if report.stored is not None:
@@ -85,9 +84,5 @@ def _rate(rate: Rate, of: str) -> str:
     return f"{rate.found} of {rate.trials:,} {of}, at most {100 * rate.bound:.2g} % (95 %)"
 
 
-def _plain(text: str) -> str:
-    return escape(plain_text(text))
-
-
 def _line(console: Console, text: str) -> None:
-    console.print(_plain(text), soft_wrap=True)
+    console.print(console_text(text), soft_wrap=True)

@@ -49,7 +49,7 @@ def audit(
     from chipmark.cell.audit_record import can_be_audited, finish_audit
     from chipmark.cli.records import folders_of
     from chipmark.errors import BrokenRecordError
-    from chipmark.foreign_text import one_line, plain_text
+    from chipmark.foreign_text import console_text, one_line
     from chipmark.results.sidecar import with_sidecar
     from chipmark.results.store import stored_record
     from chipmark.terminal.console import check_format, emit_json, reporting, stdout, warn
@@ -96,7 +96,7 @@ def audit(
             verdict = str(row["verdict"])
             text = f"{row['ids_checked']} ids, {row['ids_clear']} clear, {row['ids_wrong']} wrong"
             text += f"; {row['reason']}" if row["reason"] else ""
-            head = f"[{colours[verdict]}]{verdict}[/] {escape(plain_text(str(row['record'])))}"
+            head = f"[{colours[verdict]}]{verdict}[/] {console_text(str(row['record']))}"
             console.print(f"{head}: {escape(one_line(text))}", soft_wrap=True)
     verdicts = {row["verdict"] for row in rows}
     if "fail" in verdicts:

@@ -27,12 +27,11 @@ def import_(
 
       chipmark import run.json -o runs/main
     """
-    from rich.markup import escape
 
     from chipmark.benchmark_json.read import read_benchmark_json
     from chipmark.benchmark_json.store import import_run
     from chipmark.errors import UsageError
-    from chipmark.foreign_text import one_line, plain_text
+    from chipmark.foreign_text import console_text, one_line
     from chipmark.terminal.console import check_format, emit_json, stdout, warn
 
     check_format(format_, ("rich", "json"))
@@ -58,4 +57,4 @@ def import_(
         return
     for run, to in stored:
         line = f"{run.path}: {run.size} benchmarks of {run.version} in {to}"
-        stdout().print(escape(plain_text(line)), soft_wrap=True)
+        stdout().print(console_text(line), soft_wrap=True)

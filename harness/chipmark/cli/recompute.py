@@ -106,9 +106,8 @@ def _document(result: Recomputed) -> dict[str, Any]:
 
 
 def _print(done: list[Recomputed]) -> None:
-    from rich.markup import escape
 
-    from chipmark.foreign_text import plain_text
+    from chipmark.foreign_text import console_text
     from chipmark.table.listing import name, number, show, words
     from chipmark.terminal.console import stdout
 
@@ -116,7 +115,7 @@ def _print(done: list[Recomputed]) -> None:
     for result in done:
         old, new = result.old, result.new
         head = f"{old.id} ({old.metrics.schema_}) -> {new.id} ({new.metrics.schema_})"
-        console.print(escape(plain_text(head)), soft_wrap=True)
+        console.print(console_text(head), soft_wrap=True)
         if result.changes:
             columns = [name("metric"), words("old"), words("new"), number("change")]
             show(console, columns, [[c.metric, *_texts(c)] for c in result.changes])

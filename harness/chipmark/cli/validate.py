@@ -40,7 +40,7 @@ def validate(
     from chipmark.benchmark_json.store import find_runs
     from chipmark.benchmark_json.validate import validate_run
     from chipmark.closed_form.check import check_record
-    from chipmark.foreign_text import one_line, plain_text
+    from chipmark.foreign_text import console_text, one_line
     from chipmark.prices.book import EXAMPLE
     from chipmark.results.store import find_records
     from chipmark.results.validate import validate_record
@@ -86,7 +86,7 @@ def validate(
         console = stdout()
         for finding in findings:
             colour = "red" if finding.severity == "error" else "yellow"
-            where = escape(plain_text(str(finding.path)))
+            where = console_text(str(finding.path))
             head = f"[{colour}]{finding.severity}[/] {finding.code}"
             console.print(f"{head} {where}: {escape(one_line(finding.text))}", soft_wrap=True)
         held = f"{len(folders)} records"

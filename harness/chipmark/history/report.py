@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 
-from chipmark.foreign_text import csv_text, plain_text
+from chipmark.foreign_text import console_text, csv_text
 from chipmark.gate.findings import finite
 from chipmark.gate.outputs.numbers import signed
 from chipmark.gate.thresholds import Thresholds
@@ -96,12 +95,12 @@ def print_history(history: History, worse: Sequence[Worse], console: Console) ->
     )
     for now in worse:
         size = f"{signed(now.effect)} ({signed(now.low)} to {signed(now.high)})"
-        line = f"[red]worse now[/]: {escape(plain_text(now.series.name))} by {size}"
+        line = f"[red]worse now[/]: {console_text(now.series.name)} by {size}"
         console.print(line, soft_wrap=True)
     if history.short:
         console.print(
             f"{len(history.short)} series of under {history.least_runs} runs tell nothing yet: "
-            + ", ".join(escape(plain_text(s.name)) for s in history.short[:3])
+            + ", ".join(console_text(s.name) for s in history.short[:3])
             + (", .." if len(history.short) > 3 else ""),
             soft_wrap=True,
         )

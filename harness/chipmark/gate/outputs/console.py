@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.markup import escape
 
-from chipmark.foreign_text import plain_text
+from chipmark.foreign_text import console_text
 from chipmark.gate.findings import GateFindings
 from chipmark.gate.outputs.numbers import amount, change
 from chipmark.gate.verdict import Verdict
@@ -38,12 +38,7 @@ def print_findings(findings: GateFindings, console: Console) -> None:
     show(console, columns, rows, lead=2, styles=styles)
     console.print("\nbelow, a change above 0 is for the worse, whatever the metric's direction:")
     for at, row in enumerate(findings.rows, 1):
-        console.print(_plain(f"{at}: {row.sentence(findings.notes)}"), soft_wrap=True)
+        console.print(console_text(f"{at}: {row.sentence(findings.notes)}"), soft_wrap=True)
     for note in findings.notes:
-        console.print(_plain(note), soft_wrap=True)
+        console.print(console_text(note), soft_wrap=True)
     console.print(f"[bold]{escape(findings.headline())}[/]")
-
-
-def _plain(text: str) -> str:
-    """Text of a file: neither rich's markup nor a terminal's control characters are obeyed."""
-    return escape(plain_text(text))
