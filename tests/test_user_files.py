@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from chipmark import user_files
@@ -11,26 +13,7 @@ from chipmark.chips.catalogue import catalogue
 from chipmark.chips.detect import identify_vendor
 from chipmark.errors import BadInputError, MissingBackendError, UnknownNameError
 
-CHIP = """
-schema = 1
-[[chip]]
-name = "mychip-200"
-title = "MyChip 200"
-vendor = "MyVendor"
-unit = "card"
-dies = 2
-match = ['MyChip 200']
-memory = { value = 64, unit = "GB", source = "sheet", date = "2026-10", confidence = "H" }
-[[vendor]]
-name = "MyVendor"
-devices = ["mychip"]
-pci_vendor = "1def"
-pci_classes = ["12"]
-pci_other = []
-dev = []
-proc = []
-tool = "mychip-smi"
-"""
+CHIP = (Path(__file__).parent / "data" / "own_chips.toml").read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -87,28 +87,6 @@ def use_transcript(path: Path) -> None:
     transcript_trace(path, encode, render, 256, max_context=1 << 20)
 
 
-CHIPS = """
-schema = 1
-[[chip]]
-name = "mychip-200"
-title = "MyChip 200"
-vendor = "MyVendor"
-unit = "card"
-dies = 2
-match = ['MyChip 200']
-memory = { value = 64, unit = "GB", source = "sheet", date = "2026-10", confidence = "H" }
-[[vendor]]
-name = "MyVendor"
-devices = ["mychip"]
-pci_vendor = "1def"
-pci_classes = ["12"]
-pci_other = []
-dev = []
-proc = []
-tool = "mychip-smi"
-"""
-
-
 def use_chips(path: Path) -> None:
     """The catalogue with the user's chips."""
     before = os.environ.get("CHIPMARK_CONFIG")
@@ -146,7 +124,8 @@ SUBJECTS = [
         ("workload/transcript.py", "workload/message_forms.py"), share=2.0,
     ),
     Subject(
-        "chips.toml", "toml", written("chips.toml", CHIPS.encode()), use_chips,
+        "chips.toml", "toml",
+        written("chips.toml", (_DATA / "own_chips.toml").read_bytes()), use_chips,
         ("chips/catalogue.py", "user_files.py"), share=1.0,
     ),
 ]  # fmt: skip
