@@ -74,6 +74,18 @@ entry()
 """
 
 
+def interrupted(program: str, first: str, number: signal.Signals) -> tuple[int, str]:
+    """Send the signal when the program has printed its first line; its exit code and stderr."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == f"{first}\n"
+        process.send_signal(number)
+        return process.wait(30), process.stderr.read()
+
+
 IN_EXEC = """
 import sys, time
 import chipmark.cli.main as main
@@ -87,13 +99,8 @@ entry()
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_within_a_text_that_is_executed(number: signal.Signals) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", IN_EXEC], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "working\n"
-        process.send_signal(number)
-        assert process.wait(30) == 128 + number
+    code, _ = interrupted(IN_EXEC, "working", number)
+    assert code == 128 + number
 
 
 AT_THE_END = """
@@ -111,13 +118,8 @@ entry()
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_code_of_work_that_is_done_is_kept(number: signal.Signals) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", AT_THE_END], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ending\n"
-        process.send_signal(number)
-        assert process.wait(30) == 3
+    code, _ = interrupted(AT_THE_END, "ending", number)
+    assert code == 3
 
 
 def test_a_second_signal_does_not_break_the_clean_up_off() -> None:
@@ -155,14 +157,6 @@ entry()
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_an_interrupt_that_is_swallowed_is_raised_again(number: signal.Signals) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", SWALLOWED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == "working\n"
-        process.send_signal(number)
-        assert process.wait(30) == 128 + number
-        assert process.stderr.read().splitlines() == [
-            f"interrupted by {number.name}; what was written whole stands"
-        ]
+    code, said = interrupted(SWALLOWED, "working", number)
+    assert code == 128 + number
+    assert said.splitlines() == [f"interrupted by {number.name}; what was written whole stands"]
