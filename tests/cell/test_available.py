@@ -125,7 +125,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 
 VENDOR = """
-from chipmark.engine.contract import BackendDefaults, Candidate
+from chipmark.engine.contract import BackendDefaults
+from chipmark.engine.machine import Candidate
 
 class Backend(BackendDefaults):
     @staticmethod

@@ -13,7 +13,7 @@ from chipmark.chips.catalogue import catalogue
 from chipmark.chips.detect import vendor_trace
 from chipmark.chips.nvml import candidates as cards_of
 from chipmark.chips.nvml import initialised, open_nvml
-from chipmark.engine.contract import Candidate, Machine
+from chipmark.engine.machine import Candidate, Machine
 from chipmark.engine.plugins import backend_factory
 from chipmark.errors import ChipmarkError
 from chipmark.registry import is_built_in, plugins

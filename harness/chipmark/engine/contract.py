@@ -9,7 +9,6 @@ vendor's container.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chipmark.engine.computed import ComputedPrecision
+from chipmark.engine.machine import Candidate, Machine
 
 I32 = NDArray[np.int32]
 F32 = NDArray[np.float32]
@@ -215,6 +215,20 @@ class LoadSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class HostOperator:
+    """Operators of one kind that ran on the host's CPU in place of the device."""
+
+    name: str
+    """The operator's type as the graph or the dispatcher calls it: `Softmax`, `aten::topk`."""
+    count: int
+    """Nodes of the graph, or calls of the counted launches."""
+    flops_share: float
+    """Of all FLOPs of the counted launches, 0 to 1."""
+    bytes_share: float
+    """Of all bytes of memory traffic of the counted launches, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """What was loaded: capabilities, costs of loading, and what will really be computed."""
 
@@ -244,6 +258,12 @@ class Loaded:
     """How a launch reaches the device."""
     bind_is_snapshot: bool = False
     """Binding an input copies it, so KV lives in memory that the provider allocated."""
+    host_operators: tuple[HostOperator, ...] = ()
+    """What ran on the host's CPU in place of the device, by operator; () where it is nothing and
+    where nothing can tell (`ep_coverage` says which)."""
+    emulated: str = ""
+    """What computes in the device's place where that is known to be an emulation ("HTP of QNN on
+    x86-64"), "" elsewhere. An emulated device is never ranked."""
 
 
 PowerColumns = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
@@ -293,6 +313,11 @@ class Backend(Protocol):
         """Power since the start, of a simulated device; None of every other, which is metered."""
         ...
 
+    def peak_device_bytes(self) -> int | None:
+        """Most bytes of the device's own memory in use since it was opened; None for a host CPU,
+        whose process is measured, and where nothing tells."""
+        ...
+
     def describe(self) -> Mapping[str, Any]:
         """Versions, device, options: JSON-safe, for the record's identity and context. `hardware`:
         what tells the very card (`uuid`, `pci`, `name`) and its cache (`l2_cache_bytes`)."""
@@ -301,44 +326,6 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free the device; idempotent."""
         ...
-
-
-class Machine(Protocol):
-    """What a plug-in may ask about this machine without importing anything heavy."""
-
-    def has_module(self, name: str) -> bool:
-        """Whether a Python module is installed."""
-        ...
-
-    def has_device(self, kind: str) -> bool:
-        """Whether the PCI bus or a driver's node shows a device of a vendor that calls it `kind`
-        ("cuda", "npu"): evidence, no promise that it works."""
-        ...
-
-    def cuda_capability(self) -> tuple[int, int] | None:
-        """Compute capability of the card that CUDA puts first, None where it is not known."""
-        ...
-
-    def run_module(
-        self, module: str, *arguments: str, limit_s: float
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a module in a process of its own: for a look that may crash or hang. Raises
-        subprocess.TimeoutExpired."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A device that a suite without `-b` would measure with the plug-in that names it."""
-
-    device: str
-    """What comes after the colon."""
-    missing: str = ""
-    """Why it is left out, "" where nothing is missing."""
-    remedy: str = ""
-    """What helps."""
-    order: int = 100
-    """Smaller ones are measured earlier; built-in devices have numbers under 100."""
 
 
 class BackendFactory(Protocol):
@@ -388,4 +375,8 @@ class BackendDefaults:
 
     def power_samples(self) -> PowerColumns | None:
         """None: power is metered."""
+        return None
+
+    def peak_device_bytes(self) -> int | None:
+        """None: nothing tells."""
         return None

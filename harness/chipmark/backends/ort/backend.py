@@ -29,16 +29,15 @@ from chipmark.engine.contract import (
     F32,
     I32,
     BackendDefaults,
-    Candidate,
     Done,
     KvOp,
     Launch,
     LaunchPlan,
     Loaded,
     LoadSpec,
-    Machine,
     Step,
 )
+from chipmark.engine.machine import Candidate, Machine
 from chipmark.errors import ContractError
 
 

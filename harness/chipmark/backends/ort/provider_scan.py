@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from chipmark.engine.contract import Candidate, Machine
+from chipmark.engine.machine import Candidate, Machine
 
 _LIMIT_S = 60.0
 

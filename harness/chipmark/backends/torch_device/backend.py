@@ -23,7 +23,6 @@ from chipmark.engine.contract import (
     F32,
     I32,
     BackendDefaults,
-    Candidate,
     Caps,
     Done,
     KvOp,
@@ -31,9 +30,9 @@ from chipmark.engine.contract import (
     LaunchPlan,
     Loaded,
     LoadSpec,
-    Machine,
     Step,
 )
+from chipmark.engine.machine import Candidate, Machine
 from chipmark.errors import ContractError, UnknownNameError, UsageError
 from chipmark_models.precision import PLAIN
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chipmark.backends.host import available_memory
-from chipmark.engine.contract import Candidate, Machine
+from chipmark.engine.machine import Candidate, Machine
 from chipmark.errors import BadInputError, MissingBackendError, UnknownNameError
 from chipmark.log import logger_of
 from chipmark.user_files import user_file

@@ -17,15 +17,14 @@ from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import (
     F32,
     BackendDefaults,
-    Candidate,
     Done,
     Launch,
     LaunchPlan,
     Loaded,
     LoadSpec,
-    Machine,
     Step,
 )
+from chipmark.engine.machine import Candidate, Machine
 from chipmark.errors import ContractError
 
 if TYPE_CHECKING:

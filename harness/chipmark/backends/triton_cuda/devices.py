@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chipmark.backends.torch_device import devices
-from chipmark.engine.contract import Candidate, Machine
+from chipmark.engine.machine import Candidate, Machine
 from chipmark.errors import MissingBackendError, UnknownNameError, UsageError
 from chipmark_models.precision import PLAIN, PRECISIONS
 
