@@ -13,6 +13,7 @@ from chipmark.api.records import PathLike, Records, load
 from chipmark.api.suite import Suite, suite_and_workload
 from chipmark.cell.available import candidates
 from chipmark.cell.given import GivenOption, read_option, read_slo, slo_of
+from chipmark.cell.names import check_plans
 from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import Limits, RunOptions
 from chipmark.cell.suite import Overrides, load_suite
@@ -173,6 +174,7 @@ def run(
     )
     reporter = LogReporter() if reporter is None else reporter
     suite = _planned(source, overrides, reporter, python=python)
+    check_plans(suite.cells, python)
     folder = Path(out)
     report = run_suite(suite, folder, settings, reporter)
     if check and report.failed:

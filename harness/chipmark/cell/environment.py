@@ -12,6 +12,7 @@ from typing import Any
 
 from chipmark.cell.protocol import LoadAnswer
 from chipmark.supervised import run_supervised
+from chipmark.user_files import labels
 
 HUGE_PAGES = "glibc.malloc.hugetlb"
 """The tunable of glibc (2.35 and later; others ignore it) that asks for transparent huge pages, by
@@ -73,6 +74,7 @@ def recorded_environment(loaded: LoadAnswer | None) -> dict[str, Any]:
         "cpus": affinity,
         "glibc_tunables": glibc_tunables(os.environ),
         "huge_pages": huge_pages(),
+        "user_files": labels(),
     }
 
 

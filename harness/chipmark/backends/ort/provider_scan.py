@@ -85,6 +85,8 @@ def main(names: Sequence[str]) -> None:
             located = locate(provider)
         except ChipmarkError as error:
             answer = {"here": False, "text": error.message, "remedy": error.hint}
+        except Exception as error:  # a provider's package may raise anything as it is imported
+            answer = {"here": False, "text": f"{type(error).__name__}: {error}", "remedy": ""}
         else:
             flag = "" if provider.verified else "; unverified on hardware"
             answer = {"here": True, "text": f"{located.device_name}{flag}"}
