@@ -104,7 +104,7 @@ def _whole(
     path: Path, name: str, table: Mapping[str, Any], default: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The table, where it names what it needs to be found."""
-    given = default | table
+    given = {**default, **table}
     if given["kind"] == "classic" and not given["ep_name"]:
         hint = 'as ep_name = "MyExecutionProvider", which get_available_providers() of it lists'
         raise BadInputError(path, "is missing", field=f"{name}.ep_name", hint=hint)
