@@ -43,13 +43,16 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def run_module(module: str, *arguments: str, limit_s: float) -> subprocess.CompletedProcess[str]:
-    """Run one of chipmark's own modules in a process of its own, in the environment of a child.
+def run_module(
+    module: str, *arguments: str, limit_s: float, python: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run one of chipmark's own modules in a process of its own, in the environment of a child,
+    under the interpreter `python` ("" is this one).
 
     Raises subprocess.TimeoutExpired after `limit_s`; the exit code is the caller's to look at.
     """
     return run_supervised(
-        [sys.executable, "-m", module, *arguments], child_environment(os.environ), limit_s
+        [python or sys.executable, "-m", module, *arguments], child_environment(os.environ), limit_s
     )
 
 

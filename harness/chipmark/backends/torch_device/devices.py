@@ -38,6 +38,8 @@ BUILT_IN: Mapping[str, str] = {
 }
 """Device types that torch knows by itself, with what to install where they are not there."""
 
+VERIFIED = ("cpu",)
+"""Device types that this project ran a suite on."""
 
 _TYPE = re.compile(r"[a-z][a-z0-9_]*")
 
