@@ -28,6 +28,7 @@ def _asked_anew():
         ("torch:nosuch", "valid: cpu, cuda"),
         ("torch:cuda:x", "cuda:0"),
         ("torch:cuda:", "cuda:0"),
+        ("torch:cpu:1", "did you mean cpu"),
         ("triton:cudo", "cuda"),
         ("triton:cuda:x", "cuda:0"),
     ],

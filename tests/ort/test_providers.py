@@ -219,7 +219,7 @@ def test_a_library_that_is_not_such_a_provider_says_why_and_the_fix(library, nam
     with pytest.raises(MissingBackendError, match=words) as caught:
         locate(find_provider(str(path)))
     assert fix in caught.value.hint
-    assert str(path) in caught.value.hint
+    assert str(path) in caught.value.message
 
 
 def test_a_library_of_another_processor_says_why_and_the_fix(library):
@@ -241,8 +241,8 @@ def test_a_library_of_another_processor_says_why_and_the_fix(library):
     ],
 )
 def test_words_of_the_loader_have_a_fix_and_those_of_a_provider_stand_alone(said, fix):
-    assert fix in library_fix(said, "/a/libx.so")
-    assert bool(fix) == bool(library_fix(said, "/a/libx.so"))
+    assert fix in library_fix(said)
+    assert bool(fix) == bool(library_fix(said))
 
 
 def test_a_package_that_cannot_be_imported_says_so_in_its_own_words(monkeypatch, tmp_path):

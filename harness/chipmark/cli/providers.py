@@ -183,6 +183,12 @@ def _document(found: ProviderProbe) -> dict[str, Any]:
     return document
 
 
+def _words(level: Attempt, own: Attempt) -> str:
+    if level is not own and level.failure and level.failure == own.failure:
+        return "as above"
+    return level.failure or _notes(level)
+
+
 def _notes(level: Attempt) -> str:
     if level.answer is None:
         return ""
@@ -198,12 +204,7 @@ def _show(found: ProviderProbe) -> None:
     if found.levels:
         console.print()
         rows = [
-            [
-                level.graph,
-                level.taken,
-                *_times(level),
-                level.failure or _notes(level),
-            ]
+            [level.graph, level.taken, *_times(level), _words(level, found.own)]
             for level in found.levels
         ]
         columns = [name("graph"), name("taken"), number("cover"), number("load s")]

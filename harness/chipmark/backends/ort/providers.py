@@ -209,9 +209,10 @@ def _locate_plugin(provider: Provider) -> Located:
         try:
             ort.register_execution_provider_library(registration, library)
         except Exception as error:  # the binding raises several classes of its own
+            said = str(error).replace(library, Path(library).name)
             raise MissingBackendError(
-                f"the provider library {library} does not load: {error}",
-                library_fix(str(error), library) or provider.install,
+                f"the provider library {library} does not load: {said}",
+                library_fix(said) or provider.install,
             ) from error
         _REGISTERED[registration] = library
     devices = ort.get_ep_devices()
@@ -232,10 +233,10 @@ def _locate_plugin(provider: Provider) -> Located:
     return Located(provider, chosen.ep_name, chosen, _device_name(chosen), library)
 
 
-def library_fix(said: str, library: str) -> str:
+def library_fix(said: str) -> str:
     """What helps where a library does not load, by the words of the loader or of ONNX Runtime; ""
     where they are the provider's own."""
-    return next((f"{fix}; {library}" for words, fix in _FIXES.items() if words in said), "")
+    return next((fix for words, fix in _FIXES.items() if words in said), "")
 
 
 _FIXES = {

@@ -99,6 +99,8 @@ def check_name(name: str) -> None:
         raise UnknownNameError("torch device", name, [*BUILT_IN, *plugins])
     if colon and not (index.isascii() and index.isdigit()):
         raise UnknownNameError("torch device", name, [kind, f"{kind}:0"])
+    if kind == "cpu" and index not in ("", "0"):
+        raise UnknownNameError("torch device", name, ["cpu"], "torch has one CPU device")
 
 
 def own_data(name: str) -> str:
