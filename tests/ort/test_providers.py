@@ -6,10 +6,13 @@ import shutil
 import subprocess
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 
+from chipmark.backends.ort import backend as backend_module
 from chipmark.backends.ort import providers
+from chipmark.backends.ort.backend import OrtBackend
 from chipmark.backends.ort.providers import (
     Located,
     emulation_of,
@@ -20,7 +23,9 @@ from chipmark.backends.ort.providers import (
     precisions_of,
 )
 from chipmark.backends.ort.session import provider_options
+from chipmark.engine.conformance import conformance_load
 from chipmark.errors import MissingBackendError, UnknownNameError
+from chipmark_models.presets import preset
 
 
 def test_every_entry_is_whole():
@@ -264,3 +269,28 @@ def test_an_onnxruntime_that_cannot_be_imported_says_so_with_the_providers_hint(
     with pytest.raises(MissingBackendError, match="built against NumPy 1") as caught:
         locate(find_provider("cann"))
     assert "numpy<2" in caught.value.hint
+
+
+@pytest.mark.parametrize("named", ["by path", "by module"])
+def test_graph_shapes_and_options_of_an_unlisted_provider_are_given_as_options(
+    named, prepared, tmp_path, monkeypatch
+):
+    """ONNX Runtime's own CPU provider stands behind a library that needs no entry."""
+    library = tmp_path / "libmychip_ep.so"
+    (tmp_path / "ep_mychip.py").write_text(f"def get_library_path(): return {str(library)!r}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    backend = OrtBackend(str(library) if named == "by path" else "ep_mychip")
+    cpu = replace(locate(find_provider("cpu")), provider=backend.provider, library=str(library))
+    monkeypatch.setattr(backend_module, "locate", lambda _: cpu)
+    asked = {"static": True, "graph": "plain", "provider": {"device_id": 1, "cache": "x"}}
+    spec, _ = prepared(preset("tiny"))
+    loaded = backend.load(
+        conformance_load(spec, "fp32", options=asked, scratch=str(tmp_path), threads=1)
+    )
+    assert (loaded.graph, loaded.execution) == ("plain", "compiled")
+    assert loaded.caps.context_buckets
+    assert loaded.caps.chunk_buckets
+    assert loaded.details["library"] == str(library)
+    assert loaded.details["options"] == {"device_id": "1", "cache": "x"}
+    assert "unverified_provider" in {str(code) for code, _ in loaded.notes}
+    backend.close()
