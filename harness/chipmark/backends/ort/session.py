@@ -6,6 +6,7 @@ device is always named, never chosen by a policy.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import Graph
 
 _CPU = "CPUExecutionProvider"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def open_session(
         try:
             return Opened(_open(model, placed, located, settings, whole=True), 1.0, "")
         except onnxruntime_errors() as error:
-            problem = str(error).splitlines()[0][:300]
+            problem = own_words(error)[:300]
             _LOG.info("%s does not take the whole graph: %s", located.ep_name, problem)
     else:
         problem = "this onnxruntime has no option to refuse the CPU; what ran there is unknown"
@@ -89,7 +91,7 @@ def open_session(
         session = _open(model, placed, located, settings, whole=False)
     except onnxruntime_errors() as error:
         raise CellFailedError(
-            f"{located.ep_name} does not load the {graph.level} graph: {error}", problem
+            f"{located.ep_name} does not load the {graph.level} graph: {own_words(error)}", problem
         ) from error
     taken: tuple[Assignment, ...] = read_assignment(session)
     work = node_work(graph, config, **sizes)
@@ -136,14 +138,30 @@ def _open(
         so.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     elif located.ep_name != _CPU:
         so.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    # Without enable_fallback=0 a provider that does not start is replaced by the CPU, there and
+    # then or inside a later run, and the reason is lost.
     if located.ep_device is not None:
         so.add_provider_for_devices([located.ep_device], settings.options)
-        return ort.InferenceSession(model, so)
-    if located.ep_name == _CPU:
-        return ort.InferenceSession(model, so, providers=[_CPU])
-    session = ort.InferenceSession(
-        model, so, providers=[(located.ep_name, settings.options)], enable_fallback=0
-    )
-    if located.ep_name not in session.get_providers():
-        raise RuntimeError(f"{located.ep_name} is not among {session.get_providers()}")
+        session = ort.InferenceSession(model, so, enable_fallback=0)
+    elif located.ep_name == _CPU:
+        session = ort.InferenceSession(model, so, providers=[_CPU], enable_fallback=0)
+    else:
+        session = ort.InferenceSession(
+            model, so, providers=[(located.ep_name, settings.options)], enable_fallback=0
+        )
+    refuse_substitute(session, located.ep_name)
     return session
+
+
+def refuse_substitute(session: Any, ep_name: str) -> None:
+    """RuntimeError where `session` has left its provider: ONNX Runtime's Python may do so when it
+    opens and, later, inside a run."""
+    listed = session.get_providers()
+    if ep_name not in listed:
+        raise RuntimeError(f"{ep_name} did not start: the session runs on {', '.join(listed)}")
+
+
+def own_words(error: Exception) -> str:
+    """One line of what ONNX Runtime or the provider said, without colour codes and blank lines."""
+    lines = (" ".join(_COLOUR.sub("", line).split()) for line in str(error).splitlines())
+    return " ".join(line for line in lines if line)
