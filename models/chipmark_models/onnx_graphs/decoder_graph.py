@@ -10,10 +10,11 @@ import numpy.typing as npt
 
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import UnknownNameError
-from chipmark_models.onnx_graphs.builder import Graph, GraphBuilder, WeightView
+from chipmark_models.onnx_graphs.builder import OPSET, Graph, GraphBuilder, WeightView
 from chipmark_models.onnx_graphs.contrib import ContribEmitter
 from chipmark_models.onnx_graphs.emitter import LEVELS, Emitter, GraphShape, write_decoder
 from chipmark_models.onnx_graphs.plain import PlainEmitter
+from chipmark_models.onnx_graphs.standard import STANDARD_OPSET, StandardEmitter
 
 
 def build_graph(config: ModelConfig, level: str, shape: GraphShape) -> Graph:
@@ -21,14 +22,15 @@ def build_graph(config: ModelConfig, level: str, shape: GraphShape) -> Graph:
 
     Raises UnknownNameError for a level that does not exist.
     """
-    emitters: dict[str, type[PlainEmitter] | type[ContribEmitter]] = {
+    emitters: dict[str, Callable[[ModelConfig, GraphShape, GraphBuilder], Emitter]] = {
         "plain": PlainEmitter,
+        "standard": StandardEmitter,
         "contrib": ContribEmitter,
     }
     if level not in emitters:
         raise UnknownNameError("graph level", level, LEVELS)
-    builder = GraphBuilder()
-    emitter: Emitter = emitters[level](config, shape, builder)
+    builder = GraphBuilder(STANDARD_OPSET if level == "standard" else OPSET)
+    emitter = emitters[level](config, shape, builder)
     write_decoder(config, shape, builder, emitter)
     return builder.build(f"{config.name}-{level}", level, shape.dtype)
 
