@@ -163,7 +163,9 @@ class PlainEmitter:
         if s.chunk != 1:
             new = b.op("Add", [new, self._shared["new_mask"]])
         probabilities = b.op("Softmax", [b.op("Concat", [past, new], axis=-1)], axis=-1)
-        p_past, p_new = b.ops("Split", [probabilities, self._sizes.of("context", "chunk")], 2, axis=-1)
+        p_past, p_new = b.ops(
+            "Split", [probabilities, self._sizes.of("context", "chunk")], 2, axis=-1
+        )
         y = b.op(
             "Add",
             [b.op("MatMul", [p_past, f"past_value_{layer}"]), b.op("MatMul", [p_new, new_v])],

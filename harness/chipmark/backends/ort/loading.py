@@ -195,7 +195,7 @@ def _capacity(plan: GraphPlan) -> int:
         return plan.slot_rows
     if plan.context_buckets:
         return plan.context_buckets[0]
-    return min(_FIRST_CAPACITY, plan.max_context)
+    return min(_FIRST_CAPACITY, plan.slot_rows)
 
 
 class _Opener:
