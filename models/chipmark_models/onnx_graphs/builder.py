@@ -13,7 +13,11 @@ import numpy.typing as npt
 from chipmark_models.onnx_graphs import protobuf
 
 OPSET = 17
-IR_VERSION = 8
+"""The version of ai.onnx of a graph that asks for no other: old runtimes of vendors know it."""
+
+_IR_VERSIONS = ((23, 10), (1, 8))
+"""From a version of ai.onnx on, the lowest IR version to declare. Nothing newer of the format is
+used, and a runtime refuses a number above its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class Graph:
     """A model without its large initializers, and what they are.
 
     `weights` are views of the model's tensors, `tables` computed arrays. `hash` is the sha256 of
-    the model with every initializer left out.
+    the model with every initializer left out. `opset` is the version of ai.onnx.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Graph:
     weights: tuple[WeightView, ...]
     tables: dict[str, npt.NDArray[Any]]
     hash: str
+    opset: int
     _node_bytes: tuple[bytes, ...]
     _constants: tuple[bytes, ...]
     _domains: tuple[str, ...]
@@ -106,15 +111,16 @@ class Graph:
             initializers,
             [protobuf.value_info(p.name, p.dtype, p.shape) for p in self.inputs],
             [protobuf.value_info(p.name, p.dtype, p.shape) for p in self.outputs],
-            {"": OPSET} | dict.fromkeys(self._domains, 1),
-            IR_VERSION,
+            {"": self.opset} | dict.fromkeys(self._domains, 1),
+            next(version for opset, version in _IR_VERSIONS if self.opset >= opset),
         )
 
 
 @dataclass(slots=True)
 class GraphBuilder:
-    """Appends nodes in order; value names are unique."""
+    """Appends nodes in order; value names are unique. `opset` is the version of ai.onnx."""
 
+    opset: int = OPSET
     nodes: list[bytes] = field(default_factory=list)
     infos: list[NodeInfo] = field(default_factory=list)
     initializers: list[bytes] = field(default_factory=list)
@@ -200,6 +206,7 @@ class GraphBuilder:
             weights=tuple(self.weights.values()),
             tables=dict(self.tables),
             hash="",
+            opset=self.opset,
             _node_bytes=tuple(self.nodes),
             _constants=tuple(self.initializers),
             _domains=tuple(sorted(domain for domain in self.domains if domain)),

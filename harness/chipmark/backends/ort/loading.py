@@ -32,14 +32,14 @@ from chipmark.log import logger_of
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import Graph
 from chipmark_models.onnx_graphs.decoder_graph import build_graph
-from chipmark_models.onnx_graphs.emitter import LEVELS, GraphShape, Level
+from chipmark_models.onnx_graphs.emitter import IN_PLACE, LEVELS, GraphShape, Level
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
 _LOG = logger_of(__name__)
 
 OPTIONS = ("graph", "spinning", "prepacking", "static", "provider")
-"""Keys of LoadSpec.options: graph = auto, plain or contrib; spinning, prepacking and static = true
-or false (static fixes every dimension, for a provider that takes no free ones); provider = a
+"""Keys of LoadSpec.options: graph = auto or a level of the graph; spinning, prepacking and static =
+true or false (static fixes every dimension, for a provider that takes no free ones); provider = a
 table of options for the provider, over those of its data."""
 
 STATIC_CHUNKS = (64, 256)
@@ -74,6 +74,8 @@ class GraphPlan:
     static: frozenset[str]
     chunk_buckets: tuple[int, ...]
     context_buckets: tuple[int, ...]
+    slot_rows: int
+    """Rows of the cache that a slot may come to need."""
 
 
 def load(spec: LoadSpec, located: Located) -> Engine:
@@ -97,7 +99,7 @@ def load(spec: LoadSpec, located: Located) -> Engine:
     opener = _Opener(weights, plan, located, settings)
     host_device = _on_host(located)
     choice = opener.choose_binding()
-    capacity = plan.max_context + 1 if plan.level == "contrib" else _capacity(plan)
+    capacity = _capacity(plan)
     cache = SlotCache(weights.config, plan.n_slots, capacity, plan.dtype, choice.allocate)
     runner = Runner(
         config=weights.config,
@@ -108,7 +110,7 @@ def load(spec: LoadSpec, located: Located) -> Engine:
         static=plan.static,
         chunk_buckets=plan.chunk_buckets,
         context_buckets=plan.context_buckets,
-        max_context=plan.max_context,
+        slot_rows=plan.slot_rows,
         way=choice.way,
         empty_head=located.ep_name == "CPUExecutionProvider" and not plan.static,
         host_device=host_device,
@@ -161,8 +163,11 @@ def _plan(spec: LoadSpec, located: Located, config: ModelConfig) -> GraphPlan:
     static = (provider.static or ("batch", "chunk", "context")) if fixed else ()
     contexts = provider.context_buckets or (STATIC_CONTEXTS if static else ())
     chunks = provider.chunk_buckets or (STATIC_CHUNKS if static else ())
-    context_buckets = _buckets(contexts, spec.max_context)
     chunk_buckets = _buckets(chunks, spec.max_chunk)
+    # A graph that writes its rows needs room for those of padding, or of a slot that rides along.
+    room = (chunk_buckets[-1] if chunk_buckets else 1) if level in IN_PLACE else 0
+    slot_rows = spec.max_context + room
+    context_buckets = _buckets(contexts, slot_rows)
     return GraphPlan(
         level=next(known for known in LEVELS if known == level),
         dtype="float16" if spec.precision == "fp16" else "float32",
@@ -172,6 +177,7 @@ def _plan(spec: LoadSpec, located: Located, config: ModelConfig) -> GraphPlan:
         static=frozenset(static),
         chunk_buckets=chunk_buckets,
         context_buckets=context_buckets,
+        slot_rows=slot_rows,
     )
 
 
@@ -184,9 +190,12 @@ def _buckets(offered: tuple[int, ...], largest: int) -> tuple[int, ...]:
 
 
 def _capacity(plan: GraphPlan) -> int:
+    """Rows that a slot has at first."""
+    if plan.level == "contrib":  # it reads valid rows only, so that the rest costs nothing
+        return plan.slot_rows
     if plan.context_buckets:
         return plan.context_buckets[0]
-    return min(_FIRST_CAPACITY, plan.max_context)
+    return min(_FIRST_CAPACITY, plan.slot_rows)
 
 
 class _Opener:
@@ -271,10 +280,11 @@ def warm(runner: Runner, plan: GraphPlan, n_seqs: int) -> None:
     chunks = plan.chunk_buckets or (min(plan.max_chunk, 32),)
     for chunk in sorted(set(chunks)):
         length = min(chunk, plan.max_context)
-        runner.ensure_capacity(length)
-        runner.run(_rows([0], 0, length))
+        prompt = _rows([0], 0, length)
+        runner.ensure_capacity(runner.rows_needed(prompt))
+        runner.run(prompt)
     for context in plan.context_buckets or (first,):
-        runner.ensure_capacity(min(context, plan.max_context))
+        runner.ensure_capacity(min(context, plan.slot_rows))
         for n in range(1, n_seqs + 1):
             runner.run(_rows(list(range(n)), 1, 1))
             runner.run(_rows(list(range(n)), 1, 1))

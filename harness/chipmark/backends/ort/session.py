@@ -18,7 +18,7 @@ from chipmark.backends.ort.weights_file import PlacedWeights
 from chipmark.errors import CellFailedError
 from chipmark.log import logger_of
 from chipmark_models.config import ModelConfig
-from chipmark_models.onnx_graphs.builder import Graph
+from chipmark_models.onnx_graphs.builder import OPSET, Graph
 
 _CPU = "CPUExecutionProvider"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -74,11 +74,15 @@ def open_session(
 ) -> Opened:
     """Open `graph` on the provider; `sizes` (batch, chunk, context) weigh its coverage.
 
-    Raises CellFailedError where the provider loads it neither whole nor in part.
+    Raises CellFailedError with the provider's own words where it loads it neither whole nor in
+    part; another level is never tried unasked.
     """
     model = graph.serialize(placed.placements, placed.inline)
     if located.ep_name == _CPU:
-        return Opened(_open(model, placed, located, settings, whole=False), 1.0, "")
+        try:
+            return Opened(_open(model, placed, located, settings, whole=False), 1.0, "")
+        except onnxruntime_errors() as error:
+            raise _refusal(graph, located, error) from error
     if _can_refuse_fallback():
         try:
             return Opened(_open(model, placed, located, settings, whole=True), 1.0, "")
@@ -90,12 +94,25 @@ def open_session(
     try:
         session = _open(model, placed, located, settings, whole=False)
     except onnxruntime_errors() as error:
-        raise CellFailedError(
-            f"{located.ep_name} does not load the {graph.level} graph: {own_words(error)}", problem
-        ) from error
+        raise _refusal(graph, located, error) from error
     taken: tuple[Assignment, ...] = read_assignment(session)
     work = node_work(graph, config, **sizes)
     return Opened(session, coverage(work, taken, located.ep_name), problem)
+
+
+def _refusal(graph: Graph, located: Located, error: Exception) -> CellFailedError:
+    """The error for a graph that a provider does not load, and which level asks for less."""
+    import onnxruntime as ort
+
+    if graph.level == "plain":
+        hint = f"no level of the graph asks for less than plain does (opset {graph.opset})"
+    else:
+        hint = f"--option ort:graph=plain asks for operators of opset {OPSET} alone"
+    return CellFailedError(
+        f"{located.ep_name} of onnxruntime {ort.__version__} does not load the graph"
+        f" {graph.name} (opset {graph.opset}): {own_words(error)}",
+        hint,
+    )
 
 
 def _can_refuse_fallback() -> bool:
