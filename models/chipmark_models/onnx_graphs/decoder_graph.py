@@ -14,6 +14,7 @@ from chipmark_models.onnx_graphs.builder import Graph, GraphBuilder, WeightView
 from chipmark_models.onnx_graphs.contrib import ContribEmitter
 from chipmark_models.onnx_graphs.emitter import LEVELS, Emitter, GraphShape, write_decoder
 from chipmark_models.onnx_graphs.plain import PlainEmitter
+from chipmark_models.onnx_graphs.quantised_linear import opset_of
 
 
 def build_graph(config: ModelConfig, level: str, shape: GraphShape) -> Graph:
@@ -27,7 +28,7 @@ def build_graph(config: ModelConfig, level: str, shape: GraphShape) -> Graph:
     }
     if level not in emitters:
         raise UnknownNameError("graph level", level, LEVELS)
-    builder = GraphBuilder()
+    builder = GraphBuilder(opset_of(shape.quantised))
     emitter: Emitter = emitters[level](config, shape, builder)
     write_decoder(config, shape, builder, emitter)
     return builder.build(f"{config.name}-{level}", level, shape.dtype)
