@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,21 @@ from chipmark_models.onnx_graphs import protobuf
 OPSET = 17
 """The version of ai.onnx of a graph that asks for no other: old runtimes of vendors know it."""
 
-_IR_VERSIONS = ((23, 10), (1, 8))
+OPSET_OF_BLOCKS = 21
+"""The first with DequantizeLinear by blocks, and with int4."""
+
+_IR_VERSIONS = ((OPSET_OF_BLOCKS, 10), (1, 8))
 """From a version of ai.onnx on, the lowest IR version to declare. Nothing newer of the format is
 used, and a runtime refuses a number above its own."""
+
+
+class ViewForm(StrEnum):
+    """What of its tensors an initializer holds."""
+
+    VALUES = "values"
+    NBITS_CODES = "codes of MatMulNBits"
+    BLOCK_CODES = "codes of DequantizeLinear"
+    SCALES = "scales"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +41,8 @@ class WeightView:
     `parts` are canonical tensor names, stacked along the first axis (out); `shape` is what the
     graph sees: (out, in), or (in, out) where `transposed`. `repeats` repeats each part that
     often along a new first axis (norm weights of heads). dtype as in protobuf.DATA_TYPES.
+    `form` other than VALUES: codes or scales of quantised tensors, as `quantised_linear` writes
+    them; `weights` is then the number of weights that the codes stand for.
     """
 
     name: str
@@ -35,6 +51,21 @@ class WeightView:
     dtype: str
     transposed: bool = False
     repeats: tuple[int, ...] = ()
+    form: ViewForm = ViewForm.VALUES
+    weights: int = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the array; two values of int4 take one."""
+        bits = 4 if self.dtype == "int4" else 8 * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * bits // 8
+
+    @property
+    def n_weights(self) -> int:
+        """Weights that the array stands for; 0 of scales."""
+        if self.form is ViewForm.VALUES:
+            return math.prod(self.shape)
+        return self.weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +127,7 @@ class Graph:
         views |= {name: (table.dtype.name, table.shape) for name, table in self.tables.items()}
         for name, (dtype, shape) in views.items():
             if name in inline:
-                initializers.append(protobuf.tensor(name, inline[name]))
+                initializers.append(protobuf.tensor(name, inline[name], dtype, shape))
             else:
                 at = placements[name]
                 initializers.append(

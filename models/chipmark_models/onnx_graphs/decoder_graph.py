@@ -14,6 +14,7 @@ from chipmark_models.onnx_graphs.builder import OPSET, Graph, GraphBuilder, Weig
 from chipmark_models.onnx_graphs.contrib import ContribEmitter
 from chipmark_models.onnx_graphs.emitter import LEVELS, Emitter, GraphShape, write_decoder
 from chipmark_models.onnx_graphs.plain import PlainEmitter
+from chipmark_models.onnx_graphs.quantised_linear import opset_of
 from chipmark_models.onnx_graphs.standard import STANDARD_OPSET, StandardEmitter
 
 
@@ -22,7 +23,8 @@ def build_graph(config: ModelConfig, level: str, shape: GraphShape) -> Graph:
 
     Raises UnknownNameError for a level that does not exist.
     """
-    builder = GraphBuilder(STANDARD_OPSET if level == "standard" else OPSET)
+    of_level = STANDARD_OPSET if level == "standard" else OPSET
+    builder = GraphBuilder(max(of_level, opset_of(shape.quantised)))
     write_decoder(config, shape, builder, emitter_of(config, level, shape, builder))
     return builder.build(f"{config.name}-{level}", level, shape.dtype)
 

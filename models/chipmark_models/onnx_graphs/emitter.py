@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import GraphBuilder, WeightView
 from chipmark_models.onnx_graphs.protobuf import Dim
+from chipmark_models.onnx_graphs.quantised_linear import QuantisedForm, quantised_product
 from chipmark_models.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
 
 Level = Literal["plain", "standard", "contrib"]
@@ -34,7 +35,8 @@ class GraphShape:
     batch: sequences. chunk: new tokens of each. context: rows of the cache that are bound.
     n_rows: rows whose logits are computed. positions: rows of the rotary tables (the longest
     sequence). `linear_weights` "out_in" writes Gemm with transB on (out, in) weights as they are
-    stored, "in_out" MatMul on transposed copies.
+    stored, "in_out" MatMul on transposed copies. `quantised`: how the matrices that a quantised
+    precision stores as codes are written; None where all are values.
     """
 
     batch: int | None
@@ -44,6 +46,7 @@ class GraphShape:
     positions: int
     dtype: Literal["float32", "float16"] = "float32"
     linear_weights: Literal["out_in", "in_out"] = "out_in"
+    quantised: QuantisedForm | None = None
 
     def dim(self, name: Literal["batch", "chunk", "context", "n_rows"]) -> Dim:
         """The size, or the name as a free dimension."""
@@ -95,6 +98,16 @@ class LayerWeights:
         n_out = sum(sizes)
         n_in = self._width(modules[0])
         parts = tuple(f"{module}.weight" for module in modules)
+        bias = ""
+        if has_bias:
+            biases = tuple(f"{module}.bias" for module in modules)
+            bias = self.builder.weight(
+                WeightView(f"{name}.bias", biases, (n_out,), self.shape.dtype)
+            )
+        form = self.shape.quantised
+        if form is not None and form.takes(n_in):
+            y = quantised_product(self.builder, form, x, name, parts, (n_out, n_in))
+            return self.builder.op("Add", [y, bias]) if bias else y
         transposed = self.shape.linear_weights == "in_out"
         view = WeightView(
             f"{name}.weight",
@@ -104,12 +117,6 @@ class LayerWeights:
             transposed,
         )
         inputs = [x, self.builder.weight(view)]
-        bias = ""
-        if has_bias:
-            biases = tuple(f"{module}.bias" for module in modules)
-            bias = self.builder.weight(
-                WeightView(f"{name}.bias", biases, (n_out,), self.shape.dtype)
-            )
         if transposed:
             y = self.builder.op("MatMul", inputs)
             return self.builder.op("Add", [y, bias]) if bias else y

@@ -25,6 +25,8 @@ from chipmark_models.onnx_graphs.sizes import GraphSizes
 from chipmark_models.rope import cos_sin_tables
 from chipmark_models.tensors import layer_prefix
 
+_AXES_ARE_AN_INPUT = 18  # opset from which ReduceMean takes its axes so
+
 # Added to masked scores: far below any score, and finite, so that 0 x value stays 0.
 MASKED = {"float32": -1e30, "float16": -6e4}
 
@@ -117,7 +119,10 @@ class PlainEmitter:
         b, half = self.builder, self.shape.dtype == "float16"
         wide = b.op("Cast", [x], to=1) if half else x
         square = b.op("Pow", [wide, b.constant(2.0, "float32")])
-        mean = b.op("ReduceMean", [square], axes=[-1], keepdims=1)
+        if b.opset < _AXES_ARE_AN_INPUT:
+            mean = b.op("ReduceMean", [square], axes=[-1], keepdims=1)
+        else:
+            mean = b.op("ReduceMean", [square, b.constant([-1])], keepdims=1)
         eps = b.constant(self.config.rms_eps, "float32")
         root = b.op("Sqrt", [b.op("Add", [mean, eps])])
         y = b.op("Div", [wide, root])

@@ -172,8 +172,14 @@ class OrtBackend(BackendDefaults):
             return None
         return read_bandwidth(n_bytes, engine.threads)
 
-    def probe_matmul(self, precision: str) -> float:
-        """Rate of a square MatMul on the provider itself, FLOP per second."""
+    def probe_matmul(self, precision: str) -> float | None:
+        """Rate of a square MatMul on the provider itself, FLOP per second.
+
+        None for int8 where the provider is not the CPU's own, as the one product that all write
+        may be left to the CPU.
+        """
+        if precision == "int8" and self._locate().ep_name != "CPUExecutionProvider":
+            return None
         return loading.matmul_rate(self._loaded(), self._locate(), precision)
 
     def describe(self) -> Mapping[str, Any]:

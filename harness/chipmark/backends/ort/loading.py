@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,12 @@ from chipmark.backends.host import chosen_threads
 from chipmark.backends.ort import binding, roofs
 from chipmark.backends.ort.memory import check_fits
 from chipmark.backends.ort.providers import Located
+from chipmark.backends.ort.quantised_products import (
+    PRODUCT_OPTIONS,
+    Products,
+    find_products,
+    form_of,
+)
 from chipmark.backends.ort.runner import LaunchRows, Runner, SessionKey
 from chipmark.backends.ort.session import (
     Opened,
@@ -33,14 +38,15 @@ from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import Graph
 from chipmark_models.onnx_graphs.decoder_graph import build_graph
 from chipmark_models.onnx_graphs.emitter import IN_PLACE, LEVELS, GraphShape, Level
+from chipmark_models.onnx_graphs.quantised_linear import QuantisedForm
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
 _LOG = logger_of(__name__)
 
-OPTIONS = ("graph", "spinning", "prepacking", "static", "provider")
+OPTIONS = ("graph", "spinning", "prepacking", "static", *PRODUCT_OPTIONS, "provider")
 """Keys of LoadSpec.options: graph = auto or a level of the graph; spinning, prepacking and static =
 true or false (static fixes every dimension, for a provider that takes no free ones); provider = a
-table of options for the provider, over those of its data."""
+table of options for the provider, over those of its data; PRODUCT_OPTIONS: see there."""
 
 STATIC_CHUNKS = (64, 256)
 STATIC_CONTEXTS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -76,6 +82,7 @@ class GraphPlan:
     context_buckets: tuple[int, ...]
     slot_rows: int
     """Rows of the cache that a slot may come to need."""
+    quantised: QuantisedForm | None
 
 
 def load(spec: LoadSpec, located: Located) -> Engine:
@@ -99,6 +106,7 @@ def load(spec: LoadSpec, located: Located) -> Engine:
     opener = _Opener(weights, plan, located, settings)
     host_device = _on_host(located)
     choice = opener.choose_binding()
+    products = opener.find_products()
     capacity = _capacity(plan)
     cache = SlotCache(weights.config, plan.n_slots, capacity, plan.dtype, choice.allocate)
     runner = Runner(
@@ -127,12 +135,12 @@ def load(spec: LoadSpec, located: Located) -> Engine:
         compile_s=compile_s,
         weight_bytes=_weight_bytes(opener.graph, spec.precision),
         kv_bytes=plan.n_slots * plan.max_context * cache.token_bytes,
-        precision=_precision(spec.precision),
+        precision=products.computed() if products else _precision(spec.precision),
         graph=plan.level,
         ep_coverage=opener.coverage,
         device=located.device_name,
-        details=_details(opener, choice.way, settings),
-        notes=_notes(opener, located),
+        details=_details(opener, choice.way, settings) | (products.details() if products else {}),
+        notes=_notes(opener, located) + (products.notes() if products else ()),
         execution="compiled" if plan.static else "graph",
         bind_is_snapshot=choice.way != "shared",
     )
@@ -178,6 +186,7 @@ def _plan(spec: LoadSpec, located: Located, config: ModelConfig) -> GraphPlan:
         chunk_buckets=chunk_buckets,
         context_buckets=context_buckets,
         slot_rows=slot_rows,
+        quantised=form_of(spec, provider),
     )
 
 
@@ -225,6 +234,7 @@ class _Opener:
             n_rows=batch,
             positions=self.plan.max_context + self.plan.max_chunk,
             dtype="float16" if self.plan.dtype == "float16" else "float32",
+            quantised=self.plan.quantised,
         )
         return build_graph(self.weights.config, self.plan.level, shape)
 
@@ -235,6 +245,18 @@ class _Opener:
         if probe.ep_coverage < 1.0:  # it ran elsewhere, and says nothing of this provider
             return binding.BindingChoice("rebind", binding.allocate_host)
         return binding.choose_binding(probe.session, self.located.ep_device)
+
+    def find_products(self) -> Products | None:
+        """What products with quantised weights take; None where there are none."""
+        form = self.plan.quantised
+        if form is None:
+            return None
+
+        def run(graph: Graph, arrays: dict[str, Any], x: Any) -> Any:
+            opened = self._open(graph, PlacedWeights(self.settings.scratch, {}, arrays))
+            return opened.session.run(None, {"x": x})[0]
+
+        return find_products(form, self.weights.config, run, bool(self.plan.static))
 
     def _open(self, graph: Graph, placed: PlacedWeights) -> Opened:
         sizes = {"batch": 1, "chunk": 1, "context": min(1024, self.plan.max_context)}
@@ -329,9 +351,9 @@ def _on_host(located: Located) -> bool:
 
 
 def _weight_bytes(graph: Graph, precision: str) -> int:
-    item = {"fp32": 4, "bf16": 2, "fp16": 2}[precision]
-    views = {view.name: int(np.prod(view.shape)) for view in graph.weights}
-    return item * sum(views.values())
+    """As stored: of bf16 what the provider that is asked for it keeps, else the arrays' own."""
+    n_bytes = sum(view.n_bytes for view in graph.weights)
+    return n_bytes // 2 if precision == "bf16" else n_bytes
 
 
 def _precision(precision: str) -> ComputedPrecision:
@@ -340,7 +362,7 @@ def _precision(precision: str) -> ComputedPrecision:
     return ComputedPrecision.plain(precision, kv, accumulate)
 
 
-def _details(opener: _Opener, way: binding.Way, settings: SessionSettings) -> Mapping[str, Any]:
+def _details(opener: _Opener, way: binding.Way, settings: SessionSettings) -> dict[str, Any]:
     located = opener.located
     return {
         "ep_name": located.ep_name,
@@ -371,8 +393,6 @@ def _notes(opener: _Opener, located: Located) -> tuple[tuple[str, str], ...]:
 
 
 def matmul_rate(engine: Engine, located: Located, precision: str) -> float:
-    """Rate of a square product on the provider, FLOP per second."""
-    dtype = "float16" if precision == "fp16" else "float32"
-    graph = roofs.matmul_graph(dtype)
-    session = open_plain_session(graph, located, engine.settings)
-    return roofs.session_matmul_rate(session, dtype)
+    """Rate of a square product on the provider, FLOP (or integer operations) per second."""
+    graph = roofs.matmul_graph(precision)
+    return roofs.session_matmul_rate(open_plain_session(graph, located, engine.settings))
