@@ -29,7 +29,7 @@ N_STEPS = 4
 N_LONG = 70
 N_SHORT = 8
 """Of int8 activations: the first value that is rounded the other way, as another order of sums may
-have it, moves all later rows by as much as rounding does. So rows are few, and the nearest counts."""
+have it, moves all later rows by as much as rounding does: rows are few, and the nearest counts."""
 
 FORMS = {
     "nbits-0": {"accuracy_level": 0},
