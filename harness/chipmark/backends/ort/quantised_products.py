@@ -141,7 +141,8 @@ def _try(form: QuantisedForm, rows: int, k: int, run: Run, fixed: bool) -> Numbe
     raise CellFailedError(
         f"{form.operator} of {form.precision} is {away:.1e} away from a product of fp32"
         f" activations ({rows} x {k}), and not by a rounding that is known",
-        "what products take could not be named; try --option accuracy_level=0",
+        "what products take could not be named: ask for fp32 by --option accuracy_level=0, or by an"
+        " option of the provider's own",
     )
 
 
