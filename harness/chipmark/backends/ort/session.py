@@ -15,10 +15,10 @@ from chipmark.backends.ort.providers import Located
 from chipmark.backends.ort.runtime_errors import onnxruntime_errors
 from chipmark.backends.ort.weights_file import PlacedWeights
 from chipmark.errors import CellFailedError
-from chipmark.foreign_text import one_line
 from chipmark.log import logger_of
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import OPSET, Graph
+from chipmark_models.plain_text import one_line
 
 _CPU = "CPUExecutionProvider"
 
