@@ -78,9 +78,13 @@ def test_a_file_of_the_users_own_is_among_them_and_gone_afterwards(
     assert str(path) in answer.err
 
 
-def test_another_interpreter_is_the_one_that_looks(chipmark, looked_up) -> None:
-    rows = chipmark("providers", "--python", "/opt/vendor/python", "--format", "json").json
-    assert {python for _, python in looked_up} == {"/opt/vendor/python"}
+def test_another_interpreter_is_the_one_that_looks(chipmark, looked_up, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 3\n")  # it has none of the plug-ins
+    python.chmod(0o755)
+    rows = chipmark("providers", "--python", python, "--format", "json").json
+    assert {python for _, python in looked_up} == {str(python)}
+    assert chipmark("providers", "--python", tmp_path / "missing").code == 2
     assert not [row for row in rows if row["backend"].startswith("triton")]
 
 
@@ -92,6 +96,8 @@ def test_another_interpreter_is_the_one_that_looks(chipmark, looked_up) -> None:
         (("otr:cpu",), "did you mean ort:cpu"),
         (("ort:cpu", "--option", "ort:grph=plain"), "did you mean graph"),
         (("ort:cpu", "--precision", "fp31"), "fp32"),
+        (("ort:cpu", "--option", "torch:ops=1"), "kind of --option"),
+        (("ort:cpu", "--python", "/nowhere/python"), "not an interpreter"),
         (("sim:golden",), "no provider to be probed"),
         (("ort:cpu", "--format", "jsn"), "json"),
     ],
