@@ -16,7 +16,9 @@ Needs the standard library only. The rule for the quantised precisions `w8`, `w4
 Rows are compared within a class (`precision_class`), which is concluded from what was computed:
 how many bits of a weight are stored, the type that products take, and KV where it is under 16 bits.
 
-Activations are bf16 (e4m3 into products of `fp8` with many rows), and KV is bf16.
+Activations and KV are bf16 (e4m3 into products of `fp8` with many rows) unless a backend says
+otherwise: ONNX Runtime keeps both in fp32, and may round activations to int8 for products by the
+groups that weights have scales of (`INT8_BY_GROUP`).
 """
 
 from __future__ import annotations
@@ -163,7 +165,11 @@ def label(config: ModelConfig, precision: str) -> str:
     return f"{precision}/g" + "+".join(str(size) for size in sorted(s for s in sizes if s))
 
 
-ROUNDED = ("fp8", "bf16", "fp16")
+INT8_BY_GROUP = "int8 by group"
+"""int8 with a scale for each row and each group of k that the weights have a scale of; matrices
+that are kept take what activations are."""
+
+ROUNDED = ("fp8", "bf16", "fp16", INT8_BY_GROUP)
 """Types that activations may be rounded to, as `rounding.ROUNDINGS` does it on purpose."""
 
 
@@ -176,6 +182,8 @@ def rounding_of(linear_input: str) -> str:
 def product_type(linear_input: str) -> str:
     """The type whose matrix rate bounds products that take `linear_input`: a name that
     `Backend.probe_matmul` knows."""
+    if linear_input == INT8_BY_GROUP:
+        return "int8"
     return rounding_of(linear_input) or "fp32"
 
 
@@ -191,7 +199,7 @@ def precision_class(weights: str, linear_input: str, kv: str) -> str:
     if kv not in (*WIDE_KV, *NARROW_KV):
         raise UnknownNameError("KV type", kv, (*WIDE_KV, *NARROW_KV))
     rounding = rounding_of(linear_input)
-    narrow = linear_input in ("fp8", "int8")
+    narrow = linear_input in ("fp8", "int8", INT8_BY_GROUP)
     base: BaseClass
     if not stored.quantised and narrow:
         base = "fp8" if rounding == "fp8" else "w8a8"

@@ -10,25 +10,31 @@ from chipmark.errors import MissingBackendError, UnknownNameError, UsageError
 
 
 @pytest.mark.parametrize("precision", ["w8", "w4", "fp8"])
-@pytest.mark.parametrize("backend", ["torch:cpu", "torch:npu:1", "ort:cpu", "ort:cann"])
+@pytest.mark.parametrize("backend", ["torch:cpu", "torch:npu:1", "ort:ggml", "ort:cann"])
 def test_quantised_precisions_are_not_widened_unsaid(backend: str, precision: str) -> None:
     with pytest.raises(UsageError, match=f"{backend} does not compute {precision}") as caught:
         computed_pairs([backend], [precision], named=True)
     assert f"{backend} computes fp32" in caught.value.hint
 
 
+def test_onnxruntime_computes_integers_on_its_own_cpu_and_no_fp8() -> None:
+    with pytest.raises(UsageError, match="ort:cpu does not compute fp8"):
+        computed_pairs(["ort:cpu"], ["fp8"], named=True)
+    assert computed_pairs(["ort:cpu"], ["w8", "w4"], named=True).left_out == ()
+
+
 def test_what_is_computed_remains_and_what_is_not_is_told() -> None:
     found = computed_pairs(["torch:cpu", "ort:cpu"], ["fp32", "bf16"], named=True)
     assert found.pairs == {("torch:cpu", "fp32"), ("torch:cpu", "bf16"), ("ort:cpu", "fp32")}
-    assert found.left_out == ("ort:cpu bf16: it computes fp32",)
+    assert found.left_out == ("ort:cpu bf16: it computes fp32, w8, w4",)
 
 
 def test_backends_that_were_found_are_refused_only_where_none_remains() -> None:
     found = computed_pairs(["torch:cpu", "ort:cpu", "sim:golden"], ["fp16"], named=False)
     assert found.pairs == {("torch:cpu", "fp16"), ("sim:golden", "fp16")}
-    assert found.left_out == ("ort:cpu fp16: it computes fp32",)
-    with pytest.raises(UsageError, match=r"torch:cpu .* w4; ort:cpu does not compute w4"):
-        computed_pairs(["torch:cpu", "ort:cpu"], ["w4"], named=False)
+    assert found.left_out == ("ort:cpu fp16: it computes fp32, w8, w4",)
+    with pytest.raises(UsageError, match=r"torch:cpu .* w4; ort:ggml does not compute w4"):
+        computed_pairs(["torch:cpu", "ort:ggml"], ["w4"], named=False)
 
 
 def test_a_provider_that_is_not_listed_has_the_default_ones() -> None:

@@ -81,6 +81,7 @@ def test_every_sampled_row_of_the_trace_is_compared() -> None:
 
 def test_an_own_rounding_distance_decides_alone() -> None:
     assert tolerance_of("fp8", 0.2) == pytest.approx(0.3)
+    assert tolerance_of("w4a8", 0.2, "int8 by group") == pytest.approx(0.5)
     assert tolerance_of("16-bit") == 3e-2
     assert tolerance_of("16-bit", 0.002) == pytest.approx(0.003)  # fp16: a tenth of the class's
     assert tolerance_of("16-bit", 0.0) == 1e-3
@@ -105,6 +106,15 @@ def test_the_rounding_is_that_of_what_products_take(activation: str, rounding: s
     taken = linear_input_of(activation)
     assert rounding_of(taken) == rounding
     assert product_type(taken) == (rounding or "fp32")
+
+
+def test_int8_by_group_is_a_rounding_whose_roof_is_that_of_int8() -> None:
+    from chipmark.engine.computed import linear_input_of
+    from chipmark_models.precision import INT8_BY_GROUP, product_type, rounding_of
+
+    taken = linear_input_of("fp32, int8 by group into products")
+    assert rounding_of(taken) == taken == INT8_BY_GROUP
+    assert product_type(taken) == "int8"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")

@@ -92,6 +92,9 @@ def test_a_cell_that_failed_before_it_loaded_has_what_its_precision_is() -> None
         ("bf16", "int8", "bf16", "w8a8"),
         ("bf16", "bf16", "int8", "16-bit+kv8"),
         ("w8", "int8", "bf16", "w8a8"),
+        ("w8", "fp32, int8 by group into products", "fp32", "w8a8"),
+        ("w4", "fp32, int8 by group into products", "fp32", "w4a8"),
+        ("w4", "fp32", "fp32", "w4a16"),
     ],
 )
 def test_the_class_is_of_the_narrowest_that_products_take(

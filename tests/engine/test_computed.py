@@ -44,6 +44,11 @@ def computed(activation="fp32", linear="", attention="", rows=0):
             "fp32, int8 into products, bf16 into decode attention",
             "int8",
         ),
+        (
+            computed(linear="int8 by group"),
+            "fp32, int8 by group into products",
+            "int8 by group",
+        ),
     ],
 )
 def test_the_words_of_a_record_say_what_products_take(given, words, taken):

@@ -61,9 +61,8 @@ class Driver:
     def __init__(self, device: str, model: dict[str, Any], scratch: Path, **fields: Any) -> None:
         self.backend = OrtBackend(device)
         spec = {"n_seqs": 4, "max_context": 700, "kv_tokens": 2800, "max_chunk": 64, "threads": 2}
-        self.loaded = self.backend.load(
-            LoadSpec(model=model, precision="fp32", scratch=str(scratch), **(spec | fields))
-        )
+        spec |= {"precision": "fp32"} | fields
+        self.loaded = self.backend.load(LoadSpec(model=model, scratch=str(scratch), **spec))
         self.step = 0
 
     def run(
@@ -109,14 +108,15 @@ def prepared(tmp_path_factory):
     made: dict[str, Any] = {}
     folder = tmp_path_factory.mktemp("weights")
 
-    def get(config: ModelConfig) -> tuple[dict[str, Any], Any]:
-        if config.name not in made:
+    def get(config: ModelConfig, precision: str = "fp32") -> tuple[dict[str, Any], Any]:
+        key = f"{config.name} {precision}"
+        if key not in made:
             source = SyntheticWeights(config, seed=7)
             ref = WeightRef("synthetic", config.name, None, 7)
-            path = prepare(ref, "fp32", folder, source=source).folder
-            spec = WeightSpec(ref, "fp32", str(path))
-            made[config.name] = (spec.to_dict(), open_any(spec))
-        return made[config.name]
+            path = prepare(ref, precision, folder, source=source).folder
+            spec = WeightSpec(ref, precision, str(path))
+            made[key] = (spec.to_dict(), open_any(spec))
+        return made[key]
 
     return get
 

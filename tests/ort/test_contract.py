@@ -16,6 +16,7 @@ VARIANTS = {
     "cpu-contrib": ("cpu", {"graph": "contrib"}),
     "cpu-plain": ("cpu", {"graph": "plain"}),
     "cpu-static": ("cpu", {"graph": "plain", "static": True}),
+    "cpu-w4": ("cpu", {"accuracy_level": 0}),
     "openvino": ("openvino", {}),
 }
 
@@ -25,10 +26,13 @@ def subject(request, prepared, helpers, tmp_path_factory):
     device, options = VARIANTS[request.param]
     if not helpers.is_here(device):
         pytest.skip(f"{device} is not here")
-    spec, _ = prepared(preset("tiny"))
+    precision = "w4" if request.param.endswith("w4") else "fp32"
+    spec, _ = prepared(preset("tiny"), precision)
     backend = OrtBackend(device)
     scratch = str(tmp_path_factory.mktemp("scratch"))
-    loaded = backend.load(conformance_load(spec, options=options, scratch=scratch, threads=1))
+    loaded = backend.load(
+        conformance_load(spec, precision, options=options, scratch=scratch, threads=1)
+    )
     yield Subject(backend, loaded, vocab_size=preset("tiny").vocab_size, tolerance=1e-3)
     backend.close()
     backend.close()

@@ -154,11 +154,16 @@ def audit_by_oracle(
             subject,
             drawn,
             plain.rows,
-            tolerance_of(subject.class_name, own.get(rounding_of(subject.activation))),
+            _tolerance(subject, own),
             plain.id,
         )
         for subject in subjects
     ]
+
+
+def _tolerance(subject: Subject, own: Mapping[str, float]) -> float:
+    rounding = rounding_of(subject.activation)
+    return tolerance_of(subject.class_name, own.get(rounding), rounding)
 
 
 def audit_by_rule(subject: Subject, trace: Trace) -> Audited:

@@ -14,7 +14,10 @@ from chipmark.engine.computed import linear_input_of
 from chipmark.results.manifest import Note, ParityResult
 from chipmark.results.tolerance import tolerance_of
 from chipmark.workload.trace import Trace, save_trace
-from chipmark_models.precision import rounding_of
+from chipmark_models.precision import INT8_BY_GROUP, rounding_of
+
+_SHOWS = {"fp8": "in bf16", INT8_BY_GROUP: "with --option accuracy_level=0"}
+"""Where a fault shows that a rounding hides."""
 
 
 def check_parity(cell: MeasuredCell) -> ParityResult:
@@ -86,11 +89,11 @@ def _tolerance(cell: MeasuredCell, plain: LogitRows, trace: Trace, keys: Keys) -
     if rounded.rows is None:
         return tolerance_of(cell.class_name)
     own = distance(plain, rounded.rows, tolerance_of(cell.class_name)).rms_rel
-    tolerance = tolerance_of(cell.class_name, own)
+    tolerance = tolerance_of(cell.class_name, own, rounding)
     text = f"parity: {rounding} activations alone move logits by rms {own:.2g}; up to "
     text += f"{tolerance:.2g} passes"
-    if rounding == "fp8":
-        text += ", and faults below that show in bf16 only"
+    if rounding in _SHOWS:
+        text += f", and faults below that show {_SHOWS[rounding]} only"
     cell.notes.append(Note(code=NoteCode.PRECISION_NOTE, text=text))
     return tolerance
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chipmark_models.precision import precision_class
+from chipmark_models.precision import INT8_BY_GROUP, precision_class
 
 
 class Weights(StrEnum):
@@ -30,6 +30,7 @@ class Number(StrEnum):
     E4M3 = "e4m3"
     E5M2 = "e5m2"
     INT8 = "int8"
+    INT8_BY_GROUP = INT8_BY_GROUP
     INT4 = "int4"
 
 
@@ -78,7 +79,8 @@ class ComputedPrecision:
         }
 
     def _activation_words(self) -> str:
-        """`bf16, fp8 into products of over 64 rows`: what goes where it is another type."""
+        """`bf16, fp8 into products of over 64 rows`, `fp32, int8 by group into products`: what
+        goes where it is another type."""
         places: dict[Number, list[str]] = {}
         if self.linear_input != self.activation:
             rows = f" of over {self.linear_from_rows} rows" if self.linear_from_rows else ""
@@ -99,5 +101,5 @@ def linear_input_of(words: str) -> str:
     """What products take by a record's words on activations: the type that goes "into products",
     else that of the activations themselves."""
     first, *others = words.split(", ")
-    found = (re.fullmatch(r"(\w+) into products\b.*", part) for part in others)
+    found = (re.fullmatch(r"([\w ]+?) into products\b.*", part) for part in others)
     return next((match[1] for match in found if match), first)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
-from chipmark_models.precision import KV8, BaseClass
+from chipmark_models.precision import INT8_BY_GROUP, KV8, BaseClass
 
 TOLERANCE_RMS_REL: Mapping[BaseClass, float] = {
     "fp32": 1e-3,
@@ -40,15 +40,24 @@ single cached row left out moves them by 0.30, 0.57 and 0.33: parity in bf16 see
 `fp8` on such a model does not, so the same path is to be checked in bf16 too.
 """
 
+INT8_FACTOR = 2.5
+"""The same of activations in int8 by group, whose groups share a scale with one large value: a
+single value that is rounded the other way moves the logits of a small model by as much as all
+rounding does. smollm2-135m, worst of 30 rows: rms 0.15 to 0.29 on `w8` and 0.27 to 0.66 on `w4`,
+noise of 1e-6 on what is rounded (13 runs each), so one run may be 2.4 times as far as another. With
+fp32 activations (`accuracy_level` 0) the same graph is 1e-5 away: what is wrong shows there.
+"""
+
 SIM_TOLERANCE = 0.1
 """A simulated device samples by a rule: logits 2 and below 1, so every margin is clear."""
 
 
-def tolerance_of(class_name: str, own: float | None = None) -> float:
+def tolerance_of(class_name: str, own: float | None = None, rounding: str = "") -> float:
     """Largest rms-relative distance that passes for a precision class. own: distance of the
     oracle with rounded activations from the plain one, where the backend's products take such; it
     then decides alone (down to the tolerance of fp32), as a class's tolerance would let fp16 be
-    ten times as far as it is."""
+    ten times as far as it is. rounding: the name of that rounding (`precision.ROUNDED`)."""
     if own is not None:
-        return max(TOLERANCE_RMS_REL["fp32"], ROUNDED_FACTOR * own)
+        factor = INT8_FACTOR if rounding == INT8_BY_GROUP else ROUNDED_FACTOR
+        return max(TOLERANCE_RMS_REL["fp32"], factor * own)
     return TOLERANCE_RMS_REL[cast("BaseClass", class_name.removesuffix(KV8))]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,23 @@ import numpy.typing as npt
 from chipmark_models.onnx_graphs import protobuf
 
 OPSET = 17
-IR_VERSION = 8
+"""The version of ai.onnx of a graph that asks for no other: old runtimes of vendors know it."""
+
+OPSET_OF_BLOCKS = 21
+"""The first with DequantizeLinear by blocks, and with int4."""
+
+_IR_VERSIONS = ((OPSET_OF_BLOCKS, 10), (1, 8))
+"""From a version of ai.onnx on, the lowest IR version to declare. Nothing newer of the format is
+used, and a runtime refuses a number above its own."""
+
+
+class ViewForm(StrEnum):
+    """What of its tensors an initializer holds."""
+
+    VALUES = "values"
+    NBITS_CODES = "codes of MatMulNBits"
+    BLOCK_CODES = "codes of DequantizeLinear"
+    SCALES = "scales"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +41,8 @@ class WeightView:
     `parts` are canonical tensor names, stacked along the first axis (out); `shape` is what the
     graph sees: (out, in), or (in, out) where `transposed`. `repeats` repeats each part that
     often along a new first axis (norm weights of heads). dtype as in protobuf.DATA_TYPES.
+    `form` other than VALUES: codes or scales of quantised tensors, as `quantised_linear` writes
+    them; `weights` is then the number of weights that the codes stand for.
     """
 
     name: str
@@ -31,6 +51,21 @@ class WeightView:
     dtype: str
     transposed: bool = False
     repeats: tuple[int, ...] = ()
+    form: ViewForm = ViewForm.VALUES
+    weights: int = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the array; two values of int4 take one."""
+        bits = 4 if self.dtype == "int4" else 8 * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * bits // 8
+
+    @property
+    def n_weights(self) -> int:
+        """Weights that the array stands for; 0 of scales."""
+        if self.form is ViewForm.VALUES:
+            return math.prod(self.shape)
+        return self.weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +101,7 @@ class Graph:
     """A model without its large initializers, and what they are.
 
     `weights` are views of the model's tensors, `tables` computed arrays. `hash` is the sha256 of
-    the model with every initializer left out.
+    the model with every initializer left out. `opset` is the version of ai.onnx.
     """
 
     name: str
@@ -78,6 +113,7 @@ class Graph:
     weights: tuple[WeightView, ...]
     tables: dict[str, npt.NDArray[Any]]
     hash: str
+    opset: int
     _node_bytes: tuple[bytes, ...]
     _constants: tuple[bytes, ...]
     _domains: tuple[str, ...]
@@ -91,7 +127,7 @@ class Graph:
         views |= {name: (table.dtype.name, table.shape) for name, table in self.tables.items()}
         for name, (dtype, shape) in views.items():
             if name in inline:
-                initializers.append(protobuf.tensor(name, inline[name]))
+                initializers.append(protobuf.tensor(name, inline[name], dtype, shape))
             else:
                 at = placements[name]
                 initializers.append(
@@ -106,15 +142,16 @@ class Graph:
             initializers,
             [protobuf.value_info(p.name, p.dtype, p.shape) for p in self.inputs],
             [protobuf.value_info(p.name, p.dtype, p.shape) for p in self.outputs],
-            {"": OPSET} | dict.fromkeys(self._domains, 1),
-            IR_VERSION,
+            {"": self.opset} | dict.fromkeys(self._domains, 1),
+            next(version for opset, version in _IR_VERSIONS if self.opset >= opset),
         )
 
 
 @dataclass(slots=True)
 class GraphBuilder:
-    """Appends nodes in order; value names are unique."""
+    """Appends nodes in order; value names are unique. `opset` is the version of ai.onnx."""
 
+    opset: int = OPSET
     nodes: list[bytes] = field(default_factory=list)
     infos: list[NodeInfo] = field(default_factory=list)
     initializers: list[bytes] = field(default_factory=list)
@@ -200,6 +237,7 @@ class GraphBuilder:
             weights=tuple(self.weights.values()),
             tables=dict(self.tables),
             hash="",
+            opset=self.opset,
             _node_bytes=tuple(self.nodes),
             _constants=tuple(self.initializers),
             _domains=tuple(sorted(domain for domain in self.domains if domain)),

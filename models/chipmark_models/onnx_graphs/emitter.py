@@ -1,8 +1,9 @@
 """The walk over a decoder's layers, and what an emitter of one graph level has to provide.
 
 A level decides by which operators the same arithmetic is written down: `plain` by standard ONNX
-only, `contrib` by the fused operators of com.microsoft. The walk is theirs in common, so that a
-level cannot differ in the model it computes.
+of 2022 only, `standard` by the operators for language models that ONNX has had since, `contrib` by
+the fused operators of com.microsoft. The walk is theirs in common, so that a level cannot differ
+in the model it computes.
 
 Shapes: hidden states are (batch x chunk, hidden), so that every linear layer is one Gemm. Graph
 inputs `tokens` int64 (batch, chunk), `rows` int64 (n_rows,): positions of the flattened batch
@@ -17,10 +18,14 @@ from typing import Literal, Protocol
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import GraphBuilder, WeightView
 from chipmark_models.onnx_graphs.protobuf import Dim
+from chipmark_models.onnx_graphs.quantised_linear import QuantisedForm, quantised_product
 from chipmark_models.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
 
-Level = Literal["plain", "contrib"]
-LEVELS: tuple[Level, ...] = ("plain", "contrib")
+Level = Literal["plain", "standard", "contrib"]
+LEVELS: tuple[Level, ...] = ("plain", "standard", "contrib")
+IN_PLACE: frozenset[Level] = frozenset({"standard", "contrib"})
+"""Levels whose graph writes the new rows into the cache itself: `present_*` and `past_*` are one
+memory. The others hand the rows out, and whoever runs the graph stores them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,8 @@ class GraphShape:
     batch: sequences. chunk: new tokens of each. context: rows of the cache that are bound.
     n_rows: rows whose logits are computed. positions: rows of the rotary tables (the longest
     sequence). `linear_weights` "out_in" writes Gemm with transB on (out, in) weights as they are
-    stored, "in_out" MatMul on transposed copies.
+    stored, "in_out" MatMul on transposed copies. `quantised`: how the matrices that a quantised
+    precision stores as codes are written; None where all are values.
     """
 
     batch: int | None
@@ -40,6 +46,7 @@ class GraphShape:
     positions: int
     dtype: Literal["float32", "float16"] = "float32"
     linear_weights: Literal["out_in", "in_out"] = "out_in"
+    quantised: QuantisedForm | None = None
 
     def dim(self, name: Literal["batch", "chunk", "context", "n_rows"]) -> Dim:
         """The size, or the name as a free dimension."""
@@ -91,6 +98,16 @@ class LayerWeights:
         n_out = sum(sizes)
         n_in = self._width(modules[0])
         parts = tuple(f"{module}.weight" for module in modules)
+        bias = ""
+        if has_bias:
+            biases = tuple(f"{module}.bias" for module in modules)
+            bias = self.builder.weight(
+                WeightView(f"{name}.bias", biases, (n_out,), self.shape.dtype)
+            )
+        form = self.shape.quantised
+        if form is not None and form.takes(n_in):
+            y = quantised_product(self.builder, form, x, name, parts, (n_out, n_in))
+            return self.builder.op("Add", [y, bias]) if bias else y
         transposed = self.shape.linear_weights == "in_out"
         view = WeightView(
             f"{name}.weight",
@@ -100,12 +117,6 @@ class LayerWeights:
             transposed,
         )
         inputs = [x, self.builder.weight(view)]
-        bias = ""
-        if has_bias:
-            biases = tuple(f"{module}.bias" for module in modules)
-            bias = self.builder.weight(
-                WeightView(f"{name}.bias", biases, (n_out,), self.shape.dtype)
-            )
         if transposed:
             y = self.builder.op("MatMul", inputs)
             return self.builder.op("Add", [y, bias]) if bias else y

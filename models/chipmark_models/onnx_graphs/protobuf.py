@@ -24,6 +24,7 @@ DATA_TYPES: Mapping[str, int] = {
     "bool": 9,
     "float16": 10,
     "bfloat16": 16,
+    "int4": 22,
 }
 Dim = int | str
 """A fixed size, or the name of a free dimension."""
@@ -54,9 +55,13 @@ def _text(field: int, value: str) -> bytes:
     return _bytes(field, value.encode())
 
 
-def tensor(name: str, array: npt.NDArray[Any]) -> bytes:
-    """A TensorProto with its data inside; dtypes as in DATA_TYPES."""
-    head = b"".join(_int(1, n) for n in array.shape) + _int(2, DATA_TYPES[array.dtype.name])
+def tensor(
+    name: str, array: npt.NDArray[Any], dtype: str = "", shape: Sequence[int] | None = None
+) -> bytes:
+    """A TensorProto with its data inside; dtypes as in DATA_TYPES. `dtype` and `shape` are given
+    where the array holds packed values: int4, two a byte, the first in the low half."""
+    sizes = array.shape if shape is None else shape
+    head = b"".join(_int(1, n) for n in sizes) + _int(2, DATA_TYPES[dtype or array.dtype.name])
     return head + _text(8, name) + _bytes(9, np.ascontiguousarray(array).tobytes())
 
 

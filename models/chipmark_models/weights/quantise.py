@@ -75,17 +75,21 @@ class QuantisedTensor:
             np.multiply(wide, self.scales[:, None], out=wide)
             return wide
         n, k = self.shape
-        scales = widen(self.scales, "bf16")[:, :, None]
-        if self.precision == "w8":
-            wide = self.packed.reshape(n, -1, self.group).astype(np.float32)
-        else:
-            halves = self.packed.reshape(n, -1, self.group // 2)
-            wide = np.empty((n, k // self.group, self.group), np.float32)
-            wide[..., : self.group // 2] = halves & 15
-            wide[..., self.group // 2 :] = halves >> 4
-            wide -= _ZERO_POINT
-        np.multiply(wide, scales, out=wide)
+        wide = self.codes().astype(np.float32)
+        np.multiply(wide, widen(self.scales, "bf16")[:, :, None], out=wide)
         return wide.reshape(n, k)
+
+    def codes(self) -> npt.NDArray[np.int8]:
+        """The integers (n, k / group, group) of w8 and w4, in the order of k."""
+        n, k = self.shape
+        if self.precision == "w8":
+            return self.packed.reshape(n, -1, self.group)
+        halves = self.packed.reshape(n, -1, self.group // 2)
+        codes = np.empty((n, k // self.group, self.group), np.int8)
+        np.bitwise_and(halves, 15, out=codes[..., : self.group // 2], casting="unsafe")
+        np.right_shift(halves, 4, out=codes[..., self.group // 2 :], casting="unsafe")
+        codes -= _ZERO_POINT
+        return codes
 
 
 def fuse(parts: Sequence[QuantisedTensor]) -> QuantisedTensor:

@@ -11,13 +11,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import Graph
 
 _SHAPE_OPS = frozenset({"Shape", "Concat", "Range", "Squeeze", "Unsqueeze", "Reshape", "Slice"})
 """Nodes that compute or change shapes; counted as no work."""
+
+_WRITTEN_OUT = frozenset({"Attention", "RMSNormalization", "RotaryEmbedding"})
+"""Operators that ONNX defines by others: where no provider has a kernel of its own, ONNX Runtime
+puts the others in their place, without a name."""
+
+
+_PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulNBits"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +46,34 @@ def node_work(
 ) -> dict[str, Work]:
     """Work of every node of `graph` at these sizes, by node name.
 
-    A linear layer: 2 x rows x weights FLOPs, its weights read once. An attention product:
-    2 x heads x chunk x keys x head_dim, its keys or values read once. A gather from a table: the
-    rows. Any other node: its activations read and written (hidden size), one FLOP an element.
+    A linear layer: 2 x rows x weights FLOPs, its weights read once as they are stored (codes and
+    scales of quantised ones; by the node that unpacks them where there is one). An attention
+    product: 2 x heads x chunk x keys x head_dim, its keys or values read once. Rows of K or V that
+    the graph writes into the cache: read and written, no FLOPs. A gather from a table: the rows.
+    Any other node: its activations read and written (hidden size), one FLOP an element.
     """
     rows, item = batch * chunk, 4 if graph.dtype == "float32" else 2
-    sizes = {view.name: int(np.prod(view.shape)) for view in graph.weights}
+    sizes = {view.name: view.n_weights for view in graph.weights}
     sizes |= {name: int(table.size) for name, table in graph.tables.items()}
+    stored = {view.name: view.n_bytes for view in graph.weights}
     work: dict[str, Work] = {}
     cached = _cached_names(graph)
     for info in graph.nodes:
         element = float(rows * config.hidden_size)
         weight = max((sizes.get(name, 0) for name in info.inputs), default=0)
-        if info.op_type in ("Gemm", "MatMul") and weight > config.head_dim**2:
-            work[info.name] = Work(2.0 * rows * weight, float(weight * item))
-        elif info.op_type == "GroupQueryAttention":
+        if info.op_type in _PRODUCTS and weight > config.head_dim**2:
+            n_bytes = float(sum(stored.get(name, 0) for name in info.inputs))
+            work[info.name] = Work(2.0 * rows * weight, n_bytes)
+        elif info.op_type == "DequantizeLinear":
+            work[info.name] = Work(0.0, float(sum(stored[name] for name in info.inputs)))
+            sizes[info.outputs[0]] = weight
+        elif info.op_type in ("GroupQueryAttention", "Attention"):
             work[info.name] = _attention(config, batch, chunk, context + chunk, item, 2)
         elif info.op_type == "MatMul" and weight == 0 and not _is_rotation(info.inputs):
             n_keys = context if any(name in cached for name in info.inputs) else chunk
             work[info.name] = _attention(config, batch, chunk, n_keys, item, 1)
+        elif info.op_type == "TensorScatter":
+            work[info.name] = Work(0.0, 2.0 * rows * config.kv_size * item)
         elif info.op_type in _SHAPE_OPS:
             work[info.name] = Work(0.0, 0.0)
         else:
@@ -90,14 +104,22 @@ def _attention(
 def coverage(work: Mapping[str, Work], assigned: Iterable[Assignment], ep_name: str) -> float:
     """The smaller of the shares of FLOPs and of bytes whose nodes `ep_name` took, 0 to 1.
 
-    Nodes that ONNX Runtime made itself or folded away are in neither share.
+    Nodes that ONNX Runtime made itself or folded away are in neither share. An operator that was
+    written out by others was taken where all nodes without a name were.
     """
     mine: set[str] = set()
     seen: set[str] = set()
+    nameless_left = False
     for part in assigned:
         seen.update(part.nodes)
         if part.ep_name == ep_name:
             mine.update(part.nodes)
+        else:
+            nameless_left |= "" in part.nodes
+    if "" in seen:
+        written_out = {n for n in work if n not in seen and n.rpartition("_")[0] in _WRITTEN_OUT}
+        seen |= written_out
+        mine |= set() if nameless_left else written_out
     known = [name for name in work if name in seen]
     flops = sum(work[name].flops for name in known)
     n_bytes = sum(work[name].n_bytes for name in known)

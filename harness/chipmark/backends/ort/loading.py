@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from chipmark.backends.ort import binding, roofs
 from chipmark.backends.ort.memory import check_fits
 from chipmark.backends.ort.options import check_options
 from chipmark.backends.ort.providers import Located, emulation_of
+from chipmark.backends.ort.quantised_products import Products, find_products, form_of
 from chipmark.backends.ort.runner import LaunchRows, Runner, SessionKey
 from chipmark.backends.ort.session import (
     Opened,
@@ -33,7 +33,8 @@ from chipmark.log import logger_of
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import Graph
 from chipmark_models.onnx_graphs.decoder_graph import build_graph
-from chipmark_models.onnx_graphs.emitter import LEVELS, GraphShape, Level
+from chipmark_models.onnx_graphs.emitter import IN_PLACE, LEVELS, GraphShape, Level
+from chipmark_models.onnx_graphs.quantised_linear import QuantisedForm
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
 _LOG = logger_of(__name__)
@@ -70,6 +71,9 @@ class GraphPlan:
     static: frozenset[str]
     chunk_buckets: tuple[int, ...]
     context_buckets: tuple[int, ...]
+    slot_rows: int
+    """Rows of the cache that a slot may come to need."""
+    quantised: QuantisedForm | None
 
 
 def load(spec: LoadSpec, located: Located) -> Engine:
@@ -93,7 +97,8 @@ def load(spec: LoadSpec, located: Located) -> Engine:
     opener = _Opener(weights, plan, located, settings)
     host_device = _on_host(located)
     choice = opener.choose_binding()
-    capacity = plan.max_context + 1 if plan.level == "contrib" else _capacity(plan)
+    products = opener.find_products()
+    capacity = _capacity(plan)
     cache = SlotCache(weights.config, plan.n_slots, capacity, plan.dtype, choice.allocate)
     runner = Runner(
         config=weights.config,
@@ -104,7 +109,7 @@ def load(spec: LoadSpec, located: Located) -> Engine:
         static=plan.static,
         chunk_buckets=plan.chunk_buckets,
         context_buckets=plan.context_buckets,
-        max_context=plan.max_context,
+        slot_rows=plan.slot_rows,
         way=choice.way,
         empty_head=located.ep_name == "CPUExecutionProvider" and not plan.static,
         host_device=host_device,
@@ -121,12 +126,12 @@ def load(spec: LoadSpec, located: Located) -> Engine:
         compile_s=compile_s,
         weight_bytes=_weight_bytes(opener.graph, spec.precision),
         kv_bytes=plan.n_slots * plan.max_context * cache.token_bytes,
-        precision=_precision(spec.precision),
+        precision=products.computed() if products else _precision(spec.precision),
         graph=plan.level,
         ep_coverage=opener.coverage,
         device=located.device_name,
-        details=_details(opener, choice.way, settings),
-        notes=_notes(opener, located),
+        details=_details(opener, choice.way, settings) | (products.details() if products else {}),
+        notes=_notes(opener, located) + (products.notes() if products else ()),
         execution="compiled" if plan.static else "graph",
         bind_is_snapshot=choice.way != "shared",
         emulated=emulation_of(located),
@@ -153,8 +158,11 @@ def _plan(spec: LoadSpec, located: Located, config: ModelConfig) -> GraphPlan:
     static = (provider.static or ("batch", "chunk", "context")) if fixed else ()
     contexts = provider.context_buckets or (STATIC_CONTEXTS if static else ())
     chunks = provider.chunk_buckets or (STATIC_CHUNKS if static else ())
-    context_buckets = _buckets(contexts, spec.max_context)
     chunk_buckets = _buckets(chunks, spec.max_chunk)
+    # A graph that writes its rows needs room for those of padding, or of a slot that rides along.
+    room = (chunk_buckets[-1] if chunk_buckets else 1) if level in IN_PLACE else 0
+    slot_rows = spec.max_context + room
+    context_buckets = _buckets(contexts, slot_rows)
     return GraphPlan(
         level=next(known for known in LEVELS if known == level),
         dtype="float16" if spec.precision == "fp16" else "float32",
@@ -164,6 +172,8 @@ def _plan(spec: LoadSpec, located: Located, config: ModelConfig) -> GraphPlan:
         static=frozenset(static),
         chunk_buckets=chunk_buckets,
         context_buckets=context_buckets,
+        slot_rows=slot_rows,
+        quantised=form_of(spec, provider),
     )
 
 
@@ -176,9 +186,12 @@ def _buckets(offered: tuple[int, ...], largest: int) -> tuple[int, ...]:
 
 
 def _capacity(plan: GraphPlan) -> int:
+    """Rows that a slot has at first."""
+    if plan.level == "contrib":  # it reads valid rows only, so that the rest costs nothing
+        return plan.slot_rows
     if plan.context_buckets:
         return plan.context_buckets[0]
-    return min(_FIRST_CAPACITY, plan.max_context)
+    return min(_FIRST_CAPACITY, plan.slot_rows)
 
 
 class _Opener:
@@ -208,6 +221,7 @@ class _Opener:
             n_rows=batch,
             positions=self.plan.max_context + self.plan.max_chunk,
             dtype="float16" if self.plan.dtype == "float16" else "float32",
+            quantised=self.plan.quantised,
         )
         return build_graph(self.weights.config, self.plan.level, shape)
 
@@ -218,6 +232,18 @@ class _Opener:
         if probe.ep_coverage < 1.0:  # it ran elsewhere, and says nothing of this provider
             return binding.BindingChoice("rebind", binding.allocate_host)
         return binding.choose_binding(probe.session, self.located.ep_device)
+
+    def find_products(self) -> Products | None:
+        """What products with quantised weights take; None where there are none."""
+        form = self.plan.quantised
+        if form is None:
+            return None
+
+        def run(graph: Graph, arrays: dict[str, Any], x: Any) -> Any:
+            opened = self._open(graph, PlacedWeights(self.settings.scratch, {}, arrays))
+            return opened.session.run(None, {"x": x})[0]
+
+        return find_products(form, self.weights.config, run, bool(self.plan.static))
 
     def _open(self, graph: Graph, placed: PlacedWeights) -> Opened:
         sizes = {"batch": 1, "chunk": 1, "context": min(1024, self.plan.max_context)}
@@ -263,10 +289,11 @@ def warm(runner: Runner, plan: GraphPlan, n_seqs: int) -> None:
     chunks = plan.chunk_buckets or (min(plan.max_chunk, 32),)
     for chunk in sorted(set(chunks)):
         length = min(chunk, plan.max_context)
-        runner.ensure_capacity(length)
-        runner.run(_rows([0], 0, length))
+        prompt = _rows([0], 0, length)
+        runner.ensure_capacity(runner.rows_needed(prompt))
+        runner.run(prompt)
     for context in plan.context_buckets or (first,):
-        runner.ensure_capacity(min(context, plan.max_context))
+        runner.ensure_capacity(min(context, plan.slot_rows))
         for n in range(1, n_seqs + 1):
             runner.run(_rows(list(range(n)), 1, 1))
             runner.run(_rows(list(range(n)), 1, 1))
@@ -311,9 +338,9 @@ def _on_host(located: Located) -> bool:
 
 
 def _weight_bytes(graph: Graph, precision: str) -> int:
-    item = {"fp32": 4, "bf16": 2, "fp16": 2}[precision]
-    views = {view.name: int(np.prod(view.shape)) for view in graph.weights}
-    return item * sum(views.values())
+    """As stored: of bf16 what the provider that is asked for it keeps, else the arrays' own."""
+    n_bytes = sum(view.n_bytes for view in graph.weights)
+    return n_bytes // 2 if precision == "bf16" else n_bytes
 
 
 def _precision(precision: str) -> ComputedPrecision:
@@ -322,7 +349,7 @@ def _precision(precision: str) -> ComputedPrecision:
     return ComputedPrecision.plain(precision, kv, accumulate)
 
 
-def _details(opener: _Opener, way: binding.Way, settings: SessionSettings) -> Mapping[str, Any]:
+def _details(opener: _Opener, way: binding.Way, settings: SessionSettings) -> dict[str, Any]:
     located = opener.located
     return {
         "ep_name": located.ep_name,
@@ -353,8 +380,6 @@ def _notes(opener: _Opener, located: Located) -> tuple[tuple[str, str], ...]:
 
 
 def matmul_rate(engine: Engine, located: Located, precision: str) -> float:
-    """Rate of a square product on the provider, FLOP per second."""
-    dtype = "float16" if precision == "fp16" else "float32"
-    graph = roofs.matmul_graph(dtype)
-    session = open_plain_session(graph, located, engine.settings)
-    return roofs.session_matmul_rate(session, dtype)
+    """Rate of a square product on the provider, FLOP (or integer operations) per second."""
+    graph = roofs.matmul_graph(precision)
+    return roofs.session_matmul_rate(open_plain_session(graph, located, engine.settings))

@@ -53,6 +53,8 @@ class Provider:
     graph: str
     prepacking: bool
     io_device: str
+    quantised: str
+    accuracy_level: int
     verified: bool
     options: Mapping[str, str] = field(default_factory=dict)
     classic_options: Mapping[str, str] = field(default_factory=dict)

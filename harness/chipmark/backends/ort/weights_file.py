@@ -2,8 +2,8 @@
 
 A provider that is given a file and offsets maps it: no copy of the weights is made by handing
 them over (arrays handed over in memory are copied once, which doubles the process's memory).
-Views that the prepared file does not hold as they are (stacked biases, another dtype) go into a
-file of the cell's scratch folder when they are large.
+Views that the prepared file does not hold as they are (stacked biases, another dtype, codes in a
+layout of an operator's own) go into a file of the cell's scratch folder when they are large.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from chipmark_models.onnx_graphs.builder import Graph, Placement, WeightView
+from chipmark_models.onnx_graphs.builder import Graph, Placement, ViewForm, WeightView
 from chipmark_models.onnx_graphs.decoder_graph import weight_array
+from chipmark_models.onnx_graphs.quantised_linear import quantised_array
 from chipmark_models.weights.prepared import PrecisionWeights, PreparedWeights
 
 _INLINE_BYTES = 1 << 20
@@ -36,12 +37,12 @@ class PlacedWeights:
 
 def place_weights(graph: Graph, weights: PrecisionWeights, scratch: Path) -> PlacedWeights:
     """Find or write the external data of `graph`; tables go inside the model."""
-    tensor = tensor_reader(weights, graph.dtype)
+    array_of = _array_reader(weights, graph.dtype)
     inline = dict(graph.tables)
     large: list[WeightView] = []
     for view in graph.weights:
-        if _n_bytes(view) < _INLINE_BYTES:
-            inline[view.name] = weight_array(view, tensor)
+        if view.n_bytes < _INLINE_BYTES:
+            inline[view.name] = array_of(view)
         else:
             large.append(view)
     if isinstance(weights, PreparedWeights):
@@ -49,18 +50,23 @@ def place_weights(graph: Graph, weights: PrecisionWeights, scratch: Path) -> Pla
         placements = {name: at for name, at in found.items() if at is not None}
         if len(placements) == len(large):
             return PlacedWeights(weights.folder, placements, inline)
-    return PlacedWeights(scratch, _write_sidecar(large, tensor, scratch), inline)
+    return PlacedWeights(scratch, _write_sidecar(large, array_of, scratch), inline)
 
 
-def tensor_reader(weights: PrecisionWeights, dtype: str) -> Callable[[str], npt.NDArray[Any]]:
-    """Tensors in the graph's dtype: as stored where that is the same, else widened."""
-    if dtype == "float16":
-        return weights.tensor
-    return weights.float32
+ArrayOf = Callable[[WeightView], npt.NDArray[Any]]
 
 
-def _n_bytes(view: WeightView) -> int:
-    return int(np.prod(view.shape)) * np.dtype(view.dtype).itemsize
+def _array_reader(weights: PrecisionWeights, dtype: str) -> ArrayOf:
+    """Arrays of views: values in the graph's dtype, as stored where that is the same, else
+    widened; codes and scales in the layout of their operator."""
+    tensor = weights.tensor if dtype == "float16" else weights.float32
+
+    def array_of(view: WeightView) -> npt.NDArray[Any]:
+        if view.form is ViewForm.VALUES:
+            return weight_array(view, tensor)
+        return quantised_array(view, [weights.quantised(part) for part in view.parts])
+
+    return array_of
 
 
 def _in_prepared(view: WeightView, weights: PreparedWeights) -> Placement | None:
@@ -76,7 +82,7 @@ def _in_prepared(view: WeightView, weights: PreparedWeights) -> Placement | None
 
 
 def _write_sidecar(
-    views: list[WeightView], tensor: Callable[[str], npt.NDArray[Any]], scratch: Path
+    views: list[WeightView], array_of: ArrayOf, scratch: Path
 ) -> dict[str, Placement]:
     placements: dict[str, Placement] = {}
     scratch.mkdir(parents=True, exist_ok=True)
@@ -84,7 +90,7 @@ def _write_sidecar(
         for view in views:
             file.seek(-(-file.tell() // _PAGE) * _PAGE)
             start = file.tell()
-            array = weight_array(view, tensor)
+            array = array_of(view)
             file.write(array.reshape(-1).view(np.uint8).data)
             placements[view.name] = Placement(_SIDECAR, start, array.nbytes)
     return placements
