@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from chipmark.errors import BadInputError, UnknownNameError
 from chipmark_models.onnx_graphs.emitter import LEVELS
@@ -78,9 +78,8 @@ def _check_value(path: Path, where: str, key: str, value: Any) -> None:
     if key == "graph":
         _check_name(path, where, "graph level", value, LEVELS)
     if key == "quantised":
-        _check_name(
-            path, where, "operator of quantised products", value, get_args(QuantisedOperator)
-        )
+        operators = [str(operator) for operator in QuantisedOperator]
+        _check_name(path, where, "operator of products", value, operators)
     if key == "accuracy_level" and value not in ACCURACY_LEVELS:
         known = ", ".join(map(str, ACCURACY_LEVELS))
         raise BadInputError(path, f"{value} is not one of {known}", field=where)
