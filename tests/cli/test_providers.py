@@ -193,6 +193,69 @@ def test_a_torch_device_has_no_levels(chipmark) -> None:
     assert answer.json["load"]["graph"] == "none"
 
 
+def test_operators_left_to_the_cpu_and_compile_times_are_listed(chipmark, monkeypatch) -> None:
+    from chipmark.cell.protocol import LoadAnswer, LoadedCaps, Remark, Words
+    from chipmark.engine.contract import HostOperator
+    from chipmark.results.manifest import ParityResult
+
+    answer = LoadAnswer(
+        caps=LoadedCaps("slots", "copy", 10, 4, 64, n_slots=5),
+        load_s=1.0,
+        compile_s=65.25,
+        weight_bytes=1000,
+        kv_bytes=500,
+        precision=Words("fp16", "fp16", "fp16", "provider"),
+        graph="plain",
+        ep_coverage=0.75,
+        device="MyChip",
+        details={
+            "binding": "device",
+            "compile": [
+                {"batch": 1, "chunk": 64, "context": None, "seconds": 61.5},
+                {"batch": 1, "chunk": 1, "context": 512, "seconds": 3.75},
+                "a word that is not a bucket",
+            ],
+        },
+        notes=(Remark("ep_coverage", "MyEP took 75% of the work"),),
+        describe={},
+        plugin={},
+        refused_plugins=(),
+        wall_s=2.0,
+        python="3.12",
+        numpy="2.0",
+        packages={},
+        peak_rss_bytes=1,
+        host_operators=(HostOperator("Softmax", 30, 0.001, 0.25),),
+        emulated="MyChip on x86-64",
+    )
+
+    def probe(request: provider_probe.ProbeRequest, _: object) -> provider_probe.ProviderProbe:
+        own = provider_probe.Attempt("plain", answer)
+        refused = provider_probe.Attempt("contrib", None, "load: no such domain")
+        parity = ParityResult(verdict="pass", rms_rel=1e-3, tolerance_rms_rel=1e-2)
+        return provider_probe.ProviderProbe(request, own, parity, (own, refused))
+
+    monkeypatch.setattr(provider_probe, "probe", probe)
+    shown = chipmark("providers", "probe", "ort:cpu")
+    assert shown.code == 0
+    lines = [line.split() for line in shown.out.splitlines()]
+    for line in (
+        "left to the CPU Softmax x30",
+        "emulated MyChip on x86-64",
+        "KV is bound device",
+        "on the device 75.00% of the work",
+        "plain part 75.00% 1.00 65.25 MyEP took 75% of the work",
+        "contrib refused - - - load: no such domain",
+        "Softmax 30 0.10% 25.00%",
+        "1 64 any 61.50",
+        "1 1 512 3.75",
+    ):
+        assert line.split() in lines
+    told = chipmark("providers", "probe", "ort:cpu", "--format", "json").json
+    assert told["levels"][0]["host_operators"][0]["name"] == "Softmax"
+    assert told["load"]["emulated"] == "MyChip on x86-64"
+
+
 def test_parity_that_fails_ends_with_1(chipmark, monkeypatch) -> None:
     from chipmark.results.manifest import ParityResult
 
