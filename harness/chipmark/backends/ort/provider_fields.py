@@ -8,6 +8,7 @@ from typing import Any
 
 from chipmark.errors import BadInputError, UnknownNameError
 from chipmark_models.onnx_graphs.emitter import LEVELS
+from chipmark_models.onnx_graphs.quantised_linear import ACCURACY_LEVELS, QuantisedOperator
 from chipmark_models.precision import precision_named
 
 KINDS = ("classic", "plugin")
@@ -76,6 +77,12 @@ def _check_value(path: Path, where: str, key: str, value: Any) -> None:
         raise BadInputError(path, f"must be classic or plugin, not {value!r}", field=where)
     if key == "graph":
         _check_name(path, where, "graph level", value, LEVELS)
+    if key == "quantised":
+        operators = [str(operator) for operator in QuantisedOperator]
+        _check_name(path, where, "operator of products", value, operators)
+    if key == "accuracy_level" and value not in ACCURACY_LEVELS:
+        known = ", ".join(map(str, ACCURACY_LEVELS))
+        raise BadInputError(path, f"{value} is not one of {known}", field=where)
     if key == "static":
         for item in value:
             _check_name(path, where, "dimension", item, STATIC)
@@ -119,8 +126,8 @@ def _whole(
 
 
 def _example(like: object) -> str:
-    if isinstance(like, bool):
-        return str(like).lower()
+    if isinstance(like, (bool, int)):
+        return _as_text(like)
     return '["fp32"]' if isinstance(like, list) else '"…"'
 
 
