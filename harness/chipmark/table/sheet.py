@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from chipmark.codes import NoteCode, NullReason
 from chipmark.prices.book import PriceBook
+from chipmark.results.quality_loss import perplexities, quality_lost
 from chipmark.results.record import SCHEMA, Record
 from chipmark.table.capacity import METRICS_1, cut_words, is_cut, of_first_definitions, slo_missed
 from chipmark.table.columns import COLUMNS
@@ -67,7 +68,11 @@ def sheet(record: Record, book: PriceBook | None) -> Sheet:
         standing=standing(record),
         costing=costing,
         values=values,
-        reasons=_not_kept(record) | record.metrics.null_reasons | costing.reasons | refused,
+        reasons=_not_kept(record)
+        | _quality_reasons(record)
+        | record.metrics.null_reasons
+        | costing.reasons
+        | refused,
         intervals=intervals,
         marks=_marks(record, costing),
         notes=tuple({"code": code, "text": text} for code, text in _notes(record, costing)),
@@ -92,6 +97,13 @@ def _not_kept(record: Record) -> dict[str, str]:
         return {}
     of_runs = [c.name for c in COLUMNS.values() if c.kind in ("perf", "energy")]
     return {n: NullReason.NOT_IN_SCHEMA_1 for n in of_runs if n not in record.metrics.values}
+
+
+def _quality_reasons(record: Record) -> dict[str, str]:
+    """Why there is no perplexity; a sum too large for one has no other reason."""
+    quality = record.manifest.quality
+    reason = NullReason.UNKNOWN if quality.reason is None else quality.reason
+    return dict.fromkeys(perplexities(quality), reason)
 
 
 def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
@@ -119,6 +131,7 @@ def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
         "power_scope": None if m.meter is None else m.meter.scope,
         "parity": _parity(record),
         "ep_coverage": None if m.load is None else m.load.ep_coverage,
+        **perplexities(m.quality),
     }
 
 
@@ -158,6 +171,8 @@ def _conclusions(record: Record) -> Iterator[tuple[str, str]]:
         )
     if m.audit.verdict == "pending":
         yield NoteCode.AUDIT_PENDING, m.audit.reason or "`chipmark audit RUN` finishes it"
+    if lost := quality_lost(m.quality):
+        yield NoteCode.QUALITY_LOST, lost
     if m.load is not None and m.load.execution == "eager":
         yield NoteCode.EXECUTION_EAGER, "ranked in a group of its own"
     if m.model.source_kind == "synthetic":
