@@ -41,6 +41,7 @@ DEFINED = [
     "daily_active_agents",
     "parity",
     "ep_coverage",
+    "perplexity", "perplexity_source", "perplexity_ratio",
     "comparable",
     "vs_baseline",
     "notes",
