@@ -11,10 +11,11 @@ Needs the standard library and NumPy; a tokenizer is handed in.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,3 +65,10 @@ def sequences_of(
     nothing to predict and is left out."""
     found = [np.array(encode(part)[:max_context], np.int32) for part in text.parts]
     return [ids for ids in found if len(ids) > 1]
+
+
+def save_numbered(path: Path, arrays: Sequence[npt.NDArray[Any]]) -> None:
+    """Write arrays to an `.npz`, named by their places: "0", "1" and so on."""
+    named: dict[str, Any] = {str(place): array for place, array in enumerate(arrays)}
+    with path.open("wb") as file:
+        np.savez(file, **named)

@@ -23,6 +23,7 @@ from chipmark.workload.trace import Trace, load_trace
 from chipmark_models.files import sha256_of_file
 from chipmark_models.foreign_arrays import parse_npz
 from chipmark_models.foreign_file import MIB, read_bytes
+from chipmark_models.quality_text import save_numbered
 
 if TYPE_CHECKING:
     from chipmark_models.oracle import Oracle
@@ -89,8 +90,7 @@ class OracleChild:
         sequences = [tokens[name] for name in sorted(tokens, key=int)]
         found = self._made(self._device, str(asked["rounded"])).token_nll(sequences)
         out = Path(asked["out"])
-        with out.open("wb") as file:
-            np.savez(file, **{str(i): nll for i, nll in enumerate(found)})
+        save_numbered(out, found)
         return {"sha256": sha256_of_file(out)}
 
     def _agree(self, trace: Trace) -> dict[str, Any]:

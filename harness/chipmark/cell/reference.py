@@ -36,7 +36,7 @@ from chipmark_models.files import sha256_of_file, whole_file
 from chipmark_models.foreign_arrays import parse_npz
 from chipmark_models.foreign_file import parse_json, read_bytes
 from chipmark_models.precision import QUANTISED
-from chipmark_models.quality_text import TextScore, TokenIds
+from chipmark_models.quality_text import TextScore, TokenIds, save_numbered
 from chipmark_models.weights.quantise import RULE
 
 SCHEMA = "chipmark.reference/1"
@@ -135,8 +135,7 @@ class OracleProcess:
         try:
             child = self._started(None)
             folder = self._next_folder()
-            with (folder / "tokens.npz").open("wb") as file:
-                np.savez(file, **{str(i): ids for i, ids in enumerate(sequences)})
+            save_numbered(folder / "tokens.npz", sequences)
             out, tokens = folder / "nll.npz", str(folder / "tokens.npz")
             answer = child.ask("score", self._limit_s, tokens=tokens, rounded=rounded, out=str(out))
             child.park()

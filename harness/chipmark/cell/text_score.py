@@ -19,7 +19,7 @@ from chipmark.errors import BadInputError
 from chipmark_models.files import whole_file
 from chipmark_models.foreign_arrays import parse_npz
 from chipmark_models.foreign_file import MIB, read_bytes
-from chipmark_models.quality_text import TextScore, TokenIds
+from chipmark_models.quality_text import TextScore, TokenIds, save_numbered
 
 SCHEMA = "chipmark.token_nll/1"
 CACHED_NATS = 1e-3
@@ -75,8 +75,8 @@ def _found(
         references.remarks.append(f"{path} is not what the oracle computes; computed anew")
     computed = oracle.token_nll(sequences, rounded)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial, partial.open("wb") as file:
-        np.savez(file, **{str(i): nll for i, nll in enumerate(computed)})
+    with whole_file(path) as partial:
+        save_numbered(partial, computed)
     return _score(computed, cached=False)
 
 
