@@ -118,6 +118,10 @@ class NullReason(Code):
     NOT_COMPARABLE = "not_comparable", "not comparable with the baseline in this kind"
     NO_BASELINE = "no_baseline", "no row can serve as the baseline"
     HOST_MEMORY = "host_memory", "the device is the host's CPU and has no memory of its own"
+    NOT_QUANTISED = "not_quantised", "the weights were not quantised here, so nothing is lost by it"
+    SYNTHETIC_WEIGHTS = "synthetic_weights", "seeded synthetic weights have no quality to lose"
+    NO_TOKENIZER = "no_tokenizer", "the model's tokenizer cannot be read, so no text can be scored"
+    NO_ORACLE = "no_oracle", "the oracle could not score the text here; a note says why"
     UNKNOWN = "unknown", "not said by the record"
 
 
@@ -222,6 +226,10 @@ class NoteCode(Code):
     WEIGHTS_SYNTHETIC = "weights_synthetic", "seeded synthetic weights, not a trained model"
     FEEDBACK_SAMPLED = "feedback_sampled", "sampled tokens were fed back"
     PRECISION_NOTE = "precision_note", "what the provider really computed"
+    QUALITY_LOST = (
+        "quality_lost",
+        "quantising makes perplexity worse by more than the stated share; not ranked",
+    )
     KERNEL_REPLACED = (
         "kernel_replaced",
         "a kernel fails on this device; plain torch computes in its place",

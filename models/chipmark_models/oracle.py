@@ -30,6 +30,7 @@ TensorFn = Callable[[str], npt.NDArray[np.float32]]
 Tensors = dict[str, torch.Tensor]
 
 _HEAD_ROWS = 32_768  # rows of the head a step: bounds the copy that a read-only map or double needs
+_SCORED_ROWS = 8_192  # the same where only likelihoods are asked for, in double
 _QUERY_ROWS = 256  # queries a step, at most: bounds the matrix of attention scores
 _SCORES = 1 << 27  # elements of that matrix, at most: long contexts take fewer queries a step
 
@@ -68,6 +69,36 @@ class Oracle:
         With `positions` (one array a sequence) only those rows, (len(positions[i]), vocab).
         Raises BadInputError for an id outside the vocabulary or an empty sequence.
         """
+        hidden = self._hidden(sequences)
+        if positions is not None:
+            hidden = [x[self._to(np.asarray(p))] for x, p in zip(hidden, positions, strict=True)]
+        return self._head(hidden)
+
+    @torch.no_grad()
+    def token_nll(
+        self, sequences: Sequence[npt.NDArray[np.integer[Any]]]
+    ) -> list[npt.NDArray[np.float64]]:
+        """Negative log-likelihood in nats of every token of each sequence (T,) but the first, given
+        those before it: float64 (T - 1,). No logits of all rows and the whole vocabulary exist at
+        once. Raises BadInputError for an id outside the vocabulary or an empty sequence.
+        """
+        hidden = [x[:-1] for x in self._hidden(sequences)]
+        table = self._tensor_fn(EMBEDDING if self.config.tied_embeddings else HEAD)
+        targets = [self._to(np.asarray(ids[1:], np.int64)) for ids in sequences]
+        of_all = [torch.full(t.shape, -torch.inf, dtype=torch.float64) for t in targets]
+        of_target = [torch.zeros(t.shape, dtype=torch.float64) for t in targets]
+        for start in range(0, self.config.vocab_size, _SCORED_ROWS):
+            rows = self._to(table[start : start + _SCORED_ROWS]).to(self._dtype)
+            for i, (x, target) in enumerate(zip(hidden, targets, strict=True)):
+                logits = (x @ rows.T).cpu().double()
+                of_all[i] = torch.logaddexp(of_all[i], logits.logsumexp(-1))
+                at = target.cpu() - start
+                here = (at >= 0) & (at < len(rows))
+                of_target[i][here] = logits[here].gather(-1, at[here, None])[:, 0]
+        return [(a - t).numpy() for a, t in zip(of_all, of_target, strict=True)]
+
+    def _hidden(self, sequences: Sequence[npt.NDArray[np.integer[Any]]]) -> list[torch.Tensor]:
+        """Normalised hidden states (T, hidden_size) of each sequence, before the head."""
         if self._device.type != "cpu":
             exact_products()
         hidden = self._embed(sequences)
@@ -77,10 +108,7 @@ class Oracle:
             hidden = [self._layer(x, weights, tables) for x in hidden]
             del weights
         norm = self._load(FINAL_NORM)
-        hidden = [self._rms(x, norm) for x in hidden]
-        if positions is not None:
-            hidden = [x[self._to(np.asarray(p))] for x, p in zip(hidden, positions, strict=True)]
-        return self._head(hidden)
+        return [self._rms(x, norm) for x in hidden]
 
     def _load(self, name: str) -> torch.Tensor:
         return self._to(self._tensor_fn(name)).to(self._dtype)

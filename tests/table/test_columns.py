@@ -42,6 +42,7 @@ DEFINED = [
     "parity",
     "ep_coverage",
     "load_s", "compile_s", "peak_device_bytes",
+    "perplexity", "perplexity_source", "perplexity_ratio",
     "comparable",
     "vs_baseline",
     "notes",

@@ -57,6 +57,10 @@ def test_equal_work_is_comparable_in_speed_and_energy(make_record: Make) -> None
         ({"backend": "sim:golden"}, "kind of device: simulated, the baseline's is real"),
         ({"workload__sessions": 3}, "6 of 9 sessions ended"),
         ({"load__ep_coverage": 0.98}, "ep_coverage 0.98"),
+        (
+            {"quality": {"reason": None, "tokens": 1000, "nll": 2400.0, "nll_source": 2300.0}},
+            "quality_lost: perplexity 11.02 is 10.5% over the source's 9.974; up to 5% is ranked",
+        ),
         ({"notes": [{"code": "throttled_thermal", "text": "slowed"}]}, "throttled_thermal"),
         ({"notes": [{"code": "throttled_hardware", "text": "power"}]}, "throttled_hardware"),
         ({"notes": [{"code": "not_steady", "text": "drifts"}]}, "not_steady"),
@@ -78,6 +82,8 @@ def test_what_bars_a_row_from_every_ranking(
     [
         {"model__weights_hash": "rounded otherwise"},
         {"precision__weights": "bf16"},
+        {"quality": {"reason": None, "tokens": 1000, "nll": 2348.0, "nll_source": 2300.0}},
+        {"quality": {"reason": "no_tokenizer"}},
         {"load__ep_coverage": 0.99},
         {"chip__name": "another-chip"},
         {"load__graph": "contrib"},

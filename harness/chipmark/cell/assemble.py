@@ -61,6 +61,7 @@ def assemble(cell: CellOutcome, key: str, options: dict[str, Any]) -> Manifest:
             "load": None if loaded is None else _load(cell, loaded),
             "parity": cell.parity,
             "audit": cell.audit,
+            "quality": cell.quality,
             "plugins": plugins,
             "meter": None if meter is None else MeterId(**dataclasses.asdict(meter.info)),
             "repeats": cell.repeats_done if done else 0,

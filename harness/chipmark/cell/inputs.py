@@ -11,9 +11,11 @@ from chipmark.cell.settle import PickMeter
 from chipmark.cell.suite import CellPlan
 from chipmark.cell.workloads import ModelInUse
 from chipmark.chips.contract import ChipIdentity
+from chipmark.codes import NullReason
 from chipmark.meters.contract import Meter
 from chipmark.results.manifest import ModelId, Note
 from chipmark.workload.trace import Trace
+from chipmark_models.precision import precision_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,15 @@ class CellInputs:
     notes: tuple[Note, ...] = ()
     pick_meter: PickMeter = lambda _: (None, ())
     """The meter of a chip, for a card that is known only after loading."""
+
+    @property
+    def no_quality(self) -> NullReason | None:
+        """Why quantising can have lost nothing that a text would show; None for real weights that
+        were quantised here."""
+        if self.in_use is None or not precision_named(self.plan.precision).quantised:
+            return NullReason.NOT_QUANTISED
+        synthetic = self.in_use.identity.source_kind == "synthetic"
+        return NullReason.SYNTHETIC_WEIGHTS if synthetic else None
 
     def parity_trace(self, context_buckets: Sequence[int]) -> Trace:
         """The trace that parity is checked on, crossing the first of these buckets that it can."""

@@ -25,7 +25,7 @@ from chipmark.cell.room import Room
 from chipmark.cell.seals import Seals
 from chipmark.cell.settle import settle
 from chipmark.cell.workloads import sim_load
-from chipmark.codes import NoteCode
+from chipmark.codes import NoteCode, NullReason
 from chipmark.engine.computed import class_of
 from chipmark.engine.contract import LoadSpec
 from chipmark.engine.events import Table, load_events
@@ -37,6 +37,7 @@ from chipmark.results.manifest import (
     CapacityResult,
     Note,
     ParityResult,
+    QualityResult,
     SweepPoint,
 )
 from chipmark.workload.trace import Trace, save_trace
@@ -69,6 +70,7 @@ class MeasuredCell:
         self.child: ChildProcess | None = None
         self.answer: LoadAnswer | None = None
         self.parity = ParityResult(verdict="unchecked", reason="not reached")
+        self.quality = QualityResult(reason=inputs.no_quality or NullReason.CELL_FAILED)
         self.capacity: CapacityResult | None = None
         self.audit = AuditResult(verdict="none", reason="not reached")
         self.sweep: tuple[SweepPoint, ...] = ()
@@ -204,6 +206,7 @@ class MeasuredCell:
             inputs=self.inputs,
             loaded=self.answer,
             parity=self.parity,
+            quality=self.quality,
             audit=self.audit,
             capacity=self.capacity,
             sweep=self.sweep,

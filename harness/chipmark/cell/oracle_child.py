@@ -1,8 +1,8 @@
 """The process that computes reference logits: the oracle in plain torch, apart from any backend.
 
-`python -m chipmark.cell.oracle_child SPEC --fd-in N --fd-out M`; commands are `agree`, `compute`
-and `close`. It holds the weights of one model in one precision, so that one process answers for
-parity, captured turns and audits of all cells that run on these weights.
+`python -m chipmark.cell.oracle_child SPEC --fd-in N --fd-out M`; commands are `agree`, `compute`,
+`score` and `close`. It holds the weights of one model in one precision, so that one process answers
+for parity, captured turns, audits and perplexity of all cells that run on these weights.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,15 @@ from chipmark.cell.logits import LogitRows, distance, save_logits
 from chipmark.errors import CellFailedError, UsageError
 from chipmark.workload.trace import Trace, load_trace
 from chipmark_models.files import sha256_of_file
+from chipmark_models.foreign_arrays import parse_npz
+from chipmark_models.foreign_file import MIB, read_bytes
+from chipmark_models.quality_text import save_numbered
+
+if TYPE_CHECKING:
+    from chipmark_models.oracle import Oracle
+
+TOKENS_BYTES = 64 * MIB
+"""Most bytes of the tokens to be scored, and of their likelihoods; the text has ten thousand."""
 
 AGREE_TOKENS = 1024
 AGREE_RMS_REL = 1e-4
@@ -47,6 +56,8 @@ class OracleChild:
             return self._agree(load_trace(asked["trace"]))
         if name == "compute":
             return self._compute(asked)
+        if name == "score":
+            return self._score(asked)
         if name == "close":
             return {}
         raise UsageError(f"the oracle knows no command {name!r}")
@@ -71,6 +82,17 @@ class OracleChild:
             "sha256": sha256_of_file(out),
         }
 
+    def _score(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Negative log-likelihoods of the sequences in `tokens`, see `Oracle.token_nll`; `rounded`
+        as of `compute`."""
+        path = Path(asked["tokens"])
+        tokens = parse_npz(read_bytes(path, TOKENS_BYTES), path)
+        sequences = [tokens[name] for name in sorted(tokens, key=int)]
+        found = self._made(self._device, str(asked["rounded"])).token_nll(sequences)
+        out = Path(asked["out"])
+        save_numbered(out, found)
+        return {"sha256": sha256_of_file(out)}
+
     def _agree(self, trace: Trace) -> dict[str, Any]:
         """The device against the CPU on the start of the longest session."""
         session = max(trace.sessions, key=lambda s: len(s.tokens))
@@ -93,10 +115,13 @@ class OracleChild:
     def _logits(
         self, work: list[TokenStream], device: str, rounded: str
     ) -> list[NDArray[np.float32]]:
+        oracle = self._made(device, rounded)
+        return oracle.logits([s.tokens for s in work], [s.keys[:, 2] for s in work])
+
+    def _made(self, device: str, rounded: str) -> Oracle:
         rounding = self._roundings[rounded] if rounded else None
         weights = self._weights
-        oracle = self._oracle(weights.config, weights.float32, rounding=rounding, device=device)
-        return oracle.logits([s.tokens for s in work], [s.keys[:, 2] for s in work])
+        return self._oracle(weights.config, weights.float32, rounding=rounding, device=device)
 
 
 def main(arguments: list[str] | None = None) -> None:

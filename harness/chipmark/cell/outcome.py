@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.protocol import LoadAnswer
-from chipmark.results.manifest import AuditResult, CapacityResult, Note, ParityResult, SweepPoint
+from chipmark.results.manifest import (
+    AuditResult,
+    CapacityResult,
+    Note,
+    ParityResult,
+    QualityResult,
+    SweepPoint,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +25,7 @@ class CellOutcome:
     loaded: LoadAnswer | None
     """None where the cell failed before it had loaded."""
     parity: ParityResult
+    quality: QualityResult
     audit: AuditResult
     capacity: CapacityResult | None
     sweep: tuple[SweepPoint, ...]

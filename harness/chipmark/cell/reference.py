@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import chipmark_models
 from chipmark.cell.contexts import Keys, TokenStream, streams
@@ -32,14 +33,18 @@ from chipmark.errors import BadInputError, CellFailedError
 from chipmark.results.manifest import ReferenceId
 from chipmark.workload.trace import Trace, save_trace
 from chipmark_models.files import sha256_of_file, whole_file
+from chipmark_models.foreign_arrays import parse_npz
 from chipmark_models.foreign_file import parse_json, read_bytes
 from chipmark_models.precision import QUANTISED
+from chipmark_models.quality_text import TextScore, TokenIds, save_numbered
 from chipmark_models.weights.quantise import RULE
 
 SCHEMA = "chipmark.reference/1"
 ORACLE_LIMIT_S = 3600.0
 CACHED_RMS_REL = 1e-4
 """How far a cached row may be from the oracle computed again: another number of threads."""
+
+TokenNll = NDArray[np.float64]
 
 _RATE_TOKENS = 128
 MIN_FLOPS_S = 5e9
@@ -78,11 +83,15 @@ class Weights:
     source_hash: str
     precision: str
 
+    @property
+    def stored(self) -> str:
+        """The precision, with the rule of its quantiser."""
+        return f"{self.precision} {RULE}" if self.precision in QUANTISED else self.precision
+
     def head(self, trace: Trace, keys: Keys, rounded: str) -> str:
         """What makes two references the same, as one line of JSON; their files hold it."""
-        stored = f"{self.precision} {RULE}" if self.precision in QUANTISED else self.precision
         places = hashlib.sha256(keys.astype("<i4").tobytes()).hexdigest()
-        parts = [SCHEMA, self.source_hash, stored, rounded, trace.hash, places, oracle_code()]
+        parts = [SCHEMA, self.source_hash, self.stored, rounded, trace.hash, places, oracle_code()]
         return json.dumps(parts)
 
 
@@ -121,6 +130,21 @@ class OracleProcess:
             self.close()
             raise
 
+    def token_nll(self, sequences: Sequence[TokenIds], rounded: str = "") -> list[TokenNll]:
+        """`Oracle.token_nll` of these sequences. CellFailedError as of `compute`."""
+        try:
+            child = self._started(None)
+            folder = self._next_folder()
+            save_numbered(folder / "tokens.npz", sequences)
+            out, tokens = folder / "nll.npz", str(folder / "tokens.npz")
+            answer = child.ask("score", self._limit_s, tokens=tokens, rounded=rounded, out=str(out))
+            child.park()
+            arrays = parse_npz(_content(out, answer), out)
+            return [arrays[str(i)] for i in range(len(sequences))]
+        except CellFailedError:
+            self.close()
+            raise
+
     def agree(self, trace: Trace) -> float:
         """Start on this trace; how far the device's logits are from the CPU's, rms-relative, 0 on
         the CPU itself. CellFailedError where there is no such device or it is too far."""
@@ -144,9 +168,7 @@ class OracleProcess:
     def _compute(
         self, child: ChildProcess, trace: Trace, keys: Keys, rounded: str, limit_s: float
     ) -> tuple[LogitRows, bytes]:
-        self._asked += 1
-        folder = self._folder / str(self._asked)
-        folder.mkdir(parents=True)
+        folder = self._next_folder()
         save_trace(trace, folder / "trace.npz")
         with (folder / "keys.npy").open("wb") as file:
             file.write(_npy(keys))
@@ -161,10 +183,7 @@ class OracleProcess:
             out=str(out),
         )
         child.park()
-        content = out.read_bytes()
-        if hashlib.sha256(content).hexdigest() != answer["sha256"]:
-            raise CellFailedError("the reference changed between the oracle and its use")
-        out.unlink()
+        content = _content(out, answer)
         rate = float(answer["flops"]) / max(float(answer["seconds"]), 1e-6)
         self.flops_s = max(rate, self.flops_s or 0.0)
         rows = parse_logits(out, content)[0]
@@ -172,18 +191,25 @@ class OracleProcess:
             raise CellFailedError("the oracle answered for other places than it was asked for")
         return rows, content
 
+    def _next_folder(self) -> Path:
+        self._asked += 1
+        folder = self._folder / str(self._asked)
+        folder.mkdir(parents=True)
+        return folder
+
     def close(self) -> None:
         """End the process."""
         if self._child is not None:
             self._child.kill()
             self._child = None
 
-    def _started(self, trace: Trace) -> ChildProcess:
+    def _started(self, trace: Trace | None) -> ChildProcess:
+        """The process; an accelerator is compared with the CPU on the trace, where there is one."""
         if self._child is None:
             spec = {"model": self.weights.spec, "device": self._device}
             module = "chipmark.cell.oracle_child"
             self._child = ChildProcess(json.dumps(spec), self._folder, module=module)
-            if self._device != "cpu":
+            if self._device != "cpu" and trace is not None:
                 path = self._folder / "agree.npz"
                 save_trace(trace, path)
                 answer = self._child.ask("agree", self._limit_s, trace=str(path))
@@ -194,8 +220,9 @@ class OracleProcess:
 class References:
     """All references of a run; each is computed once, whatever the number of cells that ask.
 
-    cache: a folder where computed ones are kept for later runs. files: carried ones.
-    limit_s: of each computation.
+    cache: a folder where computed ones are kept for later runs, in its folder `folder`. files:
+    carried ones. limit_s: of each computation. scores: of texts, by what they are of (`text_score`
+    fills it).
     """
 
     def __init__(
@@ -206,11 +233,13 @@ class References:
         device: str = "cpu",
         limit_s: float = ORACLE_LIMIT_S,
     ) -> None:
-        self._cache, self._scratch, self._device = cache / "reference", scratch, device
+        self.folder = cache / "reference"
+        self._scratch, self._device = scratch, device
         self._limit_s = limit_s
         self._known: dict[str, Reference] = {}
         self._oracles: dict[str, OracleProcess] = {}
         self.remarks: list[str] = []
+        self.scores: dict[str, TextScore] = {}
         for path in files:
             head, reference = carried(path)
             self._known[head] = reference
@@ -224,7 +253,7 @@ class References:
             return self._known[head]
         if not oracle_here():
             return Reference(None, NO_TORCH)
-        path = cached_file(self._cache, head)
+        path = cached_file(self.folder, head)
         found = None
         if not rounded and path.is_file():
             found = self._cached(path, head, weights, trace, keys)
@@ -332,6 +361,15 @@ def oracle_code() -> str:
     for file in files:
         digest.update(f"{file.name} {sha256_of_file(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _content(out: Path, answer: dict[str, Any]) -> bytes:
+    """What the oracle wrote, and removed from the disk."""
+    content = out.read_bytes()
+    if hashlib.sha256(content).hexdigest() != answer["sha256"]:
+        raise CellFailedError("the reference changed between the oracle and its use")
+    out.unlink()
+    return content
 
 
 def _id(content: bytes, origin: str) -> ReferenceId:

@@ -7,6 +7,7 @@ import time
 from chipmark.cell.idle import measure_idle
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.parity_check import check_parity
+from chipmark.cell.quality import check_quality
 from chipmark.cell.repeat import measure_repeat
 from chipmark.cell.sweep import find_concurrency
 
@@ -16,6 +17,11 @@ def parity(cell: MeasuredCell) -> None:
     began = time.monotonic()
     cell.parity = check_parity(cell)
     cell.check_s = time.monotonic() - began
+
+
+def quality(cell: MeasuredCell) -> None:
+    """What quantising loses against the source's weights."""
+    cell.quality = check_quality(cell)
 
 
 def sweep(cell: MeasuredCell) -> None:

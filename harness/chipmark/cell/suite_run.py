@@ -141,6 +141,8 @@ def _measure(
     forward = range(len(cells))
     _load(cells, reporter)
     each("parity against the oracle", stages.parity, forward)
+    quantised = [i for i in forward if cells[i].inputs.no_quality is None]
+    each("perplexity against the source's weights", stages.quality, quantised)
     for _ in cells:
         reporter.step()
     if cells and cells[0].inputs.plan.scenario == "capacity":

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from chipmark.codes import NoteCode
+from chipmark.codes import NoteCode, NullReason
 from chipmark.errors import BrokenRecordError
 from chipmark.foreign_model import parse_model
 from chipmark.metrics.rawcell import Scenario
@@ -168,6 +168,30 @@ class ParityResult(StoredPart):
     captured_rms_rel: Amount | None = None
     captured_positions: Count = 0
     reference: ReferenceId | None = None
+
+
+class QualityResult(StoredPart):
+    """What quantising loses on the project's text (`chipmark_models.quality_text`), by the oracle.
+
+    Raw sums: `results.quality_loss` makes perplexity from them.
+    """
+
+    reason: Annotated[NullReason | str | None, Field(union_mode="left_to_right")] = (
+        NullReason.UNKNOWN
+    )
+    """Why there are no sums; None where there are."""
+    text_sha256: str = ""
+    tokens: Count = 0
+    """Tokens that were predicted: all but the first of each part of the text."""
+    nll: Amount | None = None
+    """Negative log-likelihood, in nats and summed, under the quantised weights."""
+    nll_source: Amount | None = None
+    """The same under the source's weights in fp32."""
+    rounded: str = ""
+    """What the oracle rounded activations to for `nll` (`precision.ROUNDED`); "" for nothing."""
+    cached: bool = False
+    """A sum was found in the cache, where the oracle confirmed a part of it."""
+    oracle_code: str = ""
 
 
 class AuditResult(StoredPart):
@@ -336,6 +360,7 @@ class Manifest(StoredPart):
     load: LoadResult | None = None
     parity: ParityResult
     audit: AuditResult = AuditResult()
+    quality: QualityResult = QualityResult()
     meter: MeterId | None = None
     plugins: dict[Literal["backend", "meter", "chip"], PluginId] = Field(default_factory=dict)
     repeats: Count

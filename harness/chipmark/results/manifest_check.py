@@ -12,6 +12,7 @@ from chipmark.engine.computed import class_of, linear_input_of
 from chipmark.metrics.rawcell import RawCell
 from chipmark.registry import is_simulated
 from chipmark.results.manifest import AuditResult, Manifest
+from chipmark.results.quality_loss import quality_contradictions
 from chipmark.results.tolerance import SIM_TOLERANCE, tolerance_of
 from chipmark.workload.trace import Trace
 from chipmark_models.errors import UnknownNameError
@@ -28,6 +29,7 @@ def contradictions(manifest: Manifest, raw: RawCell) -> Iterator[str]:
             yield f"{text} sessions at once"
     yield from _capacity(manifest)
     yield from _parity(manifest)
+    yield from quality_contradictions(manifest)
 
 
 def wrong_tolerance(manifest: Manifest, audit: AuditResult) -> str:

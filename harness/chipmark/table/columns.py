@@ -55,6 +55,12 @@ _COST = (
 )  # fmt: skip
 
 
+_QUALITY = (
+    Null.CELL_FAILED, Null.NOT_QUANTISED, Null.SYNTHETIC_WEIGHTS, Null.NO_TOKENIZER, Null.NO_ORACLE,
+    Null.UNKNOWN,
+)  # fmt: skip
+
+
 def _text(name: str, title: str, definition: str, *reasons: Null) -> Column:
     return Column(name, "string", "", "none", None, title, definition, reasons)
 
@@ -281,6 +287,22 @@ _LIST: tuple[Column, ...] = (
         "peak_device_bytes", "integer", "B", "lower", None, "peak\nB",
         "most bytes of the device's own memory in use since it was opened, by the backend",
         (Null.CELL_FAILED, Null.HOST_MEMORY, Null.UNKNOWN),
+    ),
+    Column(
+        "perplexity", "number", "1", "lower", None, "ppl",
+        "exp of the mean negative log-likelihood of the project's text under the quantised "
+        "weights, by the oracle, activations rounded as computed",
+        _QUALITY,
+    ),
+    Column(
+        "perplexity_source", "number", "1", "lower", None, "ppl\nsource",
+        "the same under the source's weights, in fp32", _QUALITY,
+    ),
+    Column(
+        "perplexity_ratio", "number", "1", "lower", None, "ppl\nratio",
+        "perplexity / perplexity_source: what quantising loses; over 1.05 the row is not ranked "
+        "(quality_lost)",
+        _QUALITY,
     ),
     Column(
         "comparable", "list", "", "none", None, "comparable",

@@ -12,6 +12,7 @@ from chipmark import registry
 from chipmark.codes import NoteCode
 from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.results.manifest import WorkloadId
+from chipmark.results.quality_loss import quality_lost
 from chipmark.results.record import SCHEMA, Record
 from chipmark.table.capacity import not_found, slo_missed
 from chipmark.table.columns import Kind
@@ -173,8 +174,11 @@ def _noted(record: Record, codes: Sequence[str]) -> Iterator[str]:
 
 
 def _unproven(record: Record) -> Iterator[str]:
-    """What a rank needs beyond a fair measurement: an audit, repeats, a clock that is held."""
+    """What a rank needs beyond a fair measurement: an audit, repeats, a clock that is held, and
+    quantising that loses little."""
     m = record.manifest
+    if lost := quality_lost(m.quality):
+        yield f"{NoteCode.QUALITY_LOST}: {lost}"
     if m.audit.verdict == "pending":
         yield NoteCode.AUDIT_PENDING + _because(
             m.audit.reason or "`chipmark audit RUN` finishes it"

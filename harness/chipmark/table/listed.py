@@ -15,6 +15,7 @@ MAIN: tuple[str, ...] = (
     "ttft_p50_s", "tpot_p50_s", "slo_attainment", "prefix_hit", "mbu", "tok_per_joule",
     "cost_per_session", "parity", "vs_baseline", "comparable",
 )  # fmt: skip
+QUALITY: tuple[str, ...] = ("perplexity_ratio",)
 IDENTITY: tuple[str, ...] = (
     "chip", "unit", "model", "workload", "scale", "precision", "execution", "graph", "scenario",
     "sessions", "energy_source", "power_scope", "currency",
@@ -22,7 +23,7 @@ IDENTITY: tuple[str, ...] = (
 BLOCKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("identity", ("backend", "chip", "unit", "model", "workload", "scale")),
     ("what ran", ("precision", "execution", "graph", "scenario", "concurrency", "sessions",
-                  "parity", "ep_coverage")),
+                  "parity", "ep_coverage", "perplexity", "perplexity_source", "perplexity_ratio")),
     ("rates", ("decode_rows", "prefill_tok_s", "decode_tok_s", "total_tok_s", "goodput_turns_s",
                "goodput_tok_s", "slo_attainment", "sessions_per_hour")),
     ("latency", ("ttft_p50_s", "ttft_p95_s", "ttft_cold_p50_s", "tpot_p50_s", "tpot_p95_s",
@@ -36,7 +37,10 @@ BLOCKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("comparison", ("comparable", "vs_baseline", "notes")),
 )  # fmt: skip
 _SHORT = {"perf": "p", "energy": "e", "cost": "c"}
-_SELF_EVIDENT = (NullReason.UNKNOWN, NullReason.NOT_COMPARABLE, NullReason.HOST_MEMORY)
+_SELF_EVIDENT = (
+    NullReason.UNKNOWN, NullReason.NOT_COMPARABLE, NullReason.HOST_MEMORY,
+    NullReason.NOT_QUANTISED,
+)  # fmt: skip
 _NULLS_SHOWN = frozenset(n for n in COLUMNS if COLUMNS[n].type in ("number", "integer"))
 
 
@@ -64,7 +68,9 @@ class Listed:
 
     def __init__(self, rows: Iterable[TableRow], *, all_columns: bool) -> None:
         self._all = all_columns
-        shown = {name for _, names in BLOCKS for name in names} if all_columns else {*MAIN}
+        shown = (
+            {name for _, names in BLOCKS for name in names} if all_columns else {*MAIN, *QUALITY}
+        )
         self._columns: dict[str, list[str]] = {name: [] for name in {*shown, *IDENTITY}}
         self._short: list[str] = []
         self._ranks: list[str] = []
@@ -102,11 +108,17 @@ class Listed:
         if self._all:
             return list(BLOCKS)
         varying, _ = self._varying()
-        blocks = [("", MAIN)]
+        blocks = [("", self._main())]
         # Of many identity columns a terminal has room for about six.
         for at in range(0, len(varying), 6):
             blocks.append(("what differs", tuple(varying[at : at + 6])))
         return blocks
+
+    def _main(self) -> tuple[str, ...]:
+        """The main columns; what quantising loses is among them where a row knows it."""
+        known = [n for n in QUALITY if any(text != MISSING for text in self._columns[n])]
+        at = MAIN.index("parity")
+        return (*MAIN[:at], *known, *MAIN[at:])
 
     def texts(self, title: str, names: Sequence[str]) -> Iterator[list[str]]:
         """The rows of a block: number, rank (main block) or backend, values."""

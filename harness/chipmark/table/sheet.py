@@ -9,6 +9,7 @@ from typing import Any, Literal
 from chipmark.chips.contract import HOST_UNITS
 from chipmark.codes import NoteCode, NullReason
 from chipmark.prices.book import PriceBook
+from chipmark.results.quality_loss import perplexities, quality_lost
 from chipmark.results.record import SCHEMA, Record
 from chipmark.table.capacity import METRICS_1, cut_words, is_cut, of_first_definitions, slo_missed
 from chipmark.table.columns import COLUMNS
@@ -70,6 +71,7 @@ def sheet(record: Record, book: PriceBook | None) -> Sheet:
         values=values,
         reasons=_of_loading(record)
         | _not_kept(record)
+        | _quality_reasons(record)
         | record.metrics.null_reasons
         | costing.reasons
         | refused,
@@ -108,6 +110,13 @@ def _not_kept(record: Record) -> dict[str, str]:
     return {n: NullReason.NOT_IN_SCHEMA_1 for n in of_runs if n not in record.metrics.values}
 
 
+def _quality_reasons(record: Record) -> dict[str, str]:
+    """Why there is no perplexity; a sum too large for one has no other reason."""
+    quality = record.manifest.quality
+    reason = NullReason.UNKNOWN if quality.reason is None else quality.reason
+    return dict.fromkeys(perplexities(quality), reason)
+
+
 def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
     m = record.manifest
     p, chip = m.precision, m.chip
@@ -136,6 +145,7 @@ def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
         "load_s": None if m.load is None else m.load.load_s,
         "compile_s": None if m.load is None else m.load.compile_s,
         "peak_device_bytes": None if m.load is None else m.load.peak_device_bytes,
+        **perplexities(m.quality),
     }
 
 
@@ -175,6 +185,8 @@ def _conclusions(record: Record) -> Iterator[tuple[str, str]]:
         )
     if m.audit.verdict == "pending":
         yield NoteCode.AUDIT_PENDING, m.audit.reason or "`chipmark audit RUN` finishes it"
+    if lost := quality_lost(m.quality):
+        yield NoteCode.QUALITY_LOST, lost
     if m.load is not None and m.load.execution == "eager":
         yield NoteCode.EXECUTION_EAGER, "ranked in a group of its own"
     if m.model.source_kind == "synthetic":
