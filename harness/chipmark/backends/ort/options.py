@@ -1,0 +1,36 @@
+"""The options of an `ort:` backend by name and value, known without ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from chipmark.errors import UnknownNameError, UsageError
+from chipmark_models.onnx_graphs.emitter import LEVELS
+
+OPTIONS = ("graph", "spinning", "prepacking", "static", "provider")
+"""Keys of LoadSpec.options: graph = auto or a level of the graph; spinning, prepacking and static =
+true or false (static fixes every dimension, for a provider that takes no free ones); provider = a
+table of options for the provider, over those of its data."""
+
+_SWITCHES = ("spinning", "prepacking", "static")
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise UnknownNameError for an option or a graph level that does not exist, UsageError for a
+    value of another type."""
+    for key in options:
+        if key not in OPTIONS:
+            raise UnknownNameError("option of an ort backend", key, OPTIONS)
+    level = options.get("graph", "auto")
+    if level not in ("auto", *LEVELS):
+        raise UnknownNameError("graph level", str(level), ("auto", *LEVELS))
+    for key in _SWITCHES:
+        if not isinstance(options.get(key, True), bool):
+            text = f"ort: the option {key} is {options[key]!r}, not true or false"
+            raise UsageError(text, f"as --option ort:{key}=true")
+    if not isinstance(options.get("provider", {}), Mapping):
+        raise UsageError(
+            f"ort: the option provider is {options['provider']!r}, not a table of its options",
+            "as --option ort:provider.KEY=VALUE",
+        )
