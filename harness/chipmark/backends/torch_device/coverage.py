@@ -19,14 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from chipmark.backends.torch_device.devices import hardware
+from chipmark.backends.torch_device.lookalikes import POSED_AS, poses
 from chipmark.engine.contract import HostOperator
 from chipmark.log import logger_of
 
 _LOG = logger_of(__name__)
-
-DEVICES_WITHOUT_FALLBACK = ("cuda",)
-"""Device types whose kernels never fall back to the host: a missing one raises. ROCm's and the
-vendors' builds of torch that call their device `cuda` are built the same way."""
 
 SURELY_LOW = 0.99
 """Below it (DEFINITIONS: not ranked) a bound from above is told where nothing exact is known."""
@@ -99,12 +97,12 @@ class DispatchedWork(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     @property
-    def all(self) -> tuple[float, float]:
+    def all(self) -> list[float]:
         """FLOPs and bytes of all calls."""
         return _sums(self.calls)
 
     @property
-    def host(self) -> tuple[float, float]:
+    def host(self) -> list[float]:
         """FLOPs and bytes of the calls that ran on the host."""
         return _sums([call for call in self.calls if call.host])
 
@@ -129,8 +127,8 @@ class DispatchedWork(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tuple(sorted(found, key=lambda o: -max(o.flops_share, o.bytes_share)))
 
 
-def _sums(calls: Sequence[Call]) -> tuple[float, float]:
-    return sum(call.flops for call in calls), sum(call.n_bytes for call in calls)
+def _sums(calls: Sequence[Call]) -> list[float]:
+    return [sum(call.flops for call in calls), sum(call.n_bytes for call in calls)]
 
 
 def coverage(device: torch.device, launches: Sequence[Callable[[], object]]) -> Coverage:
@@ -138,10 +136,10 @@ def coverage(device: torch.device, launches: Sequence[Callable[[], object]]) -> 
     it cannot be found out, as of a device whose copies the profiler does not see."""
     if device.type == "cpu":
         return Coverage(1.0)
-    may_fall_back = device.type not in DEVICES_WITHOUT_FALLBACK
     seen = True
-    counted = DispatchedWork(labelled=may_fall_back)
-    if may_fall_back:
+    unseen = may_fall_back(device)
+    counted = DispatchedWork(labelled=unseen)
+    if unseen:
         seen = _profiled(device, counted, launches)
     else:
         with counted:
@@ -151,6 +149,15 @@ def coverage(device: torch.device, launches: Sequence[Callable[[], object]]) -> 
     if not seen and share is not None and share >= SURELY_LOW:
         share = None
     return Coverage(share, counted.host_operators)
+
+
+def may_fall_back(device: torch.device) -> bool:
+    """Whether kernels of the device may compute on the host below the dispatcher.
+
+    Not those of NVIDIA's and AMD's cards, which torch itself is built for: there a missing kernel
+    raises. Another vendor's chip that poses as `cuda` has a plug-in like every other type.
+    """
+    return device.type != POSED_AS or poses(lambda: hardware(device))
 
 
 def _profiled(
@@ -166,11 +173,13 @@ def _profiled(
         with counted:
             for launch in launches:
                 launch()
+        copied = True
         try:
             with torch.profiler.record_function(_CONTROL):
                 torch.zeros(2, device=device).cpu()
         except (RuntimeError, NotImplementedError, AssertionError) as error:
             _LOG.info("%s: no copy to the host could be tried: %s", device, error)
+            copied = False
     try:
         events = list(_labelled(profile.profiler.kineto_results.experimental_event_tree()))  # type: ignore[union-attr]
     except (AttributeError, RuntimeError) as error:
@@ -179,7 +188,7 @@ def _profiled(
     seen = False
     for event in events:
         if event.name == _CONTROL:
-            seen = any(_leaves(inner, device) for inner in _below(event))
+            seen = copied and any(_leaves(inner, device) for inner in _below(event))
             continue
         call = counted.calls[int(event.name.removeprefix(_LABEL))]
         call.host = call.host or next(_fallen(event, device), "")

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from chipmark.backends.probe_size import DEVICE_SHARE, HOST_SHARE, is_out_of_memory, probe_bytes
-from chipmark.backends.torch_device.devices import free_bytes, hardware, release, synchronize
+from chipmark.backends.torch_device.devices import hardware, release, synchronize
+from chipmark.backends.torch_device.memory import free_bytes
 from chipmark.errors import UnknownNameError
 
 _READ_S = 0.4  # seconds of repetitions that a probe may take, at least three
