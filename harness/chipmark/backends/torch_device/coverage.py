@@ -181,7 +181,7 @@ def _profiled(
             _LOG.info("%s: no copy to the host could be tried: %s", device, error)
             copied = False
     try:
-        events = list(_labelled(profile.profiler.kineto_results.experimental_event_tree()))  # type: ignore[union-attr]
+        events = list(_labelled(profile.profiler.kineto_results.experimental_event_tree()))
     except (AttributeError, RuntimeError) as error:
         _LOG.info("this torch's profiler does not tell its events: %s", error)
         return False
@@ -227,8 +227,12 @@ def _leaves(event: Any, device: torch.device) -> bool:
     if event.name not in _COPIES:
         return False
     inputs = getattr(event.typed[1], "inputs", ())
-    ends = [inputs[at] if at < len(inputs) else None for at in _COPIES[event.name]]
-    types = [getattr(getattr(end, "device", None), "type", "") for end in ends]
-    if types != [device.type, "cpu"]:
+    source, target = (inputs[at] if at < len(inputs) else None for at in _COPIES[event.name])
+    if _type_of(source) != device.type or _type_of(target) != "cpu":
         return False
-    return bool(torch.Size(ends[0].sizes).numel() > 1)
+    return bool(torch.Size(getattr(source, "sizes", ())).numel() > 1)
+
+
+def _type_of(tensor: object) -> str:
+    """The device type of a tensor that the profiler kept, "" for what is none."""
+    return str(getattr(getattr(tensor, "device", None), "type", ""))

@@ -131,6 +131,12 @@ def open_device(name: str) -> Any:
             f"torch:{name} needs the package torch, which is not installed",
             "pip install 'chipmark[torch]', or the vendor's own build of torch",
         ) from error
+    except (ImportError, RuntimeError) as error:
+        raise MissingBackendError(
+            f"torch:{name}: torch cannot be imported: {error}",
+            "repair that package or its driver; TORCH_DEVICE_BACKEND_AUTOLOAD=0 leaves out the "
+            "vendors' plug-ins that torch loads by itself",
+        ) from error
     check_name(name)
     called, _, index = name.partition(":")
     plugins = plugin_modules()
@@ -259,8 +265,14 @@ def _cpu_name() -> str:
     return "cpu"
 
 
-_ACCELERATOR: Mapping[str, str] = {"set_device": "set_device_index", "mem_get_info": "get_memory_info"}
+_ACCELERATOR: Mapping[str, str] = {
+    "set_device": "set_device_index",
+    "mem_get_info": "get_memory_info",
+}
 """What `torch.accelerator` calls a function that has another name in `torch.<type>`."""
+
+
+_MEMORY = ("mem_get_info", "max_memory_allocated", "empty_cache")
 
 
 def function_of(kind: str, name: str) -> Callable[..., Any] | None:
@@ -275,6 +287,18 @@ def function_of(kind: str, name: str) -> Callable[..., Any] | None:
     found = getattr(getattr(torch, kind, None), name, None)
     if found is None and hasattr(torch, "accelerator"):
         current = torch.accelerator.current_accelerator()
-        if current is not None and current.type == kind:
+        if current is not None and current.type == kind and not (name in _MEMORY and _silent()):
             found = getattr(torch.accelerator, _ACCELERATOR.get(name, name), None)
     return found if callable(found) else None
+
+
+def _silent() -> bool:
+    """Whether `torch.accelerator` knows nothing of the device's memory: it raises an internal
+    error where a plug-in's allocator is an older kind of object (no `DeviceAllocator`)."""
+    import torch
+
+    try:
+        torch.accelerator.memory_stats()
+    except (AttributeError, RuntimeError):
+        return True
+    return False
