@@ -42,6 +42,8 @@ def ownmem(ownmem_library: Path, tmp_path: Path) -> Callable[..., dict[str, str]
         return dict(os.environ) | {
             "CHIPMARK_CONFIG": str(config),
             "OWNMEM_LIBRARY": str(ownmem_library),
+            # Its kernels are the CPU's, whose threads wait awake next to other work.
+            "OMP_NUM_THREADS": "1",
             "OWNMEM_FALLBACK": ",".join(fallback),
             "PYTHONPATH": os.pathsep.join([str(OWN), *filter(None, sys.path)]),
         }

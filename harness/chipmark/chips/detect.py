@@ -154,7 +154,8 @@ def accelerators_of(entry: VendorEntry, devices: Sequence[PciDevice]) -> list[Pc
 
 
 def poser(device: str, key: DeviceKey, root: Path = Path("/")) -> VendorEntry | None:
-    """The vendor behind a device called `cuda` that is not NVIDIA's; None where nothing says so.
+    """The vendor behind a device called `cuda` that is not NVIDIA's; None where
+    nothing tells.
 
     The PCI address that the process reports decides. Without one: the only vendor of such devices
     on the bus, and among several the one whose chip the reported name is, or whose own name (that

@@ -16,12 +16,12 @@ from chipmark.backends.fit import Need, check_fit
 from chipmark.backends.host import chosen_threads, return_free_memory
 from chipmark.backends.torch_device import devices, roofs
 from chipmark.backends.torch_device.memory import DeviceMemory, device_memory, peak_bytes
+from chipmark.backends.torch_device.precision import computed_precision
 from chipmark.backends.torch_device.sampling import two_largest
 from chipmark.backends.torch_device.threads import threads, threads_for
 from chipmark.backends.torch_device.warming import longest_prompt, warm_launches
 from chipmark.codes import NoteCode
 from chipmark.engine.clock import MonotonicClock
-from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
 from chipmark.engine.contract import (
     F32,
     I32,
@@ -181,7 +181,7 @@ class TorchBackend(BackendDefaults):
             compile_s=tuning_s + time.perf_counter() - begin,
             weight_bytes=weight_bytes,
             kv_bytes=decoder.kv.n_bytes,
-            precision=self._precision(spec.precision, decoder),
+            precision=computed_precision(spec.precision, self._device.type, decoder),
             graph="none",
             ep_coverage=covered.share,
             device=devices.device_name(self._device),
@@ -195,23 +195,6 @@ class TorchBackend(BackendDefaults):
             clock="host",
             execution="eager",
             host_operators=covered.operators,
-        )
-
-    def _precision(self, precision: str, decoder: Decoder) -> ComputedPrecision:
-        """What is computed. On a CPU activations are float32; 16-bit weights and KV are widened
-        as they are read, or the activation is rounded where a product needs it so."""
-        if self._device.type != "cpu":
-            return ComputedPrecision.plain(precision, accumulate=Accumulator.TORCH)
-        if decoder.dtype == decoder.activation:
-            return ComputedPrecision.plain("fp32", kv=precision)
-        stored = Number(precision)
-        return ComputedPrecision(
-            weights=Weights(precision),
-            activation=Number.FP32,
-            linear_input=stored if decoder.rounds_activations else Number.FP32,
-            kv=stored,
-            accumulate=Accumulator.FP32,
-            attention_input=stored,
         )
 
     def _warm(self, decoder: Decoder, spec: LoadSpec) -> Coverage:

@@ -27,7 +27,7 @@ from chipmark.log import logger_of
 _LOG = logger_of(__name__)
 
 SURELY_LOW = 0.99
-"""Below it (DEFINITIONS: not ranked) a bound from above is told where nothing exact is known."""
+"""Below it (DEFINITIONS: not ranked) a bound from above is given where nothing exact is known."""
 
 _LABEL = "chipmark:"
 _CONTROL = f"{_LABEL}control"
@@ -165,7 +165,7 @@ def _profiled(
 ) -> bool:
     """Run the launches under the profiler and mark the calls of `counted` that fell back.
 
-    Returns whether a copy of this device to the host, made beside them, was seen.
+    Returns whether a copy of this device to the host, made after them, was seen.
     """
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True
