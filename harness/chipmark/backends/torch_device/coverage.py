@@ -4,7 +4,7 @@ Two things are seen. An operator all of whose tensors are the host's, by what th
 given. And an operator of the device within which a tensor went to the host, by torch's profiler:
 so do plug-ins of the `PrivateUse1` kind compute what they have no kernel for
 (`at::native::cpu_fallback`, which says nothing by itself). Whether the profiler sees copies of this
-device at all is tried beside the count; where it does not, what fell back is unknown. A plug-in
+device at all is tried with the count; where it does not, what fell back is unknown. A plug-in
 that fetches a tensor by its driver alone, below the dispatcher, is not seen by this.
 """
 
