@@ -135,6 +135,10 @@ class NoteCode(Code):
     EP_COVERAGE = "ep_coverage", "a part of the graph ran outside the provider's own device"
     EMULATED = "emulated", "an emulation computed in the hardware's place; not ranked"
     UNVERIFIED_PROVIDER = "unverified_provider", "this provider was never run on that hardware"
+    DEVICE_MEMORY = (
+        "device_memory",
+        "what the device says of its memory is not believed; the text says why",
+    )
     EXECUTION_EAGER = "execution_eager", "eager execution; ranked in a group of its own"
     BACKEND_OPTIONS = "backend_options", "options were given to the backend; the text has them"
     NOT_STEADY = "not_steady", "the repeats drift beyond their interval; the row is not ranked"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from chipmark.cell.environment import (
+    AUTOLOAD,
     HUGE_PAGES,
     child_environment,
     huge_pages,
@@ -45,6 +46,71 @@ def test_a_child_imports_this_installation_and_keeps_what_the_user_set() -> None
     assert roots[-1] == "elsewhere"
     assert (Path(roots[0]) / "chipmark" / "cell" / "environment.py").exists()
     assert made["KEPT"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("backend", "plain"),
+    [
+        ("torch:cpu", True),
+        ("torch:cpu:0", True),
+        ("triton:interpreter", True),
+        ("ort:cpu", True),
+        ("ort:cann", True),
+        ("sim:golden", True),
+        ("torch:npu", False),
+        ("torch:npu:1", False),
+        ("torch:cuda", False),
+        ("triton:cuda", False),
+        ("theirs:cpu", False),
+        ("", False),
+    ],
+)
+def test_plug_ins_of_torch_are_left_out_where_none_is_needed(backend: str, plain: bool) -> None:
+    assert (child_environment({}, backend).get(AUTOLOAD) == "0") is plain
+    assert child_environment({AUTOLOAD: "1"}, backend)[AUTOLOAD] == "1"
+
+
+@pytest.fixture
+def broken_plugin(tmp_path: Path) -> Path:
+    """A folder with an installed plug-in of torch whose driver is missing, as torch-npu without
+    CANN is."""
+    named = tmp_path / "torch_broken-1.0.dist-info"
+    named.mkdir()
+    (named / "METADATA").write_text("Metadata-Version: 2.1\nName: torch-broken\nVersion: 1.0\n")
+    (named / "entry_points.txt").write_text("[torch.backends]\ntorch_broken = torch_broken:load\n")
+    (tmp_path / "torch_broken.py").write_text('raise ImportError("libhccl.so: cannot open")\n')
+    return tmp_path
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("backend", "opens"), [("torch:cpu", True), ("torch:npu", False)])
+def test_a_baseline_on_the_cpu_does_not_need_a_vendors_driver(
+    broken_plugin: Path, backend: str, opens: bool
+) -> None:
+    pytest.importorskip("torch")
+    program = (
+        "from chipmark.engine.plugins import open_backend\n"
+        "from chipmark.errors import MissingBackendError\n"
+        "try:\n"
+        f"    open_backend({backend!r})\n"
+        "    print('opened')\n"
+        "except MissingBackendError as error:\n"
+        "    print(error.message, error.hint)\n"
+    )
+    environ = {k: v for k, v in os.environ.items() if k != AUTOLOAD}
+    environ["PYTHONPATH"] = os.pathsep.join([environ.get("PYTHONPATH", ""), str(broken_plugin)])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=child_environment(environ, backend),
+    )
+    if opens:
+        assert done.stdout.strip() == "opened"
+    else:
+        assert "torch_broken" in done.stdout
+        assert AUTOLOAD in done.stdout
 
 
 @pytest.mark.skipif(huge_pages() != "madvise", reason="the kernel's rule is not madvise")

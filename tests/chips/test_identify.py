@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 from chipmark.backends.cgroup import cpu_quota
 from chipmark.chips.catalogue import catalogue
+from chipmark.chips.contract import DeviceKey
 from chipmark.chips.cpu import read_cpu
 from chipmark.chips.detect import chip_of, chips_here, vendor_trace
 from chipmark.chips.identify import identify_cpu, identify_nvidia
@@ -119,6 +123,58 @@ def test_lookalike_of_cuda_is_told_by_the_pci_bus(
     (device / "class").write_text("0x038000\n")
     chip = chip_of("torch:cuda", "MetaX C550", tmp_path)
     assert (chip.name, chip.vendor, chip.verified) == ("metax-c550", "MetaX", False)
+
+
+def _bus(root: Path, *vendors: str) -> Path:
+    """Accelerators of these vendors at 0000:01:00.0, 0000:02:00.0, ..."""
+    for number, vendor in enumerate(vendors, 1):
+        device = root / f"sys/bus/pci/devices/0000:{number:02x}:00.0"
+        device.mkdir(parents=True)
+        for name, text in (("vendor", f"0x{vendor}"), ("class", "0x120000"), ("device", "0x3685")):
+            (device / name).write_text(text + "\n")
+    return root
+
+
+KUNLUN, NVIDIA, METAX = "1d22", "10de", "9999"
+
+
+def test_kunlun_that_poses_as_cuda_is_told_by_the_bus_whatever_nvml_says(
+    tmp_path: Path, install: Callable[..., Any], paper_nvml: ModuleType
+) -> None:
+    install(paper_nvml.PaperCard(name="NVIDIA H200", uuid="GPU-0b", pci="00000000:02:00.0"))
+    chip = chip_of("torch:cuda", "kunlun", _bus(tmp_path, KUNLUN))
+    assert (chip.name, chip.vendor, chip.device_name) == (
+        "kunlunxin-unknown",
+        "Kunlunxin",
+        "kunlun",
+    )
+    assert not chip.verified
+    assert any("1d22:3685" in line for line in chip.evidence)
+
+
+def test_kunlun_by_its_own_name_and_by_a_products(tmp_path: Path) -> None:
+    root = _bus(tmp_path, KUNLUN)
+    assert chip_of("torch:kunlun", "kunlun", root).vendor == "Kunlunxin"
+    assert chip_of("torch:kunlun", "Kunlun P800", root).name == "kunlun-p800"
+    assert chip_of("torch:cuda", "Kunlun P800", root).name == "kunlun-p800"
+
+
+def test_address_decides_whose_card_it_is_where_several_pose(
+    tmp_path: Path, install: Callable[..., Any], paper_nvml: ModuleType
+) -> None:
+    card = paper_nvml.PaperCard(name="NVIDIA H200", uuid="GPU-0b", pci="00000000:02:00.0")
+    install(card)
+    root = _bus(tmp_path, KUNLUN, NVIDIA, METAX)
+
+    def vendor(**key: str) -> str:
+        return chip_of("torch:cuda", key.get("name", ""), root, DeviceKey(**key)).vendor
+
+    assert vendor(pci="00000000:01:00.0", name="NVIDIA H200") == "Kunlunxin"
+    assert vendor(pci="00000000:02:00.0", name="NVIDIA H200") == "NVIDIA"
+    assert vendor(pci="0000:03:00.0") == "MetaX"
+    assert vendor(name="kunlun") == "Kunlunxin"
+    assert vendor(name="MetaX C550") == "MetaX"
+    assert vendor(name="NVIDIA H200") == "NVIDIA"
 
 
 def test_vendor_is_found_by_pci_class_and_not_by_its_bridges(tmp_path: Path) -> None:

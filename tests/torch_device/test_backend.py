@@ -347,7 +347,7 @@ def test_a_device_is_known_by_uuid_address_and_cache(monkeypatch):
         L2_cache_size=60 << 20,
     )
     module = types.SimpleNamespace(get_device_properties=lambda _: found)
-    monkeypatch.setattr(devices, "_module", lambda _: module)
+    monkeypatch.setattr(torch, "cuda", module)
     assert devices.hardware(types.SimpleNamespace(type="cuda")) == {
         "name": "NVIDIA H200",
         "uuid": "aaaa-bbbb",

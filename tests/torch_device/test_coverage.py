@@ -7,10 +7,17 @@ import types
 import pytest
 import torch
 
-from chipmark.backends.torch_device.coverage import DispatchedWork, coverage
+from chipmark.backends.torch_device import coverage as cov
+from chipmark.backends.torch_device.coverage import (
+    Coverage,
+    DispatchedWork,
+    coverage,
+    may_fall_back,
+)
 from chipmark.backends.torch_device.sampling import two_largest
 
-CUDA, NPU = (types.SimpleNamespace(type=kind) for kind in ("cuda", "npu"))
+CUDA = types.SimpleNamespace(type="cuda")
+META = torch.device("meta")
 
 
 def on_device():
@@ -49,13 +56,30 @@ def test_views_and_copies_to_the_device_are_no_work_of_the_host():
 
 
 def test_coverage_is_counted_certain_or_unknown():
-    assert coverage(torch.device("cpu"), [on_host]) == 1.0
-    assert coverage(CUDA, [on_device]) == 1.0
-    assert 0.9 < coverage(CUDA, [on_device, on_host]) < 0.99
-    # A vendor's plug-in may compute on the host below the dispatcher, where it is not seen.
-    assert coverage(NPU, [on_device]) is None
-    assert 0.9 < coverage(NPU, [on_device, on_host]) < 0.99
-    assert coverage(CUDA, []) is None
+    assert coverage(torch.device("cpu"), [on_host]) == Coverage(1.0)
+    assert coverage(CUDA, [on_device]) == Coverage(1.0)
+    found = coverage(CUDA, [on_device, on_host])
+    assert 0.9 < found.share < 0.99
+    (product,) = found.operators
+    assert (product.name, product.count) == ("aten::mm", 1)
+    assert product.flops_share == pytest.approx(16**3 / (16**3 + 64**3))
+    assert 0 < product.bytes_share < 0.1
+    # A vendor's plug-in may compute on the host below the dispatcher; where the profiler does not
+    # see its copies, a share is known only where what was dispatched is too little already.
+    assert coverage(META, [on_device]) == Coverage(None)
+    assert coverage(META, [on_device, on_host]) == found
+    small = lambda: torch.ones(2) + 1  # noqa: E731
+    assert coverage(META, [on_device, small]).share is None
+    assert coverage(META, [on_device, small]).operators[0].name == "aten::add"
+    assert coverage(CUDA, []) == Coverage(None)
+
+
+def test_cards_that_torch_is_built_for_have_no_fallback_and_posing_ones_have(monkeypatch):
+    assert may_fall_back(torch.device("meta"))
+    monkeypatch.setattr(cov, "poses", lambda facts: False)
+    assert not may_fall_back(CUDA)
+    monkeypatch.setattr(cov, "poses", lambda facts: True)
+    assert may_fall_back(CUDA)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

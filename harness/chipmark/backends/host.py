@@ -62,6 +62,16 @@ def available_memory(meminfo: str = "/proc/meminfo") -> int | None:
     return available if left is None else min(available, left)
 
 
+def total_memory(meminfo: str = "/proc/meminfo") -> int | None:
+    """The kernel's MemTotal in bytes, which psutil calls the total; None elsewhere."""
+    try:
+        lines = Path(meminfo).read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    return int(fields["MemTotal"].split()[0]) * 1024 if "MemTotal" in fields else None
+
+
 def return_free_memory() -> bool:
     """Have glibc return freed memory to the system, which else stays resident; False without glibc.
 

@@ -23,9 +23,14 @@ matrices were read 5 to 20 % faster with it, small ones as fast as without."""
 _PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a child: this installation's source roots first on PYTHONPATH, and huge
-    pages asked for where the user's GLIBC_TUNABLES do not speak of them."""
+AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+"""Whether `import torch` imports every vendor's plug-in that is installed (1, torch's default)."""
+
+
+def child_environment(environ: Mapping[str, str], backend: str = "") -> dict[str, str]:
+    """The environment of a child: this installation's source roots first on PYTHONPATH, huge
+    pages asked for where the user's GLIBC_TUNABLES do not speak of them, and no plug-in of torch
+    loaded by torch itself where `backend` computes without one and the user did not ask for it."""
     import chipmark
     import chipmark_models
 
@@ -36,11 +41,27 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
         if root not in roots:
             roots.append(root)
     before = environ.get("PYTHONPATH")
-    return dict(environ) | {
-        "PYTHONPATH": os.pathsep.join([*roots, *([before] if before else [])]),
-        "PYTHONUNBUFFERED": "1",
-        "GLIBC_TUNABLES": glibc_tunables(environ),
-    }
+    plain = {AUTOLOAD: "0"} if backend and not may_need_plugin(backend) else {}
+    return (
+        plain
+        | dict(environ)
+        | {
+            "PYTHONPATH": os.pathsep.join([*roots, *([before] if before else [])]),
+            "PYTHONUNBUFFERED": "1",
+            "GLIBC_TUNABLES": glibc_tunables(environ),
+        }
+    )
+
+
+def may_need_plugin(backend: str) -> bool:
+    """Whether the backend `KIND:DEVICE` may compute by a vendor's plug-in of torch.
+
+    A plug-in whose driver is missing makes `import torch` raise (torch-npu without CANN), which
+    would cost the baseline on the CPU, the oracle and ONNX Runtime, too.
+    """
+    kind, _, device = backend.partition(":")
+    on_host = device.partition(":")[0] in ("cpu", "interpreter")
+    return kind not in ("ort", "sim") and not (kind in ("torch", "triton") and on_host)
 
 
 def run_module(

@@ -136,7 +136,9 @@ class MeasuredCell:
             feedback=settings.feedback,
         )
         _LOG.debug("%s", spec.to_json())
-        self.child = ChildProcess(spec.to_json(), self.folder / "child", settings.python)
+        self.child = ChildProcess(
+            spec.to_json(), self.folder / "child", settings.python, backend=plan.backend
+        )
         self.child.send_request(Load())
 
     def finish_load(self) -> None:

@@ -35,12 +35,18 @@ class ChildProcess:
     """A child with a session and process group of its own, so that all of it can be ended.
 
     `spec` is written to `folder/spec.json` for `module`. `python` is the interpreter (a vendor's
-    own, for its packages); the source roots of this installation are put on its PYTHONPATH. Use
-    as a context manager: leaving it ends the tree.
+    own, for its packages); the source roots of this installation are put on its PYTHONPATH.
+    `backend` is what it computes with, "" where any plug-in of torch may be needed. Use as a
+    context manager: leaving it ends the tree.
     """
 
     def __init__(
-        self, spec: str, folder: Path, python: str = "", module: str = "chipmark.cell.child"
+        self,
+        spec: str,
+        folder: Path,
+        python: str = "",
+        module: str = "chipmark.cell.child",
+        backend: str = "",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "spec.json"
@@ -52,7 +58,7 @@ class ChildProcess:
         command += ["--fd-in", str(to_child), "--fd-out", str(from_child)]
         try:
             self._tree = Supervised(
-                command, child_environment(os.environ), pass_fds=(to_child, from_child)
+                command, child_environment(os.environ, backend), pass_fds=(to_child, from_child)
             )
         except OSError as error:
             os.close(self._commands)

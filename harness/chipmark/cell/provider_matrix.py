@@ -11,6 +11,7 @@ from chipmark.backends.device_scan import DeviceHere
 from chipmark.backends.ort import provider_scan
 from chipmark.backends.ort.providers import Provider, known_providers
 from chipmark.backends.torch_device import device_scan, devices
+from chipmark.backends.torch_device.lookalikes import LOOKALIKES
 from chipmark.backends.triton_cuda.devices import VERIFIED as VERIFIED_CARDS
 from chipmark.cell.available import ThisMachine, offers_of
 from chipmark.cell.computes import precisions_of
@@ -66,7 +67,7 @@ def _ort(reporter: Reporter, python: str) -> Iterator[KnownDevice]:
 def _torch(reporter: Reporter, python: str) -> Iterator[KnownDevice]:
     run, has_module = functools.partial(run_module, python=python), modules_of(python)
     reporter.stage("looking for torch devices")
-    found = device_scan.scan(list(devices.BUILT_IN), run)
+    found = device_scan.scan([*devices.BUILT_IN, *LOOKALIKES], run)
     for device, package in devices.plugin_modules().items():
         if has_module(package):
             reporter.stage(f"looking for torch:{device}")

@@ -208,7 +208,9 @@ class OracleProcess:
         if self._child is None:
             spec = {"model": self.weights.spec, "device": self._device}
             module = "chipmark.cell.oracle_child"
-            self._child = ChildProcess(json.dumps(spec), self._folder, module=module)
+            self._child = ChildProcess(
+                json.dumps(spec), self._folder, module=module, backend=f"torch:{self._device}"
+            )
             if self._device != "cpu" and trace is not None:
                 path = self._folder / "agree.npz"
                 save_trace(trace, path)

@@ -58,12 +58,12 @@ def settle(
     Raises CellFailedError where the loaded device is not the one that was named and metered, and
     UsageError where NVML does not know it.
     """
+    key = reported_key(loaded.describe)
     if chip.vendor != "NVIDIA":
         if chip.verified:
             return Settled(chip, meter)
         # Such a chip has no name before its backend has reported one.
-        return Settled(chip_of(backend, loaded.device), meter)
-    key = reported_key(loaded.describe)
+        return Settled(chip_of(backend, loaded.device, key=key), meter)
     if is_open(chip):
         chip = chip_of(backend, key.name or loaded.device, key=key)
         meter, remarks = pick(chip)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import glob
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chipmark.backends.pci import PciDevice, pci_devices, same_address
 from chipmark.chips.catalogue import VendorEntry, catalogue
 from chipmark.chips.contract import ChipIdentity, DeviceKey
 from chipmark.chips.identify import nvidia_identity
@@ -17,6 +19,7 @@ from chipmark.log import logger_of
 from chipmark.registry import is_simulated, plugins, split_backend
 
 _LOG = logger_of(__name__)
+_NVIDIA = "NVIDIA"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,14 @@ def chip_of(
     vendors = [
         entry
         for entry in catalogue().vendors.values()
-        if entry.name != "NVIDIA" and device.partition(":")[0] in entry.devices
+        if entry.name != _NVIDIA and device.partition(":")[0] in entry.devices
     ]
     key = key or DeviceKey(name=loaded_device)
+    if device.partition(":")[0] in catalogue().vendors[_NVIDIA].devices:
+        posing = poser(device, key, root)
+        if posing is not None:
+            _LOG.info("%s poses as %s: it is a chip of %s", backend, device, posing.name)
+            return identify_vendor(posing, loaded_device or key.name, root)
     for name in plugins("chipmark.chips"):
         try:
             found = chip_identifier(name)(device, key=key)
@@ -116,18 +124,15 @@ def identify_vendor(entry: VendorEntry, loaded_device: str, root: Path = Path("/
 def vendor_trace(entry: VendorEntry, root: Path = Path("/")) -> VendorTrace:
     """Look for a vendor's devices: PCI devices of its id and of a class that its accelerators have,
     device nodes, its tool. Only the first proves a chip: nodes and tools have namesakes."""
-    pci = 0
-    for folder in (root / "sys/bus/pci/devices").glob("*"):
-        vendor, kind, device = (_pci_code(folder / name) for name in ("vendor", "class", "device"))
-        # A vendor also makes bridges, network cards and a server's management controller.
-        if vendor == entry.pci_vendor and kind.startswith(entry.pci_classes):
-            pci += device not in entry.pci_other
+    found = accelerators_of(entry, pci_devices(root))
+    pci = len(found)
     nodes = sum(len(glob.glob(str(root / pattern.lstrip("/")))) for pattern in entry.dev)
     files = [p for p in entry.proc if (root / p.lstrip("/")).exists()]
     tool = shutil.which(entry.tool)
     evidence = []
     if pci:
-        evidence.append(f"{pci} PCI devices of vendor {entry.pci_vendor}")
+        ids = ", ".join(sorted({f"{device.vendor}:{device.device}" for device in found}))
+        evidence.append(f"{pci} PCI devices of vendor {entry.pci_vendor} ({ids})")
     if nodes:
         evidence.append(f"{nodes} device nodes like {entry.dev[0]}")
     evidence += files
@@ -136,12 +141,43 @@ def vendor_trace(entry: VendorEntry, root: Path = Path("/")) -> VendorTrace:
     return VendorTrace(entry.name, pci, nodes, tool, tuple(evidence))
 
 
-def _pci_code(path: Path) -> str:
-    """A code of sysfs without its 0x, "" where the device has just left."""
-    try:
-        return path.read_text().strip().lower().removeprefix("0x")
-    except OSError:
-        return ""
+def accelerators_of(entry: VendorEntry, devices: Sequence[PciDevice]) -> list[PciDevice]:
+    """Those that are a vendor's accelerators: it also makes bridges, network cards and a server's
+    management controller."""
+    return [
+        device
+        for device in devices
+        if device.vendor == entry.pci_vendor
+        and device.kind.startswith(entry.pci_classes)
+        and device.device not in entry.pci_other
+    ]
+
+
+def poser(device: str, key: DeviceKey, root: Path = Path("/")) -> VendorEntry | None:
+    """The vendor behind a device called `cuda` that is not NVIDIA's; None where
+    nothing tells.
+
+    The PCI address that the process reports decides. Without one: the only vendor of such devices
+    on the bus, and among several the one whose chip the reported name is, or whose own name (that
+    of its devices: "kunlun") it is.
+    """
+    kind = device.partition(":")[0]
+    entries = [entry for entry in catalogue().vendors.values() if kind in entry.devices]
+    bus = pci_devices(root)
+    here = {entry.name: found for entry in entries if (found := accelerators_of(entry, bus))}
+    by_name = {entry.name: entry for entry in entries}
+    if key.pci:
+        for name, found in here.items():
+            if any(same_address(one.address, key.pci) for one in found):
+                return None if name == _NVIDIA else by_name[name]
+    if len(here) == 1:
+        name = next(iter(here))
+        return None if name == _NVIDIA else by_name[name]
+    for name in here:
+        called = key.name.lower() in by_name[name].devices and key.name.lower() != kind
+        if name != _NVIDIA and (called or catalogue().chip_named(name, key.name)):
+            return by_name[name]
+    return None
 
 
 def chips_here() -> tuple[list[ChipIdentity], list[str]]:

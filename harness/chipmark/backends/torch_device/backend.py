@@ -15,10 +15,13 @@ import numpy as np
 from chipmark.backends.fit import Need, check_fit
 from chipmark.backends.host import chosen_threads, return_free_memory
 from chipmark.backends.torch_device import devices, roofs
+from chipmark.backends.torch_device.memory import DeviceMemory, device_memory, peak_bytes
+from chipmark.backends.torch_device.precision import computed_precision
 from chipmark.backends.torch_device.sampling import two_largest
 from chipmark.backends.torch_device.threads import threads, threads_for
+from chipmark.backends.torch_device.warming import longest_prompt, warm_launches
+from chipmark.codes import NoteCode
 from chipmark.engine.clock import MonotonicClock
-from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
 from chipmark.engine.contract import (
     F32,
     I32,
@@ -37,6 +40,7 @@ from chipmark.errors import ContractError, UnknownNameError, UsageError
 from chipmark_models.precision import PLAIN
 
 if TYPE_CHECKING:
+    from chipmark.backends.torch_device.coverage import Coverage
     from chipmark_models.decoder.slots.decoder import Decoder
     from chipmark_models.decoder.slots.kv import Span
 
@@ -44,7 +48,6 @@ OPTIONS = ("ops",)
 """Options of `LoadSpec.options`: `ops` maps an operation to the name of its implementation."""
 
 _PREFILL_ROWS = 16
-_CPU_WARM_TOKENS = 256
 _ID_BYTES = 8
 _SAMPLED_BYTES = _ID_BYTES + 2 * 4
 """An id and the two largest logits."""
@@ -76,6 +79,7 @@ class TorchBackend(BackendDefaults):
     """
 
     def __init__(self, device: str) -> None:
+        self._name = device
         self._device = devices.open_device(device)
         self._clock = MonotonicClock()
         self._decoder: Decoder | None = None
@@ -145,7 +149,8 @@ class TorchBackend(BackendDefaults):
             max_context=spec.max_context,
             model_context=c.max_context,
         )
-        check_fit(need, devices.free_bytes(self._device), f"torch:{self._device}")
+        memory = device_memory(self._device)
+        check_fit(need, memory.free, f"torch:{self._device}")
         decoder = Decoder(
             weights,
             self._device,
@@ -176,55 +181,28 @@ class TorchBackend(BackendDefaults):
             compile_s=tuning_s + time.perf_counter() - begin,
             weight_bytes=weight_bytes,
             kv_bytes=decoder.kv.n_bytes,
-            precision=self._precision(spec.precision, decoder),
+            precision=computed_precision(spec.precision, self._device.type, decoder),
             graph="none",
-            ep_coverage=covered,
+            ep_coverage=covered.share,
             device=devices.device_name(self._device),
             details={
                 "products": {name: str(plan) for name, plan in decoder.weights.plans.items()},
                 "product_trials_s": {n: dict(t) for n, t in decoder.weights.trials.items()},
                 "threads": self._threads,
             },
+            notes=self._notes(memory),
             sampling="device",
             clock="host",
             execution="eager",
+            host_operators=covered.operators,
         )
 
-    def _precision(self, precision: str, decoder: Decoder) -> ComputedPrecision:
-        """What is computed. On a CPU activations are float32; 16-bit weights and KV are widened
-        as they are read, or the activation is rounded where a product needs it so."""
-        if self._device.type != "cpu":
-            return ComputedPrecision.plain(precision, accumulate=Accumulator.TORCH)
-        if decoder.dtype == decoder.activation:
-            return ComputedPrecision.plain("fp32", kv=precision)
-        stored = Number(precision)
-        return ComputedPrecision(
-            weights=Weights(precision),
-            activation=Number.FP32,
-            linear_input=stored if decoder.rounds_activations else Number.FP32,
-            kv=stored,
-            accumulate=Accumulator.FP32,
-            attention_input=stored,
-        )
-
-    def _warm(self, decoder: Decoder, spec: LoadSpec) -> float | None:
-        """Each kind of launch once or twice: cold, append, ragged prefill, decode of 1 and all.
-        Returns the share of the work that ran on the device, None where it is not known."""
+    def _warm(self, decoder: Decoder, spec: LoadSpec) -> Coverage:
+        """Each kind of launch once or twice, and what of their work ran on the device."""
         from chipmark.backends.torch_device.coverage import coverage
-        from chipmark_models.decoder.slots.kv import Span
 
-        longest = min(spec.max_chunk, spec.max_context - 1)
-        if self._device.type == "cpu":
-            longest = min(longest, _CPU_WARM_TOKENS)
-        half = max(1, longest // 2)
-        launches: list[list[Span]] = [[Span(0, 0, longest, 0)]]
-        if longest > 1:
-            launches.append([Span(0, half, longest - half, 0)])
-        if spec.n_seqs > 1:
-            launches.append([Span(0, 0, half, 0), Span(1, 0, max(1, longest - half), half)])
-        for rows in sorted({1, spec.n_seqs}):
-            # Positions beyond the warmed ones may hold anything: the result is not used.
-            launches += [[Span(slot, longest, 1, slot) for slot in range(rows)]] * 2
+        longest = longest_prompt(spec, self._device.type)
+        launches = warm_launches(longest, spec.n_seqs)
 
         def launch(spans: list[Span]) -> None:
             tokens = np.zeros(sum(span.length for span in spans), np.int64)
@@ -238,6 +216,16 @@ class TorchBackend(BackendDefaults):
             decoder.kv.copy(0, 1, longest)
         self.synchronize()
         return covered
+
+    def _notes(self, memory: DeviceMemory) -> tuple[tuple[str, str], ...]:
+        """That no device of this type was tried, and that its word on its memory is not taken."""
+        notes: list[tuple[str, str]] = []
+        if memory.doubt:
+            notes.append((NoteCode.DEVICE_MEMORY, memory.doubt))
+        if self._device.type not in devices.VERIFIED:
+            text = f"torch:{self._name}: unverified on hardware"
+            notes.append((NoteCode.UNVERIFIED_PROVIDER, text))
+        return tuple(notes)
 
     def submit(self, step: Step) -> None:
         """Compute the step; it is finished when this returns."""
@@ -350,14 +338,19 @@ class TorchBackend(BackendDefaults):
     def _all_threads(self) -> AbstractContextManager[None]:
         return threads(self._roof_threads) if self._roof_threads else nullcontext()
 
+    def peak_device_bytes(self) -> int | None:
+        """Most bytes of tensors on the device so far; None for a CPU and where nothing tells."""
+        return peak_bytes(self._device)
+
     def describe(self) -> Mapping[str, Any]:
         """Versions, device, threads and instruction set: JSON-safe."""
         import torch
 
         described: dict[str, Any] = {
-            "backend": f"torch:{self._device}",
+            "backend": f"torch:{self._name}",
             "torch": torch.__version__,
             "device": devices.device_name(self._device),
+            "torch_device": str(self._device),
             "threads": torch.get_num_threads(),
             "hardware": devices.hardware(self._device),
         }

@@ -1,18 +1,24 @@
 """Torch devices by name: the plug-in that makes one known, synchronisation, memory.
 
 A vendor's plug-in registers its device when it is imported; afterwards `torch.<type>` offers what
-`torch.cuda` does. Chips that present themselves as `cuda` need no line here.
+`torch.cuda` does, and what it lacks is asked of `torch.accelerator`, where that is this device.
+Chips that present themselves as `cuda` are opened by that name or by their vendor's (`lookalikes`).
 """
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chipmark.backends.host import available_memory
+from chipmark.backends.torch_device.lookalikes import (
+    LOOKALIKES,
+    POSED_AS,
+    check_bus,
+    check_card,
+)
 from chipmark.engine.machine import Candidate, Machine
 from chipmark.errors import BadInputError, MissingBackendError, UnknownNameError
 from chipmark.log import logger_of
@@ -57,7 +63,7 @@ def plugin_modules() -> dict[str, str]:
     modules = dict(PLUGINS)
     own = user_file(TORCH_DEVICES)
     if own is not None:
-        own.refuse_reserved(own.data, [*BUILT_IN, *PLUGINS])
+        own.refuse_reserved(own.data, [*BUILT_IN, *PLUGINS, *LOOKALIKES])
         for kind, table in own.data.items():
             module = table.get("module") if isinstance(table, dict) else None
             if not isinstance(module, str) or len(table) != 1 or not _TYPE.fullmatch(kind):
@@ -95,8 +101,9 @@ def check_name(name: str) -> None:
     whose index is none; whether the device is here is not asked, and torch is not imported."""
     kind, colon, index = name.partition(":")
     plugins = plugin_modules()
-    if kind not in plugins and kind not in BUILT_IN:
-        raise UnknownNameError("torch device", name, [*BUILT_IN, *plugins])
+    known = [*BUILT_IN, *plugins, *LOOKALIKES]
+    if kind not in known:
+        raise UnknownNameError("torch device", name, known)
     if colon and not (index.isascii() and index.isdigit()):
         raise UnknownNameError("torch device", name, [kind, f"{kind}:0"])
     if kind == "cpu" and index not in ("", "0"):
@@ -111,10 +118,11 @@ def own_data(name: str) -> str:
 
 
 def open_device(name: str) -> Any:
-    """The `torch.device` called `name` ("cpu", "cuda:1", "npu"), checked to be there.
+    """The `torch.device` called `name` ("cpu", "cuda:1", "npu", "kunlun"), checked to be there.
 
-    Raises UnknownNameError for a type or an index that does not exist, and MissingBackendError
-    with what to install where torch, the plug-in or the device is missing.
+    A lookalike's name is torch's `cuda`, where evidence says that it is that vendor's chip. Raises
+    UnknownNameError for a type or an index that does not exist, and MissingBackendError with what
+    was found or what to install where torch, the plug-in or the device is missing.
     """
     try:
         import torch
@@ -123,27 +131,46 @@ def open_device(name: str) -> Any:
             f"torch:{name} needs the package torch, which is not installed",
             "pip install 'chipmark[torch]', or the vendor's own build of torch",
         ) from error
+    except (ImportError, RuntimeError) as error:
+        raise MissingBackendError(
+            f"torch:{name}: torch cannot be imported: {error}",
+            "repair that package or its driver; TORCH_DEVICE_BACKEND_AUTOLOAD=0 leaves out the "
+            "vendors' plug-ins that torch loads by itself",
+        ) from error
     check_name(name)
-    kind, _, index = name.partition(":")
+    called, _, index = name.partition(":")
     plugins = plugin_modules()
+    if called in LOOKALIKES:
+        check_bus(called)
+    kind = POSED_AS if called in LOOKALIKES else called
     if kind in plugins:
         _import_plugin(kind, plugins[kind])
     if kind == "cpu":
         return torch.device("cpu")
-    module = getattr(torch, kind, None)
-    if module is None or not module.is_available():
-        need = BUILT_IN.get(kind) or f"a working driver next to {plugins[kind]}"
+    is_available = function_of(kind, "is_available")
+    if is_available is None or not is_available():
         raise MissingBackendError(
-            f"torch {torch.__version__} sees no device {kind!r} here", f"it needs {need}"
+            f"torch {torch.__version__} sees no device {kind!r} here", f"it needs {_need(called)}"
         )
-    count = int(module.device_count())
+    device_count = function_of(kind, "device_count")
+    count = int(device_count()) if device_count is not None else 1
     if index and int(index) >= count:
-        raise UnknownNameError("torch device", name, [f"{kind}:{i}" for i in range(count)])
-    device = torch.device(name if index else f"{kind}:0")
+        raise UnknownNameError("torch device", name, [f"{called}:{i}" for i in range(count)])
+    device = torch.device(f"{kind}:{index or 0}")
+    if called in LOOKALIKES:
+        check_card(called, hardware(device))
     _LOG.info("torch %s: %s of %d devices", torch.__version__, device, count)
-    if hasattr(module, "set_device"):
-        module.set_device(device)
+    set_device = function_of(kind, "set_device")
+    if set_device is not None:
+        set_device(device)
     return device
+
+
+def _need(called: str) -> str:
+    if called in LOOKALIKES:
+        vendor = LOOKALIKES[called].vendor
+        return f"{vendor}'s build of torch, which calls its chips {POSED_AS}, and its driver"
+    return BUILT_IN.get(called) or f"a working driver next to {plugin_modules()[called]}"
 
 
 def _import_plugin(kind: str, package: str) -> None:
@@ -171,26 +198,23 @@ def answers(device: Any) -> bool:
 
 def synchronize(device: Any) -> None:
     """Return when the device has nothing left to do; at once on a CPU, whose calls block."""
-    if device.type != "cpu":
-        _module(device).synchronize()
-
-
-def free_bytes(device: Any) -> int | None:
-    """Bytes that an allocation may still take, None where the device does not say."""
     if device.type == "cpu":
-        return available_memory()
-    module = _module(device)
-    if not hasattr(module, "mem_get_info"):
-        return None
-    return int(module.mem_get_info()[0])
+        return
+    wait = function_of(device.type, "synchronize")
+    if wait is None:
+        raise MissingBackendError(
+            f"the plug-in of {device.type!r} has no synchronize(), so nothing on it can be timed",
+            f"a plug-in with torch.{device.type}.synchronize, or a torch with torch.accelerator",
+        )
+    wait()
 
 
 def device_name(device: Any) -> str:
     """What the device calls itself; for a CPU the kernel's model name."""
     if device.type == "cpu":
         return _cpu_name()
-    module = _module(device)
-    return str(module.get_device_name(device)) if hasattr(module, "get_device_name") else ""
+    ask = function_of(device.type, "get_device_name")
+    return "" if ask is None else str(ask(device))
 
 
 def hardware(device: Any) -> dict[str, Any]:
@@ -198,10 +222,10 @@ def hardware(device: Any) -> dict[str, Any]:
     `l2_cache_bytes`, each only where torch has it; {} for a CPU."""
     if device.type == "cpu":
         return {}
-    module = _module(device)
-    if not hasattr(module, "get_device_properties"):
+    ask = function_of(device.type, "get_device_properties")
+    if ask is None:
         return {}
-    found = module.get_device_properties(device)
+    found = ask(device)
     facts: dict[str, Any] = {}
     if name := getattr(found, "name", ""):
         facts["name"] = str(name)
@@ -224,9 +248,9 @@ def plugin_version(package: str) -> str:
 
 def release(device: Any) -> None:
     """Give cached memory back to the device, where its module can."""
-    module = _module(device)
-    if hasattr(module, "empty_cache"):
-        module.empty_cache()
+    give_back = function_of(device.type, "empty_cache")
+    if give_back is not None:
+        give_back()
 
 
 def _cpu_name() -> str:
@@ -241,7 +265,40 @@ def _cpu_name() -> str:
     return "cpu"
 
 
-def _module(device: Any) -> Any:
+_ACCELERATOR: Mapping[str, str] = {
+    "set_device": "set_device_index",
+    "mem_get_info": "get_memory_info",
+}
+"""What `torch.accelerator` calls a function that has another name in `torch.<type>`."""
+
+
+_MEMORY = ("mem_get_info", "max_memory_allocated", "empty_cache")
+
+
+def function_of(kind: str, name: str) -> Callable[..., Any] | None:
+    """The function `name` of `torch.<kind>`, else that of `torch.accelerator` (torch 2.6 and
+    later, memory from 2.9) where this kind is the accelerator; None where neither has it.
+
+    The vendor's own comes first: plug-ins patch their module before they implement what
+    `torch.accelerator` asks of their device guard.
+    """
     import torch
 
-    return getattr(torch, device.type)
+    found = getattr(getattr(torch, kind, None), name, None)
+    if found is None and hasattr(torch, "accelerator"):
+        current = torch.accelerator.current_accelerator()
+        if current is not None and current.type == kind and not (name in _MEMORY and _silent()):
+            found = getattr(torch.accelerator, _ACCELERATOR.get(name, name), None)
+    return found if callable(found) else None
+
+
+def _silent() -> bool:
+    """Whether `torch.accelerator` knows nothing of the device's memory: it raises an internal
+    error where a plug-in's allocator is an older kind of object (no `DeviceAllocator`)."""
+    import torch
+
+    try:
+        torch.accelerator.memory_stats()
+    except (AttributeError, RuntimeError):
+        return True
+    return False

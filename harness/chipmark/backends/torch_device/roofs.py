@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from chipmark.backends.probe_size import DEVICE_SHARE, HOST_SHARE, is_out_of_memory, probe_bytes
-from chipmark.backends.torch_device.devices import free_bytes, hardware, release, synchronize
+from chipmark.backends.torch_device.devices import hardware, release, synchronize
+from chipmark.backends.torch_device.memory import free_bytes
 from chipmark.errors import UnknownNameError
 
 _READ_S = 0.4  # seconds of repetitions that a probe may take, at least three
 _QUEUED = 10
-_MATMUL_SIDE = {"cpu": 1_024}
-_DEVICE_SIDE = 8_192
+_LEAST_SIDE, _DEVICE_SIDE = 1_024, 8_192
+_PRODUCT_S = 0.5
 _RATE_DTYPES = ("fp32", "bf16", "fp16")
 
 
@@ -61,13 +62,32 @@ def _plain_rate(device: Any, precision: str) -> float:
 
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     tried = {dtypes[precision]} | ({torch.float32} if device.type == "cpu" else set())
-    side = _MATMUL_SIDE.get(device.type, _DEVICE_SIDE)
     rates = []
     with torch.inference_mode():
         for dtype in tried:
+            side = _side(device, dtype)
             a, b = (_matrix(side, device).to(dtype) for _ in "ab")
             rates.append(2 * side**3 / _best(_product(a, b), device))
     return max(rates)
+
+
+def _side(device: Any, dtype: Any) -> int:
+    """Side of the square product: on a device the largest of which one takes under `_PRODUCT_S`
+    by what a small one takes, since a slow chip would need minutes for that of a fast one."""
+    if device.type == "cpu":
+        return _LEAST_SIDE
+    a, b = (_matrix(_LEAST_SIDE, device).to(dtype) for _ in "ab")
+    call = _product(a, b)
+    call()
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    seconds = time.perf_counter() - start
+    side = _DEVICE_SIDE
+    while side > _LEAST_SIDE and seconds * (side / _LEAST_SIDE) ** 3 > _PRODUCT_S:
+        side //= 2
+    return side
 
 
 def _fp8_rate(device: Any) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 
 from chipmark.backends.torch_device import roofs
 from chipmark.backends.torch_device.devices import release, synchronize
+from chipmark.backends.torch_device.memory import peak_bytes
 from chipmark.backends.triton_cuda import devices
 from chipmark.backends.triton_cuda.timeline import Span, Timeline
 from chipmark.engine.clock import MonotonicClock
@@ -216,6 +217,10 @@ class TritonBackend(BackendDefaults):
         """FLOP per second of a square product in the type that products take; None without the
         memory."""
         return roofs.matmul_rate(self._device, precision)
+
+    def peak_device_bytes(self) -> int | None:
+        """Most bytes of tensors on the device so far; None in the interpreter."""
+        return peak_bytes(self._device)
 
     def describe(self) -> Mapping[str, Any]:
         """Versions, device and what computes each operation: JSON-safe."""

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from chipmark.backends.fit import Need, check_fit
-from chipmark.backends.torch_device.coverage import coverage
-from chipmark.backends.torch_device.devices import device_name, free_bytes, synchronize
+from chipmark.backends.torch_device.coverage import Coverage, coverage
+from chipmark.backends.torch_device.devices import device_name, synchronize
+from chipmark.backends.torch_device.memory import free_bytes
 from chipmark.backends.torch_device.sampling import two_largest
 from chipmark.backends.triton_cuda.batches import DecodeInputs, ragged_batch
 from chipmark.backends.triton_cuda.devices import (
@@ -107,7 +108,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         decode = {rows: stream.capture(decode[rows], kept=True) for rows in reversed(buckets)}
     if name != INTERPRETER:  # where nothing is compiled there is nothing to warm
         _warm(decoder, decode, spec, stream, device)
-    covered: float | None = 0.0
+    covered = Coverage(0.0)
     if name != INTERPRETER:
         tokens = min(spec.max_chunk, spec.max_context)
         launches = (
@@ -137,7 +138,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         kv_bytes=decoder.kv.n_bytes,
         precision=_precision(spec.precision, activation),
         graph="none",
-        ep_coverage=covered,
+        ep_coverage=covered.share,
         device="Triton's interpreter" if name == INTERPRETER else device_name(device),
         details={
             "operations": names,
@@ -155,6 +156,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         sampling="device",
         clock="device" if device.type != "cpu" else "host",
         execution="graph" if graphed else "eager",
+        host_operators=covered.operators,
     )
     return Engine(decoder, inputs, stream, decode, loaded, names)
 
