@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,9 +22,9 @@ CHIP = (Path(__file__).parent / "data" / "own_chips.toml").read_text(encoding="u
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv(user_files.VARIABLE, str(tmp_path))
-    catalogue.cache_clear()
-    yield tmp_path
-    catalogue.cache_clear()
+    for variable in user_files.VARIABLES.values():
+        monkeypatch.delenv(variable, raising=False)
+    return tmp_path
 
 
 def test_the_folder_follows_the_variable_then_xdg_then_home(monkeypatch, tmp_path):
@@ -36,7 +39,7 @@ def test_the_folder_follows_the_variable_then_xdg_then_home(monkeypatch, tmp_pat
 
 
 def test_nothing_there_changes_nothing(folder):
-    assert user_files.user_file("chips.toml") is None
+    assert user_files.user_file(user_files.CHIPS) is None
     assert "mychip" not in plugin_modules()
 
 
@@ -89,6 +92,33 @@ def test_a_torch_device_names_its_module(folder):
         ("providers.toml", "[default]\n", "default", known_providers),
         ("providers.toml", "mychip = 1\n", "mychip", known_providers),
         ("providers.toml", "[mychip]\nverified = true\n", "mychip.verified", known_providers),
+        ("providers.toml", '[mychip]\nmodul = "x"\n', "mychip.modul", known_providers),
+        ("providers.toml", '[mychip]\nep_name = "X"\n', "mychip.module", known_providers),
+        ("providers.toml", '[mychip]\nkind = "classic"\n', "mychip.ep_name", known_providers),
+        ("providers.toml", "[mychip]\noptions = 1\n", "mychip.options", known_providers),
+        ("providers.toml", "[mychip]\naccuracy_level = 5\n", "accuracy_level", known_providers),
+        ("providers.toml", "[mychip]\naccuracy_level = '4'\n", "accuracy_level", known_providers),
+        ("providers.toml", "[mychip]\nquantised = 'Gemm'\n", "mychip.quantised", known_providers),
+        ("providers.toml", "[mychip.options]\na = 1\n", "mychip.options.a", known_providers),
+        ("providers.toml", "[mychip.emulated_on]\na = 1\n", "emulated_on.a", known_providers),
+        (
+            "providers.toml",
+            "[mychip.precision_options]\nfp32 = 1\n",
+            "mychip.precision_options.fp32",
+            known_providers,
+        ),
+        (
+            "providers.toml",
+            "[mychip.precision_options.fp31]\na = 'b'\n",
+            "mychip.precision_options",
+            known_providers,
+        ),
+        ("providers.toml", '[mychip]\ngraph = "plane"\n', "mychip.graph", known_providers),
+        ("providers.toml", '[mychip]\nstatic = ["bach"]\n', "mychip.static", known_providers),
+        ("providers.toml", '[mychip]\nprecisions = ["f32"]\n', "precisions", known_providers),
+        ("providers.toml", "[mychip]\nprecisions = []\n", "precisions", known_providers),
+        ("providers.toml", '[mychip]\ndevice = "GPU"\n', "mychip.device", known_providers),
+        ("providers.toml", "[mychip]\nchunk_buckets = [9, 4]\n", "chunk_buckets", known_providers),
         ("torch_devices.toml", '[cuda]\nmodule = "x"\n', "cuda", plugin_modules),
         ("torch_devices.toml", "[mychip]\nmodule = 1\n", "mychip", plugin_modules),
         ("torch_devices.toml", '[mychip]\nmodul = "x"\n', "mychip", plugin_modules),
@@ -112,4 +142,72 @@ def test_a_file_that_is_invalid_toml_is_named(folder, raw):
 def test_a_folder_that_is_named_and_missing_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv(user_files.VARIABLE, str(tmp_path / "missing"))
     with pytest.raises(BadInputError, match="is not a folder"):
-        user_files.user_file("chips.toml")
+        user_files.user_file(user_files.CHIPS)
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ('[mychip]\nmodul = "x"\n', "did you mean module"),
+        ('[mychip]\nmodule = "x"\ngraph = "plane"\n', "did you mean plain"),
+        ('[mychip]\nmodule = "x"\nstatic = ["bach"]\n', "did you mean batch"),
+        ('[mychip]\nmodule = "x"\nprecisions = ["fp8x"]\n', "did you mean fp8"),
+    ],
+)
+def test_an_unknown_name_in_a_providers_file_gets_near_ones(folder, text, near):
+    (folder / "providers.toml").write_text(text)
+    with pytest.raises(BadInputError, match=near):
+        known_providers()
+
+
+def test_an_option_that_is_no_text_says_how_to_write_it(folder):
+    (folder / "providers.toml").write_text("[mychip]\nmodule = 'x'\n[mychip.options]\na = true\n")
+    with pytest.raises(BadInputError) as caught:
+        known_providers()
+    assert caught.value.hint == 'as a = "true"'
+
+
+def test_a_file_that_a_variable_names_is_read_in_place_of_the_folders(folder, monkeypatch):
+    (folder / "providers.toml").write_text('[one]\nmodule = "ep_one"\n')
+    named = folder / "of-this-project.toml"
+    named.write_text('[two]\nmodule = "ep_two"\n')
+    assert "one" in known_providers()
+    monkeypatch.setenv("CHIPMARK_PROVIDERS", str(named))
+    known = known_providers()
+    assert "one" not in known
+    assert known["two"].origin.startswith("the user's of-this-project.toml, sha256 ")
+    assert user_files.labels() == [known["two"].origin]
+    monkeypatch.setenv("CHIPMARK_PROVIDERS", str(folder / "missing.toml"))
+    with pytest.raises(BadInputError, match="is not a file, but CHIPMARK_PROVIDERS"):
+        known_providers()
+
+
+def test_files_in_use_are_those_of_children_too_and_gone_afterwards(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    Path("mine.toml").write_text(CHIP)
+    before = dict(os.environ)
+    with user_files.using(chips="mine.toml", providers=None):
+        assert "mychip-200" in catalogue().chips
+        code = "from chipmark.chips.catalogue import catalogue; print(*catalogue().chips)"
+        told = subprocess.run(
+            [sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True
+        )
+        assert "mychip-200" in told.stdout.split()
+    assert dict(os.environ) == before
+    assert "mychip-200" not in catalogue().chips
+
+
+def test_a_named_file_that_is_not_there_is_refused_before_anything_is_done(folder):
+    before = dict(os.environ)
+    with (
+        pytest.raises(BadInputError, match=r"nowhere\.toml: is not a file"),
+        user_files.using(providers=folder / "nowhere.toml"),
+    ):
+        raise AssertionError("the body must not run")
+    assert dict(os.environ) == before
+
+
+def test_a_library_beside_the_file_is_found_from_anywhere(folder):
+    text = '[mychip]\nlibrary = "lib/libmychip_ep.so"\nep_name = "MyEP"\n'
+    (folder / "providers.toml").write_text(text)
+    assert find_provider("mychip").library == str(folder.resolve() / "lib/libmychip_ep.so")

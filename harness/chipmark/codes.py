@@ -117,6 +117,7 @@ class NullReason(Code):
     )
     NOT_COMPARABLE = "not_comparable", "not comparable with the baseline in this kind"
     NO_BASELINE = "no_baseline", "no row can serve as the baseline"
+    HOST_MEMORY = "host_memory", "the device is the host's CPU and has no memory of its own"
     UNKNOWN = "unknown", "not said by the record"
 
 
@@ -128,6 +129,7 @@ class NoteCode(Code):
     PARITY_FAILED = "parity_failed", "logits differ from the oracle's by more than the tolerance"
     PARITY_UNCHECKED = "parity_unchecked", "logits were not compared with the oracle's"
     EP_COVERAGE = "ep_coverage", "a part of the graph ran outside the provider's own device"
+    EMULATED = "emulated", "an emulation computed in the hardware's place; not ranked"
     UNVERIFIED_PROVIDER = "unverified_provider", "this provider was never run on that hardware"
     EXECUTION_EAGER = "execution_eager", "eager execution; ranked in a group of its own"
     BACKEND_OPTIONS = "backend_options", "options were given to the backend; the text has them"

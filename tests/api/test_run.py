@@ -161,8 +161,8 @@ def test_a_wrong_setting_is_refused_before_anything_is_measured(
 
 
 def test_a_failed_cell_says_why(tmp_path: Path) -> None:
-    with pytest.raises(chipmark.CellFailedError, match="unknown option of sim 'graph'"):
+    with pytest.raises(chipmark.CellFailedError, match="unknown capability 'page'"):
         chipmark.run(
             "func-call", "sim:golden", scale="1/256,1/64,0", sessions=1, repeats=1,
-            options={"graph": "plain"}, out=tmp_path,
+            options={"caps": {"page": 1}}, out=tmp_path,
         )  # fmt: skip

@@ -42,7 +42,7 @@ class Imagined:
     ) -> subprocess.CompletedProcess[str]:
         self.asked += [module, *arguments]
         told = {"name": "openvino", "here": True, "text": "a CPU"} | self.openvino
-        line = "chipmark-provider " + json.dumps(told)
+        line = "chipmark-device " + json.dumps(told)
         return subprocess.CompletedProcess([], 0, line, "")
 
 

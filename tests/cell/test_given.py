@@ -164,14 +164,15 @@ def test_they_reach_the_backend_the_record_and_the_key(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("backend", ["sim:golden", "torch:cpu", "ort:cpu"])
-def test_an_option_that_a_backend_does_not_have_fails_its_cell(tmp_path, capsys, backend):
+def test_an_unknown_option_is_refused_before_anything_is_done(tmp_path, capsys, backend):
     pytest.importorskip({"torch": "torch", "ort": "onnxruntime"}.get(backend.split(":")[0], "json"))
     from chipmark.cli.main import main
 
     small = ["--scale", "1/256,1/64,0", "--sessions", "2", "--concurrency", "2", "--repeats", "1"]
     command = ["run", "quick", "-b", backend, "-m", "tiny@synthetic", "-o", str(tmp_path), *small]
-    assert main([*command, "--option", "grph=plain"]) == 4
-    assert "grph" in capsys.readouterr().err
+    assert main([*command, "--option", "grph=plain"]) == 2
+    assert "'grph'" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*/record.json"))
 
 
 def test_a_suite_file_of_before_is_read_with_a_warning(tmp_path):

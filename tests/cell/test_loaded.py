@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from chipmark.cell.checked_json import FieldError, from_mapping
 from chipmark.cell.child import Child
-from chipmark.cell.loaded import check_loaded
-from chipmark.cell.protocol import LoadAnswer
+from chipmark.cell.loaded import check_loaded, check_ran
+from chipmark.cell.protocol import LoadAnswer, RunAnswer
 from chipmark.errors import CellFailedError
+
+SOFTMAX = {"name": "Softmax", "count": 30, "flops_share": 0.001, "bytes_share": 0.6}
 
 
 @pytest.fixture
@@ -24,6 +27,7 @@ def answer(sim_spec) -> dict[str, Any]:
 def test_what_a_backend_of_here_answers_is_whole(answer) -> None:
     check_loaded(from_mapping(LoadAnswer, answer))
     more = {"ep_coverage": None, "notes": [{"code": "backend", "text": "x"}]}
+    more |= {"host_operators": [SOFTMAX], "emulated": "HTP on x86-64"}
     check_loaded(from_mapping(LoadAnswer, answer | more))
 
 
@@ -34,10 +38,17 @@ def test_what_a_backend_of_here_answers_is_whole(answer) -> None:
         ({"ep_coverage": 1.5}, "ep_coverage"),
         ({"kv_bytes": -1}, "kv_bytes"),
         ({"load_s": float("inf")}, "load_s"),
+        ({"host_operators": [SOFTMAX | {"name": ""}]}, "host_operators.0.name"),
+        ({"host_operators": [SOFTMAX | {"name": "a\nb"}]}, "host_operators.0.name"),
+        ({"host_operators": [SOFTMAX, SOFTMAX | {"count": 0}]}, "host_operators.1.count"),
+        ({"host_operators": [SOFTMAX | {"bytes_share": 1.1}]}, "host_operators.0.bytes_share"),
+        ({"host_operators": [SOFTMAX | {"flops_share": -0.1}]}, "host_operators.0.flops_share"),
+        ({"host_operators": [SOFTMAX, SOFTMAX]}, "host_operators: bytes_share adds up to 1.2"),
+        ({"emulated": "two\nlines"}, "emulated"),
     ],
 )
 def test_what_is_out_of_range_fails_the_cell_and_names_the_field(answer, change, field) -> None:
-    with pytest.raises(CellFailedError, match=f"load: the backend reports {field}: "):
+    with pytest.raises(CellFailedError, match=f"load: the backend reports {re.escape(field)}"):
         check_loaded(from_mapping(LoadAnswer, answer | change))
 
 
@@ -65,6 +76,13 @@ def test_a_precision_that_nobody_knows_fails_the_cell(answer, name) -> None:
     words = answer["precision"] | {name: "fp5"}
     with pytest.raises(CellFailedError, match=r"the backend reports precision: unknown .*'fp5'"):
         check_loaded(from_mapping(LoadAnswer, answer | {"precision": words}))
+
+
+def test_memory_of_a_device_that_is_below_nothing_fails_the_cell() -> None:
+    check_ran(RunAnswer(1, 1, True, 0, 0))
+    check_ran(RunAnswer(1, 1, True, 0))
+    with pytest.raises(CellFailedError, match="run: the backend reports peak_device_bytes: -1"):
+        check_ran(RunAnswer(1, 1, True, 0, -1))
 
 
 def test_facts_of_the_record_stay_among_the_capabilities(answer) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from chipmark.backends import device_scan
+from chipmark.backends.device_scan import DeviceHere
 from chipmark.backends.ort import provider_scan
-from chipmark.backends.ort.provider_scan import ProviderHere
 from chipmark.cell import inventory
 
 
@@ -58,8 +59,8 @@ def test_doctor_says_what_is_here_and_how_to_get_the_rest(
     chipmark, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = [
-        ProviderHere("cpu", True, "CPUExecutionProvider"),
-        ProviderHere("cann", False, "no CANN", "pip install onnxruntime-cann"),
+        DeviceHere("cpu", True, "CPUExecutionProvider"),
+        DeviceHere("cann", False, "no CANN", "pip install onnxruntime-cann"),
     ]
     monkeypatch.setattr(inventory, "scan", lambda names, run: found)
     answer = chipmark("doctor", "--format", "json")
@@ -83,15 +84,15 @@ def test_overhead_ends_with_its_figure(chipmark, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_provider_that_crashes_costs_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def attempt(names: list[str], run: object) -> tuple[list[ProviderHere], str]:
+    def attempt(_: str, names: list[str], run: object) -> tuple[list[DeviceHere], str]:
         good = (
-            [ProviderHere(n, True, n) for n in names[: names.index("b")]]
+            [DeviceHere(n, True, n) for n in names[: names.index("b")]]
             if "b" in names
-            else [ProviderHere(n, True, n) for n in names]
+            else [DeviceHere(n, True, n) for n in names]
         )
         return good, "ended with exit code -11"
 
-    monkeypatch.setattr(provider_scan, "_attempt", attempt)
+    monkeypatch.setattr(device_scan, "attempt", attempt)
     found = provider_scan.scan(["a", "b", "c"], inventory.run_module)
     assert [(p.name, p.here) for p in found] == [("a", True), ("b", False), ("c", True)]
     assert "-11" in found[1].text

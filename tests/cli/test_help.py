@@ -39,7 +39,7 @@ def test_help_lists_every_command(chipmark) -> None:
         ("run",), ("table",), ("validate",), ("recompute",), ("audit",), ("doctor",), ("cost",),
         ("models", "list"), ("import",), ("export",), ("gate",), ("aa",), ("models", "pull"),
         ("ab",), ("history",), ("workload", "list"), ("workload", "show"),
-        ("chips", "list"), ("chips", "show"),
+        ("chips", "list"), ("chips", "show"), ("providers",), ("providers", "probe"),
     ],
 )  # fmt: skip
 def test_every_command_has_examples(chipmark, command: tuple[str, ...]) -> None:

@@ -91,11 +91,9 @@ def use_chips(path: Path) -> None:
     """The catalogue with the user's chips."""
     before = os.environ.get("CHIPMARK_CONFIG")
     os.environ["CHIPMARK_CONFIG"] = str(path.parent)
-    catalogue.cache_clear()
     try:
         catalogue()
     finally:
-        catalogue.cache_clear()
         if before is not None:
             os.environ["CHIPMARK_CONFIG"] = before
 

@@ -248,7 +248,8 @@ def test_both_phases_in_a_real_process_and_a_second_call_measures_nothing(
     order = kernel_bench.cases.cases(small=True)
     wanted = [c for c in order if c.kernel in ("swiglu", "sample") and "rows=1" in c.name]
     until = time.monotonic() + 1e6
-    document, cut = kernel_bench.command.fill(options, *SMALL, order, wanted, until)
+    chosen = kernel_bench.selection.Selection(*SMALL, order, kernel_bench.targets.read_targets())
+    document, cut = kernel_bench.command.fill(options, chosen, wanted, until)
     assert cut == ""
     rows = kernel_bench.document.read(out)["rows"]
     assert [(r["kernel"], r["case"]) for r in rows] == [(c.kernel, c.name) for c in wanted]
@@ -264,7 +265,7 @@ def test_both_phases_in_a_real_process_and_a_second_call_measures_nothing(
 
     before = out.read_text()
     monkeypatch.setattr(kernel_bench.phases, "row_of", lambda *_: pytest.fail("measured again"))
-    assert kernel_bench.command.fill(options, *SMALL, order, wanted, until)[1] == ""
+    assert kernel_bench.command.fill(options, chosen, wanted, until)[1] == ""
     assert json.loads(out.read_text())["rows"] == json.loads(before)["rows"]
     capsys.readouterr()
 

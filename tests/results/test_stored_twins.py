@@ -9,11 +9,19 @@ import pytest
 from pydantic import BaseModel
 
 from chipmark.chips.contract import ChipIdentity
-from chipmark.engine.contract import Loaded
+from chipmark.engine.contract import HostOperator, Loaded
 from chipmark.meters.contract import MeterInfo
 from chipmark.metrics.derive import Derived
 from chipmark.metrics.rawcell import Roofs, RunTiming, SloLimits
-from chipmark.results.manifest import ChipId, LoadResult, MeterId, Probes, Slo, Timing
+from chipmark.results.manifest import (
+    ChipId,
+    HostOperatorId,
+    LoadResult,
+    MeterId,
+    Probes,
+    Slo,
+    Timing,
+)
 from chipmark.results.raw import from_stored
 from chipmark.results.record import Metrics
 
@@ -27,7 +35,8 @@ PAIRS: list[tuple[type[Any], type[BaseModel], set[str], dict[str, str]]] = [
     (Roofs, Probes, {"start_s", "end_s", "by"}, {}),
     (Derived, Metrics, set(), {"metrics": "values", "schema": "schema_"}),
     # Precision and notes have places of their own in the manifest, the rest is kept in `caps`.
-    (Loaded, LoadResult, {"peak_rss_bytes"}, IN_OTHER_PLACES),
+    (Loaded, LoadResult, {"peak_rss_bytes", "peak_device_bytes"}, IN_OTHER_PLACES),
+    (HostOperator, HostOperatorId, set(), {}),
 ]
 """(dataclass, model, fields of the model alone, other names in the model; "" is elsewhere)."""
 

@@ -41,6 +41,7 @@ DEFINED = [
     "daily_active_agents",
     "parity",
     "ep_coverage",
+    "load_s", "compile_s", "peak_device_bytes",
     "comparable",
     "vs_baseline",
     "notes",

@@ -45,6 +45,7 @@ def test_equal_work_is_comparable_in_speed_and_energy(make_record: Make) -> None
         ({"audit": {"verdict": "pending", "reason": "too long"}}, "audit_pending: too long"),
         ({"audit": {"verdict": "none"}}, "not audited"),
         ({"load__ep_coverage": None}, "ep_coverage is unknown"),
+        ({"load__emulated": "HTP of QNN on x86-64"}, "emulated: HTP of QNN on x86-64"),
         ({"notes": [{"code": "repeat_incomplete", "text": "1 of 3"}]}, "repeat_incomplete: 1 of 3"),
         ({"notes": [{"code": "turns_lost", "text": "2 of 12"}]}, "turns_lost: 2 of 12"),
         ({"notes": [{"code": "clock", "text": "launch 3"}]}, "clock: launch 3"),

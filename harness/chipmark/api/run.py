@@ -13,6 +13,7 @@ from chipmark.api.records import PathLike, Records, load
 from chipmark.api.suite import Suite, suite_and_workload
 from chipmark.cell.available import candidates
 from chipmark.cell.given import GivenOption, read_option, read_slo, slo_of
+from chipmark.cell.names import check_plans
 from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import Limits, RunOptions
 from chipmark.cell.suite import Overrides, load_suite
@@ -21,6 +22,7 @@ from chipmark.errors import CellFailedError, UnknownNameError, UsageError
 from chipmark.log import logger_of
 from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.registry import GROUPS, refused_plugins
+from chipmark.user_files import using
 
 if TYPE_CHECKING:
     from chipmark.cell.suite import Suite as PlannedSuite
@@ -79,6 +81,8 @@ def run(
     slo: Mapping[str, Any] | str = "",
     idle_s: float | None = None,
     references: PathLike | Iterable[PathLike] = (),
+    providers: PathLike | None = None,
+    chips: PathLike | None = None,
     reporter: Reporter | None = None,
     check: bool = True,
 ) -> Records:
@@ -122,6 +126,9 @@ def run(
             ttft_cold_s, tpot_s, share and name.
         idle_s: seconds of idle power before and after, where there is a meter; at least 30.
         references: files of reference logits computed elsewhere, where torch is not installed.
+        providers: a file of providers of ONNX Runtime of your own (`providers.toml`), added to the
+            built-in list; None takes what CHIPMARK_PROVIDERS or the folder of your files has.
+        chips: a file of chips of your own (`chips.toml`), likewise.
         reporter: who hears how the run goes, an object with `say(text)`, `stage(text)`,
             `steps(total)` and `step()`; None logs to `chipmark.api.run`.
         check: raise where a cell failed, after the others are measured; False returns all.
@@ -172,9 +179,11 @@ def run(
         references=_paths(references),
     )
     reporter = LogReporter() if reporter is None else reporter
-    suite = _planned(source, overrides, reporter, python=python)
     folder = Path(out)
-    report = run_suite(suite, folder, settings, reporter)
+    with using(providers=providers, chips=chips):
+        suite = _planned(source, overrides, reporter, python=python)
+        check_plans(suite.cells, python)
+        report = run_suite(suite, folder, settings, reporter)
     if check and report.failed:
         raise CellFailedError(
             f"{len(report.failed)} of {len(suite.cells)} cells failed: {'; '.join(report.failed)}",

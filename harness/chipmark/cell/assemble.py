@@ -13,7 +13,7 @@ from chipmark.cell.outcome import CellOutcome
 from chipmark.cell.plugins import backend_plugin, chip_plugin, meter_plugin
 from chipmark.cell.protocol import LoadAnswer, Words
 from chipmark.cell.provenance import own_commit
-from chipmark.cell.unit_notes import foreign_code, meter_notes, unit_notes
+from chipmark.cell.unit_notes import device_notes, foreign_code, meter_notes, unit_notes
 from chipmark.cell.workloads import workload_id
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import class_of
@@ -21,6 +21,7 @@ from chipmark.engine.plan import CACHE_POLICY
 from chipmark.registry import is_simulated
 from chipmark.results.manifest import (
     ChipId,
+    HostOperatorId,
     LoadResult,
     Manifest,
     MeterId,
@@ -110,6 +111,11 @@ def _load(cell: CellOutcome, loaded: LoadAnswer) -> LoadResult:
         caps=dataclasses.asdict(loaded.caps),
         details={**loaded.details, "wall_s": loaded.wall_s, **_quantised(cell)},
         peak_rss_bytes=cell.peak_rss_bytes or None,
+        peak_device_bytes=cell.peak_device_bytes,
+        host_operators=tuple(
+            HostOperatorId(**dataclasses.asdict(left)) for left in loaded.host_operators
+        ),
+        emulated=loaded.emulated,
     )
 
 
@@ -146,7 +152,7 @@ def _notes(cell: CellOutcome) -> list[Note]:
     if loaded is not None:
         if wrong := backend_plugin(cell.inputs.plan.backend, loaded)[1]:
             notes.append(Note(code=NoteCode.PLUGIN, text=wrong))
-        notes += _too_few_bytes(cell, loaded)
+        notes += [*device_notes(loaded), *_too_few_bytes(cell, loaded)]
     if not chip.verified:
         notes.append(
             Note(code=NoteCode.UNVERIFIED_CHIP, text=f"{chip.name}: {'; '.join(chip.evidence)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from glob import glob
 from typing import Any
@@ -62,9 +63,13 @@ def candidates(machine: Machine | None = None) -> list[Offer]:
     A plug-in of another distribution that cannot be asked is an offer of its own, with what is
     wrong with it.
     """
-    asked = machine or ThisMachine()
+    return offers_of(plugins("chipmark.backends"), machine or ThisMachine())
+
+
+def offers_of(kinds: Iterable[str], asked: Machine) -> list[Offer]:
+    """`candidates` of these kinds of backend."""
     found: list[tuple[int, Offer]] = []
-    for name in plugins("chipmark.backends"):
+    for name in kinds:
         try:
             told = [_checked(candidate) for candidate in backend_factory(name).candidates(asked)]
         except Exception as error:  # whatever a stranger's code raises costs only its own line

@@ -179,6 +179,7 @@ class Child:
             turns_done=int((turns == 0).sum()),
             complete=result.complete,
             peak_rss_bytes=self.peak_rss_bytes(),
+            peak_device_bytes=self.backend.peak_device_bytes(),
         )
 
     def _read_clock(self, _: object) -> ClockAnswer:

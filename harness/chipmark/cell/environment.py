@@ -12,6 +12,7 @@ from typing import Any
 
 from chipmark.cell.protocol import LoadAnswer
 from chipmark.supervised import run_supervised
+from chipmark.user_files import labels
 
 HUGE_PAGES = "glibc.malloc.hugetlb"
 """The tunable of glibc (2.35 and later; others ignore it) that asks for transparent huge pages, by
@@ -42,13 +43,16 @@ def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def run_module(module: str, *arguments: str, limit_s: float) -> subprocess.CompletedProcess[str]:
-    """Run one of chipmark's own modules in a process of its own, in the environment of a child.
+def run_module(
+    module: str, *arguments: str, limit_s: float, python: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run one of chipmark's own modules in a process of its own, in the environment of a child,
+    under the interpreter `python` ("" is this one).
 
     Raises subprocess.TimeoutExpired after `limit_s`; the exit code is the caller's to look at.
     """
     return run_supervised(
-        [sys.executable, "-m", module, *arguments], child_environment(os.environ), limit_s
+        [python or sys.executable, "-m", module, *arguments], child_environment(os.environ), limit_s
     )
 
 
@@ -73,6 +77,7 @@ def recorded_environment(loaded: LoadAnswer | None) -> dict[str, Any]:
         "cpus": affinity,
         "glibc_tunables": glibc_tunables(os.environ),
         "huge_pages": huge_pages(),
+        "user_files": labels(),
     }
 
 

@@ -78,6 +78,7 @@ class MeasuredCell:
         self.failure: Note | None = None
         self.notes: list[Note] = list(inputs.notes)
         self.peak_rss_bytes = 0
+        self.peak_device_bytes: int | None = None
         self.check_s = self.repeat_s = 0.0
         self.captured_repeat = secrets.randbelow(max(1, inputs.repeats))
         self.longest = longest_turn(inputs.trace)
@@ -211,6 +212,7 @@ class MeasuredCell:
             failure=self.failure,
             notes=tuple(self.notes),
             peak_rss_bytes=self.peak_rss_bytes,
+            peak_device_bytes=self.peak_device_bytes,
         )
 
     def take(self, notes: Iterable[Note]) -> None:
@@ -251,9 +253,12 @@ class MeasuredCell:
         assert self.child is not None, "a step was asked of a cell without a child"
         return self.child
 
-    def note_memory(self, peak_rss_bytes: int) -> None:
-        """Keep the largest resident memory that an answer of the child reports."""
+    def note_memory(self, peak_rss_bytes: int, peak_device_bytes: int | None = None) -> None:
+        """Keep the largest resident memory that an answer of the child reports, and the most of
+        the device's own, where it tells."""
         self.peak_rss_bytes = max(self.peak_rss_bytes, peak_rss_bytes)
+        if peak_device_bytes is not None:
+            self.peak_device_bytes = max(self.peak_device_bytes or 0, peak_device_bytes)
 
     def reference(self, trace: Trace, keys: Keys, rounded: str = "") -> Reference:
         """The oracle's logits at these places, what it had to say in the cell's notes."""

@@ -28,3 +28,5 @@ class CellOutcome:
     notes: tuple[Note, ...]
     peak_rss_bytes: int
     """Largest resident memory of the child; 0 where it reported none."""
+    peak_device_bytes: int | None = None
+    """Most of the device's own memory in use after a run; None where nothing tells."""

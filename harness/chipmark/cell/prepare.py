@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from chipmark.cell.folder import cell_key
 from chipmark.cell.inputs import CellInputs
+from chipmark.cell.names import check_backend
 from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import RunOptions
 from chipmark.cell.settle import PickMeter, is_open
@@ -147,8 +148,17 @@ def resume_key(inputs: CellInputs) -> str:
             "slo": settings.slo.model_dump(),
             "run_s": _RUN_S,
             **settings.kept(plan.options),
+            **_own_data(inputs),
         }
     )
+
+
+def _own_data(inputs: CellInputs) -> dict[str, str]:
+    """What the backend's name stands for, where a file of the user's defines it: another entry
+    is another measurement."""
+    plan = inputs.plan
+    found = check_backend(plan.backend, plan.options, inputs.settings.python)
+    return {"own_data": found} if found else {}
 
 
 def chip_notes(chip: ChipIdentity) -> list[Note]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from chipmark.cell.checked_json import parse
-from chipmark.engine.contract import Caps, Loaded, LoadSpec
+from chipmark.engine.contract import Caps, HostOperator, Loaded, LoadSpec
 from chipmark.errors import ChipmarkError, DoesNotFitError
 
 SCHEMA = "chipmark.child/2"
@@ -99,6 +99,8 @@ class LoadAnswer:
     packages: Mapping[str, str]
     """Versions of installed distributions that matter."""
     peak_rss_bytes: int
+    host_operators: tuple[HostOperator, ...] = ()
+    emulated: str = ""
 
     @staticmethod
     def of(loaded: Loaded, **facts: Any) -> LoadAnswer:
@@ -123,6 +125,8 @@ class LoadAnswer:
             device=loaded.device,
             details=dict(loaded.details),
             notes=tuple(Remark(str(code), text) for code, text in loaded.notes),
+            host_operators=loaded.host_operators,
+            emulated=loaded.emulated,
             **facts,
         )
 
@@ -157,6 +161,8 @@ class RunAnswer:
     turns_done: int
     complete: bool
     peak_rss_bytes: int
+    peak_device_bytes: int | None = None
+    """`Backend.peak_device_bytes` after the run."""
 
 
 @dataclass(frozen=True, slots=True)

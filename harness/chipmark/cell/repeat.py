@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chipmark.cell import roofs, timing
+from chipmark.cell.loaded import check_ran
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.protocol import Run
 from chipmark.chips.throttle import throttle_notes, watch_for
@@ -83,7 +84,8 @@ def timed_run(cell: MeasuredCell, request: Run, power: Path) -> Timing:
         samples = meter.stop() if meter is not None else None
     if samples is not None:
         save_samples(power, samples)
-    cell.note_memory(answer.peak_rss_bytes)
+    check_ran(answer)
+    cell.note_memory(answer.peak_rss_bytes, answer.peak_device_bytes)
     return timed.model_copy(update={"throttle": throttle})
 
 

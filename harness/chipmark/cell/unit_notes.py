@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from chipmark.cell.protocol import LoadAnswer
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.nvml import limited
 from chipmark.codes import NoteCode
+from chipmark.engine.contract import HostOperator
 from chipmark.meters.contract import MeterInfo
 from chipmark.results.manifest import Note, PluginId
 
@@ -27,6 +29,29 @@ def unit_notes(chip: ChipIdentity) -> list[Note]:
             Note(code=NoteCode.POWER_LIMIT, text=f"{limit:g} W of {default:g} W by default")
         )
     return notes
+
+
+def device_notes(loaded: LoadAnswer) -> list[Note]:
+    """Which operators the host's CPU computed in place of the device, and what was
+    emulated."""
+    notes = []
+    if loaded.host_operators:
+        text = "left to the host's CPU: " + operators_text(loaded.host_operators)
+        notes.append(Note(code=NoteCode.EP_COVERAGE, text=text))
+    if loaded.emulated:
+        text = f"{loaded.emulated}: no hardware of that kind computed"
+        notes.append(Note(code=NoteCode.EMULATED, text=text))
+    return notes
+
+
+def operators_text(operators: Sequence[HostOperator]) -> str:
+    """Operators of the host by name, count and share of work, the largest shares of bytes first."""
+    by_bytes = sorted(operators, key=lambda left: (-left.bytes_share, -left.flops_share, left.name))
+    return ", ".join(
+        f"{left.name} x{left.count} ({left.flops_share:.2%} of FLOPs, {left.bytes_share:.2%} of "
+        "bytes)"
+        for left in by_bytes
+    )
 
 
 def foreign_code(plugins: Mapping[str, PluginId]) -> list[Note]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from chipmark.errors import BadInputError, UnknownNameError
-from chipmark.user_files import user_file
+from chipmark.user_files import CHIPS, parsed, user_bytes
 from chipmark_models.foreign_file import read_toml
 
 CATALOGUE_FILE = Path(__file__).with_name("chips.toml")
@@ -131,17 +131,21 @@ def catalogue_name(chip_name: str) -> str:
     return chip_name.partition(" (")[0]
 
 
-@cache
 def catalogue(path: Path = CATALOGUE_FILE) -> Catalogue:
     """The built-in catalogue with the user's `chips.toml` added, both checked.
 
     Raises BadInputError with the file, the entry and the field.
     """
+    return _catalogue(path, user_bytes(CHIPS))
+
+
+@lru_cache(maxsize=2)
+def _catalogue(path: Path, users: tuple[Path, bytes] | None) -> Catalogue:
     data = read_toml(path)
     known = _entries(path, data)
-    own = user_file("chips.toml")
-    if own is None:
+    if users is None:
         return known
+    own = parsed(*users)
     added = _entries(own.path, own.data, own.label)
     named = {**known.chips, **known.cpus}
     for names, reserved in (

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import typer
+
+from chipmark.cli.own_files import CHIPS_FILE
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -17,7 +20,10 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_chips(format_: str = typer.Option("rich", "--format", help="rich or json.")) -> None:
+def list_chips(
+    chips: Path | None = CHIPS_FILE,
+    format_: str = typer.Option("rich", "--format", help="rich or json."),
+) -> None:
     """List every chip and CPU.
 
     Example: chipmark chips list
@@ -25,12 +31,14 @@ def list_chips(format_: str = typer.Option("rich", "--format", help="rich or jso
     from chipmark.chips.catalogue import catalogue
     from chipmark.table.listing import name, number, show, words
     from chipmark.terminal.console import check_format, emit_json, stdout
+    from chipmark.user_files import using
 
     check_format(format_, ("rich", "json"))
-    known = catalogue()
+    with using(chips=chips):
+        known = catalogue()
     if format_ == "json":
-        chips = [dataclasses.asdict(entry) for entry in known.chips.values()]
-        emit_json(chips + [dataclasses.asdict(entry) for entry in known.cpus.values()])
+        listed = [dataclasses.asdict(entry) for entry in known.chips.values()]
+        emit_json(listed + [dataclasses.asdict(entry) for entry in known.cpus.values()])
         return
     heads = ("memory", "bandwidth", "16-bit", "TDP", "cap")
     chip_rows = [
@@ -59,6 +67,7 @@ def list_chips(format_: str = typer.Option("rich", "--format", help="rich or jso
 @app.command("show")
 def show_chip(
     chip: str = typer.Argument(..., metavar="NAME", help="A name of `chipmark chips list`."),
+    chips: Path | None = CHIPS_FILE,
     format_: str = typer.Option("rich", "--format", help="rich or json."),
 ) -> None:
     """Show one entry with the source, date and confidence of each number.
@@ -68,9 +77,11 @@ def show_chip(
     from chipmark.chips.catalogue import Quantity, catalogue
     from chipmark.table.listing import name, show, words
     from chipmark.terminal.console import check_format, emit_json, stdout
+    from chipmark.user_files import using
 
     check_format(format_, ("rich", "json"))
-    entry = catalogue().entry(chip)
+    with using(chips=chips):
+        entry = catalogue().entry(chip)
     if format_ == "json":
         emit_json(dataclasses.asdict(entry))
         return

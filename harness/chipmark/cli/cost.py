@@ -7,13 +7,15 @@ from pathlib import Path
 
 import typer
 
+from chipmark.cli.own_files import PRICES_FILE
+
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
 
 
 @app.command()
 def cost(
     runs: list[Path] = typer.Argument(..., help="Records, or folders that hold records."),
-    prices: Path | None = typer.Option(None, help="Price book; default: the example of 2026."),
+    prices: Path | None = PRICES_FILE,
     baseline: str = typer.Option(
         "",
         "--baseline",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import typer
+
+from chipmark.cli.own_files import CHIPS_FILE, PROVIDERS_FILE
 
 if TYPE_CHECKING:
     from chipmark.engine.contract import Backend
@@ -20,6 +23,8 @@ def doctor(
     overhead: bool = typer.Option(
         False, "--overhead", help="Measure the engine's own time per step, at 1, 8 and 64 sessions."
     ),
+    providers: Path | None = PROVIDERS_FILE,
+    chips: Path | None = CHIPS_FILE,
     format_: str = typer.Option("rich", "--format", help="rich or json."),
 ) -> None:
     """Show chips, meters, backends, providers and models: here or missing, and what to install.
@@ -35,12 +40,14 @@ def doctor(
       chipmark doctor --format json
     """
     from chipmark.terminal.console import check_format
+    from chipmark.user_files import using
 
     check_format(format_, ("rich", "json"))
     if overhead:
         _overhead(format_)
     else:
-        _inventory(format_)
+        with using(providers=providers, chips=chips):
+            _inventory(format_)
 
 
 def _inventory(format_: str) -> None:

@@ -36,6 +36,7 @@ COMMANDS = {
     "models": "chipmark.cli.models",
     "workload": "chipmark.cli.workload",
     "chips": "chipmark.cli.chips",
+    "providers": "chipmark.cli.providers",
 }
 """Commands in the order of the help, and their modules; each has an `app`."""
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from chipmark.cli.own_files import CHIPS_FILE, PRICES_FILE, PROVIDERS_FILE
+
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
 
 _AGAIN = "May be given more than once."
@@ -98,7 +100,9 @@ def run(
         "--reference",
         help=f"Reference logits computed elsewhere, where torch is not installed. {_AGAIN}",
     ),
-    prices: Path | None = typer.Option(None, help="Price book; default: the example of 2026."),
+    providers: Path | None = PROVIDERS_FILE,
+    chips: Path | None = CHIPS_FILE,
+    prices: Path | None = PRICES_FILE,
     format_: str = typer.Option("rich", "--format", help="rich, md, csv, json or html."),
 ) -> None:
     """Measure a suite: every cell in a process of its own, repeats in turns, one table at the end.
@@ -135,7 +139,7 @@ def run(
                 block_tokens=block_tokens, out=out, seed=seed, feedback=feedback, threads=threads,
                 power_w=power_w, python=python, fresh=fresh, max_chunk=chunk, limit_s=limit_s,
                 audit_s=audit_s, options=option, slo=slo, idle_s=idle_s, references=reference,
-                reporter=reporter,
+                providers=providers, chips=chips, reporter=reporter,
             )  # fmt: skip
         except CellFailedError as error:
             failed = error

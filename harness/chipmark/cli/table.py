@@ -9,6 +9,8 @@ from pathlib import Path
 
 import typer
 
+from chipmark.cli.own_files import PRICES_FILE
+
 app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode="rich", add_completion=False)
 
 
@@ -25,7 +27,7 @@ def table(
     across_precision: bool = typer.Option(
         False, "--across-precision", help="Show ratios between precision classes, unranked."
     ),
-    prices: Path | None = typer.Option(None, help="Price book; default: the example of 2026."),
+    prices: Path | None = PRICES_FILE,
     format_: str = typer.Option("rich", "--format", help="rich, md, csv, json or html."),
     all_columns: bool = typer.Option(
         False, "--all", help="Every column in the formats for people."

@@ -9,7 +9,7 @@ vendor's container.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -349,6 +349,14 @@ class BackendFactory(Protocol):
         then refused before weights are prepared. None where every one is taken."""
         ...
 
+    def check(
+        self, device: str, options: Mapping[str, Any], has_module: Callable[[str], bool]
+    ) -> str:
+        """Raise UnknownNameError (or UsageError) for a device or an option that cannot be, told
+        without the backend's own package; has_module: whether the child's interpreter has one.
+        Returns a hash of the user's own data that the device's name stands for, "" for none."""
+        ...
+
     def candidates(self, machine: Machine) -> Sequence[Candidate]:
         """What a suite without `-b` should try on this machine. Imports nothing heavy."""
         ...
@@ -363,6 +371,11 @@ class BackendDefaults:
     def precisions(device: str) -> tuple[str, ...] | None:
         """Every precision is taken."""
         return None
+
+    @staticmethod
+    def check(device: str, options: Mapping[str, Any], has_module: Callable[[str], bool]) -> str:
+        """Nothing is refused here."""
+        return ""
 
     @staticmethod
     def candidates(machine: Machine) -> Sequence[Candidate]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import torch
 
 from chipmark.kernel_bench.case import Call, Case, Inputs, Peer, PreparedPeer
 from chipmark.kernel_bench.cases import cases
+from chipmark.kernel_bench.document import code_hash
 from chipmark.kernel_bench.measuring import (
     SEED,
     check,
@@ -30,15 +30,6 @@ from chipmark.kernel_bench.timing import CudaDevice, Device
 from chipmark.kernel_bench.worker import Step
 from chipmark_kernels.device import facts_of
 from chipmark_kernels.manifest import left_out
-
-
-def code_hash(folders: Sequence[Path]) -> str:
-    """Hash of the sources: results of other code are not gone on with."""
-    digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(slots=True)

@@ -1,5 +1,8 @@
 """`chipmark kernels run`: parity of every kernel, then times of those that pass, with their peers.
 
+Without -b: our Triton kernels on the CUDA card of this machine. With -b: the operators of a model
+on any torch device or provider of ONNX Runtime, at the shapes of a workload's profile.
+
 Goes on where an earlier call of the same code on the same kind of device stopped, and prints a
 verdict a case. `--show FILE` prints those of a file, without a GPU.
 """
@@ -10,19 +13,21 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chipmark.errors import ChipmarkError, UnknownNameError
 from chipmark.kernel_bench.document import Document, forget_failures, opened, read, save
 from chipmark.kernel_bench.presence import missing_device
+from chipmark.kernel_bench.selection import Selection
 from chipmark.kernel_bench.targets import read_targets
 from chipmark.kernel_bench.verdict import CaseVerdict, exit_code, print_verdicts, verdicts
 from chipmark.terminal.console import PlainConsole, emit_json, reporting, show_error, stderr
+from chipmark_models.scratch import Scratch
 
 if TYPE_CHECKING:
-    from chipmark.kernel_bench.case import Case
+    from chipmark.kernel_bench.phases import Case
 
 BENCH = "chipmark.kernel_bench.bench:CudaBench"
 
@@ -31,6 +36,9 @@ _EPILOG = """examples:
   chipmark kernels run -o runs/h200.json --kernels decode_attention,skinny_gemm
   chipmark kernels run --retry --step-s 240              what failed or hung, with more time
   chipmark kernels run --show runs/gpu-kernels.json      the verdicts of a file, anywhere
+  chipmark kernels run -b ort:cpu                        operators of smollm2-135m on a provider
+  chipmark kernels run -b torch:npu -m qwen3-0.6b --precision bf16 --scale full
+  chipmark kernels run -b ort:cpu --kernels attention --option graph=plain
 
 exit codes: 0 all measured, every target met or not judged; 1 a kernel failed or missed a target;
 2 wrong usage or a broken file; 3 no GPU, nothing measured, or cases are left: call again;
@@ -43,8 +51,34 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
+    add("-o", "--out", type=Path,
+        help="default: runs/gpu-kernels.json, with -b runs/operators-BACKEND.json")  # fmt: skip
     add(
-        "-o", "--out", type=Path, default=Path("runs/gpu-kernels.json"), help="default: %(default)s"
+        "-b",
+        "--backend",
+        default="",
+        metavar="KIND:DEVICE",
+        help="operators on this backend, as ort:cpu or torch:npu, in place of our kernels",
+    )
+    add("-m", "--model", default="smollm2-135m", help="with -b: a preset; default: %(default)s")
+    add(
+        "-w",
+        "--workload",
+        default="agent-code-32k",
+        help="with -b: the profile whose shapes are measured, or a TOML file; default: %(default)s",
+    )
+    add(
+        "--scale",
+        default="quick",
+        help="with -b: quick, standard, full, or context,output,tool time; default: %(default)s",
+    )
+    add("--precision", default="fp32", help="with -b: fp32, bf16 or fp16; default: %(default)s")
+    add(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="with -b: an option of the backend, as graph=plain; may be given more than once",
     )
     add("--kernels", default="", help="comma-separated; all by default")
     add("--budget-s", type=float, default=520.0, help="end before this; default: %(default)s")
@@ -66,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.show:
             document = read(options.show)
-            return _tell(document, verdicts(document, read_targets()), 0, options)
+            # Targets are those of our kernels.
+            targets = () if "backend" in document["identity"] else read_targets()
+            return _tell(document, verdicts(document, targets), 0, options)
         return _measure(options)
     except ChipmarkError as error:
         show_error(error)
@@ -77,37 +113,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace) -> int:
-    started = time.monotonic()
+    until = time.monotonic() + options.budget_s
+    if options.backend:
+        from chipmark.kernel_bench.operators.selection import selected
+
+        # The measuring process is killed when it is done with; what it wrote goes here.
+        with Scratch("chipmark-operators-") as scratch:
+            return _measured(options, selected(options, scratch), until)
     from chipmark.kernel_bench.cases import cases
 
-    order = cases()
+    if options.out is None:
+        options.out = Path("runs/gpu-kernels.json")
+    settings = {"compiled": not options.no_compile}
+    return _measured(options, Selection(BENCH, settings, cases(), read_targets()), until)
+
+
+def _measured(options: argparse.Namespace, selection: Selection, until_s: float) -> int:
     names = [n for n in options.kernels.split(",") if n]
     for name in names:
-        if name not in (known := {case.kernel for case in order}):
+        if name not in (known := dict.fromkeys(case.kernel for case in selection.order)):
             raise UnknownNameError("kernel", name, known)
-    if missing := missing_device():
+    if not options.backend and (missing := missing_device()):
         stderr().print(missing)
         return 3
-    wanted = [case for case in order if not names or case.kernel in names]
-    settings = {"compiled": not options.no_compile}
-    document, cut = fill(options, BENCH, settings, order, wanted, started + options.budget_s)
-    left = _left(document, wanted, settings["compiled"])
+    wanted = [case for case in selection.order if not names or case.kernel in names]
+    document, cut = fill(options, selection, wanted, until_s)
+    left = _left(document, wanted, selection.compiled)
     if cut:
-        stderr().print(f"gpu: time was over at {cut}; {left} cases are left: call again")
-    return _tell(document, verdicts(document, read_targets()), left, options)
+        what = options.backend or "gpu"
+        stderr().print(f"{what}: time was over at {cut}; {left} cases are left: call again")
+    return _tell(document, verdicts(document, selection.targets), left, options)
 
 
 def fill(
-    options: argparse.Namespace,
-    bench: str,
-    settings: Mapping[str, Any],
-    order: Sequence[Case],
-    wanted: Sequence[Case],
-    until_s: float,
+    options: argparse.Namespace, selection: Selection, wanted: Sequence[Case], until_s: float
 ) -> tuple[Document, str]:
     """Both phases into the file at options.out; the document, and where its time was over or "".
 
-    bench, settings: what the measuring process makes (`worker.serve`). Rows are in `order`.
+    Rows are in the selection's order.
     """
     from chipmark.kernel_bench.phases import (
         Call,
@@ -120,8 +163,8 @@ def fill(
     from chipmark.kernel_bench.supervisor import Worker
     from chipmark.kernel_bench.watch import Watch
 
-    keys = [(case.kernel, case.name) for case in order]
-    with Worker(bench, settings) as worker, reporting() as reporter:
+    keys = [(case.kernel, case.name) for case in selection.order]
+    with Worker(selection.bench, selection.settings) as worker, reporting() as reporter:
         identity = dict(worker.identity)
         uuid = identity.pop("uuid", "")
         document = opened(options.out, identity)
@@ -131,7 +174,8 @@ def fill(
             document["watch_missing"] = watch.missing
             call = Call(
                 worker, document, lambda: save(options.out, document, keys), reporter,
-                watch.between, uuid, options.step_s, until_s, settings.get("compiled", True),
+                watch.between, uuid, options.step_s, until_s, selection.compiled,
+                selection.targets,
             )  # fmt: skip
             call.save()
             reporter.steps(len(without_parity(document, wanted)))
@@ -160,5 +204,10 @@ def _tell(
         return code
     # Without a terminal a line is as long as it must be: a file or a log is not 80 columns wide.
     console = PlainConsole(highlight=False, width=None if sys.stdout.isatty() else 180)
-    print_verdicts(document, found, console)
+    if "backend" in document["identity"]:
+        from chipmark.kernel_bench.operators.show import print_operators
+
+        print_operators(document, console)
+    else:
+        print_verdicts(document, found, console)
     return code

@@ -6,6 +6,7 @@ Format 2: `identity`; `roofs` by the card's uuid; `rows`, each with `parity` and
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,15 @@ FORMAT = 2
 DOCUMENT_BYTES = 64 * MIB
 Row = dict[str, Any]
 Document = dict[str, Any]
+
+
+def code_hash(folders: Sequence[Path]) -> str:
+    """Hash of the sources: results of other code are not gone on with."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def read(path: Path) -> Document:

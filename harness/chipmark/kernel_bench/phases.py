@@ -7,14 +7,49 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from chipmark.kernel_bench.case import Case
 from chipmark.kernel_bench.document import Document, Row, failed
 from chipmark.kernel_bench.figures import derive
 from chipmark.kernel_bench.supervisor import Answer
-from chipmark.kernel_bench.targets import judge, read_targets
+from chipmark.kernel_bench.targets import Target, judge
 
 LEAST_S = 5.0
 """A case is not begun with less time left: it would only be cut."""
+
+
+class Case(Protocol):
+    """What a row needs of a case; `kernel_bench.case.Case` has it, and an operator's."""
+
+    @property
+    def kernel(self) -> str:
+        """Of the kernel or operator."""
+
+    @property
+    def name(self) -> str:
+        """Sizes as `key=value`."""
+
+    @property
+    def bound(self) -> str:
+        """Which roof limits it: memory, matrix, roofline or latency."""
+
+    @property
+    def rate(self) -> str:
+        """Of which matrix rate."""
+
+    @property
+    def bytes(self) -> int:
+        """Necessary bytes of a call."""
+
+    @property
+    def flops(self) -> int:
+        """Necessary FLOPs of a call."""
+
+    @property
+    def size(self) -> dict[str, int]:
+        """The sizes in the name."""
+
+    @property
+    def peers(self) -> Mapping[str, object]:
+        """What else computes it, by name."""
 
 
 class Asker(Protocol):
@@ -40,7 +75,8 @@ class Reporter(Protocol):
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call of the command. uuid: of the card. between: NVML samples of a span of
-    `time.monotonic`. save: writes the document whole. until_s: when the call must end."""
+    `time.monotonic`. save: writes the document whole. until_s: when the call must end. targets:
+    what rows are judged by."""
 
     worker: Asker
     document: Document
@@ -51,6 +87,7 @@ class Call:
     step_s: float
     until_s: float
     compiled: bool = True
+    targets: Sequence[Target] = ()
 
     def over(self) -> bool:
         """Whether there is no time for another case."""
@@ -140,7 +177,7 @@ def fill_times(call: Call, wanted: Sequence[Case]) -> str:
         begun = time.monotonic()
         cut = _time_one(call, case, row)
         _watched(call, row, begun)
-        finish(row, call.document)
+        finish(row, call.document, call.targets)
         call.save()
         if cut:
             return f"{name} ({cut})"
@@ -151,10 +188,10 @@ def fill_times(call: Call, wanted: Sequence[Case]) -> str:
     return ""
 
 
-def finish(row: Row, document: Document) -> None:
+def finish(row: Row, document: Document, targets: Sequence[Target]) -> None:
     """What follows from a row's times: rates, the fraction of its card's roof, its targets."""
     derive(row, document["roofs"].get(row.get("time", {}).get("uuid", "")))
-    row["targets"] = [judged.as_json() for judged in judge(row, read_targets())]
+    row["targets"] = [judged.as_json() for judged in judge(row, targets)]
 
 
 def _time_one(call: Call, case: Case, row: Row) -> str:

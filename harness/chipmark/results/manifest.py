@@ -241,6 +241,15 @@ class Timing(StoredPart):
     """Throttle reasons seen during the repeat, by name; None where nothing could tell."""
 
 
+class HostOperatorId(StoredPart):
+    """engine.contract.HostOperator as stored: operators that the host's CPU computed."""
+
+    name: str
+    count: Natural
+    flops_share: Share
+    bytes_share: Share
+
+
 class LoadResult(StoredPart):
     """engine.contract.Loaded as stored; `caps` is its capabilities as a dictionary."""
 
@@ -256,6 +265,11 @@ class LoadResult(StoredPart):
     caps: dict[str, Any]
     details: dict[str, Any] = Field(default_factory=dict)
     peak_rss_bytes: Count | None = None
+    peak_device_bytes: Count | None = None
+    """Most of the device's own memory in use, after each repeat; None where nothing tells."""
+    host_operators: tuple[HostOperatorId, ...] = ()
+    emulated: str = ""
+    """What computed in the hardware's place; such a row is not ranked."""
 
 
 class Probes(StoredPart):

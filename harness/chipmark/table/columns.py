@@ -268,6 +268,21 @@ _LIST: tuple[Column, ...] = (
         Null.CELL_FAILED, Null.UNKNOWN,
     ),
     Column(
+        "load_s", "number", "s", "lower", None, "load\ns",
+        "reading weights and making the graph, before the clock of the run",
+        (Null.CELL_FAILED,),
+    ),
+    Column(
+        "compile_s", "number", "s", "lower", None, "compile\ns",
+        "compilation and warm-up of every bucket, apart from the clock of the run",
+        (Null.CELL_FAILED,),
+    ),
+    Column(
+        "peak_device_bytes", "integer", "B", "lower", None, "peak\nB",
+        "most bytes of the device's own memory in use since it was opened, by the backend",
+        (Null.CELL_FAILED, Null.HOST_MEMORY, Null.UNKNOWN),
+    ),
+    Column(
         "comparable", "list", "", "none", None, "comparable",
         "list out of perf, energy, cost against the baseline; empty is none",
     ),

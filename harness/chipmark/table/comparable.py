@@ -144,6 +144,8 @@ def own_refusals(record: Record) -> tuple[str, ...]:
         reasons.append("ep_coverage is unknown: nothing can tell what ran on the device")
     elif m.load.ep_coverage < MIN_COVERAGE:
         reasons.append(f"ep_coverage {m.load.ep_coverage:.3g} is below {MIN_COVERAGE}")
+    if m.load.emulated:
+        reasons.append(f"emulated: {m.load.emulated}")
     reasons += _noted(record, _UNSTEADY_NOTES)
     if missed := slo_missed(record):
         reasons.append(f"slo_not_met: {missed}")

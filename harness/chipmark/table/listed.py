@@ -32,9 +32,11 @@ BLOCKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("energy and cost", ("power_w", "energy_source", "power_scope", "tok_per_joule",
                          "joule_per_session", "currency", "cost_per_session", "cost_per_mtok",
                          "daily_active_agents")),
+    ("loading", ("load_s", "compile_s", "peak_device_bytes")),
     ("comparison", ("comparable", "vs_baseline", "notes")),
 )  # fmt: skip
 _SHORT = {"perf": "p", "energy": "e", "cost": "c"}
+_SELF_EVIDENT = (NullReason.UNKNOWN, NullReason.NOT_COMPARABLE, NullReason.HOST_MEMORY)
 _NULLS_SHOWN = frozenset(n for n in COLUMNS if COLUMNS[n].type in ("number", "integer"))
 
 
@@ -140,7 +142,7 @@ def remarks_on(row: TableRow) -> list[str]:
     texts = [f"{note['code']}: {note['text']}" for note in row.values["notes"]]
     by_reason: dict[str, list[str]] = {}
     for name, reason in row.null_reasons.items():
-        if name in _NULLS_SHOWN and reason not in (NullReason.UNKNOWN, NullReason.NOT_COMPARABLE):
+        if name in _NULLS_SHOWN and reason not in _SELF_EVIDENT:
             by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
         # A failed cell lacks everything; listing every column would say nothing more.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from chipmark.chips.contract import HOST_UNITS
 from chipmark.codes import NoteCode, NullReason
 from chipmark.prices.book import PriceBook
 from chipmark.results.record import SCHEMA, Record
@@ -67,7 +68,11 @@ def sheet(record: Record, book: PriceBook | None) -> Sheet:
         standing=standing(record),
         costing=costing,
         values=values,
-        reasons=_not_kept(record) | record.metrics.null_reasons | costing.reasons | refused,
+        reasons=_of_loading(record)
+        | _not_kept(record)
+        | record.metrics.null_reasons
+        | costing.reasons
+        | refused,
         intervals=intervals,
         marks=_marks(record, costing),
         notes=tuple({"code": code, "text": text} for code, text in _notes(record, costing)),
@@ -84,6 +89,15 @@ def _refused(record: Record) -> dict[str, str]:
     if slo_missed(record):
         refused["sessions_per_hour"] = NullReason.SLO_NOT_MET
     return refused
+
+
+def _of_loading(record: Record) -> dict[str, str]:
+    m = record.manifest
+    if m.load is None:
+        reason = NullReason.CELL_FAILED if m.status == "failed" else NullReason.UNKNOWN
+        return dict.fromkeys(("ep_coverage", "load_s", "compile_s", "peak_device_bytes"), reason)
+    on_host = m.chip.unit in HOST_UNITS
+    return {"peak_device_bytes": NullReason.HOST_MEMORY if on_host else NullReason.UNKNOWN}
 
 
 def _not_kept(record: Record) -> dict[str, str]:
@@ -119,6 +133,9 @@ def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
         "power_scope": None if m.meter is None else m.meter.scope,
         "parity": _parity(record),
         "ep_coverage": None if m.load is None else m.load.ep_coverage,
+        "load_s": None if m.load is None else m.load.load_s,
+        "compile_s": None if m.load is None else m.load.compile_s,
+        "peak_device_bytes": None if m.load is None else m.load.peak_device_bytes,
     }
 
 

@@ -22,16 +22,22 @@ def build_graph(config: ModelConfig, level: str, shape: GraphShape) -> Graph:
 
     Raises UnknownNameError for a level that does not exist.
     """
+    builder = GraphBuilder(opset_of(shape.quantised))
+    write_decoder(config, shape, builder, emitter_of(config, level, shape, builder))
+    return builder.build(f"{config.name}-{level}", level, shape.dtype)
+
+
+def emitter_of(
+    config: ModelConfig, level: str, shape: GraphShape, builder: GraphBuilder
+) -> Emitter:
+    """What writes the operators of a level into `builder`; UnknownNameError for no level."""
     emitters: dict[str, type[PlainEmitter] | type[ContribEmitter]] = {
         "plain": PlainEmitter,
         "contrib": ContribEmitter,
     }
     if level not in emitters:
         raise UnknownNameError("graph level", level, LEVELS)
-    builder = GraphBuilder(opset_of(shape.quantised))
-    emitter: Emitter = emitters[level](config, shape, builder)
-    write_decoder(config, shape, builder, emitter)
-    return builder.build(f"{config.name}-{level}", level, shape.dtype)
+    return emitters[level](config, shape, builder)
 
 
 def weight_array(view: WeightView, tensor: Callable[[str], npt.NDArray[Any]]) -> npt.NDArray[Any]:

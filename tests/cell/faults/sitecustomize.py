@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import chipmark.backends.sim.backend as target
+from chipmark.engine.contract import HostOperator
 
 _FREE_STEPS = 5
 
@@ -33,6 +34,9 @@ class FaultySim(target.SimBackend):
         if self.fault == "noload":
             raise target.UnknownNameError("simulated thing", "faulty", ["golden"], "try golden")
         loaded = super().load(spec)
+        if self.fault == "elsewhere":
+            left = (HostOperator("Softmax", 30, 0.001, 0.02), HostOperator("TopK", 1, 0.0, 0.3))
+            return dataclasses.replace(loaded, host_operators=left, emulated="a golden emulator")
         return dataclasses.replace(loaded, device=3) if self.fault == "wordless" else loaded
 
     def submit(self, step: Any) -> None:
@@ -51,6 +55,9 @@ class FaultySim(target.SimBackend):
                 os.closerange(3, 256)
                 os._exit(7)
         super().submit(step)
+
+    def peak_device_bytes(self) -> int | None:
+        return 7_000 + self.steps if self.fault == "elsewhere" else None
 
 
 target.SimBackend = FaultySim  # type: ignore[misc]

@@ -6,7 +6,7 @@ over what is finished, so one step is in flight.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,12 +14,14 @@ import numpy as np
 from chipmark.backends.host_read import read_bandwidth
 from chipmark.backends.ort import loading
 from chipmark.backends.ort.loading import Engine
+from chipmark.backends.ort.options import check_options
 from chipmark.backends.ort.provider_scan import candidates
 from chipmark.backends.ort.providers import (
     Located,
     find_provider,
     hardware,
     locate,
+    own_data,
     precisions_of,
 )
 from chipmark.backends.ort.runner import LaunchRows
@@ -59,6 +61,13 @@ class OrtBackend(BackendDefaults):
     def precisions(device: str) -> tuple[str, ...]:
         """What providers.toml says of the provider, or of any that it does not list."""
         return precisions_of(device)
+
+    @staticmethod
+    def check(device: str, options: Mapping[str, Any], has_module: Callable[[str], bool]) -> str:
+        """The provider by its name, the options by theirs; a library is looked for by the child."""
+        find_provider(device, has_module)
+        check_options(options)
+        return own_data(device)
 
     @staticmethod
     def candidates(machine: Machine) -> Sequence[Candidate]:

@@ -12,13 +12,9 @@ import numpy as np
 from chipmark.backends.host import chosen_threads
 from chipmark.backends.ort import binding, roofs
 from chipmark.backends.ort.memory import check_fits
-from chipmark.backends.ort.providers import Located
-from chipmark.backends.ort.quantised_products import (
-    PRODUCT_OPTIONS,
-    Products,
-    find_products,
-    form_of,
-)
+from chipmark.backends.ort.options import check_options
+from chipmark.backends.ort.providers import Located, emulation_of
+from chipmark.backends.ort.quantised_products import Products, find_products, form_of
 from chipmark.backends.ort.runner import LaunchRows, Runner, SessionKey
 from chipmark.backends.ort.session import (
     Opened,
@@ -32,7 +28,7 @@ from chipmark.backends.ort.weights_file import PlacedWeights, place_weights
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import Accumulator, ComputedPrecision
 from chipmark.engine.contract import Caps, Loaded, LoadSpec
-from chipmark.errors import UnknownNameError, UsageError
+from chipmark.errors import UsageError
 from chipmark.log import logger_of
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import Graph
@@ -42,11 +38,6 @@ from chipmark_models.onnx_graphs.quantised_linear import QuantisedForm
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
 _LOG = logger_of(__name__)
-
-OPTIONS = ("graph", "spinning", "prepacking", "static", *PRODUCT_OPTIONS, "provider")
-"""Keys of LoadSpec.options: graph = auto, plain or contrib; spinning, prepacking and static = true
-or false (static fixes every dimension, for a provider that takes no free ones); provider = a
-table of options for the provider, over those of its data; PRODUCT_OPTIONS: see there."""
 
 STATIC_CHUNKS = (64, 256)
 STATIC_CONTEXTS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -141,17 +132,13 @@ def load(spec: LoadSpec, located: Located) -> Engine:
         notes=_notes(opener, located) + (products.notes() if products else ()),
         execution="compiled" if plan.static else "graph",
         bind_is_snapshot=choice.way != "shared",
+        emulated=emulation_of(located),
     )
     return Engine(loaded, runner, cache, opener.sessions, settings, threads, host_device)
 
 
 def _check_options(spec: LoadSpec, located: Located) -> None:
-    for key in spec.options:
-        if key not in OPTIONS:
-            raise UnknownNameError("option of an ort backend", key, OPTIONS)
-    level = spec.options.get("graph", "auto")
-    if level not in ("auto", *LEVELS):
-        raise UnknownNameError("graph level", str(level), ("auto", *LEVELS))
+    check_options(spec.options)
     provider = located.provider
     if spec.precision not in provider.precisions:
         raise UsageError(
@@ -384,5 +371,6 @@ def _notes(opener: _Opener, located: Located) -> tuple[tuple[str, str], ...]:
 
 def matmul_rate(engine: Engine, located: Located, precision: str) -> float:
     """Rate of a square product on the provider, FLOP (or integer operations) per second."""
-    graph = roofs.matmul_graph(precision)
-    return roofs.session_matmul_rate(open_plain_session(graph, located, engine.settings))
+    dtype = {"fp16": "float16", "int8": "int8"}.get(precision, "float32")
+    session = open_plain_session(roofs.matmul_graph(dtype), located, engine.settings)
+    return roofs.session_matmul_rate(session, dtype)

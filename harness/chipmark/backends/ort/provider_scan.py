@@ -1,33 +1,17 @@
 """Which providers of ONNX Runtime are here, looked up in a process of its own.
 
-A plug-in's library runs code when it is registered; one that crashes or hangs costs its own line
-of the answer. `python -m chipmark.backends.ort.provider_scan NAME...` prints a JSON line for each.
+A plug-in's library runs code when it is registered. `python -m chipmark.backends.ort.provider_scan
+NAME...` answers for each.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+from chipmark.backends import device_scan
+from chipmark.backends.device_scan import DeviceHere, RunModule
 from chipmark.engine.machine import Candidate, Machine
-
-_LIMIT_S = 60.0
-
-RunModule = Callable[..., subprocess.CompletedProcess[str]]
-"""`Machine.run_module`."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderHere:
-    """`text` names the device of a provider that is here, or says what is missing."""
-
-    name: str
-    here: bool
-    text: str
-    remedy: str = ""
 
 
 def candidates(machine: Machine) -> Sequence[Candidate]:
@@ -44,51 +28,23 @@ def candidates(machine: Machine) -> Sequence[Candidate]:
     return cpu, Candidate("openvino", text, remedy, 30)
 
 
-def scan(names: Sequence[str], run_module: RunModule) -> list[ProviderHere]:
+def scan(names: Sequence[str], run_module: RunModule) -> list[DeviceHere]:
     """Look the providers up in order; after a crash the rest is looked up in another process."""
-    found: list[ProviderHere] = []
-    left = list(names)
-    while left:
-        lines, how = _attempt(left, run_module)
-        found += lines
-        left = left[len(lines) :]
-        if left:
-            found.append(ProviderHere(left[0], False, f"looking for it {how}"))
-            left = left[1:]
-    return found
-
-
-def _attempt(names: list[str], run_module: RunModule) -> tuple[list[ProviderHere], str]:
-    try:
-        done = run_module("chipmark.backends.ort.provider_scan", *names, limit_s=_LIMIT_S)
-        output, how = done.stdout, f"ended with exit code {done.returncode}"
-    except subprocess.TimeoutExpired as error:
-        raw = error.stdout or b""
-        output = raw.decode(errors="replace") if isinstance(raw, bytes) else raw
-        how = f"took over {_LIMIT_S:.0f} s"
-    marked = [line for line in output.splitlines() if line.startswith(_MARK)]
-    return [ProviderHere(**json.loads(line.removeprefix(_MARK))) for line in marked], how
-
-
-_MARK = "chipmark-provider "
-"""Providers print what they like to stdout; only lines with this mark are answers."""
+    return device_scan.scan("chipmark.backends.ort.provider_scan", names, run_module)
 
 
 def main(names: Sequence[str]) -> None:
-    """Print a line for each provider."""
-    from chipmark.backends.ort.providers import find_provider, locate
-    from chipmark.errors import ChipmarkError
+    """Answer for each provider."""
+    from chipmark.backends.ort.providers import emulation_of, find_provider, locate
 
-    for name in names:
-        try:
-            provider = find_provider(name)
-            located = locate(provider)
-        except ChipmarkError as error:
-            answer = {"here": False, "text": error.message, "remedy": error.hint}
-        else:
-            flag = "" if provider.verified else "; unverified on hardware"
-            answer = {"here": True, "text": f"{located.device_name}{flag}"}
-        print(_MARK + json.dumps({"name": name, **answer}), flush=True)
+    def look(name: str) -> str:
+        provider = find_provider(name)
+        located = locate(provider)
+        emulated = emulation_of(located)
+        flag = "" if provider.verified else "; unverified on hardware"
+        return located.device_name + (f"; emulated: {emulated}" if emulated else "") + flag
+
+    device_scan.answer(names, look)
 
 
 if __name__ == "__main__":

@@ -6,23 +6,31 @@ Python module are plug-in providers that need no entry.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from chipmark.errors import BadInputError, MissingBackendError, UnknownNameError
+from chipmark.backends.ort.provider_fields import LIBRARY_SUFFIXES, checked_table
+from chipmark.errors import MissingBackendError, UnknownNameError
 from chipmark.log import logger_of
-from chipmark.user_files import user_file
+from chipmark.user_files import PROVIDERS, user_file
 
 _LOG = logger_of(__name__)
 
 
 _DATA = Path(__file__).with_name("providers.toml")
-_LIBRARY_SUFFIXES = (".so", ".dll", ".dylib")
+
+UNLISTED_PRECISIONS = ("fp32", "fp16", "w8", "w4")
+"""Of a plug-in that is named by its module or library: what a graph can be written in without
+options of the provider. One that computes something else is found by parity."""
+
 _REGISTERED: dict[str, str] = {}
 """Library path by registration name: ONNX Runtime registers a library once a process."""
 
@@ -51,6 +59,7 @@ class Provider:
     options: Mapping[str, str] = field(default_factory=dict)
     classic_options: Mapping[str, str] = field(default_factory=dict)
     precision_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    emulated_on: Mapping[str, str] = field(default_factory=dict)
     origin: str = ""
     """The user's file that it comes from, "" for the built-in list."""
 
@@ -77,61 +86,42 @@ def _tables() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The defaults, and the table of each provider, the user's `providers.toml` added."""
     tables = tomllib.loads(_DATA.read_text(encoding="utf-8"))
     default = tables.pop("default")
-    own = user_file("providers.toml")
+    own = user_file(PROVIDERS)
     if own is not None:
         own.refuse_reserved(own.data, ["default", *tables])
+        valid = [item.name for item in fields(Provider) if item.name not in ("name", "origin")]
         for name, table in own.data.items():
-            if not isinstance(table, dict):
-                raise BadInputError(own.path, "must be a table", field=name)
-            for field_name in ("verified", "origin"):
-                if field_name in table:
-                    problem = "is not for a file of the user's: it says what this project ran"
-                    raise BadInputError(own.path, problem, field=f"{name}.{field_name}")
-            _check_types(own.path, name, table, default)
-            tables[name] = table | {"origin": own.label}
+            checked = checked_table(own.path, name, table, default, valid)
+            tables[name] = checked | {"origin": own.label}
     return default, tables
 
 
-def _check_types(
-    path: Path, name: str, table: Mapping[str, Any], default: Mapping[str, Any]
-) -> None:
-    """BadInputError for a field of another type than the default's, and for an unknown kind."""
-    for key, value in table.items():
-        where, like = f"{name}.{key}", default.get(key)
-        if key == "kind" and value not in ("classic", "plugin"):
-            raise BadInputError(path, f"must be classic or plugin, not {value!r}", field=where)
-        if like is None:
-            continue
-        if type(value) is not type(like):
-            text = f"must be of type {type(like).__name__}, not {value!r}"
-            raise BadInputError(path, text, field=where)
-        items = int if key.endswith("_buckets") else str
-        if isinstance(value, list) and not all(type(item) is items for item in value):
-            raise BadInputError(path, f"must be a list of {items.__name__}", field=where)
-
-
 def _provider(name: str, table: Mapping[str, Any]) -> Provider:
-    valid = {item.name for item in fields(Provider)}
-    for key in table:
-        if key not in valid:
-            where = table.get("origin") or _DATA.name
-            raise UnknownNameError(f"field of provider {name!r} in {where}", key, valid)
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
     }
     return Provider(name=name, **values)
 
 
-def find_provider(device: str) -> Provider:
-    """The provider that `ort:DEVICE` means; raises UnknownNameError with the nearest names."""
+def find_provider(device: str, has_module: Callable[[str], bool] | None = None) -> Provider:
+    """The provider that `ort:DEVICE` means; raises UnknownNameError with the nearest names.
+
+    A module that a listed provider is brought by means that provider, with its options. A library
+    is looked for when it is located, and so is not imported here. has_module: whether the
+    interpreter that will run it has a module; None asks this one.
+    """
     known = known_providers()
     if device in known:
         return known[device]
-    generic = _provider(device, _tables()[0])
-    if device.endswith(_LIBRARY_SUFFIXES):
+    generic = replace(_provider(device, _tables()[0]), precisions=UNLISTED_PRECISIONS)
+    if device.endswith(LIBRARY_SUFFIXES):
         return replace(generic, name=Path(device).name, library=device)
-    if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", device) and _is_module(device):
-        return replace(generic, module=device)
+    if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", device):
+        listed = next((found for found in known.values() if found.module == device), None)
+        if listed is not None:
+            return listed
+        if (has_module or _is_module)(device):
+            return replace(generic, module=device)
     raise UnknownNameError(
         "provider of ONNX Runtime",
         device,
@@ -141,10 +131,31 @@ def find_provider(device: str) -> Provider:
 
 
 def precisions_of(device: str) -> tuple[str, ...]:
-    """Precisions of a listed provider, or the default's for a library or a module, which need not
-    be found here: the interpreter that runs it may be another."""
-    default, tables = _tables()
-    return tuple((default | tables.get(device, {}))["precisions"])
+    """Precisions of a provider, told without looking for a library or a module that is not listed:
+    the interpreter that runs it may be another."""
+    return find_provider(device, lambda _: True).precisions
+
+
+def own_data(device: str) -> str:
+    """SHA-256 (12 digits) of the entry of the user's file that a device's name stands for; "" for
+    one of the built-in list, and where nothing is listed."""
+    _, tables = _tables()
+    table = {k: v for k, v in tables.get(device, {}).items() if k != "origin"}
+    if not tables.get(device, {}).get("origin"):
+        return ""
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def emulation_of(located: Located, machine: str = "") -> str:
+    """What computes in the place of the provider's hardware, "" where nothing is known to.
+
+    `emulated_on` of its data names processors (`platform.machine()`; `machine` for another) and
+    `device TYPE`, the type of the device that ONNX Runtime lists.
+    """
+    kinds = [machine or platform.machine()]
+    if located.ep_device is not None:
+        kinds.append(f"device {str(located.ep_device.device.type).rpartition('.')[2]}")
+    return next((text for kind, text in located.provider.emulated_on.items() if kind in kinds), "")
 
 
 def _is_module(name: str) -> bool:
@@ -162,7 +173,16 @@ def locate(provider: Provider) -> Located:
     A plug-in's name is also looked for among the classic ones, since some providers come both as
     a plug-in and inside a wheel that replaces onnxruntime.
     """
-    import onnxruntime as ort
+    try:
+        import onnxruntime as ort
+    except ImportError as error:  # a vendor's wheel whose libraries or NumPy are not here
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
+        raise MissingBackendError(
+            f"ort:{provider.name} needs the package onnxruntime, which is not installed"
+            if missing
+            else f"onnxruntime cannot be imported: {error}",
+            provider.install or "pip install 'chipmark[ort]', or the vendor's own build of it",
+        ) from error
 
     if provider.ep_name and provider.ep_name in ort.get_available_providers():
         named = f"{provider.ep_name} of onnxruntime {ort.__version__}"
@@ -191,8 +211,10 @@ def _locate_plugin(provider: Provider) -> Located:
         try:
             ort.register_execution_provider_library(registration, library)
         except Exception as error:  # the binding raises several classes of its own
+            said = str(error).replace(library, Path(library).name)
             raise MissingBackendError(
-                f"the provider library {library} does not load: {error}", provider.install
+                f"the provider library {library} does not load: {said}",
+                library_fix(said) or provider.install,
             ) from error
         _REGISTERED[registration] = library
     devices = ort.get_ep_devices()
@@ -213,6 +235,34 @@ def _locate_plugin(provider: Provider) -> Located:
     return Located(provider, chosen.ep_name, chosen, _device_name(chosen), library)
 
 
+def library_fix(said: str) -> str:
+    """What helps where a library does not load, by the words of the loader or of ONNX Runtime; ""
+    where they are the provider's own."""
+    return next((fix for words, fix in _FIXES.items() if words in said), "")
+
+
+_FIXES = {
+    "undefined symbol: CreateEpFactories": (
+        "this is not a plug-in provider of ONNX Runtime; one that is compiled into a vendor's "
+        "onnxruntime runs by its name with --python PATH"
+    ),
+    "file too short": "this is not a shared library: name the one that the vendor ships",
+    "invalid ELF header": "this is not a shared library: name the one that the vendor ships",
+    "wrong ELF class": "it was built for another processor: take the build for this one",
+    "GLIBC": "it was built for a newer system: take the build for this one, or a container",
+    "undefined symbol": (
+        "it was built against other versions of its libraries: take the build for the onnxruntime "
+        "and the driver that are here, `ldd -r` lists what is undefined"
+    ),
+    "cannot open shared object file": (
+        "it was built for another processor, or a library that it needs is not found: `ldd` "
+        "says which, and LD_LIBRARY_PATH may name its folder"
+    ),
+    "API version": "it was built for another onnxruntime: take the release that it names",
+}
+"""The first that fits holds."""
+
+
 def hardware(located: Located) -> dict[str, str]:
     """What tells the chosen device from others of its kind: its PCI address, where ONNX Runtime
     found one; {} elsewhere."""
@@ -229,12 +279,12 @@ def _library(provider: Provider) -> str:
         return str(Path(provider.library).resolve())
     try:
         module = import_module(provider.module)
-    except ModuleNotFoundError as error:
-        if error.name != provider.module.partition(".")[0]:
-            raise
-        raise MissingBackendError(
-            f"ort:{provider.name} needs the package {provider.module}", provider.install
-        ) from error
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == provider.module.split(".")[0]:
+            text = f"ort:{provider.name} needs the package {provider.module}"
+        else:
+            text = f"ort:{provider.name}: {provider.module} cannot be imported: {error}"
+        raise MissingBackendError(text, provider.install) from error
     for attribute in (provider.library, "get_library_path", "library_path"):
         found = getattr(module, attribute, None)
         if found is not None:

@@ -18,11 +18,10 @@ from chipmark.backends.ort.providers import Provider
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
 from chipmark.engine.contract import LoadSpec
-from chipmark.errors import CellFailedError, UnknownNameError, UsageError
+from chipmark.errors import CellFailedError, UsageError
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import Graph, GraphBuilder
 from chipmark_models.onnx_graphs.quantised_linear import (
-    ACCURACY_LEVELS,
     INTEGERS,
     QuantisedForm,
     QuantisedOperator,
@@ -46,11 +45,6 @@ ties and sums are under a hundredth of it, another rounding about all of it."""
 
 Run = Callable[[Graph, dict[str, npt.NDArray[Any]], FloatArray], FloatArray]
 """Runs a graph x -> y with these initializers on the provider."""
-
-
-PRODUCT_OPTIONS = ("quantised", "accuracy_level")
-"""Keys of LoadSpec.options that go over the provider's data for w8 and w4: quantised =
-MatMulNBits or DequantizeLinear; accuracy_level = 0 to 4, of MatMulNBits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +92,8 @@ class Products:
 
 
 def form_of(spec: LoadSpec, provider: Provider) -> QuantisedForm | None:
-    """How the cell's quantised products are written, by its options or the provider's data; None
-    for a plain precision. Raises UnknownNameError and UsageError for options."""
-    operator = str(spec.options.get("quantised", provider.quantised))
-    if operator not in set(QuantisedOperator):
-        raise UnknownNameError("operator of quantised products", operator, QuantisedOperator)
-    level = spec.options.get("accuracy_level", provider.accuracy_level)
-    if type(level) is not int or level not in ACCURACY_LEVELS:
-        raise UsageError(
-            f"accuracy_level is {level!r}",
-            "0 to 4: 4 allows int8 activations in products, 0 asks for fp32",
-        )
+    """How the cell's quantised products are written, by its options (`options.check_options`) or
+    the provider's data; None for a plain precision. UsageError for one that is not written."""
     if spec.precision not in QUANTISED:
         return None
     if spec.precision not in INTEGERS:
@@ -116,7 +101,9 @@ def form_of(spec: LoadSpec, provider: Provider) -> QuantisedForm | None:
             f"ort:{provider.name} does not compute {spec.precision}",
             f"it is written for {' and '.join(INTEGERS)}; a precision is never substituted",
         )
-    return QuantisedForm(spec.precision, QuantisedOperator(operator), level)
+    operator = QuantisedOperator(str(spec.options.get("quantised", provider.quantised)))
+    level = int(spec.options.get("accuracy_level", provider.accuracy_level))
+    return QuantisedForm(spec.precision, operator, level)
 
 
 def find_products(form: QuantisedForm, config: ModelConfig, run: Run, fixed: bool) -> Products:

@@ -7,7 +7,7 @@ a violation of the contract raises. Standard library and NumPy only.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from chipmark.backends.sim.cells import Cells, expected_ids, sampled_ids, two_largest
 from chipmark.backends.sim.polling import polled_power
-from chipmark.backends.sim.spec import SPECS, SimSpec
+from chipmark.backends.sim.spec import SPECS, SimSpec, check_options
 from chipmark.engine.clock import VirtualClock
 from chipmark.engine.computed import ComputedPrecision
 from chipmark.engine.contract import (
@@ -61,6 +61,12 @@ class SimBackend(BackendDefaults):
         self._queue: deque[tuple[Done, float]] = deque()
         self._free_s = 0.0
         self._segments: list[tuple[float, float, float]] = []
+
+    @staticmethod
+    def check(device: str, options: Mapping[str, Any], has_module: Callable[[str], bool]) -> str:
+        """The options by name."""
+        check_options(options)
+        return ""
 
     @staticmethod
     def expected_ids(tokens: I32, vocab_size: int) -> I32:

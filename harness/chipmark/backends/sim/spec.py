@@ -17,6 +17,13 @@ from chipmark.engine.contract import Caps, LaunchPlan, LoadSpec, Phase
 from chipmark.errors import DoesNotFitError, UnknownNameError, UsageError
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise UnknownNameError for an option that does not exist."""
+    for name in options:
+        if name != "caps":
+            raise UnknownNameError("option of sim", name, ("caps",))
+
+
 @dataclass(frozen=True, slots=True)
 class SimSpec:
     """Constants of one simulated system. Seconds, watts, bytes; `verify` turns the checks of
@@ -94,9 +101,7 @@ class SimSpec:
         Raises DoesNotFitError where weights and KV exceed the simulated memory, UnknownNameError
         for an option or a capability that does not exist.
         """
-        for name in load.options:
-            if name != "caps":
-                raise UnknownNameError("option of sim", name, ("caps",))
+        check_options(load.options)
         slots = load.n_seqs + (load.reserved_slots if self.prefix == "copy" else 0)
         tokens = load.kv_tokens if self.kv == "paged" else slots * load.max_context
         room = self.memory_bytes - self.weight_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -61,6 +61,12 @@ class _Sampled:
 _NOTHING = _Sampled(np.zeros(0, np.int32), np.zeros((0, 2), np.float32))
 
 
+def _check_options(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in OPTIONS:
+            raise UnknownNameError("option of torch", name, OPTIONS)
+
+
 class TorchBackend(BackendDefaults):
     """A `Backend` over slots of KV; one step at a time, timed by the host around synchronised
     launches. `device` is torch's own name for it.
@@ -84,6 +90,13 @@ class TorchBackend(BackendDefaults):
         return PLAIN
 
     @staticmethod
+    def check(device: str, options: Mapping[str, Any], has_module: Callable[[str], bool]) -> str:
+        """The device's type and the options by name."""
+        devices.check_name(device)
+        _check_options(options)
+        return devices.own_data(device)
+
+    @staticmethod
     def candidates(machine: Machine) -> Sequence[Candidate]:
         """The CPU, what calls itself cuda, and a vendor's device that is seen here."""
         return devices.candidates(machine)
@@ -103,9 +116,7 @@ class TorchBackend(BackendDefaults):
         from chipmark_models.weights.plain import ITEM_BYTES
         from chipmark_models.weights.prepared import WeightSpec, open_any
 
-        for name in spec.options:
-            if name not in OPTIONS:
-                raise UnknownNameError("option of torch", name, OPTIONS)
+        _check_options(spec.options)
         if spec.precision not in PLAIN:
             raise UsageError(
                 f"torch:{self._device} does not compute {spec.precision}",

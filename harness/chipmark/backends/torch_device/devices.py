@@ -16,7 +16,7 @@ from chipmark.backends.host import available_memory
 from chipmark.engine.machine import Candidate, Machine
 from chipmark.errors import BadInputError, MissingBackendError, UnknownNameError
 from chipmark.log import logger_of
-from chipmark.user_files import user_file
+from chipmark.user_files import TORCH_DEVICES, user_file
 
 _LOG = logger_of(__name__)
 
@@ -38,6 +38,8 @@ BUILT_IN: Mapping[str, str] = {
 }
 """Device types that torch knows by itself, with what to install where they are not there."""
 
+VERIFIED = ("cpu",)
+"""Device types that this project ran a suite on."""
 
 _TYPE = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -53,7 +55,7 @@ def plugin_modules() -> dict[str, str]:
     Raises BadInputError for a reserved name and for a table that is not one of `module` alone.
     """
     modules = dict(PLUGINS)
-    own = user_file("torch_devices.toml")
+    own = user_file(TORCH_DEVICES)
     if own is not None:
         own.refuse_reserved(own.data, [*BUILT_IN, *PLUGINS])
         for kind, table in own.data.items():
@@ -88,6 +90,26 @@ def candidates(machine: Machine) -> Sequence[Candidate]:
     return found
 
 
+def check_name(name: str) -> None:
+    """Raise UnknownNameError for a name ("cpu", "cuda:1", "npu") whose type does not exist, or
+    whose index is none; whether the device is here is not asked, and torch is not imported."""
+    kind, colon, index = name.partition(":")
+    plugins = plugin_modules()
+    if kind not in plugins and kind not in BUILT_IN:
+        raise UnknownNameError("torch device", name, [*BUILT_IN, *plugins])
+    if colon and not (index.isascii() and index.isdigit()):
+        raise UnknownNameError("torch device", name, [kind, f"{kind}:0"])
+    if kind == "cpu" and index not in ("", "0"):
+        raise UnknownNameError("torch device", name, ["cpu"], "torch has one CPU device")
+
+
+def own_data(name: str) -> str:
+    """The module that a file of the user's gives to the type of a device, "" for one that this
+    project knows."""
+    kind = name.partition(":")[0]
+    return "" if kind in PLUGINS else plugin_modules().get(kind, "")
+
+
 def open_device(name: str) -> Any:
     """The `torch.device` called `name` ("cpu", "cuda:1", "npu"), checked to be there.
 
@@ -101,12 +123,9 @@ def open_device(name: str) -> Any:
             f"torch:{name} needs the package torch, which is not installed",
             "pip install 'chipmark[torch]', or the vendor's own build of torch",
         ) from error
+    check_name(name)
     kind, _, index = name.partition(":")
     plugins = plugin_modules()
-    if kind not in plugins and kind not in BUILT_IN:
-        raise UnknownNameError("torch device", name, [*BUILT_IN, *plugins])
-    if index and not index.isdigit():
-        raise UnknownNameError("torch device", name, [kind, f"{kind}:0"])
     if kind in plugins:
         _import_plugin(kind, plugins[kind])
     if kind == "cpu":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,13 @@ class TritonBackend(BackendDefaults):
     def precisions(device: str) -> tuple[str, ...]:
         """All of them; the interpreter leaves out what it computes wrongly itself."""
         return devices.precisions(device)
+
+    @staticmethod
+    def check(device: str, options: Mapping[str, Any], has_module: Callable[[str], bool]) -> str:
+        """The device and the options by name."""
+        devices.check_name(device)
+        devices.check_options(options)
+        return ""
 
     @staticmethod
     def candidates(machine: Machine) -> Sequence[Candidate]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -24,6 +25,11 @@ LEAST_CAPABILITY = (8, 0)
 
 VERIFIED: tuple[str, ...] = ()
 """Names of devices on which `chipmark kernels run` passed from the first to the last."""
+
+OPTIONS = ("ops", "kernel_check", "graphs")
+"""Options of `LoadSpec.options`. ops: implementation by operation. kernel_check: whether kernels
+are checked against their references at load, by default where they are compiled. graphs: whether
+decode is captured, by default so."""
 
 _NOT_INTERPRETED = ("bf16", "fp8")
 """The interpreter multiplies bf16 and rounds e4m3 wrongly, so it would fail for its own faults."""
@@ -55,6 +61,19 @@ def candidate(machine: Machine) -> Candidate:
     return Candidate("cuda", order=order)
 
 
+def check_name(name: str) -> None:
+    """Raise UnknownNameError for what is neither "cuda", "cuda:N" nor "interpreter"."""
+    if not (name == INTERPRETER or re.fullmatch(r"cuda(:[0-9]+)?", name)):
+        raise UnknownNameError("device of triton", name, ["cuda", "cuda:0", INTERPRETER])
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise UnknownNameError for an option that does not exist."""
+    for option in options:
+        if option not in OPTIONS:
+            raise UnknownNameError("option of triton", option, OPTIONS)
+
+
 def open_device(name: str) -> Any:
     """The `torch.device` for "cuda", "cuda:N" or "interpreter".
 
@@ -62,9 +81,7 @@ def open_device(name: str) -> Any:
     backend takes this card) where torch, Triton, the device or its capability is missing, and
     UsageError where the kernels of this process were imported to be compiled already.
     """
-    kind = name.partition(":")[0]
-    if name != INTERPRETER and kind != "cuda":
-        raise UnknownNameError("device of triton", name, ["cuda", "cuda:0", INTERPRETER])
+    check_name(name)
     for package in ("torch", "triton"):
         if importlib.util.find_spec(package) is None:
             raise MissingBackendError(

@@ -19,6 +19,7 @@ from chipmark.backends.triton_cuda.devices import (
     INTERPRETER,
     VERIFIED,
     activation_of,
+    check_options,
     check_precision,
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
@@ -27,7 +28,7 @@ from chipmark.backends.triton_cuda.streams import Call, LaunchStream, stream_of
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
 from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
-from chipmark.errors import UnknownNameError, UsageError
+from chipmark.errors import UsageError
 from chipmark.log import logger_of
 from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_models.config import ModelConfig
@@ -38,11 +39,6 @@ from chipmark_models.decoder.reading import DTYPES
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
 _LOG = logger_of(__name__)
-
-OPTIONS = ("ops", "kernel_check", "graphs")
-"""Options of `LoadSpec.options`. ops: implementation by operation. kernel_check: whether kernels
-are checked against their references at load, by default where they are compiled. graphs: whether
-decode is captured, by default so."""
 
 MOST_ROWS = 256
 PREFILL_ROWS = 16
@@ -78,9 +74,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     Raises DoesNotFitError before anything is allocated, UsageError for a precision that is not
     computed here, and UnknownNameError for an option or operation that does not exist.
     """
-    for option in spec.options:
-        if option not in OPTIONS:
-            raise UnknownNameError("option of triton", option, OPTIONS)
+    check_options(spec.options)
     check_precision(name, device, spec.precision)
     asked = dict(spec.options.get("ops") or {})
     names = paged_ops.TABLE.resolve(asked, "triton")

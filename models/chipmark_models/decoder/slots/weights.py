@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -25,6 +26,9 @@ from chipmark_models.decoder.slots.linear import (
 )
 from chipmark_models.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
 from chipmark_models.weights.prepared import PrecisionWeights
+
+Role = Literal["qkv", "out", "gate_up", "down"]
+"""The products of a layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,46 +108,59 @@ class WeightLoader:
             layers.append(self._layer(index))
             if progress:
                 progress(index + 1, c.n_layers)
-        table = self._read(EMBEDDING)
-        source = table if c.tied_embeddings else self._read(HEAD)
-        head = self._linear("head", source, None, many=False)
+        table = self.table()
+        head = self.head(table)
         # On a CPU with `rows`, and on every accelerator, a tied head shares the table's memory.
-        norm = self._vector(FINAL_NORM)
+        norm = self.vector(FINAL_NORM)
         return DecoderWeights(
             table, tuple(layers), norm, head, self.plans, self.trials, self.tuning_s
         )
 
     def _layer(self, index: int) -> LayerWeights:
-        c, prefix = self._config, layer_prefix(index)
-        attention, mlp = prefix + "self_attn.", prefix + "mlp."
-        heads = (c.n_heads, c.n_kv_heads, 0) if c.rope_interleaved else (0, 0, 0)
-        q_norm, k_norm = (
-            (self._vector(f"{attention}{n}_norm.weight") for n in "qk")
-            if c.qk_norm
-            else (None, None)
-        )
-        if q_norm is not None and k_norm is not None and c.rope_interleaved:
-            q_norm, k_norm = split_pairs(q_norm, 1), split_pairs(k_norm, 1)
+        q_norm, k_norm = self.head_norms(index)
+        prefix = layer_prefix(index)
         return LayerWeights(
-            input_norm=self._vector(prefix + "input_layernorm.weight"),
-            qkv=self._product(
-                "qkv", [attention + f"{n}_proj" for n in "qkv"], heads, bias=c.qkv_bias
-            ),
+            input_norm=self.vector(f"{prefix}input_layernorm.weight"),
+            qkv=self.product("qkv", index),
             q_norm=q_norm,
             k_norm=k_norm,
-            out=self._product("out", [attention + "o_proj"], (0,), bias=c.attn_out_bias),
-            post_norm=self._vector(prefix + "post_attention_layernorm.weight"),
-            gate_up=self._product(
-                "gate_up", [mlp + "gate_proj", mlp + "up_proj"], (0, 0), bias=c.mlp_bias
-            ),
-            down=self._product("down", [mlp + "down_proj"], (0,), bias=c.mlp_bias),
+            out=self.product("out", index),
+            post_norm=self.vector(f"{prefix}post_attention_layernorm.weight"),
+            gate_up=self.product("gate_up", index),
+            down=self.product("down", index),
         )
 
-    def _product(
-        self, role: str, names: list[str], pair_heads: tuple[int, ...], *, bias: bool
-    ) -> Linear:
-        weight = self._fused([f"{n}.weight" for n in names], pair_heads)
-        vector = self._fused([f"{n}.bias" for n in names], pair_heads) if bias else None
+    def table(self) -> torch.Tensor:
+        """The embedding (vocab, H)."""
+        return self._read(EMBEDDING)
+
+    def head(self, table: torch.Tensor) -> Linear:
+        """The head; `table` is the embedding, whose memory a tied head shares where it can."""
+        source = table if self._config.tied_embeddings else self._read(HEAD)
+        return self._linear("head", source, None, many=False)
+
+    def head_norms(self, layer: int) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
+        """Norms of query and key heads (D,), pairs as halves; None where the model has none."""
+        if not self._config.qk_norm:
+            return None, None
+        prefix = f"{layer_prefix(layer)}self_attn."
+        q_norm, k_norm = (self.vector(f"{prefix}{n}_norm.weight") for n in "qk")
+        if self._config.rope_interleaved:
+            return split_pairs(q_norm, 1), split_pairs(k_norm, 1)
+        return q_norm, k_norm
+
+    def product(self, role: Role, layer: int) -> Linear:
+        """A product of a layer, its matrices in one."""
+        c, prefix = self._config, layer_prefix(layer)
+        heads = (c.n_heads, c.n_kv_heads, 0) if c.rope_interleaved else (0, 0, 0)
+        modules, pair_heads, bias = {
+            "qkv": ([f"self_attn.{n}_proj" for n in "qkv"], heads, c.qkv_bias),
+            "out": (["self_attn.o_proj"], (0,), c.attn_out_bias),
+            "gate_up": (["mlp.gate_proj", "mlp.up_proj"], (0, 0), c.mlp_bias),
+            "down": (["mlp.down_proj"], (0,), c.mlp_bias),
+        }[role]
+        weight = self._fused([f"{prefix}{n}.weight" for n in modules], pair_heads)
+        vector = self._fused([f"{prefix}{n}.bias" for n in modules], pair_heads) if bias else None
         return self._linear(role, weight, vector, many=True)
 
     def _linear(
@@ -180,7 +197,8 @@ class WeightLoader:
     def _read(self, name: str) -> torch.Tensor:
         return self._host(name).to(self._device)
 
-    def _vector(self, name: str) -> torch.Tensor:
+    def vector(self, name: str) -> torch.Tensor:
+        """A vector in the activations' type."""
         return self._read(name).to(self._activation)
 
     def _host(self, name: str) -> torch.Tensor:
