@@ -61,9 +61,8 @@ class Driver:
     def __init__(self, device: str, model: dict[str, Any], scratch: Path, **fields: Any) -> None:
         self.backend = OrtBackend(device)
         spec = {"n_seqs": 4, "max_context": 700, "kv_tokens": 2800, "max_chunk": 64, "threads": 2}
-        self.loaded = self.backend.load(
-            LoadSpec(model=model, scratch=str(scratch), **({"precision": "fp32"} | spec | fields))
-        )
+        spec |= {"precision": "fp32"} | fields
+        self.loaded = self.backend.load(LoadSpec(model=model, scratch=str(scratch), **spec))
         self.step = 0
 
     def run(

@@ -16,7 +16,7 @@ CONFIG = preset("smollm2-135m")
 SHAPE = GraphShape(None, None, None, None, 4096)
 
 
-@pytest.fixture(scope="module", params=["plain", "contrib"])
+@pytest.fixture(scope="module", params=["plain", "standard", "contrib"])
 def work(request):
     graph = build_graph(CONFIG, request.param, SHAPE)
     return graph, node_work(graph, CONFIG, batch=1, chunk=1, context=2048)
@@ -71,13 +71,33 @@ def test_attention_left_on_the_cpu_counts_by_bytes(work):
     left = {
         info.name
         for info in graph.nodes
-        if info.op_type == "GroupQueryAttention" or any("past_" in name for name in info.inputs)
+        if info.op_type.endswith("Attention") or any("past_" in name for name in info.inputs)
     }
     parts = [
         Assignment("ep", tuple(name for name in costs if name not in left)),
         Assignment("CPUExecutionProvider", tuple(left)),
     ]
     assert 0.5 < coverage(costs, parts, "ep") < 0.95
+
+
+def test_rows_written_by_the_graph_are_bytes_and_no_flops():
+    graph = build_graph(CONFIG, "standard", SHAPE)
+    costs = node_work(graph, CONFIG, batch=2, chunk=8, context=512)
+    scatters = [costs[info.name] for info in graph.nodes if info.op_type == "TensorScatter"]
+    assert len(scatters) == 2 * CONFIG.n_layers
+    assert {(cost.flops, cost.n_bytes) for cost in scatters} == {(0.0, 2 * 2 * 8 * 3 * 64 * 4.0)}
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_an_operator_that_is_written_out_counts_by_where_its_parts_ran(left):
+    graph = build_graph(CONFIG, "standard", SHAPE)
+    costs = node_work(graph, CONFIG, batch=1, chunk=1, context=2048)
+    named = tuple(name for name in costs if not name.startswith("Attention"))
+    parts = [Assignment("ep", named), Assignment("ep", ("",))]
+    assert coverage(costs, parts, "ep") == pytest.approx(1.0)
+    parts.append(Assignment("CPUExecutionProvider" if left else "ep", ("",)))
+    share = coverage(costs, parts, "ep")
+    assert share < 0.95 if left else share == pytest.approx(1.0)
 
 
 def test_norms_left_on_the_cpu_are_seen():

@@ -89,7 +89,7 @@ def test_two_turns_match_the_oracle(variant, case, helpers, tmp_path):
     driver.backend.close()
 
 
-@pytest.mark.parametrize("level", ["plain", "contrib"])
+@pytest.mark.parametrize("level", ["plain", "standard", "contrib"])
 @pytest.mark.parametrize(
     "family", ["llama", "llama-biases", "mistral", "qwen2", "qwen3", "ernie4_5"]
 )

@@ -164,22 +164,26 @@ def test_level_0_is_another_class(config, prepared, helpers, tmp_path):
 
 @pytest.mark.parametrize("level", [5, -1, True, "4", 4.0])
 def test_an_accuracy_level_that_is_none_is_refused(level):
-    with pytest.raises(UsageError, match="not 0 to 4") as caught:
-        check_options({"accuracy_level": level})
-    assert "int8 activations" in caught.value.hint
+    with pytest.raises(UsageError, match="accuracy_level is") as caught:
+        form_of(spec_of("w4", accuracy_level=level), find_provider("cpu"))
+    assert "0 to 4" in caught.value.hint
 
 
 def test_an_operator_that_is_none_gets_near_names():
     with pytest.raises(UnknownNameError, match="MatMulNBits"):
-        check_options({"quantised": "MatMulNBit"})
-    check_options({"quantised": "DequantizeLinear", "accuracy_level": 4})
+        form_of(spec_of("w4", quantised="MatMulNBit"), find_provider("cpu"))
+    for given in (["MatMulNBits"], {"by": 1}, 4):
+        with pytest.raises(UnknownNameError, match="operator of quantised products"):
+            check_options({"quantised": given})
 
 
 def test_an_option_goes_over_the_providers_data():
     cpu = find_provider("cpu")
     assert form_of(spec_of("w4"), cpu) == QuantisedForm("w4", QuantisedOperator.MATMUL_NBITS, 4)
-    given = form_of(spec_of("w8", accuracy_level=0, quantised="DequantizeLinear"), cpu)
-    assert given == QuantisedForm("w8", QuantisedOperator.DEQUANTIZE_LINEAR, 0)
+    given = {"quantised": "DequantizeLinear", "accuracy_level": 0}
+    check_options(given)
+    blocks = QuantisedForm("w8", QuantisedOperator.DEQUANTIZE_LINEAR, 0)
+    assert form_of(spec_of("w8", **given), cpu) == blocks
 
 
 def test_a_quantised_precision_that_cannot_be_written_is_refused():

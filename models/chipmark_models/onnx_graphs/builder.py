@@ -15,11 +15,14 @@ import numpy.typing as npt
 from chipmark_models.onnx_graphs import protobuf
 
 OPSET = 17
+"""The version of ai.onnx of a graph that asks for no other: old runtimes of vendors know it."""
+
 OPSET_OF_BLOCKS = 21
 """The first with DequantizeLinear by blocks, and with int4."""
 
-_IR_VERSIONS = ((OPSET_OF_BLOCKS, 10), (0, 8))
-"""Least IR version by opset, newest first."""
+_IR_VERSIONS = ((OPSET_OF_BLOCKS, 10), (1, 8))
+"""From a version of ai.onnx on, the lowest IR version to declare. Nothing newer of the format is
+used, and a runtime refuses a number above its own."""
 
 
 class ViewForm(StrEnum):
@@ -98,7 +101,7 @@ class Graph:
     """A model without its large initializers, and what they are.
 
     `weights` are views of the model's tensors, `tables` computed arrays. `hash` is the sha256 of
-    the model with every initializer left out.
+    the model with every initializer left out. `opset` is the version of ai.onnx.
     """
 
     name: str
@@ -140,13 +143,13 @@ class Graph:
             [protobuf.value_info(p.name, p.dtype, p.shape) for p in self.inputs],
             [protobuf.value_info(p.name, p.dtype, p.shape) for p in self.outputs],
             {"": self.opset} | dict.fromkeys(self._domains, 1),
-            next(version for least, version in _IR_VERSIONS if self.opset >= least),
+            next(version for opset, version in _IR_VERSIONS if self.opset >= opset),
         )
 
 
 @dataclass(slots=True)
 class GraphBuilder:
-    """Appends nodes in order; value names are unique. `opset`: of the standard operators."""
+    """Appends nodes in order; value names are unique. `opset` is the version of ai.onnx."""
 
     opset: int = OPSET
     nodes: list[bytes] = field(default_factory=list)

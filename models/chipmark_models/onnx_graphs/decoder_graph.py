@@ -10,11 +10,12 @@ import numpy.typing as npt
 
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import UnknownNameError
-from chipmark_models.onnx_graphs.builder import Graph, GraphBuilder, WeightView
+from chipmark_models.onnx_graphs.builder import OPSET, Graph, GraphBuilder, WeightView
 from chipmark_models.onnx_graphs.contrib import ContribEmitter
 from chipmark_models.onnx_graphs.emitter import LEVELS, Emitter, GraphShape, write_decoder
 from chipmark_models.onnx_graphs.plain import PlainEmitter
 from chipmark_models.onnx_graphs.quantised_linear import opset_of
+from chipmark_models.onnx_graphs.standard import STANDARD_OPSET, StandardEmitter
 
 
 def build_graph(config: ModelConfig, level: str, shape: GraphShape) -> Graph:
@@ -22,7 +23,8 @@ def build_graph(config: ModelConfig, level: str, shape: GraphShape) -> Graph:
 
     Raises UnknownNameError for a level that does not exist.
     """
-    builder = GraphBuilder(opset_of(shape.quantised))
+    of_level = STANDARD_OPSET if level == "standard" else OPSET
+    builder = GraphBuilder(max(of_level, opset_of(shape.quantised)))
     write_decoder(config, shape, builder, emitter_of(config, level, shape, builder))
     return builder.build(f"{config.name}-{level}", level, shape.dtype)
 
@@ -31,8 +33,9 @@ def emitter_of(
     config: ModelConfig, level: str, shape: GraphShape, builder: GraphBuilder
 ) -> Emitter:
     """What writes the operators of a level into `builder`; UnknownNameError for no level."""
-    emitters: dict[str, type[PlainEmitter] | type[ContribEmitter]] = {
+    emitters: dict[str, Callable[[ModelConfig, GraphShape, GraphBuilder], Emitter]] = {
         "plain": PlainEmitter,
+        "standard": StandardEmitter,
         "contrib": ContribEmitter,
     }
     if level not in emitters:

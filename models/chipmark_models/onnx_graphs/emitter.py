@@ -1,8 +1,9 @@
 """The walk over a decoder's layers, and what an emitter of one graph level has to provide.
 
 A level decides by which operators the same arithmetic is written down: `plain` by standard ONNX
-only, `contrib` by the fused operators of com.microsoft. The walk is theirs in common, so that a
-level cannot differ in the model it computes.
+of 2022 only, `standard` by the operators for language models that ONNX has had since, `contrib` by
+the fused operators of com.microsoft. The walk is theirs in common, so that a level cannot differ
+in the model it computes.
 
 Shapes: hidden states are (batch x chunk, hidden), so that every linear layer is one Gemm. Graph
 inputs `tokens` int64 (batch, chunk), `rows` int64 (n_rows,): positions of the flattened batch
@@ -20,8 +21,11 @@ from chipmark_models.onnx_graphs.protobuf import Dim
 from chipmark_models.onnx_graphs.quantised_linear import QuantisedForm, quantised_product
 from chipmark_models.tensors import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
 
-Level = Literal["plain", "contrib"]
-LEVELS: tuple[Level, ...] = ("plain", "contrib")
+Level = Literal["plain", "standard", "contrib"]
+LEVELS: tuple[Level, ...] = ("plain", "standard", "contrib")
+IN_PLACE: frozenset[Level] = frozenset({"standard", "contrib"})
+"""Levels whose graph writes the new rows into the cache itself: `present_*` and `past_*` are one
+memory. The others hand the rows out, and whoever runs the graph stores them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,21 @@ import numpy as np
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import GraphBuilder, WeightView
 from chipmark_models.onnx_graphs.emitter import GraphShape, Level
+from chipmark_models.onnx_graphs.sizes import GraphSizes
 from chipmark_models.rope import cos_sin_tables
 from chipmark_models.tensors import layer_prefix
 
 _AXES_ARE_AN_INPUT = 18  # opset from which ReduceMean takes its axes so
 
 # Added to masked scores: far below any score, and finite, so that 0 x value stays 0.
-_MASKED = {"float32": -1e30, "float16": -6e4}
+MASKED = {"float32": -1e30, "float16": -6e4}
+
+
+def sigmoid_swiglu(builder: GraphBuilder, gate_up: str, n: int) -> str:
+    """silu(gate) x up of gate_up (rows, 2 n), by operators that any opset has."""
+    gate, up = builder.ops("Split", [gate_up, builder.constant([n, n])], 2, axis=1)
+    silu = builder.op("Mul", [gate, builder.op("Sigmoid", [gate])])
+    return builder.op("Mul", [silu, up])
 
 
 def rotation_matrix(config: ModelConfig) -> np.ndarray:
@@ -58,40 +66,29 @@ class PlainEmitter:
     shape: GraphShape
     builder: GraphBuilder
     level: Level = "plain"
+    _sizes: GraphSizes = field(init=False)
     _shared: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._sizes = GraphSizes(self.shape, self.builder)
 
     def begin(self) -> None:
         """Positions, rotary rows and masks, once for all layers."""
         b, c, s = self.builder, self.config, self.shape
         start = b.input("start", "int64", (s.dim("batch"),))
-        if s.batch is None or s.chunk is None:
-            sizes = b.op("Shape", ["tokens"])
-            self._shared["batch"] = b.op("Slice", [sizes, *self._range1(0, 1)])
-            self._shared["chunk"] = b.op("Slice", [sizes, *self._range1(1, 2)])
+        self._sizes.read_tokens()
         for index in range(c.n_layers):
             for kind in ("key", "value"):
                 cached = (s.dim("batch"), c.n_kv_heads, s.dim("context"), c.head_dim)
                 b.input(f"past_{kind}_{index}", s.dtype, cached)
-        if s.context is None:
-            sizes = b.op("Shape", ["past_key_0"])
-            self._shared["context"] = b.op("Slice", [sizes, *self._range1(2, 3)])
+        self._sizes.read_context()
         column = b.op("Unsqueeze", [start, b.constant([1])])
         self._rotary(column)
         self._masks(column)
 
-    def _range1(self, first: int, last: int) -> tuple[str, str]:
-        return self.builder.constant([first]), self.builder.constant([last])
-
-    def _arange(self, name: str, size: int | None) -> str:
-        if size is not None:
-            return self.builder.constant(np.arange(size))
-        b = self.builder
-        stop = b.op("Squeeze", [self._shared[name]])
-        return b.op("Range", [b.constant(0), stop, b.constant(1)])
-
     def _rotary(self, start: str) -> None:
         b, s = self.builder, self.shape
-        new = b.op("Unsqueeze", [self._arange("chunk", s.chunk), b.constant([0])])
+        new = b.op("Unsqueeze", [self._sizes.arange("chunk"), b.constant([0])])
         positions = b.op("Add", [start, new])
         for name, array in zip(("cos", "sin"), full_tables(self.config, s.positions), strict=True):
             table = b.table(f"rope.{name}", array.astype(s.dtype))
@@ -101,36 +98,21 @@ class PlainEmitter:
 
     def _masks(self, start: str) -> None:
         b, c, s = self.builder, self.config, self.shape
-        zero, masked = b.constant(0.0, s.dtype), b.constant(_MASKED[s.dtype], s.dtype)
-        cached = b.op("Unsqueeze", [self._arange("context", s.context), b.constant([0])])
+        zero, masked = b.constant(0.0, s.dtype), b.constant(MASKED[s.dtype], s.dtype)
+        cached = b.op("Unsqueeze", [self._sizes.arange("context"), b.constant([0])])
         past = b.op("Where", [b.op("Less", [cached, start]), zero, masked])
         self._shared["past_mask"] = b.op("Unsqueeze", [past, b.constant([1, 2])])
         if s.chunk == 1:
             return
         group = c.n_heads // c.n_kv_heads
-        new = self._arange("chunk", s.chunk)
+        new = self._sizes.arange("chunk")
         rows, columns = (b.op("Unsqueeze", [new, b.constant([axis])]) for axis in (1, 0))
         causal = b.op("Where", [b.op("LessOrEqual", [columns, rows]), zero, masked])
         causal = b.op("Unsqueeze", [causal, b.constant([0])])
         # Tile, not Expand: one query row of every head in the group, in the order g x chunk + t.
         causal = b.op("Tile", [causal, b.constant([group, 1, 1])])
-        shape = self._sizes(1, 1, -1, "chunk")
+        shape = self._sizes.of(1, 1, -1, "chunk")
         self._shared["new_mask"] = b.op("Reshape", [causal, shape])
-
-    def _sizes(self, *dims: int | str) -> str:
-        """A shape for Reshape; "batch", "chunk" are this graph's sizes, one free one is -1."""
-        s = self.shape
-        known = [getattr(s, d) if isinstance(d, str) else d for d in dims]
-        if sum(size in (None, -1) for size in known) <= 1:
-            return self.builder.constant([-1 if size is None else size for size in known])
-        key = f"sizes{dims}"
-        if key not in self._shared:
-            parts = [
-                self._shared[str(dim)] if size is None else self.builder.constant([size])
-                for dim, size in zip(dims, known, strict=True)
-            ]
-            self._shared[key] = self.builder.op("Concat", parts, axis=0)
-        return self._shared[key]
 
     def norm(self, x: str, weight: str) -> str:
         """x / sqrt(mean(x^2) + eps) * weight, in float32 inside."""
@@ -158,7 +140,7 @@ class PlainEmitter:
         b, c, s = self.builder, self.config, self.shape
         n_rotated = c.n_heads + c.n_kv_heads
         packed = b.op(
-            "Reshape", [qkv, self._sizes("batch", "chunk", n_rotated + c.n_kv_heads, c.head_dim)]
+            "Reshape", [qkv, self._sizes.of("batch", "chunk", n_rotated + c.n_kv_heads, c.head_dim)]
         )
         qk, v = b.ops("Split", [packed, b.constant([n_rotated, c.n_kv_heads])], 2, axis=2)
         if c.qk_norm:
@@ -172,7 +154,7 @@ class PlainEmitter:
         q, k = b.ops("Split", [qk, b.constant([c.n_heads, c.n_kv_heads])], 2, axis=2)
         q = b.op("Mul", [q, b.constant(c.head_dim**-0.5, s.dtype)])
         group = c.n_heads // c.n_kv_heads
-        q = b.op("Reshape", [q, self._sizes("batch", "chunk", c.n_kv_heads, group * c.head_dim)])
+        q = b.op("Reshape", [q, self._sizes.of("batch", "chunk", c.n_kv_heads, group * c.head_dim)])
         q = self._stack_group(q, group)
         new_k = self._heads_first(k, f"new_key_{layer}")
         new_v = self._heads_first(v, f"new_value_{layer}")
@@ -186,7 +168,9 @@ class PlainEmitter:
         if s.chunk != 1:
             new = b.op("Add", [new, self._shared["new_mask"]])
         probabilities = b.op("Softmax", [b.op("Concat", [past, new], axis=-1)], axis=-1)
-        p_past, p_new = b.ops("Split", [probabilities, self._sizes("context", "chunk")], 2, axis=-1)
+        p_past, p_new = b.ops(
+            "Split", [probabilities, self._sizes.of("context", "chunk")], 2, axis=-1
+        )
         y = b.op(
             "Add",
             [b.op("MatMul", [p_past, f"past_value_{layer}"]), b.op("MatMul", [p_new, new_v])],
@@ -209,22 +193,22 @@ class PlainEmitter:
         """(batch, chunk, kv_heads, group x head_dim) to (batch, kv_heads, group x chunk, ...)."""
         b, c = self.builder, self.config
         if self.shape.chunk == 1:
-            return b.op("Reshape", [q, self._sizes("batch", c.n_kv_heads, group, c.head_dim)])
+            return b.op("Reshape", [q, self._sizes.of("batch", c.n_kv_heads, group, c.head_dim)])
         # Five axes are needed; batch and chunk are folded around the transposition.
-        five = self._sizes("batch", "chunk", c.n_kv_heads, group, c.head_dim)
+        five = self._sizes.of("batch", "chunk", c.n_kv_heads, group, c.head_dim)
         q = b.op("Transpose", [b.op("Reshape", [q, five])], perm=[0, 2, 3, 1, 4])
         return b.op("Reshape", [q, self._rows_of_group(group)])
 
     def _rows_of_group(self, group: int) -> str:
         c, s = self.config, self.shape
         if s.chunk is not None:
-            return self._sizes("batch", c.n_kv_heads, group * s.chunk, c.head_dim)
+            return self._sizes.of("batch", c.n_kv_heads, group * s.chunk, c.head_dim)
         if s.batch is not None:
-            return self._sizes("batch", c.n_kv_heads, -1, c.head_dim)
+            return self._sizes.of("batch", c.n_kv_heads, -1, c.head_dim)
         if "rows_of_group" not in self._shared:
             b = self.builder
-            n_rows = b.op("Mul", [self._shared["chunk"], b.constant([group])])
-            parts = [self._shared["batch"], b.constant([c.n_kv_heads]), n_rows]
+            n_rows = b.op("Mul", [self._sizes.free("chunk"), b.constant([group])])
+            parts = [self._sizes.free("batch"), b.constant([c.n_kv_heads]), n_rows]
             self._shared["rows_of_group"] = b.op(
                 "Concat", [*parts, b.constant([c.head_dim])], axis=0
             )
@@ -234,7 +218,7 @@ class PlainEmitter:
         """(batch, kv_heads, group x chunk, head_dim) to (batch x chunk, heads x head_dim)."""
         b, c = self.builder, self.config
         if self.shape.chunk != 1:
-            five = self._sizes("batch", c.n_kv_heads, group, "chunk", c.head_dim)
+            five = self._sizes.of("batch", c.n_kv_heads, group, "chunk", c.head_dim)
             y = b.op("Transpose", [b.op("Reshape", [y, five])], perm=[0, 3, 1, 2, 4])
         return b.op("Reshape", [y, b.constant([-1, c.q_size])])
 
@@ -244,8 +228,4 @@ class PlainEmitter:
 
     def swiglu(self, gate_up: str) -> str:
         """silu(gate) * up."""
-        b = self.builder
-        n = self.config.intermediate_size
-        gate, up = b.ops("Split", [gate_up, b.constant([n, n])], 2, axis=1)
-        silu = b.op("Mul", [gate, b.op("Sigmoid", [gate])])
-        return b.op("Mul", [silu, up])
+        return sigmoid_swiglu(self.builder, gate_up, self.config.intermediate_size)

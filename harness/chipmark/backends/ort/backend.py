@@ -149,11 +149,10 @@ class OrtBackend(BackendDefaults):
         the KV that it needs and the sampling; its host time is what the session's run leaves."""
         rows, runner = plan.rows, engine.runner
         start = self._clock.now()
-        runner.ensure_capacity(int((rows.start + rows.length).max()))
+        of_slots = LaunchRows(rows.slot, rows.start, rows.length, rows.tokens, rows.sample)
+        runner.ensure_capacity(runner.rows_needed(of_slots))
         ready, before = self._clock.now(), runner.run_s
-        logits = runner.run(
-            LaunchRows(rows.slot, rows.start, rows.length, rows.tokens, rows.sample)
-        )
+        logits = runner.run(of_slots)
         host_s = max(0.0, self._clock.now() - ready - (runner.run_s - before))
         ids, best = sample(logits)
         launch = Launch(plan.phase, index, start, self._clock.now(), host_s, runner.positions)

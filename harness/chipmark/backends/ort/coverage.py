@@ -17,6 +17,10 @@ from chipmark_models.onnx_graphs.builder import Graph
 _SHAPE_OPS = frozenset({"Shape", "Concat", "Range", "Squeeze", "Unsqueeze", "Reshape", "Slice"})
 """Nodes that compute or change shapes; counted as no work."""
 
+_WRITTEN_OUT = frozenset({"Attention", "RMSNormalization", "RotaryEmbedding"})
+"""Operators that ONNX defines by others: where no provider has a kernel of its own, ONNX Runtime
+puts the others in their place, without a name."""
+
 
 _PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulNBits"})
 
@@ -44,9 +48,9 @@ def node_work(
 
     A linear layer: 2 x rows x weights FLOPs, its weights read once as they are stored (codes and
     scales of quantised ones; by the node that unpacks them where there is one). An attention
-    product: 2 x heads x chunk x keys x head_dim, its keys or values read once. A gather from a
-    table: the rows. Any other node: its activations read and written (hidden size), one FLOP an
-    element.
+    product: 2 x heads x chunk x keys x head_dim, its keys or values read once. Rows of K or V that
+    the graph writes into the cache: read and written, no FLOPs. A gather from a table: the rows.
+    Any other node: its activations read and written (hidden size), one FLOP an element.
     """
     rows, item = batch * chunk, 4 if graph.dtype == "float32" else 2
     sizes = {view.name: view.n_weights for view in graph.weights}
@@ -63,11 +67,13 @@ def node_work(
         elif info.op_type == "DequantizeLinear":
             work[info.name] = Work(0.0, float(sum(stored[name] for name in info.inputs)))
             sizes[info.outputs[0]] = weight
-        elif info.op_type == "GroupQueryAttention":
+        elif info.op_type in ("GroupQueryAttention", "Attention"):
             work[info.name] = _attention(config, batch, chunk, context + chunk, item, 2)
         elif info.op_type == "MatMul" and weight == 0 and not _is_rotation(info.inputs):
             n_keys = context if any(name in cached for name in info.inputs) else chunk
             work[info.name] = _attention(config, batch, chunk, n_keys, item, 1)
+        elif info.op_type == "TensorScatter":
+            work[info.name] = Work(0.0, 2.0 * rows * config.kv_size * item)
         elif info.op_type in _SHAPE_OPS:
             work[info.name] = Work(0.0, 0.0)
         else:
@@ -98,14 +104,22 @@ def _attention(
 def coverage(work: Mapping[str, Work], assigned: Iterable[Assignment], ep_name: str) -> float:
     """The smaller of the shares of FLOPs and of bytes whose nodes `ep_name` took, 0 to 1.
 
-    Nodes that ONNX Runtime made itself or folded away are in neither share.
+    Nodes that ONNX Runtime made itself or folded away are in neither share. An operator that was
+    written out by others was taken where all nodes without a name were.
     """
     mine: set[str] = set()
     seen: set[str] = set()
+    nameless_left = False
     for part in assigned:
         seen.update(part.nodes)
         if part.ep_name == ep_name:
             mine.update(part.nodes)
+        else:
+            nameless_left |= "" in part.nodes
+    if "" in seen:
+        written_out = {n for n in work if n not in seen and n.rpartition("_")[0] in _WRITTEN_OUT}
+        seen |= written_out
+        mine |= set() if nameless_left else written_out
     known = [name for name in work if name in seen]
     flops = sum(work[name].flops for name in known)
     n_bytes = sum(work[name].n_bytes for name in known)

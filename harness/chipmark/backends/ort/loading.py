@@ -33,7 +33,7 @@ from chipmark.log import logger_of
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import Graph
 from chipmark_models.onnx_graphs.decoder_graph import build_graph
-from chipmark_models.onnx_graphs.emitter import LEVELS, GraphShape, Level
+from chipmark_models.onnx_graphs.emitter import IN_PLACE, LEVELS, GraphShape, Level
 from chipmark_models.onnx_graphs.quantised_linear import QuantisedForm
 from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
 
@@ -71,6 +71,8 @@ class GraphPlan:
     static: frozenset[str]
     chunk_buckets: tuple[int, ...]
     context_buckets: tuple[int, ...]
+    slot_rows: int
+    """Rows of the cache that a slot may come to need."""
     quantised: QuantisedForm | None
 
 
@@ -96,7 +98,7 @@ def load(spec: LoadSpec, located: Located) -> Engine:
     host_device = _on_host(located)
     choice = opener.choose_binding()
     products = opener.find_products()
-    capacity = plan.max_context + 1 if plan.level == "contrib" else _capacity(plan)
+    capacity = _capacity(plan)
     cache = SlotCache(weights.config, plan.n_slots, capacity, plan.dtype, choice.allocate)
     runner = Runner(
         config=weights.config,
@@ -107,7 +109,7 @@ def load(spec: LoadSpec, located: Located) -> Engine:
         static=plan.static,
         chunk_buckets=plan.chunk_buckets,
         context_buckets=plan.context_buckets,
-        max_context=plan.max_context,
+        slot_rows=plan.slot_rows,
         way=choice.way,
         empty_head=located.ep_name == "CPUExecutionProvider" and not plan.static,
         host_device=host_device,
@@ -156,8 +158,11 @@ def _plan(spec: LoadSpec, located: Located, config: ModelConfig) -> GraphPlan:
     static = (provider.static or ("batch", "chunk", "context")) if fixed else ()
     contexts = provider.context_buckets or (STATIC_CONTEXTS if static else ())
     chunks = provider.chunk_buckets or (STATIC_CHUNKS if static else ())
-    context_buckets = _buckets(contexts, spec.max_context)
     chunk_buckets = _buckets(chunks, spec.max_chunk)
+    # A graph that writes its rows needs room for those of padding, or of a slot that rides along.
+    room = (chunk_buckets[-1] if chunk_buckets else 1) if level in IN_PLACE else 0
+    slot_rows = spec.max_context + room
+    context_buckets = _buckets(contexts, slot_rows)
     return GraphPlan(
         level=next(known for known in LEVELS if known == level),
         dtype="float16" if spec.precision == "fp16" else "float32",
@@ -167,6 +172,7 @@ def _plan(spec: LoadSpec, located: Located, config: ModelConfig) -> GraphPlan:
         static=frozenset(static),
         chunk_buckets=chunk_buckets,
         context_buckets=context_buckets,
+        slot_rows=slot_rows,
         quantised=form_of(spec, provider),
     )
 
@@ -180,9 +186,12 @@ def _buckets(offered: tuple[int, ...], largest: int) -> tuple[int, ...]:
 
 
 def _capacity(plan: GraphPlan) -> int:
+    """Rows that a slot has at first."""
+    if plan.level == "contrib":  # it reads valid rows only, so that the rest costs nothing
+        return plan.slot_rows
     if plan.context_buckets:
         return plan.context_buckets[0]
-    return min(_FIRST_CAPACITY, plan.max_context)
+    return min(_FIRST_CAPACITY, plan.slot_rows)
 
 
 class _Opener:
@@ -280,10 +289,11 @@ def warm(runner: Runner, plan: GraphPlan, n_seqs: int) -> None:
     chunks = plan.chunk_buckets or (min(plan.max_chunk, 32),)
     for chunk in sorted(set(chunks)):
         length = min(chunk, plan.max_context)
-        runner.ensure_capacity(length)
-        runner.run(_rows([0], 0, length))
+        prompt = _rows([0], 0, length)
+        runner.ensure_capacity(runner.rows_needed(prompt))
+        runner.run(prompt)
     for context in plan.context_buckets or (first,):
-        runner.ensure_capacity(min(context, plan.max_context))
+        runner.ensure_capacity(min(context, plan.slot_rows))
         for n in range(1, n_seqs + 1):
             runner.run(_rows(list(range(n)), 1, 1))
             runner.run(_rows(list(range(n)), 1, 1))
@@ -371,6 +381,5 @@ def _notes(opener: _Opener, located: Located) -> tuple[tuple[str, str], ...]:
 
 def matmul_rate(engine: Engine, located: Located, precision: str) -> float:
     """Rate of a square product on the provider, FLOP (or integer operations) per second."""
-    dtype = {"fp16": "float16", "int8": "int8"}.get(precision, "float32")
-    session = open_plain_session(roofs.matmul_graph(dtype), located, engine.settings)
-    return roofs.session_matmul_rate(session, dtype)
+    graph = roofs.matmul_graph(precision)
+    return roofs.session_matmul_rate(open_plain_session(graph, located, engine.settings))

@@ -9,20 +9,14 @@ from chipmark.errors import UnknownNameError, UsageError
 from chipmark_models.onnx_graphs.emitter import LEVELS
 from chipmark_models.onnx_graphs.quantised_linear import ACCURACY_LEVELS, QuantisedOperator
 
-OPTIONS = (
-    "graph",
-    "spinning",
-    "prepacking",
-    "static",
-    "quantised",
-    "accuracy_level",
-    "provider",
-)
+PRODUCT_OPTIONS = ("quantised", "accuracy_level")
+"""Keys of LoadSpec.options that go over the provider's data for w8 and w4: quantised =
+MatMulNBits or DequantizeLinear; accuracy_level = 0 to 4, of MatMulNBits."""
+
+OPTIONS = ("graph", "spinning", "prepacking", "static", *PRODUCT_OPTIONS, "provider")
 """Keys of LoadSpec.options: graph = auto or a level of the graph; spinning, prepacking and static =
-true or false (static fixes every dimension, for a provider that takes no free ones); quantised =
-MatMulNBits or DequantizeLinear and accuracy_level = 0 to 4, of MatMulNBits: how products with w8
-and w4 weights are written, over the provider's data; provider = a table of options for the
-provider, over those of its data."""
+true or false (static fixes every dimension, for a provider that takes no free ones); provider = a
+table of options for the provider, over those of its data; PRODUCT_OPTIONS: see there."""
 
 _SWITCHES = ("spinning", "prepacking", "static")
 
@@ -40,17 +34,23 @@ def check_options(options: Mapping[str, Any]) -> None:
         if not isinstance(options.get(key, True), bool):
             text = f"ort: the option {key} is {options[key]!r}, not true or false"
             raise UsageError(text, f"as --option ort:{key}=true")
-    operator = str(options.get("quantised", QuantisedOperator.MATMUL_NBITS))
-    if operator not in set(QuantisedOperator):
-        raise UnknownNameError("operator of quantised products", operator, QuantisedOperator)
-    accuracy = options.get("accuracy_level", 0)
-    if type(accuracy) is not int or accuracy not in ACCURACY_LEVELS:
-        raise UsageError(
-            f"ort: the option accuracy_level is {accuracy!r}, not 0 to 4",
-            "4 allows int8 activations in products, 0 asks for fp32",
-        )
+    check_products(
+        options.get("quantised", QuantisedOperator.MATMUL_NBITS), options.get("accuracy_level", 0)
+    )
     if not isinstance(options.get("provider", {}), Mapping):
         raise UsageError(
             f"ort: the option provider is {options['provider']!r}, not a table of its options",
             "as --option ort:provider.KEY=VALUE",
+        )
+
+
+def check_products(operator: object, level: object) -> None:
+    """Raise UnknownNameError for an operator of quantised products that does not exist, UsageError
+    for an accuracy_level that is none of MatMulNBits."""
+    if str(operator) not in set(QuantisedOperator):  # a list or a table may be given
+        raise UnknownNameError("operator of quantised products", str(operator), QuantisedOperator)
+    if type(level) is not int or level not in ACCURACY_LEVELS:
+        raise UsageError(
+            f"accuracy_level is {level!r}",
+            "0 to 4: 4 allows int8 activations in products, 0 asks for fp32",
         )

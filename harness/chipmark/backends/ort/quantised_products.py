@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from chipmark.backends.ort.options import check_products
 from chipmark.backends.ort.providers import Provider
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
@@ -92,8 +93,11 @@ class Products:
 
 
 def form_of(spec: LoadSpec, provider: Provider) -> QuantisedForm | None:
-    """How the cell's quantised products are written, by its options (`options.check_options`) or
-    the provider's data; None for a plain precision. UsageError for one that is not written."""
+    """How the cell's quantised products are written, by its options or the provider's data; None
+    for a plain precision. Raises UnknownNameError and UsageError for options."""
+    operator = str(spec.options.get("quantised", provider.quantised))
+    level = spec.options.get("accuracy_level", provider.accuracy_level)
+    check_products(operator, level)
     if spec.precision not in QUANTISED:
         return None
     if spec.precision not in INTEGERS:
@@ -101,9 +105,7 @@ def form_of(spec: LoadSpec, provider: Provider) -> QuantisedForm | None:
             f"ort:{provider.name} does not compute {spec.precision}",
             f"it is written for {' and '.join(INTEGERS)}; a precision is never substituted",
         )
-    operator = QuantisedOperator(str(spec.options.get("quantised", provider.quantised)))
-    level = int(spec.options.get("accuracy_level", provider.accuracy_level))
-    return QuantisedForm(spec.precision, operator, level)
+    return QuantisedForm(spec.precision, QuantisedOperator(operator), level)
 
 
 def find_products(form: QuantisedForm, config: ModelConfig, run: Run, fixed: bool) -> Products:

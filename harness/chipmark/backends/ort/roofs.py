@@ -11,28 +11,31 @@ from chipmark_models.onnx_graphs.builder import Graph, GraphBuilder
 
 _REPEATS = 5
 _MATRIX = 1024
+_DTYPES = {"float": "float32", "float16": "float16", "uint8": "uint8"}
 
 
-def matmul_graph(dtype: str) -> Graph:
-    """c = a b, square, of `_MATRIX` rows. dtype int8: uint8 by constant int8 into int32, which is
-    the fastest of the integer products that the CPU provider has."""
+def matmul_graph(precision: str) -> Graph:
+    """c = a b, square, of `_MATRIX` rows. `precision` int8: uint8 by constant int8 into int32,
+    which is the fastest of the integer products that the CPU provider has; fp16; else fp32."""
     builder = GraphBuilder()
     shape = (_MATRIX, _MATRIX)
-    if dtype == "int8":
-        weights = builder.constant(np.ones(shape), dtype)
+    if precision == "int8":
+        weights = builder.constant(np.ones(shape), "int8")
         builder.op("MatMulInteger", [builder.input("a", "uint8", shape), weights], out="c")
         builder.output("c", "int32", shape)
         return builder.build("matmul", "plain", "float32")
+    dtype = "float16" if precision == "fp16" else "float32"
     builder.op("MatMul", [builder.input(n, dtype, shape) for n in ("a", "b")], out="c")
     builder.output("c", dtype, shape)
     return builder.build("matmul", "plain", dtype)
 
 
-def session_matmul_rate(session: Any, dtype: str) -> float:
-    """FLOP, or integer operations, per second of a square product (`matmul_graph`), best of
-    five."""
-    a = np.ones((_MATRIX, _MATRIX), "uint8" if dtype == "int8" else dtype)
-    feed = {"a": a} if dtype == "int8" else {"a": a, "b": a}
+def session_matmul_rate(session: Any) -> float:
+    """Operations per second of a square product (`matmul_graph`), best of five."""
+    feed = {
+        given.name: np.ones((_MATRIX, _MATRIX), _DTYPES[given.type[len("tensor(") : -1]])
+        for given in session.get_inputs()
+    }
     session.run(None, feed)
     best = 0.0
     for _ in range(_REPEATS):

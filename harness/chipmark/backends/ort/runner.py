@@ -17,6 +17,7 @@ import numpy.typing as npt
 from chipmark.backends.ort.binding import Way
 from chipmark.backends.ort.slot_cache import SlotCache
 from chipmark_models.config import ModelConfig
+from chipmark_models.onnx_graphs.emitter import IN_PLACE, Level
 
 Array = npt.NDArray[Any]
 SessionKey = tuple[int | None, int | None, int | None]
@@ -60,18 +61,19 @@ class Runner:
     """Executes launches against a SlotCache.
 
     session_of: the session for (batch, chunk, context), None where that dimension is free.
-    `static` names the dimensions that are fixed; `way` how KV is bound.
+    `static` names the dimensions that are fixed; `way` how KV is bound. `slot_rows`: rows of the
+    cache that a slot may come to need.
     """
 
     config: ModelConfig
-    level: str
+    level: Level
     dtype: str
     cache: SlotCache
     session_of: Callable[[SessionKey], Any]
     static: frozenset[str]
     chunk_buckets: tuple[int, ...]
     context_buckets: tuple[int, ...]
-    max_context: int
+    slot_rows: int
     way: Way
     empty_head: bool
     host_device: bool
@@ -82,12 +84,27 @@ class Runner:
     """Positions that the last launch computed: padding, and slots that rode along, included."""
     _decode: dict[tuple[int, int], _Bound] = field(default_factory=dict)
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the graph writes the new rows into the cache itself."""
+        return self.level in IN_PLACE
+
+    def rows_needed(self, rows: LaunchRows) -> int:
+        """Rows that a slot must have for a launch. A graph that writes them itself writes those of
+        padding too, and one behind what a slot that rides along holds."""
+        if not self.in_place:
+            return int((rows.start + rows.length).max())
+        first, last = self._range(rows.slot)
+        chunk = self._padded(int(rows.length.max()), self.chunk_buckets)
+        riding = int(self.cache.held[first:last].max()) + 1 if last - first > 1 else 0
+        return max(int(rows.start.max()) + chunk, riding)
+
     def ensure_capacity(self, rows: int) -> int:
         """Grow the cache to hold `rows` rows a slot; returns the bytes copied (0: it fits)."""
         if rows <= self.cache.capacity:
             return 0
         copied = self.cache.grow(
-            self.cache.next_capacity(rows, self.max_context, self.context_buckets)
+            self.cache.next_capacity(rows, self.slot_rows, self.context_buckets)
         )
         self._decode.clear()
         self.traffic.kv_copied_bytes += copied
@@ -165,8 +182,8 @@ class Runner:
 
     def _staged_context(self, start: int) -> int | None:
         """Rows of a compact copy for a prefill, or None to read the slot in place."""
-        if self.level == "contrib":
-            return None  # reads valid rows only
+        if self.in_place:
+            return None  # what it writes has to stay
         context = max(1, start)
         if "context" in self.static or self.context_buckets:
             context = next((b for b in (1, *self.context_buckets) if b >= context), context)
@@ -177,7 +194,7 @@ class Runner:
     def _bind_cache(self, bound: _Bound, first: int, last: int) -> None:
         self.cache.bind(bound.io, first, last)
         self._count_rebind((last - first) * self.cache.capacity)
-        if self.level == "contrib":
+        if self.in_place:
             for layer in range(self.config.n_layers):
                 for index, kind in enumerate(("key", "value")):
                     part = self.cache.host[layer, index, first:last]
@@ -203,7 +220,7 @@ class Runner:
         logits = np.empty((n_rows, c.vocab_size), np.float32)
         _bind_output(io, "logits", logits)
         new_rows = None
-        if self.level != "contrib":
+        if not self.in_place:
             shape = (c.n_layers, 2, batch, c.n_kv_heads, chunk, c.head_dim)
             new_rows = np.empty(shape, self.dtype)
             for layer in range(c.n_layers):
@@ -230,14 +247,16 @@ class Runner:
         last = np.zeros(batch, np.int64) if chunk > 1 else np.arange(batch)
         last[index] = index * chunk + rows.length - 1
         feeds["rows"][...] = last[: len(feeds["rows"])]
+        # Where the graph writes, a slot that rides along gets one row behind what it holds, where
+        # it is not read.
+        riding = self.cache.held[first : first + batch] if self.in_place else 0
         if self.level == "contrib":
-            # A slot that rides along appends one row behind what it holds, where it is not read.
-            ends = self.cache.held[first : first + batch].astype(np.int32)
+            ends = feeds["past_length"]
+            ends[...] = riding
             ends[index] = rows.start + rows.length - 1
-            feeds["past_length"][...] = ends
             feeds["total_length"][...] = ends.max() + 1
         else:
-            feeds["start"][...] = 0
+            feeds["start"][...] = riding
             feeds["start"][index] = rows.start
         if (
             self.way != "shared"

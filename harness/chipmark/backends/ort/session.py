@@ -6,6 +6,7 @@ device is always named, never chosen by a policy.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from chipmark.backends.ort.weights_file import PlacedWeights
 from chipmark.errors import CellFailedError
 from chipmark.log import logger_of
 from chipmark_models.config import ModelConfig
-from chipmark_models.onnx_graphs.builder import Graph
+from chipmark_models.onnx_graphs.builder import OPSET, Graph
 
 _CPU = "CPUExecutionProvider"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +74,45 @@ def open_session(
 ) -> Opened:
     """Open `graph` on the provider; `sizes` (batch, chunk, context) weigh its coverage.
 
-    Raises CellFailedError where the provider loads it neither whole nor in part.
+    Raises CellFailedError with the provider's own words where it loads it neither whole nor in
+    part; another level is never tried unasked.
     """
     model = graph.serialize(placed.placements, placed.inline)
     if located.ep_name == _CPU:
-        return Opened(_open(model, placed, located, settings, whole=False), 1.0, "")
+        try:
+            return Opened(_open(model, placed, located, settings, whole=False), 1.0, "")
+        except onnxruntime_errors() as error:
+            raise _refusal(graph, located, error) from error
     if _can_refuse_fallback():
         try:
             return Opened(_open(model, placed, located, settings, whole=True), 1.0, "")
         except onnxruntime_errors() as error:
-            problem = str(error).splitlines()[0][:300]
+            problem = own_words(error)[:300]
             _LOG.info("%s does not take the whole graph: %s", located.ep_name, problem)
     else:
         problem = "this onnxruntime has no option to refuse the CPU; what ran there is unknown"
     try:
         session = _open(model, placed, located, settings, whole=False)
     except onnxruntime_errors() as error:
-        raise CellFailedError(
-            f"{located.ep_name} does not load the {graph.level} graph: {error}", problem
-        ) from error
+        raise _refusal(graph, located, error) from error
     taken: tuple[Assignment, ...] = read_assignment(session)
     work = node_work(graph, config, **sizes)
     return Opened(session, coverage(work, taken, located.ep_name), problem)
+
+
+def _refusal(graph: Graph, located: Located, error: Exception) -> CellFailedError:
+    """The error for a graph that a provider does not load, and which level asks for less."""
+    import onnxruntime as ort
+
+    if graph.level == "plain":
+        hint = f"no level of the graph asks for less than plain does (opset {graph.opset})"
+    else:
+        hint = f"--option ort:graph=plain asks for operators of opset {OPSET} alone"
+    return CellFailedError(
+        f"{located.ep_name} of onnxruntime {ort.__version__} does not load the graph"
+        f" {graph.name} (opset {graph.opset}): {own_words(error)}",
+        hint,
+    )
 
 
 def _can_refuse_fallback() -> bool:
@@ -136,14 +155,30 @@ def _open(
         so.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     elif located.ep_name != _CPU:
         so.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    # Without enable_fallback=0 a provider that does not start is replaced by the CPU, there and
+    # then or inside a later run, and the reason is lost.
     if located.ep_device is not None:
         so.add_provider_for_devices([located.ep_device], settings.options)
-        return ort.InferenceSession(model, so)
-    if located.ep_name == _CPU:
-        return ort.InferenceSession(model, so, providers=[_CPU])
-    session = ort.InferenceSession(
-        model, so, providers=[(located.ep_name, settings.options)], enable_fallback=0
-    )
-    if located.ep_name not in session.get_providers():
-        raise RuntimeError(f"{located.ep_name} is not among {session.get_providers()}")
+        session = ort.InferenceSession(model, so, enable_fallback=0)
+    elif located.ep_name == _CPU:
+        session = ort.InferenceSession(model, so, providers=[_CPU], enable_fallback=0)
+    else:
+        session = ort.InferenceSession(
+            model, so, providers=[(located.ep_name, settings.options)], enable_fallback=0
+        )
+    refuse_substitute(session, located.ep_name)
     return session
+
+
+def refuse_substitute(session: Any, ep_name: str) -> None:
+    """RuntimeError where `session` has left its provider: ONNX Runtime's Python may do so when it
+    opens and, later, inside a run."""
+    listed = session.get_providers()
+    if ep_name not in listed:
+        raise RuntimeError(f"{ep_name} did not start: the session runs on {', '.join(listed)}")
+
+
+def own_words(error: Exception) -> str:
+    """One line of what ONNX Runtime or the provider said, without colour codes and blank lines."""
+    lines = (" ".join(_COLOUR.sub("", line).split()) for line in str(error).splitlines())
+    return " ".join(line for line in lines if line)

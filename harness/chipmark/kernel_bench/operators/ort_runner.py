@@ -90,8 +90,8 @@ class OrtRunner:
 
     def flops(self) -> float | None:
         """By square products of the provider."""
-        session = open_plain_session(matmul_graph(self._dtype), self._located, self._settings)
-        return session_matmul_rate(session, self._dtype)
+        graph = matmul_graph(self._weights.precision)
+        return session_matmul_rate(open_plain_session(graph, self._located, self._settings))
 
     def prepare(self, case: OperatorCase, inputs: Sequence[Inputs]) -> Prepared:
         """One session with all of them."""
