@@ -14,6 +14,7 @@ from chipmark.backends.ort.quantised_products import find_products, form_of, int
 from chipmark.engine.computed import Number, class_of
 from chipmark.engine.contract import LoadSpec
 from chipmark.errors import CellFailedError, DoesNotFitError, UnknownNameError, UsageError
+from chipmark_models.onnx_graphs.emitter import LEVELS
 from chipmark_models.onnx_graphs.quantised_linear import QuantisedForm, QuantisedOperator
 from chipmark_models.precision import INT8_BY_GROUP, kept_matrices
 from chipmark_models.presets import preset
@@ -84,7 +85,7 @@ def expected(config, weights, ids, rounding=None):
     return Oracle(config, weights.float32, rounding=rounding).logits([ids], places)[0]
 
 
-@pytest.mark.parametrize("level", ["plain", "contrib"])
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", ["w8", "w4"])
 def test_logits_are_those_of_what_products_take(
