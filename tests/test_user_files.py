@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from chipmark import user_files
+from chipmark.backends.ort import providers
 from chipmark.backends.ort.providers import find_provider, known_providers
 from chipmark.backends.torch_device.devices import open_device, plugin_modules
 from chipmark.chips.catalogue import catalogue
@@ -117,6 +121,14 @@ def test_a_torch_device_names_its_module(folder):
         ("providers.toml", '[mychip]\nstatic = ["bach"]\n', "mychip.static", known_providers),
         ("providers.toml", '[mychip]\nprecisions = ["f32"]\n', "precisions", known_providers),
         ("providers.toml", "[mychip]\nprecisions = []\n", "precisions", known_providers),
+        (
+            "providers.toml",
+            '[mychip]\nquantised = "QMat"\n',
+            "mychip.quantised",
+            known_providers,
+        ),
+        ("providers.toml", "[mychip]\naccuracy_level = 9\n", "accuracy_level", known_providers),
+        ("providers.toml", "[mychip]\naccuracy_level = true\n", "accuracy_level", known_providers),
         ("providers.toml", '[mychip]\ndevice = "GPU"\n', "mychip.device", known_providers),
         ("providers.toml", "[mychip]\nchunk_buckets = [9, 4]\n", "chunk_buckets", known_providers),
         ("torch_devices.toml", '[cuda]\nmodule = "x"\n', "cuda", plugin_modules),
@@ -158,6 +170,31 @@ def test_an_unknown_name_in_a_providers_file_gets_near_ones(folder, text, near):
     (folder / "providers.toml").write_text(text)
     with pytest.raises(BadInputError, match=near):
         known_providers()
+
+
+def test_every_field_of_the_built_in_list_may_be_given(folder):
+    """A copy of each built-in entry under another name is taken as it is."""
+    tables = tomllib.loads(Path(providers.__file__).with_name("providers.toml").read_text())
+    tables.pop("default")
+    lines = []
+    for name, table in tables.items():
+        table.pop("verified", None)
+        lines += _lines(f"my_{name}", table)
+    (folder / "providers.toml").write_text("\n".join(lines))
+    known = known_providers()
+    for name in tables:
+        mine = replace(known[f"my_{name}"], name=name, origin="", verified=known[name].verified)
+        assert mine == known[name]
+
+
+def _lines(head: str, table: dict[str, object]) -> list[str]:
+    """A table as TOML; JSON's texts, lists and numbers are TOML's too."""
+    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    lines = [f"[{head}]", *(f"{json.dumps(k)} = {json.dumps(v)}" for k, v in plain.items())]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            lines += _lines(f"{head}.{json.dumps(key)}", value)
+    return lines
 
 
 def test_an_option_that_is_no_text_says_how_to_write_it(folder):

@@ -78,9 +78,13 @@ def test_a_file_of_the_users_own_is_among_them_and_gone_afterwards(
     assert str(path) in answer.err
 
 
-def test_another_interpreter_is_the_one_that_looks(chipmark, looked_up) -> None:
-    rows = chipmark("providers", "--python", "/opt/vendor/python", "--format", "json").json
-    assert {python for _, python in looked_up} == {"/opt/vendor/python"}
+def test_another_interpreter_is_the_one_that_looks(chipmark, looked_up, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 3\n")  # it has none of the plug-ins
+    python.chmod(0o755)
+    rows = chipmark("providers", "--python", python, "--format", "json").json
+    assert {python for _, python in looked_up} == {str(python)}
+    assert chipmark("providers", "--python", tmp_path / "missing").code == 2
     assert not [row for row in rows if row["backend"].startswith("triton")]
 
 
@@ -92,6 +96,8 @@ def test_another_interpreter_is_the_one_that_looks(chipmark, looked_up) -> None:
         (("otr:cpu",), "did you mean ort:cpu"),
         (("ort:cpu", "--option", "ort:grph=plain"), "did you mean graph"),
         (("ort:cpu", "--precision", "fp31"), "fp32"),
+        (("ort:cpu", "--option", "torch:ops=1"), "kind of --option"),
+        (("ort:cpu", "--python", "/nowhere/python"), "not an interpreter"),
         (("sim:golden",), "no provider to be probed"),
         (("ort:cpu", "--format", "jsn"), "json"),
     ],
@@ -185,6 +191,69 @@ def test_a_torch_device_has_no_levels(chipmark) -> None:
     assert answer.code == 0, answer.err
     assert answer.json["levels"] == []
     assert answer.json["load"]["graph"] == "none"
+
+
+def test_operators_left_to_the_cpu_and_compile_times_are_listed(chipmark, monkeypatch) -> None:
+    from chipmark.cell.protocol import LoadAnswer, LoadedCaps, Remark, Words
+    from chipmark.engine.contract import HostOperator
+    from chipmark.results.manifest import ParityResult
+
+    answer = LoadAnswer(
+        caps=LoadedCaps("slots", "copy", 10, 4, 64, n_slots=5),
+        load_s=1.0,
+        compile_s=65.25,
+        weight_bytes=1000,
+        kv_bytes=500,
+        precision=Words("fp16", "fp16", "fp16", "provider"),
+        graph="plain",
+        ep_coverage=0.75,
+        device="MyChip",
+        details={
+            "binding": "device",
+            "compile": [
+                {"batch": 1, "chunk": 64, "context": None, "seconds": 61.5},
+                {"batch": 1, "chunk": 1, "context": 512, "seconds": 3.75},
+                "a word that is not a bucket",
+            ],
+        },
+        notes=(Remark("ep_coverage", "MyEP took 75% of the work"),),
+        describe={},
+        plugin={},
+        refused_plugins=(),
+        wall_s=2.0,
+        python="3.12",
+        numpy="2.0",
+        packages={},
+        peak_rss_bytes=1,
+        host_operators=(HostOperator("Softmax", 30, 0.001, 0.25),),
+        emulated="MyChip on x86-64",
+    )
+
+    def probe(request: provider_probe.ProbeRequest, _: object) -> provider_probe.ProviderProbe:
+        own = provider_probe.Attempt("plain", answer)
+        refused = provider_probe.Attempt("contrib", None, "load: no such domain")
+        parity = ParityResult(verdict="pass", rms_rel=1e-3, tolerance_rms_rel=1e-2)
+        return provider_probe.ProviderProbe(request, own, parity, (own, refused))
+
+    monkeypatch.setattr(provider_probe, "probe", probe)
+    shown = chipmark("providers", "probe", "ort:cpu")
+    assert shown.code == 0
+    lines = [line.split() for line in shown.out.splitlines()]
+    for line in (
+        "left to the CPU Softmax x30",
+        "emulated MyChip on x86-64",
+        "KV is bound device",
+        "on the device 75.00% of the work",
+        "plain part 75.00% 1.00 65.25 MyEP took 75% of the work",
+        "contrib refused - - - load: no such domain",
+        "Softmax 30 0.10% 25.00%",
+        "1 64 any 61.50",
+        "1 1 512 3.75",
+    ):
+        assert line.split() in lines
+    told = chipmark("providers", "probe", "ort:cpu", "--format", "json").json
+    assert told["levels"][0]["host_operators"][0]["name"] == "Softmax"
+    assert told["load"]["emulated"] == "MyChip on x86-64"
 
 
 def test_parity_that_fails_ends_with_1(chipmark, monkeypatch) -> None:

@@ -15,6 +15,7 @@ from chipmark_models.presets import preset
 VARIANTS = {
     "cpu-contrib": ("cpu", {"graph": "contrib"}),
     "cpu-plain": ("cpu", {"graph": "plain"}),
+    "cpu-standard": ("cpu", {"graph": "standard"}),
     "cpu-static": ("cpu", {"graph": "plain", "static": True}),
     "cpu-w4": ("cpu", {"accuracy_level": 0}),
     "openvino": ("openvino", {}),

@@ -34,6 +34,8 @@ VARIANTS = {
     "cpu-plain": ("cpu", {"graph": "plain"}),
     "cpu-contrib": ("cpu", {"graph": "contrib"}),
     "cpu-static": ("cpu", {"graph": "plain", "static": True}),
+    "cpu-standard": ("cpu", {"graph": "standard"}),
+    "cpu-standard-static": ("cpu", {"graph": "standard", "static": True}),
     "openvino": ("openvino", {}),
     "ggml": ("ggml", {}),
 }
@@ -131,7 +133,7 @@ def test_rebinding_is_right_and_counted_where_nothing_else_is_safe(
 
 def test_a_decode_step_copies_no_cache(case, helpers, tmp_path):
     spec, sequences, _ = case(helpers.preset("tiny"))
-    for level in ("plain", "contrib"):
+    for level in ("plain", "standard", "contrib"):
         driver = helpers.Driver("cpu", spec, tmp_path, options={"graph": level})
         driver.prefill(0, 0, sequences[0][:100])
         done = driver.run([0], [100], [sequences[0][100:101]])

@@ -62,7 +62,7 @@ def test_the_graph_is_valid_onnx_of_opset_24(family, shape, dtype, helpers):
 
 def test_the_opset_of_the_other_levels_is_what_old_runtimes_know():
     for level in ("plain", "contrib"):
-        assert build_graph(TINY, level, SHAPES["free"]).opset == 17
+        assert build_graph(TINY, level, SHAPES["free"]).opset == 15
     assert build_graph(TINY, "standard", SHAPES["free"]).opset == 24
 
 
@@ -121,26 +121,48 @@ def test_the_cache_is_bound_as_input_and_as_output(helpers, prepared, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{}, {"static": True}], ids=["free", "static"])
-def test_a_full_slot_rides_along_unharmed(helpers, prepared, tmp_path, options):
+@pytest.mark.parametrize(("limit", "filled"), [(90, 90), (300, 256)], ids=["context", "capacity"])
+def test_a_full_slot_rides_along_unharmed(helpers, prepared, tmp_path, options, limit, filled):
     oracle = pytest.importorskip("chipmark_models.oracle")
     spec, weights = prepared(TINY)
     rng = np.random.default_rng(5)
-    sequences = [rng.integers(0, TINY.vocab_size, n) for n in (41, 90)]
+    sequences = [rng.integers(0, TINY.vocab_size, n) for n in (41, filled)]
     reference = oracle.Oracle(TINY, weights.float32).logits(sequences)
-    driver = helpers.Driver(
-        "cpu", spec, tmp_path, options={"graph": "standard"} | options, max_context=90, n_seqs=3
-    )
+    options = {"graph": "standard"} | options
+    driver = helpers.Driver("cpu", spec, tmp_path, options=options, max_context=limit, n_seqs=3)
     driver.prefill(0, 0, sequences[0][:40])
-    done = driver.prefill(1, 0, sequences[1])  # the context is full, and a chunk is padded
+    done = driver.prefill(1, 0, sequences[1])  # a chunk of it is padded where sizes are fixed
     np.testing.assert_allclose(done.logits[11], reference[1][-1], atol=1e-4)
     driver.prefill(2, 0, sequences[0][:40])
     step = sequences[0][40:41]
     done = driver.run([0, 2], [40, 40], [step, step])
     for seq in (10, 12):
         np.testing.assert_allclose(done.logits[seq], reference[0][40], atol=1e-4)
-    again = driver.run([1], [89], [sequences[1][89:]])
+    again = driver.run([1], [filled - 1], [sequences[1][-1:]])
     np.testing.assert_allclose(again.logits[11], reference[1][-1], atol=1e-4)
-    assert (done.kv_copied_bytes, done.h2d_bytes) == (0, 0)
+    assert (again.kv_copied_bytes, again.h2d_bytes) == (0, 0)
+
+
+def test_rows_of_padding_have_room(helpers, prepared, tmp_path, monkeypatch):
+    oracle = pytest.importorskip("chipmark_models.oracle")
+    find = providers.find_provider
+    buckets = {"chunk_buckets": (64,), "context_buckets": (128, 256)}
+    monkeypatch.setattr(
+        "chipmark.backends.ort.backend.find_provider",
+        lambda name: dataclasses.replace(find(name), **buckets),
+    )
+    spec, weights = prepared(TINY)
+    tokens = np.random.default_rng(5).integers(0, TINY.vocab_size, 120)
+    reference = oracle.Oracle(TINY, weights.float32).logits([tokens])[0]
+    options = {"graph": "standard"}
+    driver = helpers.Driver("cpu", spec, tmp_path, options=options, max_context=150)
+    driver.prefill(0, 0, tokens[:64])
+    done = driver.prefill(0, 64, tokens[64:110])  # written up to row 128: it fits
+    np.testing.assert_allclose(done.logits[10], reference[109], atol=1e-4)
+    assert done.kv_copied_bytes == 0
+    done = driver.prefill(0, 110, tokens[110:])  # written up to row 174
+    np.testing.assert_allclose(done.logits[10], reference[119], atol=1e-4)
+    assert done.kv_copied_bytes == 110 * driver.backend._loaded().cache.token_bytes
 
 
 def test_half_precision_matches_the_oracle(helpers, tmp_path, monkeypatch):

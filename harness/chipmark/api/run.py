@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from chipmark.api.records import PathLike, Records, load
 from chipmark.api.suite import Suite, suite_and_workload
 from chipmark.cell.available import candidates
 from chipmark.cell.given import GivenOption, read_option, read_slo, slo_of
-from chipmark.cell.names import check_plans
+from chipmark.cell.names import check_plans, check_python
 from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import Limits, RunOptions
 from chipmark.cell.suite import Overrides, load_suite
@@ -226,8 +225,7 @@ def _check(feedback: str, power_w: float | None, python: str) -> None:
         raise UnknownNameError("feedback", feedback, FEEDBACK)
     if power_w is not None and not 0 < power_w < math.inf:
         raise UsageError(f"power_w is {power_w:g}: not a power", "give watts above 0")
-    if python and shutil.which(python) is None:
-        raise UsageError(f"python is {python}: not an interpreter")
+    check_python(python)
 
 
 def _check_numbers(**given: float) -> None:

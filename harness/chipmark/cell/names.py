@@ -7,6 +7,7 @@ where the child runs (`--python`) is looked for there.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 from chipmark.cell.environment import child_environment
 from chipmark.cell.suite import CellPlan
 from chipmark.engine.plugins import backend_factory
-from chipmark.errors import MissingBackendError
+from chipmark.errors import MissingBackendError, UsageError
 from chipmark.log import logger_of
 from chipmark.registry import split_backend
 from chipmark.supervised import run_supervised
@@ -37,6 +38,12 @@ def check_plans(plans: Iterable[CellPlan], python: str) -> None:
     option of these cells that cannot be."""
     for plan in {(plan.backend, plan.options_json): plan for plan in plans}.values():
         check_backend(plan.backend, plan.options, python)
+
+
+def check_python(python: str) -> None:
+    """UsageError for a name of an interpreter ("" is this one) that cannot be run."""
+    if python and shutil.which(python) is None:
+        raise UsageError(f"python is {python}: not an interpreter", "give the path of one")
 
 
 def check_backend(backend: str, options: Mapping[str, Any], python: str = "") -> str:

@@ -15,7 +15,7 @@ from chipmark.backends.triton_cuda.devices import VERIFIED as VERIFIED_CARDS
 from chipmark.cell.available import ThisMachine, offers_of
 from chipmark.cell.computes import precisions_of
 from chipmark.cell.environment import run_module
-from chipmark.cell.names import modules_of
+from chipmark.cell.names import check_python, modules_of
 from chipmark.cell.reporter import Reporter
 from chipmark.registry import plugins
 
@@ -49,7 +49,9 @@ class KnownDevice:
 
 def matrix(reporter: Reporter, python: str = "") -> list[KnownDevice]:
     """Every provider of ONNX Runtime, torch device, and device of another plug-in, each looked up
-    in a process of its own under `python` ("" is this interpreter)."""
+    in a process of its own under `python` ("" is this interpreter). UsageError where that cannot
+    be run."""
+    check_python(python)
     return [*_ort(reporter, python), *_torch(reporter, python), *_others(reporter, python)]
 
 

@@ -22,7 +22,7 @@ from chipmark.cell import stages
 from chipmark.cell.computes import computed_pairs
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.measure import MeasuredCell
-from chipmark.cell.names import check_backend
+from chipmark.cell.names import check_backend, check_python
 from chipmark.cell.parent import ChildProcess
 from chipmark.cell.protocol import LoadAnswer
 from chipmark.cell.reference import References
@@ -143,6 +143,7 @@ def _check(request: ProbeRequest) -> None:
             f"{request.backend} has no provider to be probed",
             "`chipmark run quick -b sim:golden` tries a simulated device",
         )
+    check_python(request.settings.python)
     check_backend(request.backend, request.options, request.settings.python)
     computed_pairs([request.backend], [request.precision], named=True)
 

@@ -115,7 +115,7 @@ def probe_provider(
 
       chipmark providers probe torch:cpu -m tiny@synthetic --precision bf16 --format json
     """
-    from chipmark.cell.given import options_for, read_option
+    from chipmark.cell.given import check_kinds, options_for, read_option
     from chipmark.cell.provider_probe import ProbeRequest, probe
     from chipmark.cell.settings import Limits, RunOptions
     from chipmark.errors import CellFailedError
@@ -125,12 +125,14 @@ def probe_provider(
 
     check_format(format_, ("rich", "json"))
     kind = split_backend(backend)[0]
+    given = [read_option(text) for text in option]
+    check_kinds(given, [kind])
     settings = RunOptions(python=python, threads=threads, limits=Limits().each(limit_s))
     request = ProbeRequest(
         backend=backend,
         model=model,
         precision=precision,
-        options=options_for(kind, map(read_option, option)),
+        options=options_for(kind, given),
         context=context,
         sequences=concurrency,
         parity=parity,

@@ -1,7 +1,7 @@
 """The walk over a decoder's layers, and what an emitter of one graph level has to provide.
 
 A level decides by which operators the same arithmetic is written down: `plain` by standard ONNX
-of 2022 only, `standard` by the operators for language models that ONNX has had since, `contrib` by
+of 2021 only, `standard` by the operators for language models that ONNX has had since, `contrib` by
 the fused operators of com.microsoft. The walk is theirs in common, so that a level cannot differ
 in the model it computes.
 
@@ -117,10 +117,13 @@ class LayerWeights:
             transposed,
         )
         inputs = [x, self.builder.weight(view)]
+        # A graph of fixed sizes is for compilers, of which not all take Gemm's third input.
+        inside = bool(bias) and not transposed and self.shape.chunk is None
         if transposed:
             y = self.builder.op("MatMul", inputs)
-            return self.builder.op("Add", [y, bias]) if bias else y
-        return self.builder.op("Gemm", [*inputs, bias] if bias else inputs, transB=1)
+        else:
+            y = self.builder.op("Gemm", [*inputs, bias] if inside else inputs, transB=1)
+        return self.builder.op("Add", [y, bias]) if bias and not inside else y
 
     def _width(self, module: str) -> int:
         if module.endswith("o_proj"):

@@ -1,4 +1,4 @@
-"""The `plain` level: standard operators of opset 17 only, so that any provider may take it whole.
+"""The `plain` level: standard operators of opset 15 only, so that any provider may take it whole.
 
 Attention is in two parts: scores against the cached keys and against the new keys are two
 products, concatenated (they are small), one softmax, then split again. So the cache is never
@@ -6,6 +6,11 @@ concatenated, and the graph returns the new K and V rows alone. Grouped heads: t
 group are stacked over positions, (batch, kv_heads, group x chunk, head_dim), instead of expanding
 K and V. Rotation x * cos + (x P) * sin with a constant signed permutation P needs no slicing and
 serves both pairings.
+
+With fixed sizes it keeps to what compilers of accelerators list, types included (CANN has no
+Unsqueeze whose axes are an input, no ReduceMean of opset 17, no comparison of int64, no bias of
+Gemm): positions are compared as int32, axes come from tables and Reshape, the causal mask is a
+table.
 
 Inputs: `start` int64 (batch,): tokens in the cache; `past_key_L`, `past_value_L`
 (batch, kv_heads, context, head_dim), whose rows beyond `start` must be finite. Outputs:
@@ -21,6 +26,7 @@ import numpy as np
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import GraphBuilder, WeightView
 from chipmark_models.onnx_graphs.emitter import GraphShape, Level
+from chipmark_models.onnx_graphs.protobuf import DATA_TYPES
 from chipmark_models.onnx_graphs.sizes import GraphSizes
 from chipmark_models.rope import cos_sin_tables
 from chipmark_models.tensors import layer_prefix
@@ -82,37 +88,40 @@ class PlainEmitter:
                 cached = (s.dim("batch"), c.n_kv_heads, s.dim("context"), c.head_dim)
                 b.input(f"past_{kind}_{index}", s.dtype, cached)
         self._sizes.read_context()
-        column = b.op("Unsqueeze", [start, b.constant([1])])
-        self._rotary(column)
-        self._masks(column)
+        self._rotary(start)
+        self._masks(start)
 
     def _rotary(self, start: str) -> None:
         b, s = self.builder, self.shape
-        new = b.op("Unsqueeze", [self._sizes.arange("chunk"), b.constant([0])])
-        positions = b.op("Add", [start, new])
+        column = b.op("Reshape", [start, b.constant([-1, 1])])
+        positions = b.op("Add", [column, self._sizes.arange("chunk")])
         for name, array in zip(("cos", "sin"), full_tables(self.config, s.positions), strict=True):
-            table = b.table(f"rope.{name}", array.astype(s.dtype))
-            rows = b.op("Gather", [table, positions], axis=0)
-            self._shared[name] = b.op("Unsqueeze", [rows, b.constant([2])])
+            # An axis for the heads, so that the rows need no reshaping.
+            table = b.table(f"rope.{name}", array[:, None].astype(s.dtype))
+            self._shared[name] = b.op("Gather", [table, positions], axis=0)
         self._shared["rotation"] = b.constant(rotation_matrix(self.config), s.dtype)
 
     def _masks(self, start: str) -> None:
         b, c, s = self.builder, self.config, self.shape
         zero, masked = b.constant(0.0, s.dtype), b.constant(MASKED[s.dtype], s.dtype)
-        cached = b.op("Unsqueeze", [self._sizes.arange("context"), b.constant([0])])
-        past = b.op("Where", [b.op("Less", [cached, start]), zero, masked])
-        self._shared["past_mask"] = b.op("Unsqueeze", [past, b.constant([1, 2])])
+        column = b.op(
+            "Cast", [b.op("Reshape", [start, b.constant([-1, 1, 1, 1])])], to=DATA_TYPES["int32"]
+        )
+        held = b.op("Less", [self._sizes.arange("context", "int32"), column])
+        self._shared["past_mask"] = b.op("Where", [held, zero, masked])
         if s.chunk == 1:
             return
+        # One query row of every head in the group, in the order g x chunk + t.
         group = c.n_heads // c.n_kv_heads
+        if s.chunk is not None:
+            causal = np.triu(np.full((s.chunk, s.chunk), MASKED[s.dtype]), 1)
+            mask = np.tile(causal, (group, 1))[None, None].astype(s.dtype)
+            self._shared["new_mask"] = b.table("causal_mask", mask)
+            return
         new = self._sizes.arange("chunk")
-        rows, columns = (b.op("Unsqueeze", [new, b.constant([axis])]) for axis in (1, 0))
-        causal = b.op("Where", [b.op("LessOrEqual", [columns, rows]), zero, masked])
-        causal = b.op("Unsqueeze", [causal, b.constant([0])])
-        # Tile, not Expand: one query row of every head in the group, in the order g x chunk + t.
-        causal = b.op("Tile", [causal, b.constant([group, 1, 1])])
-        shape = self._sizes.of(1, 1, -1, "chunk")
-        self._shared["new_mask"] = b.op("Reshape", [causal, shape])
+        seen = b.op("LessOrEqual", [new, b.op("Reshape", [new, b.constant([-1, 1])])])
+        causal_rows = b.op("Where", [seen, zero, masked])
+        self._shared["new_mask"] = b.op("Tile", [causal_rows, b.constant([group, 1])])
 
     def norm(self, x: str, weight: str) -> str:
         """x / sqrt(mean(x^2) + eps) * weight, in float32 inside."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from chipmark_models.onnx_graphs.builder import GraphBuilder
 from chipmark_models.onnx_graphs.emitter import GraphShape
+from chipmark_models.onnx_graphs.protobuf import DATA_TYPES
 
 Size = Literal["batch", "chunk", "context"]
 
@@ -45,14 +46,15 @@ class GraphSizes:
         """The value int64 (1,) of a free size."""
         return self._free[name]
 
-    def arange(self, name: Size) -> str:
-        """0, 1, … up to a size, int64."""
+    def arange(self, name: Size, dtype: Literal["int32", "int64"] = "int64") -> str:
+        """0, 1, … up to a size, (size,)."""
         b = self.builder
         size: int | None = getattr(self.shape, name)
         if size is not None:
-            return b.constant(np.arange(size))
+            return b.constant(np.arange(size), dtype)
         stop = b.op("Squeeze", [self._free[name]])
-        return b.op("Range", [b.constant(0), stop, b.constant(1)])
+        counted = b.op("Range", [b.constant(0), stop, b.constant(1)])
+        return b.op("Cast", [counted], to=DATA_TYPES[dtype]) if dtype != "int64" else counted
 
     def of(self, *dims: int | Size) -> str:
         """A shape for Reshape, or sizes for Split; a single free one is -1."""

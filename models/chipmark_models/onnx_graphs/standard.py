@@ -21,6 +21,7 @@ from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import GraphBuilder, WeightView
 from chipmark_models.onnx_graphs.emitter import GraphShape, Level
 from chipmark_models.onnx_graphs.plain import MASKED, sigmoid_swiglu
+from chipmark_models.onnx_graphs.protobuf import DATA_TYPES
 from chipmark_models.onnx_graphs.sizes import GraphSizes
 from chipmark_models.rope import cos_sin_tables
 from chipmark_models.tensors import layer_prefix
@@ -28,8 +29,8 @@ from chipmark_models.tensors import layer_prefix
 STANDARD_OPSET = 24
 """The first with TensorScatter, and with Attention over a cache that others write."""
 
-_FLOAT = 1
-"""TensorProto.FLOAT, in which Attention computes its softmax."""
+_FLOAT = DATA_TYPES["float32"]
+"""What norms and the softmax are computed in, whatever the graph's own type."""
 
 
 @dataclass(slots=True)
@@ -62,9 +63,8 @@ class StandardEmitter:
         cos, sin = cos_sin_tables(c, s.positions)
         b.table("rope.cos", cos.astype(s.dtype))
         b.table("rope.sin", sin.astype(s.dtype))
-        new = b.op("Unsqueeze", [self._sizes.arange("chunk"), b.constant([0])])
         column = b.op("Unsqueeze", [start, b.constant([1])])
-        self._positions = b.op("Add", [column, new])
+        self._positions = b.op("Add", [column, self._sizes.arange("chunk")])
         chunk = self._sizes.free("chunk") if s.chunk is None else b.constant([s.chunk])
         self._valid = b.op("Add", [start, chunk])
         if s.chunk != 1:  # a single new token sees all valid rows

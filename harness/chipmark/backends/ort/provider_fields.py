@@ -78,11 +78,11 @@ def _check_value(path: Path, where: str, key: str, value: Any) -> None:
     if key == "graph":
         _check_name(path, where, "graph level", value, LEVELS)
     if key == "quantised":
-        _check_name(path, where, "operator of quantised products", value, list(QuantisedOperator))
+        operators = [str(operator) for operator in QuantisedOperator]
+        _check_name(path, where, "operator of products", value, operators)
     if key == "accuracy_level" and value not in ACCURACY_LEVELS:
-        raise BadInputError(
-            path, f"is {value}, not 0 to 4", field=where, hint="as accuracy_level = 4"
-        )
+        known = ", ".join(map(str, ACCURACY_LEVELS))
+        raise BadInputError(path, f"{value} is not one of {known}", field=where)
     if key == "static":
         for item in value:
             _check_name(path, where, "dimension", item, STATIC)
@@ -126,10 +126,8 @@ def _whole(
 
 
 def _example(like: object) -> str:
-    if isinstance(like, bool):
-        return str(like).lower()
-    if isinstance(like, int):
-        return str(like)
+    if isinstance(like, (bool, int)):
+        return _as_text(like)
     return '["fp32"]' if isinstance(like, list) else '"…"'
 
 
