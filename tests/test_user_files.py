@@ -100,6 +100,9 @@ def test_a_torch_device_names_its_module(folder):
         ("providers.toml", '[mychip]\nep_name = "X"\n', "mychip.module", known_providers),
         ("providers.toml", '[mychip]\nkind = "classic"\n', "mychip.ep_name", known_providers),
         ("providers.toml", "[mychip]\noptions = 1\n", "mychip.options", known_providers),
+        ("providers.toml", "[mychip]\naccuracy_level = 5\n", "accuracy_level", known_providers),
+        ("providers.toml", "[mychip]\naccuracy_level = '4'\n", "accuracy_level", known_providers),
+        ("providers.toml", "[mychip]\nquantised = 'Gemm'\n", "mychip.quantised", known_providers),
         ("providers.toml", "[mychip.options]\na = 1\n", "mychip.options.a", known_providers),
         ("providers.toml", "[mychip.emulated_on]\na = 1\n", "emulated_on.a", known_providers),
         (

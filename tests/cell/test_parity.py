@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import importlib.util
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from chipmark.cell import parity_check
 from chipmark.cell.contexts import turn_keys
+from chipmark.cell.logits import LogitRows
 from chipmark.cell.parity import PARITY_ROWS, all_turns, parity_trace
 from chipmark.results.tolerance import tolerance_of
 
@@ -123,3 +126,61 @@ def test_every_rounding_that_is_named_can_be_done() -> None:
     from chipmark_models.rounding import ROUNDINGS
 
     assert set(ROUNDED) == set(ROUNDINGS)
+
+
+def _rows(logits: np.ndarray) -> LogitRows:
+    keys = np.array([(0, 0, at) for at in range(len(logits))], np.int32)
+    return LogitRows(keys, logits.astype(np.float32))
+
+
+class _Cell:
+    """What `_by_oracle` asks of a measured cell, with the oracle's answers at hand."""
+
+    def __init__(self, activation: str, plain: np.ndarray, rounded: np.ndarray) -> None:
+        self.loaded = SimpleNamespace(
+            caps=SimpleNamespace(context_buckets=(), max_context=4096),
+            precision=SimpleNamespace(activation=activation),
+        )
+        trace = SimpleNamespace(max_context_tokens=8)
+        model = SimpleNamespace(weights_hash="hash")
+        self.inputs = SimpleNamespace(parity_trace=lambda buckets: trace, model=model)
+        self.class_name, self.notes = "w4a8", []
+        self._answers = {"": plain, "int8 by group": rounded, "fp8": rounded}
+
+    def reference(self, trace: object, keys: object, rounding: str = "") -> SimpleNamespace:
+        return SimpleNamespace(rows=_rows(self._answers[rounding]), reason="", id=None)
+
+
+@pytest.mark.parametrize(
+    ("activation", "others", "worst", "verdict"),
+    [
+        ("fp32, int8 by group into products", 0.10, 0.30, "pass"),
+        ("fp32, int8 by group into products", 0.10, 0.60, "fail"),  # over 2.5 of the worst
+        ("fp32, int8 by group into products", 0.23, 0.23, "fail"),  # over twice the median
+        ("bf16, fp8 into products", 0.23, 0.23, "pass"),  # by 1.5 of the worst alone
+    ],
+)
+def test_of_int8_activations_the_median_row_counts_too(
+    monkeypatch: pytest.MonkeyPatch, activation: str, others: float, worst: float, verdict: str
+) -> None:
+    plain = np.random.default_rng(0).standard_normal((9, 400))
+    unit = np.random.default_rng(1).standard_normal((9, 400))
+    scale = plain.std(1, keepdims=True) / np.sqrt((unit**2).mean(1, keepdims=True))
+
+    def away(most: float, first: float) -> np.ndarray:
+        share = np.full((9, 1), most)
+        share[0] = first
+        moved: np.ndarray = plain + unit * scale * share
+        return moved
+
+    keys = _rows(plain).keys
+    monkeypatch.setattr(parity_check, "turn_keys", lambda trace, turns: keys)
+    monkeypatch.setattr(parity_check, "all_turns", lambda trace: None)
+    monkeypatch.setattr(parity_check, "_run", lambda cell, trace: "path")
+    monkeypatch.setattr(parity_check, "load_logits", lambda path: _rows(away(others, worst)))
+    cell = _Cell(activation, plain, away(0.10, 0.20))
+    found = parity_check._by_oracle(cell)  # type: ignore[arg-type]
+    assert found.verdict == verdict
+    if worst == others and verdict == "fail":
+        assert "median rms 2.3" in found.reason
+    assert "alone move logits by rms 0.2" in cell.notes[0].text

@@ -138,8 +138,9 @@ def test_a_listed_providers_module_means_it_with_its_options(tmp_path):
 
 
 def test_what_is_not_listed_computes_what_a_graph_can_be_written_in():
-    assert find_provider("/a/libep.so").precisions == ("fp32", "fp16")
-    assert precisions_of("/a/libep.so") == precisions_of("a_vendors_module") == ("fp32", "fp16")
+    written = ("fp32", "fp16", "w8", "w4")
+    assert find_provider("/a/libep.so").precisions == written
+    assert precisions_of("/a/libep.so") == precisions_of("a_vendors_module") == written
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from chipmark.backends.ort.memory import check_fits
+from chipmark.backends.ort.options import check_options
 from chipmark.backends.ort.providers import find_provider
 from chipmark.backends.ort.quantised_products import find_products, form_of, int8_by_group
 from chipmark.engine.computed import Number, class_of
 from chipmark.engine.contract import LoadSpec
 from chipmark.errors import CellFailedError, DoesNotFitError, UnknownNameError, UsageError
+from chipmark_models.onnx_graphs.emitter import LEVELS
 from chipmark_models.onnx_graphs.quantised_linear import QuantisedForm, QuantisedOperator
 from chipmark_models.precision import INT8_BY_GROUP, kept_matrices
 from chipmark_models.presets import preset
@@ -83,7 +85,7 @@ def expected(config, weights, ids, rounding=None):
     return Oracle(config, weights.float32, rounding=rounding).logits([ids], places)[0]
 
 
-@pytest.mark.parametrize("level", ["plain", "contrib"])
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("precision", ["w8", "w4"])
 def test_logits_are_those_of_what_products_take(
@@ -171,6 +173,18 @@ def test_an_accuracy_level_that_is_none_is_refused(level):
 def test_an_operator_that_is_none_gets_near_names():
     with pytest.raises(UnknownNameError, match="MatMulNBits"):
         form_of(spec_of("w4", quantised="MatMulNBit"), find_provider("cpu"))
+    for given in (["MatMulNBits"], {"by": 1}, 4):
+        with pytest.raises(UnknownNameError, match="operator of quantised products"):
+            check_options({"quantised": given})
+
+
+def test_an_option_goes_over_the_providers_data():
+    cpu = find_provider("cpu")
+    assert form_of(spec_of("w4"), cpu) == QuantisedForm("w4", QuantisedOperator.MATMUL_NBITS, 4)
+    given = {"quantised": "DequantizeLinear", "accuracy_level": 0}
+    check_options(given)
+    blocks = QuantisedForm("w8", QuantisedOperator.DEQUANTIZE_LINEAR, 0)
+    assert form_of(spec_of("w8", **given), cpu) == blocks
 
 
 def test_a_quantised_precision_that_cannot_be_written_is_refused():

@@ -132,6 +132,11 @@ def rms_rel_of_rows(
     return np.concatenate(parts)
 
 
+def median_rms_rel(oracle: LogitRows, measured: LogitRows, keys: NDArray[np.int32]) -> float:
+    """The median of `rms_rel_of_rows`."""
+    return float(np.median(rms_rel_of_rows(oracle, measured, keys)))
+
+
 _STEP = 16  # rows at once: vocabularies are large, and the statistics are taken in float64
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from chipmark.cell.contexts import Keys, turn_keys
-from chipmark.cell.logits import LogitRows, distance, load_logits
+from chipmark.cell.logits import LogitRows, distance, load_logits, median_rms_rel
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.parity import all_turns, closed_rule_errors
 from chipmark.cell.protocol import Parity
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import linear_input_of
 from chipmark.results.manifest import Note, ParityResult
-from chipmark.results.tolerance import tolerance_of
+from chipmark.results.tolerance import median_tolerance_of, tolerance_of
 from chipmark.workload.trace import Trace, save_trace
 from chipmark_models.precision import INT8_BY_GROUP, rounding_of
 
@@ -35,14 +35,16 @@ def _by_oracle(cell: MeasuredCell) -> ParityResult:
     if reference.rows is None:
         return ParityResult(verdict="unchecked", reason=reference.reason)
     measured = load_logits(_run(cell, trace))
-    tolerance = _tolerance(cell, reference.rows, trace, keys)
+    tolerance, median = _tolerances(cell, reference.rows, trace, keys)
     found = distance(reference.rows, measured, tolerance)
-    passed = found.passes(tolerance)
-    reason = "" if passed else f"rms {found.rms_rel:.2e} over {tolerance:.0e}"
+    reason = "" if found.passes(tolerance) else f"rms {found.rms_rel:.2e} over {tolerance:.0e}"
     if found.missing:
         reason = f"{found.missing} sampled rows are missing"
+    elif not reason and median is not None:
+        seen = median_rms_rel(reference.rows, measured, keys)
+        reason = "" if seen <= median else f"median rms {seen:.2e} over {median:.0e}"
     return ParityResult(
-        verdict="pass" if passed else "fail",
+        verdict="fail" if reason else "pass",
         reason=reason,
         rms_rel=_finite(found.rms_rel),
         max_rel=_finite(found.max_rel),
@@ -79,23 +81,29 @@ def _run(cell: MeasuredCell, trace: Trace) -> Path:
     return out
 
 
-def _tolerance(cell: MeasuredCell, plain: LogitRows, trace: Trace, keys: Keys) -> float:
-    """Of the precision's class; where products take rounded activations, what that rounding does
-    to the very rows compared is found first, and noted."""
+def _tolerances(
+    cell: MeasuredCell, plain: LogitRows, trace: Trace, keys: Keys
+) -> tuple[float, float | None]:
+    """Of the worst row and of the median one: by the precision's class; where products take
+    rounded activations, what that rounding does to the very rows compared is found first, and
+    noted."""
     rounding = rounding_of(linear_input_of(cell.loaded.precision.activation))
     if not rounding:
-        return tolerance_of(cell.class_name)
+        return tolerance_of(cell.class_name), None
     rounded = cell.reference(trace, keys, rounding)
     if rounded.rows is None:
-        return tolerance_of(cell.class_name)
+        return tolerance_of(cell.class_name), None
     own = distance(plain, rounded.rows, tolerance_of(cell.class_name)).rms_rel
     tolerance = tolerance_of(cell.class_name, own, rounding)
     text = f"parity: {rounding} activations alone move logits by rms {own:.2g}; up to "
     text += f"{tolerance:.2g} passes"
+    median = median_tolerance_of(rounding, median_rms_rel(plain, rounded.rows, keys))
+    if median is not None:
+        text += f" (median of rows {median:.2g})"
     if rounding in _SHOWS:
         text += f", and faults below that show {_SHOWS[rounding]} only"
     cell.notes.append(Note(code=NoteCode.PRECISION_NOTE, text=text))
-    return tolerance
+    return tolerance, median
 
 
 def _finite(value: float) -> float | None:

@@ -48,8 +48,20 @@ noise of 1e-6 on what is rounded (13 runs each), so one run may be 2.4 times as 
 fp32 activations (`accuracy_level` 0) the same graph is 1e-5 away: what is wrong shows there.
 """
 
+INT8_MEDIAN_FACTOR = 2.0
+"""The same of the median over rows, which noise moves less: 0.080 to 0.110 on `w8`, 0.107 to 0.153
+on `w4`. The last cached row left out: 2.4 and 2.7 of it, the first 10; one in the middle 1.3 and
+1.7, which is not seen.
+"""
+
 SIM_TOLERANCE = 0.1
 """A simulated device samples by a rule: logits 2 and below 1, so every margin is clear."""
+
+
+def median_tolerance_of(rounding: str, own: float) -> float | None:
+    """Largest median over rows of the rms-relative distance, where `own` is that of the oracle with
+    and without the rounding; None where the worst row alone decides."""
+    return INT8_MEDIAN_FACTOR * own if rounding == INT8_BY_GROUP else None
 
 
 def tolerance_of(class_name: str, own: float | None = None, rounding: str = "") -> float:

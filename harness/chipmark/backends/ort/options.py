@@ -47,7 +47,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 def check_products(operator: object, level: object) -> None:
     """Raise UnknownNameError for an operator of quantised products that does not exist, UsageError
     for an accuracy_level that is none of MatMulNBits."""
-    if operator not in set(QuantisedOperator):
+    if str(operator) not in set(QuantisedOperator):  # a list or a table may be given
         raise UnknownNameError("operator of quantised products", str(operator), QuantisedOperator)
     if type(level) is not int or level not in ACCURACY_LEVELS:
         raise UsageError(

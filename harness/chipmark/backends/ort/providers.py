@@ -27,7 +27,7 @@ _LOG = logger_of(__name__)
 
 _DATA = Path(__file__).with_name("providers.toml")
 
-UNLISTED_PRECISIONS = ("fp32", "fp16")
+UNLISTED_PRECISIONS = ("fp32", "fp16", "w8", "w4")
 """Of a plug-in that is named by its module or library: what a graph can be written in without
 options of the provider. One that computes something else is found by parity."""
 
