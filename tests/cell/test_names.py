@@ -25,7 +25,7 @@ def _asked_anew():
         ("ort:nosuch", "valid: .*cann, cpu"),
         ("ort:no-such", "unknown provider"),
         ("torch:cdua", "cuda"),
-        ("torch:nosuch", "valid: cpu, cuda"),
+        ("torch:nosuch", "valid: .*cpu, cuda"),
         ("torch:cuda:x", "cuda:0"),
         ("torch:cuda:", "cuda:0"),
         ("torch:cpu:1", "did you mean cpu"),
