@@ -17,7 +17,7 @@ def targets_of(argv: Sequence[str]) -> list[str]:
     try:
         known, _ = only.parse_known_args(list(argv))
     except argparse.ArgumentError:
-        return []  # an option without its value: the command's own parser says so
+        return []  # an option without its value: that is the command's own parser's to report
     return [name for name in known.targets.split(",") if name]
 
 

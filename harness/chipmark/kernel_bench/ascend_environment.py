@@ -168,7 +168,7 @@ def requirements() -> str:
 
 
 def _make(base: _Interpreter, folder: Path, say: Callable[[str], None]) -> _Interpreter:
-    """Make the environment beside its place and move it there whole."""
+    """Make the environment in a folder next to its place, and move it there whole."""
     parent = folder.parent
     free = shutil.disk_usage(parent).free
     if free < NEEDED_BYTES:

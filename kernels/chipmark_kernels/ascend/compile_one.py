@@ -43,7 +43,7 @@ class _StandIn(types.ModuleType):
 def lower(request: Mapping[str, Any]) -> str:
     """The kernel in linalg, as triton-ascend hands it to `bishengir-compile`.
 
-    Its own `triton.compile` goes on to ask CANN for the chip, so the stages are called here one by
+    Its own `triton.compile` would ask CANN for the chip next, so the stages are called here one by
     one. Raises what Triton raises, and CalledProcessError where the lowering fails.
     """
     from triton._C.libtriton import ir

@@ -61,7 +61,7 @@ class Verdict:
 def used_bytes(plan: str) -> dict[str, int]:
     """Bytes of each memory up to the end of its last buffer, from the text of `memory_info*.json`.
 
-    There an offset is in bytes and an extent in bits. What is no such text gives nothing.
+    There an offset is in bytes and an extent in bits. Any other text gives nothing.
     """
     try:
         records = json.loads(plan)["Record"]
