@@ -99,7 +99,7 @@ def parser(targets: Sequence[str]) -> argparse.ArgumentParser:
     add("--models", default="", help="comma-separated shapes; all by default")
     add("--first", action="store_true", help="one specialisation a kernel")
     add("--jobs", type=int, default=usable_cores(), help="processes; %(default)s, a core each")
-    add("--limit-s", type=float, default=300.0, help="of one kernel; default: %(default)s")
+    add("--limit-s", type=float, default=600.0, help="of one kernel; default: %(default)s")
     add("--python", type=Path, metavar="PATH",
         help="a Python 3.11, with the compilers or to make their environment from")  # fmt: skip
     add("--no-setup", action="store_true", help="fetch nothing; exit 3 where they are not here")
