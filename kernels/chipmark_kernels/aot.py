@@ -75,7 +75,8 @@ def _names(given: str, known: Sequence[str], what: str) -> list[str]:
     return names
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may run on."""
     return len(os.sched_getaffinity(0))
 
 
@@ -86,7 +87,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--targets", default=",".join(TARGETS), help="comma-separated")
+    parser.add_argument(
+        "--targets",
+        "--target",
+        default=",".join(TARGETS),
+        help="comma-separated; default: %(default)s. Ascend's compilers have options of their own: "
+        "`chipmark kernels ahead --target ascend910b3 --help`",
+    )
     parser.add_argument("--kernels", default="", help="comma-separated launchers; all by default")
     parser.add_argument("--models", default="", help="comma-separated shapes; all by default")
     parser.add_argument(
@@ -94,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--tuned", type=Path, help="folder of tables; the package's by default")
     parser.add_argument(
-        "--jobs", type=int, default=_usable_cores(), help="processes; %(default)s, a core each"
+        "--jobs", type=int, default=usable_cores(), help="processes; %(default)s, a core each"
     )
     parser.add_argument("--format", choices=("text", "json"), default="text")
     return parser

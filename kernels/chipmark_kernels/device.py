@@ -17,15 +17,16 @@ class DeviceFacts:
     """Limits of one device.
 
     name: `sm_90` or `gfx942`. vendor: Triton's backend name. arch: what Triton's target takes
-    (90, or "gfx942"). n_sm: streaming multiprocessors or compute units. smem_per_block_bytes: the
-    largest shared memory (LDS) of one block, opt-in included. warp_size: threads of a warp or
+    (90, or "gfx942"). n_sm: streaming multiprocessors, compute units or cube cores.
+    smem_per_block_bytes: the largest shared memory (LDS, unified buffer) of one block, opt-in
+    included. warp_size: threads of a warp or
     wavefront. fp8_e4m3: its matrix units take float8_e4m3fn. source: where the figures stand.
     product: the real device's own name as `product_key` writes it, "" for a target; H100 and H200
     are both `sm_90`, but differ in memory, so measured tiles belong to a product.
     """
 
     name: str
-    vendor: Literal["cuda", "hip"]
+    vendor: Literal["cuda", "hip", "npu"]
     arch: int | str
     n_sm: int
     smem_per_block_bytes: int

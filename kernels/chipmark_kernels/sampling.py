@@ -51,7 +51,11 @@ def _log_exponential(word):
     The smallest variates decide a maximum over a vocabulary, so they keep full relative precision:
     -log(1 - v) by its series where v is small.
     """
-    v = (word.to(tl.float32) + 0.5) * 2.3283064365386963e-10
+    # Ascend's compiler converts no uint32 to fp32. The halves are exact, so only their sum is
+    # rounded: the same bits as the conversion.
+    high = (word >> 16).to(tl.int32).to(tl.float32)
+    low = (word & 0xFFFF).to(tl.int32).to(tl.float32)
+    v = (high * 65536.0 + low + 0.5) * 2.3283064365386963e-10
     v = tl.minimum(v, 0.99999994)
     exponential = tl.where(v < 0.001, v * (1.0 + v * (0.5 + v / 3.0)), -tl.log(1.0 - v))
     return tl.log(exponential)

@@ -231,6 +231,17 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 )
 
 
+def _fitted_to_ascend(kernel: str, tile: Tile) -> Tile:
+    """The tile at a size whose buffers bishengir-compile can plan in 192 KB.
+
+    Found with `chipmark kernels ahead --target ascend910b3`: what is over the limit overflows the
+    unified buffer at some preset. Not timed on a chip.
+    """
+    most_n = {"sample": 2048, "nucleus_cutoff": 2048}.get(kernel, tile.n)
+    most_m = 32 if kernel == "skinny_gemm" else tile.m
+    return replace(tile, m=min(tile.m, most_m), n=min(tile.n, most_n))
+
+
 def bucketed(shape: Shape) -> dict[str, int]:
     """`shape` with its row-like sizes rounded up to a power of two, as tuned tables are keyed."""
     loose = ("rows", "seqs", "context")
@@ -245,7 +256,10 @@ def choose(kernel: str, dtype: str, device: DeviceFacts, **shape: int) -> Tile:
     Raises KeyError for a kernel or a size that is not known.
     """
     measured = tuned.tuned_tile(device.product, kernel, dtype, bucketed(shape))
-    return RULES[kernel](dtype, shape, device) if measured is None else measured
+    if measured is not None:
+        return measured
+    tile = RULES[kernel](dtype, shape, device)
+    return _fitted_to_ascend(kernel, tile) if device.vendor == "npu" else tile
 
 
 @contextmanager

@@ -38,7 +38,8 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
         "chipmark.kernel_bench.end_to_end", "Measure whole models on this card into results/CHIP."
     ),
     "ahead": Subcommand(
-        "chipmark_kernels.aot", "Compile every launch ahead of time, without a GPU."
+        "chipmark.kernel_bench.ahead",
+        "Compile every launch ahead of time, without a GPU; for Ascend, without the chip.",
     ),
 }
 """Subcommands by name, in the order of the help."""
