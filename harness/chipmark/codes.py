@@ -181,6 +181,14 @@ class NoteCode(Code):
         "kv_bytes",
         "the KV cache is smaller than its tokens need in that precision; not ranked",
     )
+    KV_OVER_BUS = (
+        "kv_over_bus",
+        "KV lies with the host and crosses to the device in every step; the text says why",
+    )
+    LOGITS_OVER_BUS = (
+        "logits_over_bus",
+        "logits cross to the host in every step to be sampled there; the text says why",
+    )
     THROTTLED_THERMAL = "throttled_thermal", "the device slowed down because of its temperature"
     THROTTLED_HARDWARE = (
         "throttled_hardware",

@@ -7,7 +7,7 @@ group are stacked over positions, (batch, kv_heads, group x chunk, head_dim), in
 K and V. Rotation x * cos + (x P) * sin with a constant signed permutation P needs no slicing and
 serves both pairings.
 
-Inputs: `start` int64 (batch,): tokens in the cache; `past_key_L`, `past_value_L`
+Inputs: `start` int32 (batch,): tokens in the cache; `past_key_L`, `past_value_L`
 (batch, kv_heads, context, head_dim), whose rows beyond `start` must be finite. Outputs:
 `new_key_L`, `new_value_L` (batch, kv_heads, chunk, head_dim).
 """
@@ -75,7 +75,7 @@ class PlainEmitter:
     def begin(self) -> None:
         """Positions, rotary rows and masks, once for all layers."""
         b, c, s = self.builder, self.config, self.shape
-        start = b.input("start", "int64", (s.dim("batch"),))
+        start = b.input("start", "int32", (s.dim("batch"),))
         self._sizes.read_tokens()
         for index in range(c.n_layers):
             for kind in ("key", "value"):
@@ -88,7 +88,7 @@ class PlainEmitter:
 
     def _rotary(self, start: str) -> None:
         b, s = self.builder, self.shape
-        new = b.op("Unsqueeze", [self._sizes.arange("chunk"), b.constant([0])])
+        new = b.op("Unsqueeze", [self._sizes.arange("chunk", "int32"), b.constant([0])])
         positions = b.op("Add", [start, new])
         for name, array in zip(("cos", "sin"), full_tables(self.config, s.positions), strict=True):
             table = b.table(f"rope.{name}", array.astype(s.dtype))
@@ -99,13 +99,13 @@ class PlainEmitter:
     def _masks(self, start: str) -> None:
         b, c, s = self.builder, self.config, self.shape
         zero, masked = b.constant(0.0, s.dtype), b.constant(MASKED[s.dtype], s.dtype)
-        cached = b.op("Unsqueeze", [self._sizes.arange("context"), b.constant([0])])
+        cached = b.op("Unsqueeze", [self._sizes.arange("context", "int32"), b.constant([0])])
         past = b.op("Where", [b.op("Less", [cached, start]), zero, masked])
         self._shared["past_mask"] = b.op("Unsqueeze", [past, b.constant([1, 2])])
         if s.chunk == 1:
             return
         group = c.n_heads // c.n_kv_heads
-        new = self._sizes.arange("chunk")
+        new = self._sizes.arange("chunk", "int32")
         rows, columns = (b.op("Unsqueeze", [new, b.constant([axis])]) for axis in (1, 0))
         causal = b.op("Where", [b.op("LessOrEqual", [columns, rows]), zero, masked])
         causal = b.op("Unsqueeze", [causal, b.constant([0])])

@@ -13,6 +13,9 @@ import numpy as np
 from chipmark_models.onnx_graphs.builder import GraphBuilder
 from chipmark_models.onnx_graphs.emitter import GraphShape
 
+_INT32 = 6
+"""TensorProto.INT32."""
+
 Size = Literal["batch", "chunk", "context"]
 
 
@@ -45,14 +48,17 @@ class GraphSizes:
         """The value int64 (1,) of a free size."""
         return self._free[name]
 
-    def arange(self, name: Size) -> str:
-        """0, 1, … up to a size, int64."""
+    def arange(self, name: Size, dtype: Literal["int32", "int64"] = "int64") -> str:
+        """0, 1, … up to a size. A device that computes no int64 leaves what is made from it to the
+        CPU, and with it a mask as long as the context."""
         b = self.builder
         size: int | None = getattr(self.shape, name)
         if size is not None:
-            return b.constant(np.arange(size))
+            return b.constant(np.arange(size), dtype)
         stop = b.op("Squeeze", [self._free[name]])
-        return b.op("Range", [b.constant(0), stop, b.constant(1)])
+        if dtype == "int32":
+            stop = b.op("Cast", [stop], to=_INT32)
+        return b.op("Range", [b.constant(0, dtype), stop, b.constant(1, dtype)])
 
     def of(self, *dims: int | Size) -> str:
         """A shape for Reshape, or sizes for Split; a single free one is -1."""

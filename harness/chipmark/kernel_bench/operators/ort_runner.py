@@ -90,8 +90,9 @@ class OrtRunner:
 
     def flops(self) -> float | None:
         """By square products of the provider."""
-        session = open_plain_session(matmul_graph(self._dtype), self._located, self._settings)
-        return session_matmul_rate(session, self._dtype)
+        graph = matmul_graph("fp16" if self._dtype == "float16" else "fp32")
+        session = open_plain_session(graph, self._located, self._settings)
+        return session_matmul_rate(session)
 
     def prepare(self, case: OperatorCase, inputs: Sequence[Inputs]) -> Prepared:
         """One session with all of them."""
@@ -123,7 +124,7 @@ class OrtRunner:
             return np.asarray(io.get_outputs()[0].numpy())
 
         problem = ""
-        if opened.ep_coverage < 1.0:
+        if opened.ep_coverage != 1.0:
             problem = f"{self._located.ep_name} does not take it: {opened.problem}"
         return Prepared([call], len(inputs), result, problem)
 
@@ -228,7 +229,8 @@ class _GraphCase:
             found["past_length"] = np.full(case.batch, end - 1, np.int32)
             found["total_length"] = np.array(end, np.int32)
         elif case.operator is Operator.ATTENTION:
-            found["start"] = np.full(case.batch, case.context, np.int64)
+            kind = np.int64 if self.level == "standard" else np.int32
+            found["start"] = np.full(case.batch, case.context, kind)
         return found
 
     def _cached(self, array: Array) -> Array:
