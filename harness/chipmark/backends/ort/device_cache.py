@@ -46,7 +46,7 @@ class DeviceCache:
     ) -> None:
         self.n_slots, self.batch_slots = n_slots, n_lanes
         self.held = np.zeros(n_slots, np.int64)
-        self.any_range = memory.by_address
+        self.any_range = memory.addresses is not None
         self.traffic = mover.traffic
         self._config, self._dtype = config, np.dtype(dtype)
         self._memory, self._mover, self._in_place = memory, mover, in_place

@@ -18,7 +18,7 @@ from chipmark.backends.ort.providers import Located
 
 Array = npt.NDArray[Any]
 
-_BY_ADDRESS = frozenset({"cpu", "cuda", "cann"})
+_BY_ADDRESS = frozenset({"cuda", "cann"})
 """ONNX Runtime's names of devices whose `data_ptr` is an address that can be counted up. On any
 other it may be a handle, and reading behind it would end the process."""
 
@@ -27,14 +27,14 @@ other it may be a handle, and reading behind it would end the process."""
 class DeviceTensors:
     """Tensors of one shape (slots, heads, rows, width), in the order of their names.
 
-    `by_address`: a range of slots can be bound by its address.
+    addresses: the OrtDevice whose addresses a range of slots is bound by; None binds all slots.
     """
 
     names: tuple[str, ...]
     values: tuple[Any, ...]
     shape: tuple[int, int, int, int]
     dtype: np.dtype[Any]
-    by_address: bool
+    addresses: Any
 
     @property
     def slots(self) -> int:
@@ -61,22 +61,22 @@ class DeviceTensors:
             for name, value in zip(self.names, self.values, strict=True):
                 bind(prefix + name, value)
             return
-        if not self.by_address:
+        if self.addresses is None:
             raise ValueError(f"slots {first} to {last} of tensors that are bound whole")
         shape = (last - first, *self.shape[1:])
         skipped = first * int(np.prod(self.shape[1:])) * self.dtype.itemsize
         for name, value in zip(self.names, self.values, strict=True):
             bind = io._iobinding.bind_output if output else io._iobinding.bind_input
-            device = value._ortvalue.device()
-            bind(prefix + name, device, self.dtype.type, shape, value.data_ptr() + skipped)
+            bind(prefix + name, self.addresses, self.dtype.type, shape, value.data_ptr() + skipped)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """Allocates on one device. `make` gives an OrtValue that nothing was written to."""
+    """Allocates on one device. `make` gives an OrtValue that nothing was written to; `addresses`
+    as in DeviceTensors."""
 
     device: str
-    by_address: bool
+    addresses: Any
     make: Callable[[tuple[int, ...], npt.DTypeLike], Any]
 
     def tensors(
@@ -84,7 +84,7 @@ class DeviceMemory:
     ) -> DeviceTensors:
         """A tensor for each name. Their content is whatever was there."""
         values = tuple(self.make(shape, dtype) for _ in names)
-        return DeviceTensors(names, values, shape, np.dtype(dtype), self.by_address)
+        return DeviceTensors(names, values, shape, np.dtype(dtype), self.addresses)
 
 
 def device_memory(located: Located) -> DeviceMemory | None:
@@ -125,4 +125,13 @@ def _own_memory(ep_device: Any) -> Any:
 
 def _tried(make: Callable[[tuple[int, ...], npt.DTypeLike], Any]) -> DeviceMemory | None:
     device = str(make((1, 1, 1, 8), np.float32).device_name())
-    return None if device == "cpu" else DeviceMemory(device, device in _BY_ADDRESS, make)
+    if device == "cpu":
+        return None
+    return DeviceMemory(device, addresses_of(device) if device in _BY_ADDRESS else None, make)
+
+
+def addresses_of(device: str) -> Any:
+    """The OrtDevice of addresses on this device."""
+    import onnxruntime as ort
+
+    return ort.OrtDevice.make(device, 0)._get_c_device()

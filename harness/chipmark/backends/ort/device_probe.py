@@ -37,7 +37,7 @@ def is_live_on_device(
 
     Where the device has addresses the second of three slots is bound, else all of them.
     """
-    first, last = (1, 2) if memory.by_address else (0, _SLOTS)
+    first, last = (1, 2) if memory.addresses else (0, _SLOTS)
     mover = RowMover(("x",), 1, _WIDTH, "float32", open_whole, static)
     shape = (_SLOTS, 1, _ROWS, _WIDTH)
     tensors, others = (memory.tensors(("x",), shape, np.float32) for _ in range(2))

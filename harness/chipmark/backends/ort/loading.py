@@ -79,7 +79,9 @@ def load(spec: LoadSpec, located: Located) -> Engine:
         context_buckets=plan.context_buckets,
         slot_rows=plan.slot_rows,
         way=place.way,
-        empty_head=located.ep_name == "CPUExecutionProvider" and not plan.static,
+        empty_head=located.ep_name == "CPUExecutionProvider"
+        and not plan.static
+        and place.sampler.place == "host",
     )
     _LOG.info("graph %s, KV bound by %s", plan.level, place.way)
     if not plan.static:
@@ -167,6 +169,7 @@ def _notes(opener: Opener, located: Located) -> tuple[tuple[str, str], ...]:
 
 def matmul_rate(engine: Engine, located: Located, precision: str) -> float:
     """Rate of a square product on the provider, FLOP (or integer operations) per second."""
-    session = open_plain_session(roofs.matmul_graph(precision), located, engine.settings)
     memory = None if engine.host_device else device_memory(located)
-    return roofs.session_matmul_rate(session, memory)
+    return roofs.best_matmul_rate(
+        lambda graph: open_plain_session(graph, located, engine.settings), precision, memory
+    )

@@ -20,6 +20,7 @@ from chipmark.backends.ort.launch_rows import LaunchRows
 from chipmark.backends.ort.sampling import Sampler
 from chipmark.backends.ort.traffic import Traffic
 from chipmark.engine.contract import F32, I32
+from chipmark.errors import ContractError
 from chipmark_models.onnx_graphs.emitter import IN_PLACE, Level
 
 SessionKey = tuple[int | None, int | None, int | None]
@@ -127,9 +128,13 @@ class Runner:
         longest = int(rows.length.max())
         if longest > 1 and len(rows.slot) > 1:
             raise ValueError("several new tokens of several sequences: caps.prefill_rows is 1")
+        if rows.slot.max() >= self.cache.batch_slots:
+            raise ContractError(f"a launch on slot {rows.slot.max()}, which is for prefixes alone")
         chunk = self._padded(longest)
-        first, last = self._range(rows.slot) if chunk == 1 else (int(rows.slot[0]),) * 2
-        last = max(last, first + 1)
+        if chunk == 1:
+            first, last = self._range(rows.slot)
+        else:
+            first, last = int(rows.slot[0]), int(rows.slot[0]) + 1
         self.positions = (last - first) * chunk
         bound = self._bind(rows, first, last, chunk)
         index = rows.slot - first

@@ -128,11 +128,12 @@ def open_whole(graph: Graph, located: Located, settings: SessionSettings) -> Any
 
     Raises NotTakenWholeError where it does not take all of it, and where nothing can tell.
     """
-    if not _can_refuse_fallback():
+    if located.ep_name != _CPU and not _can_refuse_fallback():
         raise NotTakenWholeError("this onnxruntime has no option to refuse the CPU")
     placed = PlacedWeights(settings.scratch, {}, {})
     try:
-        return _open(graph.serialize({}, {}), placed, located, settings, whole=True)
+        whole = located.ep_name != _CPU
+        return _open(graph.serialize({}, {}), placed, located, settings, whole=whole)
     except onnxruntime_errors() as error:
         raise NotTakenWholeError(own_words(error)) from error
 

@@ -19,7 +19,7 @@ import onnxruntime as ort
 from chipmark.backends.host import chosen_threads
 from chipmark.backends.host_read import read_bandwidth
 from chipmark.backends.ort.providers import find_provider, locate
-from chipmark.backends.ort.roofs import matmul_graph, session_matmul_rate
+from chipmark.backends.ort.roofs import best_matmul_rate
 from chipmark.backends.ort.session import (
     SessionSettings,
     open_plain_session,
@@ -90,9 +90,10 @@ class OrtRunner:
 
     def flops(self) -> float | None:
         """By square products of the provider."""
-        graph = matmul_graph("fp16" if self._dtype == "float16" else "fp32")
-        session = open_plain_session(graph, self._located, self._settings)
-        return session_matmul_rate(session)
+        return best_matmul_rate(
+            lambda graph: open_plain_session(graph, self._located, self._settings),
+            "fp16" if self._dtype == "float16" else "fp32",
+        )
 
     def prepare(self, case: OperatorCase, inputs: Sequence[Inputs]) -> Prepared:
         """One session with all of them."""
