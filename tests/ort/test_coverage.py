@@ -33,7 +33,7 @@ def test_the_work_of_a_decode_step_is_that_of_the_model(work):
     flops = sum(cost.flops for cost in costs.values())
     parameters = 134_515_008
     kv = 2 * 30 * 3 * 64 * 2048 * 4
-    # Four operators of `plain` read and write scores of both kinds of keys; others keep them inside.
+    # Four operators of `plain` read and write scores of all keys; others keep them inside.
     scores = 30 * 4 * 2 * 9 * 2049 * 4 if graph.level == "plain" else 0
     assert n_bytes == pytest.approx(parameters * 4 + kv + scores, rel=0.03)
     attention = 4 * 30 * 9 * 64 * 2048

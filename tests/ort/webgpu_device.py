@@ -1,4 +1,4 @@
-"""A device with memory of its own on any x86-64 Linux: ONNX Runtime's WebGPU plug-in on SwiftShader.
+"""A device with memory of its own on any x86-64 Linux: the WebGPU plug-in on SwiftShader.
 
 `python tests/ort/webgpu_device.py` makes it ready and prints the environment that a process needs.
 All of it lies in a folder of the cache: the plug-in's package, and the software Vulkan driver out
@@ -99,15 +99,17 @@ def _pip(target: Path, *what: str) -> None:
 
 def _download() -> bytes:
     try:
-        with urllib.request.urlopen(_DRIVER_URL, timeout=60) as answer:
-            with tarfile.open(fileobj=answer, mode="r|gz") as archive:
-                for member in archive:
-                    if member.name == _DRIVER_FILE:
-                        file = archive.extractfile(member)
-                        packed = b"" if file is None else file.read()
-                        break
-                else:
-                    raise NotHereError(f"{_DRIVER_URL} holds no {_DRIVER_FILE}")
+        with (
+            urllib.request.urlopen(_DRIVER_URL, timeout=60) as answer,
+            tarfile.open(fileobj=answer, mode="r|gz") as archive,
+        ):
+            for member in archive:
+                if member.name == _DRIVER_FILE:
+                    file = archive.extractfile(member)
+                    packed = b"" if file is None else file.read()
+                    break
+            else:
+                raise NotHereError(f"{_DRIVER_URL} holds no {_DRIVER_FILE}")
     except (urllib.error.URLError, TimeoutError, ConnectionError, tarfile.TarError) as error:
         raise NotHereError(f"{_DRIVER_URL}: {error}") from error
     if hashlib.sha256(packed).hexdigest() != _DRIVER_SHA256:
