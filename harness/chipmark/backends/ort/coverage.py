@@ -52,7 +52,7 @@ def node_work(
     product: 2 x heads x chunk x keys x head_dim, its keys or values read once. Rows of K or V that
     the graph writes into the cache: read and written, no FLOPs. A gather from a table: the rows.
     Any other node: its activations read and written (hidden size, or the scores of attention), one
-    FLOP an element; what only reads and computes sizes of values is no work.
+    FLOP an element; what only reads and computes sizes of values counts nothing.
     """
     rows, item = batch * chunk, 4 if graph.dtype == "float32" else 2
     sizes = {view.name: view.n_weights for view in graph.weights}
@@ -92,7 +92,7 @@ def node_work(
 
 def _names_of_sizes(graph: Graph) -> set[str]:
     """Values that are sizes of other values, a few integers each, and what is computed from them
-    alone: no work, wherever it is done. Range makes as many integers as it is told."""
+    alone: no work, wherever it is done. Range makes as many integers as it is given."""
     known: set[str] = set()
     for info in graph.nodes:
         own = all(not name or name in known or name.startswith("const_") for name in info.inputs)

@@ -45,7 +45,7 @@ def place_kv(opener: Opener, config: ModelConfig, *, host_device: bool) -> KvPla
     """Try the ways, allocate KV and say where logits are sampled.
 
     host_device: the provider's device is the host's CPU. Memory of its own that cannot be used is
-    told: KV, or the logits, then cross the bus in every step, and are counted.
+    reported: KV, or the logits, then cross the bus in every step, and are counted.
     """
     plan, chosen = opener.plan, _choose(opener)
     in_place = plan.level in IN_PLACE
