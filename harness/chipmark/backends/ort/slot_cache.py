@@ -154,10 +154,6 @@ class SlotCache:
         self.held[slots] = np.maximum(self.held[slots], ends)
 
     def _write(self, new_rows: Array, rows: LaunchRows, first: int) -> None:
-        if new_rows.shape[4] == 1:
-            # One row of every slot at once: two indices apart put their axis first, on both sides.
-            self.host[:, :, rows.slot, :, rows.start] = new_rows[:, :, rows.slot - first, :, 0]
-            return
         for slot, start, length in zip(
             rows.slot.tolist(), rows.start.tolist(), rows.length.tolist(), strict=True
         ):
