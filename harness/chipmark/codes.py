@@ -45,6 +45,7 @@ class NullReason(Code):
         "too few distinct samples: the 95th percentile needs 59, the 99th 299",
     )
     ONE_TOKEN_TURNS = "one_token_turns", "no turn has a second token"
+    NO_BUS = "no_bus", "the device is the host itself, so that nothing crosses to it"
     ZERO_DENOMINATOR = "zero_denominator", "the denominator is zero or negative"
     TOOL_TIME_SCALED = "tool_time_scaled", "the tool-time scale is neither 0 nor 1"
     SESSION_UNFINISHED = "session_unfinished", "a session of a closed trace did not end"

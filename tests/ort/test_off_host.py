@@ -95,6 +95,8 @@ def test_a_cell_off_host_is_right_and_moves_no_kv(webgpu, tmp_path):
     row = rows["ort:webgpu"]
     assert row["ep_coverage"] >= 0.99
     assert row["mbu"] is None
+    assert 0 < row["bus_bytes_per_step"] < 1536  # a token's K and V is 768 bytes
+    assert rows["ort:cpu"]["bus_bytes_per_step"] is None
     assert row["graph"] == "plain"
     codes = {note["code"] for note in row["notes"]}
     assert not codes & {"cell_failed", "kv_over_bus", "logits_over_bus", "ep_coverage"}
