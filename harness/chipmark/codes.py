@@ -45,6 +45,7 @@ class NullReason(Code):
         "too few distinct samples: the 95th percentile needs 59, the 99th 299",
     )
     ONE_TOKEN_TURNS = "one_token_turns", "no turn has a second token"
+    NO_BUS = "no_bus", "the device is the host itself, so that nothing crosses to it"
     ZERO_DENOMINATOR = "zero_denominator", "the denominator is zero or negative"
     TOOL_TIME_SCALED = "tool_time_scaled", "the tool-time scale is neither 0 nor 1"
     SESSION_UNFINISHED = "session_unfinished", "a session of a closed trace did not end"
@@ -190,6 +191,14 @@ class NoteCode(Code):
     KV_BYTES = (
         "kv_bytes",
         "the KV cache is smaller than its tokens need in that precision; not ranked",
+    )
+    KV_OVER_BUS = (
+        "kv_over_bus",
+        "KV lies with the host and crosses to the device in every step; the text says why",
+    )
+    LOGITS_OVER_BUS = (
+        "logits_over_bus",
+        "logits cross to the host in every step to be sampled there; the text says why",
     )
     THROTTLED_THERMAL = "throttled_thermal", "the device slowed down because of its temperature"
     THROTTLED_HARDWARE = (

@@ -74,6 +74,7 @@ class Driver:
         ops: tuple[KvOp, ...] = (),
         sample: bool = True,
         phase: Any = "decode",
+        logits: bool = True,
     ) -> Done:
         rows = Rows(
             seq=np.asarray(slots, np.int32) + 10,
@@ -87,7 +88,7 @@ class Driver:
         longest, end = int(rows.length.max()), int((rows.start + rows.length).max())
         self.step += 1
         plan = LaunchPlan(phase, rows, len(slots), longest, end)
-        wanted = tuple(rows.seq.tolist())
+        wanted = tuple(rows.seq.tolist()) if logits else ()
         self.backend.submit(Step(self.step, ops, (plan,), wanted))
         return self.backend.wait()
 

@@ -46,11 +46,11 @@ def test_growing_is_inside_the_launch_that_caused_it_and_is_counted(
 
 
 def test_sampling_is_inside_the_launch(model, helpers, tmp_path, monkeypatch):
-    from chipmark.backends.ort import backend
+    from chipmark.backends.ort import sampling
 
     spec, sequences = model
     driver = helpers.Driver("cpu", spec, tmp_path)
-    sample, sampled_s = backend.sample, []
+    sample, sampled_s = sampling.sample, []
 
     def timed(logits):
         begin = time.perf_counter()
@@ -58,7 +58,7 @@ def test_sampling_is_inside_the_launch(model, helpers, tmp_path, monkeypatch):
         sampled_s.extend((begin, time.perf_counter()))
         return result
 
-    monkeypatch.setattr(backend, "sample", timed)
+    monkeypatch.setattr(sampling, "sample", timed)
     (launch,) = driver.run([0], [0], [sequences[0][:9]], phase="prefill_cold").launches
     assert launch.start_s <= sampled_s[0] < sampled_s[1] <= launch.end_s
 

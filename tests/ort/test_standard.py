@@ -113,7 +113,7 @@ def test_the_cache_is_bound_as_input_and_as_output(helpers, prepared, tmp_path):
 
         bind_output = bind_input
 
-    engine.runner._bind_cache(type("Bound", (), {"io": Recorder()})(), 1, 3)
+    engine.cache.bind(Recorder(), 1, 3)
     for layer in range(TINY.n_layers):
         for index, kind in enumerate(("key", "value")):
             address = engine.cache.host[layer, index, 1:3].ctypes.data
@@ -216,7 +216,7 @@ def test_an_operator_that_the_runtime_lacks_is_refused_and_no_other_level_is_tri
         built.append(level)
         return build(config, level, shape)
 
-    monkeypatch.setattr("chipmark.backends.ort.loading.build_graph", counted)
+    monkeypatch.setattr("chipmark.backends.ort.opener.build_graph", counted)
     with pytest.raises(CellFailedError, match="NormOfTomorrow") as caught:
         helpers.Driver("cpu", prepared(TINY)[0], tmp_path, options={"graph": "standard"})
     assert "graph=plain" in caught.value.hint

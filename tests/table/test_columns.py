@@ -34,6 +34,7 @@ DEFINED = [
     "mfu",
     "host_s_per_step",
     "idle_s_per_step",
+    "bus_bytes_per_step",
     "power_w", "energy_source", "power_scope",
     "tok_per_joule",
     "joule_per_session",

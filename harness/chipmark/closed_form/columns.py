@@ -13,6 +13,9 @@ from chipmark.errors import UsageError
 from chipmark.results.manifest import Manifest, Slo
 from chipmark.workload.trace import Trace
 
+_BUS_BYTES_OF_A_ROW = 4 + 4 + 8
+"""int32 in, int32 and two float32 out."""
+
 LEAST_FOR_P95 = 59
 LEAST_FOR_P99 = 299
 
@@ -61,7 +64,18 @@ def _rates(run: WholeRun, trace: Trace) -> dict[str, float | None]:
         "total_tok_s": (n_new + n_out) / run.window_s,
         "host_s_per_step": 0.0,
         "idle_s_per_step": 0.0,
+        "bus_bytes_per_step": _bus_bytes(run),
     }
+
+
+def _bus_bytes(run: WholeRun) -> float | None:
+    """A token to the device, its id and two logits back, for each row of steps that decode only."""
+    others = {launch.step for launch in run.launches if launch.kind != "decode"}
+    alone = [launch for launch in run.launches if launch.step not in others]
+    if not alone:
+        return None
+    rows = sum(len(launch.rows) for launch in alone)
+    return rows * _BUS_BYTES_OF_A_ROW / len({launch.step for launch in alone})
 
 
 def _latencies(run: WholeRun) -> dict[str, float | None]:

@@ -64,6 +64,7 @@ class DeviceLaunch:
     start_s: float
     end_s: float
     rows: tuple[tuple[Session, int, int], ...]
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,7 @@ class _Run:
     def _launch(
         self, kind: str, clock: float, seconds: float, rows: list[tuple[Session, int, int]]
     ) -> float:
-        self._launches.append(DeviceLaunch(kind, clock, clock + seconds, tuple(rows)))
+        self._launches.append(DeviceLaunch(kind, clock, clock + seconds, tuple(rows), self._steps))
         return clock + seconds
 
 

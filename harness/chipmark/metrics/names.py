@@ -10,8 +10,8 @@ SCHEMA = "chipmark.metrics/2"
 RATIOS: tuple[str, ...] = (
     "decode_rows", "prefill_tok_s", "decode_tok_s", "total_tok_s", "goodput_turns_s",
     "goodput_tok_s", "slo_attainment", "sessions_per_hour", "prefix_hit_ideal", "prefix_hit",
-    "pad_ratio", "mbu", "mbu_nameplate", "mfu", "host_s_per_step", "idle_s_per_step", "power_w",
-    "tok_per_joule", "joule_per_session",
+    "pad_ratio", "mbu", "mbu_nameplate", "mfu", "host_s_per_step", "idle_s_per_step",
+    "bus_bytes_per_step", "power_w", "tok_per_joule", "joule_per_session",
 )  # fmt: skip
 LATENCIES: tuple[str, ...] = tuple(QUANTILES)
 COUNTS: tuple[str, ...] = ("sessions", "recomputed_tokens")

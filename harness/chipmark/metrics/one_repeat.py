@@ -67,6 +67,7 @@ def one_repeat(raw: RawCell, data: RepeatData) -> OneRepeat:
         "mfu": roofline.mfu(joined, facts, data.roofs),
         "host_s_per_step": phases.host_seconds(joined),
         "idle_s_per_step": idle_seconds(joined),
+        "bus_bytes_per_step": phases.bus_bytes(joined, on_host=facts.on_host),
         **_energy_ratios(facts, joined, work, measured, sessions),
     }
     whole = (

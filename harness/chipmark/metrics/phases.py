@@ -231,3 +231,20 @@ def _per_turn(view: RepeatView, values: Floats, mask: np.ndarray, n: int) -> Flo
 
 def _share(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
+
+
+def bus_bytes(view: RepeatView, *, on_host: bool) -> Ratio:
+    """`bus_bytes_per_step`: bytes to and from the device over the steps whose launches are all
+    decode. KV that lies with the host crosses in every one of them, KV that lies with the device in
+    none; copies inside one memory are not counted. on_host: the device is the host's own processor.
+    """
+    if on_host:
+        return null(NullReason.NO_BUS)
+    steps, launches = view.tables["steps"], view.tables["launches"]
+    decode = np.isin(steps["step"], launches["step"][launches["phase"] == PHASES.index("decode")])
+    others = np.isin(steps["step"], launches["step"][launches["phase"] != PHASES.index("decode")])
+    alone = decode & ~others
+    moved = steps["h2d_bytes"][alone] + steps["d2h_bytes"][alone]
+    if not alone.any():
+        return null(NullReason.NO_DECODE_LAUNCHES)
+    return Ratio(float(moved.sum()), float(alone.sum()))

@@ -229,6 +229,12 @@ _LIST: tuple[Column, ...] = (
         "what W holds beyond launches while a turn was outstanding, per step",
         *_RATE, direction="lower",
     ),
+    Column(
+        "bus_bytes_per_step", "number", "B", "lower", None, "bus\nB/step",
+        "bytes to and from the device over the steps that decode only; KV that lies with the host "
+        "crosses in each of them. Copies inside one memory are not counted",
+        (*_RATE, Null.NO_DECODE_LAUNCHES, Null.NO_BUS),
+    ),
     _rate(
         "power_w", "W", "W", "energy of W / W", *_POWER, direction="lower", kind="energy",
     ),

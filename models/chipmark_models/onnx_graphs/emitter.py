@@ -6,7 +6,7 @@ the fused operators of com.microsoft. The walk is theirs in common, so that a le
 in the model it computes.
 
 Shapes: hidden states are (batch x chunk, hidden), so that every linear layer is one Gemm. Graph
-inputs `tokens` int64 (batch, chunk), `rows` int64 (n_rows,): positions of the flattened batch
+inputs `tokens` int32 (batch, chunk), `rows` int32 (n_rows,): positions of the flattened batch
 whose logits are wanted; outputs `logits` float32 (n_rows, vocab). The rest is the level's own.
 """
 
@@ -138,8 +138,8 @@ def write_decoder(
 ) -> None:
     """Write the whole decoder with one emitter into `builder`."""
     weights = LayerWeights(config, shape, builder)
-    tokens = builder.input("tokens", "int64", (shape.dim("batch"), shape.dim("chunk")))
-    rows = builder.input("rows", "int64", (shape.dim("n_rows"),))
+    tokens = builder.input("tokens", "int32", (shape.dim("batch"), shape.dim("chunk")))
+    rows = builder.input("rows", "int32", (shape.dim("n_rows"),))
     emitter.begin()
     embedding = WeightView(
         EMBEDDING, (EMBEDDING,), (config.vocab_size, config.hidden_size), shape.dtype

@@ -9,10 +9,9 @@ serves both pairings.
 
 With fixed sizes it keeps to what compilers of accelerators list, types included (CANN has no
 Unsqueeze whose axes are an input, no ReduceMean of opset 17, no comparison of int64, no bias of
-Gemm): positions are compared as int32, axes come from tables and Reshape, the causal mask is a
-table.
+Gemm): all integers are int32, axes come from tables and Reshape, the causal mask is a table.
 
-Inputs: `start` int64 (batch,): tokens in the cache; `past_key_L`, `past_value_L`
+Inputs: `start` int32 (batch,): tokens in the cache; `past_key_L`, `past_value_L`
 (batch, kv_heads, context, head_dim), whose rows beyond `start` must be finite. Outputs:
 `new_key_L`, `new_value_L` (batch, kv_heads, chunk, head_dim).
 """
@@ -26,7 +25,6 @@ import numpy as np
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import GraphBuilder, WeightView
 from chipmark_models.onnx_graphs.emitter import GraphShape, Level
-from chipmark_models.onnx_graphs.protobuf import DATA_TYPES
 from chipmark_models.onnx_graphs.sizes import GraphSizes
 from chipmark_models.rope import cos_sin_tables
 from chipmark_models.tensors import layer_prefix
@@ -81,7 +79,7 @@ class PlainEmitter:
     def begin(self) -> None:
         """Positions, rotary rows and masks, once for all layers."""
         b, c, s = self.builder, self.config, self.shape
-        start = b.input("start", "int64", (s.dim("batch"),))
+        start = b.input("start", "int32", (s.dim("batch"),))
         self._sizes.read_tokens()
         for index in range(c.n_layers):
             for kind in ("key", "value"):
@@ -94,7 +92,7 @@ class PlainEmitter:
     def _rotary(self, start: str) -> None:
         b, s = self.builder, self.shape
         column = b.op("Reshape", [start, b.constant([-1, 1])])
-        positions = b.op("Add", [column, self._sizes.arange("chunk")])
+        positions = b.op("Add", [column, self._sizes.arange("chunk", "int32")])
         for name, array in zip(("cos", "sin"), full_tables(self.config, s.positions), strict=True):
             # An axis for the heads, so that the rows need no reshaping.
             table = b.table(f"rope.{name}", array[:, None].astype(s.dtype))
@@ -104,9 +102,7 @@ class PlainEmitter:
     def _masks(self, start: str) -> None:
         b, c, s = self.builder, self.config, self.shape
         zero, masked = b.constant(0.0, s.dtype), b.constant(MASKED[s.dtype], s.dtype)
-        column = b.op(
-            "Cast", [b.op("Reshape", [start, b.constant([-1, 1, 1, 1])])], to=DATA_TYPES["int32"]
-        )
+        column = b.op("Reshape", [start, b.constant([-1, 1, 1, 1])])
         held = b.op("Less", [self._sizes.arange("context", "int32"), column])
         self._shared["past_mask"] = b.op("Where", [held, zero, masked])
         if s.chunk == 1:
@@ -118,7 +114,7 @@ class PlainEmitter:
             mask = np.tile(causal, (group, 1))[None, None].astype(s.dtype)
             self._shared["new_mask"] = b.table("causal_mask", mask)
             return
-        new = self._sizes.arange("chunk")
+        new = self._sizes.arange("chunk", "int32")
         seen = b.op("LessOrEqual", [new, b.op("Reshape", [new, b.constant([-1, 1])])])
         causal_rows = b.op("Where", [seen, zero, masked])
         self._shared["new_mask"] = b.op("Tile", [causal_rows, b.constant([group, 1])])

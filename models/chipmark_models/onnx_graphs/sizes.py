@@ -47,14 +47,16 @@ class GraphSizes:
         return self._free[name]
 
     def arange(self, name: Size, dtype: Literal["int32", "int64"] = "int64") -> str:
-        """0, 1, … up to a size, (size,)."""
+        """0, 1, … up to a size, (size,). A device that computes no int64 leaves what is made from
+        it to the CPU, and with it a mask as long as the context."""
         b = self.builder
         size: int | None = getattr(self.shape, name)
         if size is not None:
             return b.constant(np.arange(size), dtype)
         stop = b.op("Squeeze", [self._free[name]])
-        counted = b.op("Range", [b.constant(0), stop, b.constant(1)])
-        return b.op("Cast", [counted], to=DATA_TYPES[dtype]) if dtype != "int64" else counted
+        if dtype != "int64":
+            stop = b.op("Cast", [stop], to=DATA_TYPES[dtype])
+        return b.op("Range", [b.constant(0, dtype), stop, b.constant(1, dtype)])
 
     def of(self, *dims: int | Size) -> str:
         """A shape for Reshape, or sizes for Split; a single free one is -1."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from chipmark.backends.host_read import read_bandwidth
 from chipmark.backends.ort import loading
+from chipmark.backends.ort.launch_rows import LaunchRows
 from chipmark.backends.ort.loading import Engine
 from chipmark.backends.ort.options import check_options
 from chipmark.backends.ort.provider_scan import candidates
@@ -24,8 +25,6 @@ from chipmark.backends.ort.providers import (
     own_data,
     precisions_of,
 )
-from chipmark.backends.ort.runner import LaunchRows
-from chipmark.backends.ort.sampling import sample
 from chipmark.engine.clock import MonotonicClock
 from chipmark.engine.contract import (
     F32,
@@ -127,7 +126,7 @@ class OrtBackend(BackendDefaults):
         if not ops:
             return
         start = self._clock.now()
-        cache, copied = engine.cache, 0
+        cache, copied = engine.runner.cache, 0
         for op in ops:
             if op.kind == "drop":
                 cache.drop(op.src)
@@ -135,6 +134,7 @@ class OrtBackend(BackendDefaults):
             copied += cache.copy(op.src, op.dst, op.length)
         engine.runner.traffic.kv_copied_bytes += copied
         if copied:
+            cache.synchronize()
             launches.append(Launch("kv", -1, start, self._clock.now(), 0.0))
 
     def _launch(
@@ -152,13 +152,14 @@ class OrtBackend(BackendDefaults):
         of_slots = LaunchRows(rows.slot, rows.start, rows.length, rows.tokens, rows.sample)
         runner.ensure_capacity(runner.rows_needed(of_slots))
         ready, before = self._clock.now(), runner.run_s
-        logits = runner.run(of_slots)
+        ran = runner.run(of_slots)
         host_s = max(0.0, self._clock.now() - ready - (runner.run_s - before))
-        ids, best = sample(logits)
+        ids, best = runner.sampled(ran)
         launch = Launch(plan.phase, index, start, self._clock.now(), host_s, runner.positions)
-        for seq, row in zip(rows.seq[rows.sample].tolist(), logits, strict=True):
-            if seq in logits_of:
-                wanted[seq] = row.copy()
+        if logits_of:
+            for row, seq in enumerate(rows.seq[rows.sample].tolist()):
+                if seq in logits_of:
+                    wanted[seq] = runner.logits(ran, row)
         return launch, ids, best
 
     def wait(self) -> Done:

@@ -19,9 +19,10 @@ from chipmark.backends.ort.runtime_errors import onnxruntime_errors
 from chipmark_models.onnx_graphs.builder import Graph, GraphBuilder
 
 Array = npt.NDArray[Any]
-Way = Literal["shared", "provider", "rebind"]
+Way = Literal["shared", "provider", "device", "rebind"]
 """`shared`: the provider reads host memory as it is bound. `provider`: it copies such memory when
-it is bound, and reads in place what it allocated itself. `rebind`: bound anew before every run,
+it is bound, and reads in place what it allocated itself and the host can write. `device`: memory of
+its own, which only graphs on the device read and write. `rebind`: bound anew before every run,
 which copies it."""
 
 
@@ -78,6 +79,16 @@ class ProviderMemory:
 def allocate_host(shape: tuple[int, ...], dtype: npt.DTypeLike) -> HostMemory:
     """Zeroed host memory; pages are taken from the system when they are first written."""
     return HostMemory(np.zeros(shape, dtype))
+
+
+def bind_input(io: Any, name: str, array: Array) -> None:
+    """Bind a host array by its address."""
+    io.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def bind_output(io: Any, name: str, array: Array) -> None:
+    """Bind a host array, which runs write to, by its address."""
+    io.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
 Allocate = Callable[[tuple[int, ...], npt.DTypeLike], Memory]

@@ -7,15 +7,16 @@ is few FLOPs and many bytes, norms left there are no FLOPs and many crossings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from chipmark.engine.contract import HostOperator
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import Graph
 
-_SHAPE_OPS = frozenset({"Shape", "Concat", "Range", "Squeeze", "Unsqueeze", "Reshape", "Slice"})
-"""Nodes that compute or change shapes; counted as no work."""
+_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Identity"})
+"""Nodes whose output is their input's memory: no FLOPs, and bytes only where they leave it."""
 
 _WRITTEN_OUT = frozenset({"Attention", "RMSNormalization", "RotaryEmbedding"})
 """Operators that ONNX defines by others: where no provider has a kernel of its own, ONNX Runtime
@@ -50,16 +51,21 @@ def node_work(
     scales of quantised ones; by the node that unpacks them where there is one). An attention
     product: 2 x heads x chunk x keys x head_dim, its keys or values read once. Rows of K or V that
     the graph writes into the cache: read and written, no FLOPs. A gather from a table: the rows.
-    Any other node: its activations read and written (hidden size), one FLOP an element.
+    Any other node: its activations read and written (hidden size, or the scores of attention), one
+    FLOP an element; what only reads and computes sizes of values counts nothing.
     """
     rows, item = batch * chunk, 4 if graph.dtype == "float32" else 2
     sizes = {view.name: view.n_weights for view in graph.weights}
     sizes |= {name: int(table.size) for name, table in graph.tables.items()}
     stored = {view.name: view.n_bytes for view in graph.weights}
     work: dict[str, Work] = {}
-    cached = _cached_names(graph)
+    cached, of_sizes = _cached_names(graph), _names_of_sizes(graph)
+    scores = _names_of_scores(graph, sizes)
+    n_scores = float(batch * chunk * config.n_heads * (context + chunk))
     for info in graph.nodes:
         element = float(rows * config.hidden_size)
+        if scores.intersection((*info.inputs, *info.outputs)):
+            element = max(element, n_scores)
         weight = max((sizes.get(name, 0) for name in info.inputs), default=0)
         if info.op_type in _PRODUCTS and weight > config.head_dim**2:
             n_bytes = float(sum(stored.get(name, 0) for name in info.inputs))
@@ -74,11 +80,40 @@ def node_work(
             work[info.name] = _attention(config, batch, chunk, n_keys, item, 1)
         elif info.op_type == "TensorScatter":
             work[info.name] = Work(0.0, 2.0 * rows * config.kv_size * item)
-        elif info.op_type in _SHAPE_OPS:
+        elif info.op_type == "Range":
+            work[info.name] = Work(0.0, 4.0 * (context + chunk))
+        elif of_sizes.issuperset(info.outputs):
             work[info.name] = Work(0.0, 0.0)
         else:
-            work[info.name] = Work(element, 2.0 * element * item)
+            flops = 0.0 if info.op_type in _VIEWS else element
+            work[info.name] = Work(flops, 2.0 * element * item)
     return work
+
+
+def _names_of_sizes(graph: Graph) -> set[str]:
+    """Values that are sizes of other values, a few integers each, and what is computed from them
+    alone: no work, wherever it is done. Range makes as many integers as it is given."""
+    known: set[str] = set()
+    for info in graph.nodes:
+        own = all(not name or name in known or name.startswith("const_") for name in info.inputs)
+        if info.op_type == "Shape" or (own and info.op_type != "Range"):
+            known.update(info.outputs)
+    return known
+
+
+def _names_of_scores(graph: Graph, sizes: Mapping[str, int]) -> set[str]:
+    """Values as large as the scores of attention, from the products that make them to the products
+    with values that take them."""
+    names: set[str] = set()
+    for info in graph.nodes:
+        inside = names.intersection(info.inputs)
+        if info.op_type == "MatMul":
+            plain = any(sizes.get(name, 0) for name in info.inputs) or _is_rotation(info.inputs)
+            if not inside and not plain:
+                names.update(info.outputs)
+        elif inside:
+            names.update(info.outputs)
+    return names
 
 
 def _cached_names(graph: Graph) -> set[str]:
@@ -101,35 +136,74 @@ def _attention(
     return Work(flops, float(batch * config.n_kv_heads * keys * config.head_dim * item * products))
 
 
-def coverage(work: Mapping[str, Work], assigned: Iterable[Assignment], ep_name: str) -> float:
-    """The smaller of the shares of FLOPs and of bytes whose nodes `ep_name` took, 0 to 1.
+def _left(work: Mapping[str, Work], assigned: Iterable[Assignment], ep_name: str) -> set[str]:
+    """Nodes of the work that `ep_name` did not take.
 
-    Nodes that ONNX Runtime made itself or folded away are in neither share. An operator that was
-    written out by others was taken where all nodes without a name were.
+    ONNX Runtime lists all that it leaves to the CPU, and of what a provider takes only what that
+    one compiles: a node that is listed nowhere has a kernel of the provider, or was folded away.
+    An operator that was written out by others has no name; it was taken where all such nodes were.
     """
-    mine: set[str] = set()
-    seen: set[str] = set()
-    nameless_left = False
+    left: set[str] = set()
+    listed: set[str] = set()
     for part in assigned:
-        seen.update(part.nodes)
-        if part.ep_name == ep_name:
-            mine.update(part.nodes)
-        else:
-            nameless_left |= "" in part.nodes
-    if "" in seen:
-        written_out = {n for n in work if n not in seen and n.rpartition("_")[0] in _WRITTEN_OUT}
-        seen |= written_out
-        mine |= set() if nameless_left else written_out
-    known = [name for name in work if name in seen]
-    flops = sum(work[name].flops for name in known)
-    n_bytes = sum(work[name].n_bytes for name in known)
-    if not flops or not n_bytes:
-        return 0.0
-    taken = [name for name in known if name in mine]
-    return min(
-        sum(work[name].flops for name in taken) / flops,
-        sum(work[name].n_bytes for name in taken) / n_bytes,
+        listed.update(part.nodes)
+        if part.ep_name != ep_name:
+            left.update(part.nodes)
+    if "" in left:
+        left |= {n for n in work if n not in listed and n.rpartition("_")[0] in _WRITTEN_OUT}
+    return left.intersection(work) if listed else set(work)
+
+
+def coverage(work: Mapping[str, Work], assigned: Iterable[Assignment], ep_name: str) -> float:
+    """The smaller of the shares of FLOPs and of bytes whose nodes `ep_name` took, 0 to 1."""
+    left = _left(work, assigned, ep_name)
+    flops, n_bytes = _shares(work, left)
+    return 1.0 - max(flops, n_bytes)
+
+
+def _shares(work: Mapping[str, Work], nodes: Iterable[str]) -> tuple[float, float]:
+    """Shares of all FLOPs and of all bytes that these nodes are."""
+    some = [work[name] for name in nodes]
+    flops = sum(each.flops for each in work.values())
+    n_bytes = sum(each.n_bytes for each in work.values())
+    return (
+        min(1.0, sum(each.flops for each in some) / flops) if flops else 1.0,
+        min(1.0, sum(each.n_bytes for each in some) / n_bytes) if n_bytes else 1.0,
     )
+
+
+def host_operators(
+    works: Sequence[Mapping[str, Work]], assigned: Iterable[Assignment], ep_name: str
+) -> tuple[HostOperator, ...]:
+    """What `ep_name` left to the CPU, a line a kind of operator, by the work at several sizes: the
+    larger of the shares. Most bytes first."""
+    parts = tuple(assigned)
+    found: dict[str, HostOperator] = {}
+    for work in works:
+        kinds: dict[str, list[str]] = {}
+        for name in _left(work, parts, ep_name):
+            kinds.setdefault(name.rpartition("_")[0], []).append(name)
+        for kind, nodes in kinds.items():
+            flops, n_bytes = _shares(work, nodes)
+            found[kind] = larger(HostOperator(kind, len(nodes), flops, n_bytes), found.get(kind))
+    return by_bytes(found.values())
+
+
+def larger(one: HostOperator, other: HostOperator | None) -> HostOperator:
+    """The larger figures of two counts of one operator."""
+    if other is None:
+        return one
+    return HostOperator(
+        one.name,
+        max(one.count, other.count),
+        max(one.flops_share, other.flops_share),
+        max(one.bytes_share, other.bytes_share),
+    )
+
+
+def by_bytes(operators: Iterable[HostOperator]) -> tuple[HostOperator, ...]:
+    """Those that move most first."""
+    return tuple(sorted(operators, key=lambda one: (-one.bytes_share, one.name)))
 
 
 def read_assignment(session: Any) -> tuple[Assignment, ...]:

@@ -11,16 +11,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chipmark.backends.ort.coverage import Assignment, coverage, node_work, read_assignment
+from chipmark.backends.ort.coverage import (
+    Assignment,
+    coverage,
+    host_operators,
+    node_work,
+    read_assignment,
+)
 from chipmark.backends.ort.providers import Located
 from chipmark.backends.ort.runtime_errors import onnxruntime_errors
 from chipmark.backends.ort.weights_file import PlacedWeights
+from chipmark.engine.contract import HostOperator
 from chipmark.errors import CellFailedError
 from chipmark.log import logger_of
 from chipmark_models.config import ModelConfig
 from chipmark_models.onnx_graphs.builder import OPSET, Graph
+from chipmark_models.plain_text import one_line
 
 _CPU = "CPUExecutionProvider"
+_SOURCE = re.compile(
+    r"\S+\.(?:cc|cpp|h):\d+ .*?\)(?:::<lambda\(\)>)? (?:\S.{0,200}? was false\. )?"
+)
+"""`FILE:LINE FUNCTION(ARGUMENTS) CONDITION was false. `, as ONNX Runtime begins its errors."""
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -37,11 +50,13 @@ class SessionSettings:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session, the share of work on the provider's own device, and why it is below 1."""
+    """A session, the share of work on the provider's own device (None where nothing can tell), why
+    it is not the whole, and what ran on the CPU."""
 
     session: Any
-    ep_coverage: float
+    ep_coverage: float | None
     problem: str
+    host_operators: tuple[HostOperator, ...] = ()
 
 
 _LOG = logger_of(__name__)
@@ -70,9 +85,10 @@ def open_session(
     located: Located,
     settings: SessionSettings,
     config: ModelConfig,
-    sizes: dict[str, int],
+    *sizes: dict[str, int],
 ) -> Opened:
-    """Open `graph` on the provider; `sizes` (batch, chunk, context) weigh its coverage.
+    """Open `graph` on the provider; `sizes` (batch, chunk, context) weigh its coverage, which is
+    the smallest of them.
 
     Raises CellFailedError with the provider's own words where it loads it neither whole nor in
     part; another level is never tried unasked.
@@ -96,8 +112,30 @@ def open_session(
     except onnxruntime_errors() as error:
         raise _refusal(graph, located, error) from error
     taken: tuple[Assignment, ...] = read_assignment(session)
-    work = node_work(graph, config, **sizes)
-    return Opened(session, coverage(work, taken, located.ep_name), problem)
+    if not taken:
+        return Opened(session, None, problem)
+    works = [node_work(graph, config, **each) for each in sizes]
+    share = min(coverage(work, taken, located.ep_name) for work in works)
+    return Opened(session, share, problem, host_operators(works, taken, located.ep_name))
+
+
+class NotTakenWholeError(RuntimeError):
+    """A provider leaves a part of a small graph to the CPU, or refuses it; in its own words."""
+
+
+def open_whole(graph: Graph, located: Located, settings: SessionSettings) -> Any:
+    """A session of a small graph without weights, on the provider alone.
+
+    Raises NotTakenWholeError where it does not take all of it, and where nothing can tell.
+    """
+    if located.ep_name != _CPU and not _can_refuse_fallback():
+        raise NotTakenWholeError("this onnxruntime has no option to refuse the CPU")
+    placed = PlacedWeights(settings.scratch, {}, {})
+    try:
+        whole = located.ep_name != _CPU
+        return _open(graph.serialize({}, {}), placed, located, settings, whole=whole)
+    except onnxruntime_errors() as error:
+        raise NotTakenWholeError(own_words(error)) from error
 
 
 def _refusal(graph: Graph, located: Located, error: Exception) -> CellFailedError:
@@ -179,6 +217,7 @@ def refuse_substitute(session: Any, ep_name: str) -> None:
 
 
 def own_words(error: Exception) -> str:
-    """One line of what ONNX Runtime or the provider said, without colour codes and blank lines."""
-    lines = (" ".join(_COLOUR.sub("", line).split()) for line in str(error).splitlines())
-    return " ".join(line for line in lines if line)
+    """One line of what ONNX Runtime or the provider said, without colour codes and without the
+    places in its sources, which hide the words."""
+    text = " ".join(_COLOUR.sub("", str(error)).split())
+    return one_line(_SOURCE.sub("", text))

@@ -13,14 +13,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from chipmark.backends.ort.binding import Array, Memory
+from chipmark.backends.ort.binding import Array, Memory, Way, bind_output
+from chipmark.backends.ort.launch_rows import LaunchRows
+from chipmark.backends.ort.traffic import Traffic
 from chipmark_models.config import ModelConfig
-
-_STEP = 128
 
 
 class SlotCache:
-    """Bytes of KV; `held[slot]` is the number of rows that were written since it was dropped."""
+    """Bytes of KV; `held[slot]` is the number of rows that were written since it was dropped.
+
+    way: how sessions see it. in_place: the graph writes the new rows itself. off_host: new rows
+    come from another device.
+    """
+
+    any_range = True
 
     def __init__(
         self,
@@ -29,10 +35,16 @@ class SlotCache:
         capacity: int,
         dtype: npt.DTypeLike,
         allocate: Callable[[tuple[int, ...], npt.DTypeLike], Memory],
+        *,
+        way: Way = "shared",
+        in_place: bool = False,
+        off_host: bool = False,
     ) -> None:
-        self.n_slots = n_slots
+        self.n_slots = self.batch_slots = n_slots
         self.held = np.zeros(n_slots, np.int64)
+        self.traffic = Traffic()
         self._config, self._dtype, self._allocate = config, np.dtype(dtype), allocate
+        self._way, self._in_place, self._off_host = way, in_place, off_host
         self._staging: Memory | None = None
         self._memory = allocate(self._shape(n_slots, capacity), self._dtype)
 
@@ -65,35 +77,36 @@ class SlotCache:
         self._staging = None
         return int(self.held.sum()) * self.token_bytes
 
-    def next_capacity(self, needed: int, limit: int, buckets: tuple[int, ...]) -> int:
-        """A capacity of at least `needed`: the next bucket, or a quarter more than now."""
-        if buckets:
-            return next((b for b in buckets if b >= needed), limit)
-        wanted = max(needed, self.capacity + self.capacity // 4)
-        return max(needed, min(limit, -(-wanted // _STEP) * _STEP))
-
-    def write(self, rows: Array, index: int, slot: int, start: int, length: int) -> None:
-        """Store `rows` (layers, 2, batch, kv_heads, chunk, head_dim) of batch row `index`."""
-        self.host[:, :, slot, :, start : start + length] = rows[:, :, index, :, :length]
-        self.mark(slot, start + length)
-
-    def mark(self, slot: int, end: int) -> None:
-        """Remember that rows up to `end` are written (an engine truncates without telling)."""
-        self.held[slot] = max(int(self.held[slot]), end)
-
     def copy(self, src: int, dst: int, length: int) -> int:
         """Copy the first rows of a slot to another; returns the bytes copied."""
         self.host[:, :, dst, :, :length] = self.host[:, :, src, :, :length]
-        self.mark(dst, length)
+        self.held[dst] = max(int(self.held[dst]), length)
         return length * self.token_bytes
 
     def drop(self, slot: int) -> None:
         """Forget what a slot holds."""
         self.held[slot] = 0
 
+    def synchronize(self) -> None:
+        """A copy has ended when it returns."""
+
     def bind(self, io: Any, first: int, last: int) -> None:
-        """Bind slots first..last as `past_key_L` and `past_value_L` of all layers."""
+        """Bind slots first..last as `past_key_L` and `past_value_L` of all layers, and as what a
+        graph that writes them gives back."""
         self._bind(io, self._memory, first, last)
+        self._count_rebind((last - first) * self.capacity)
+        if self._in_place:
+            for layer in range(self._config.n_layers):
+                for index, kind in enumerate(("key", "value")):
+                    bind_output(io, f"present_{kind}_{layer}", self.host[layer, index, first:last])
+
+    def _count_rebind(self, n_rows: int) -> None:
+        if self._way == "rebind":
+            self.traffic.h2d_bytes += n_rows * self.token_bytes
+
+    def staged_rows(self, start: int, length: int) -> int:
+        """The rows that are held: any number is as good as another."""
+        return max(1, start)
 
     def bind_staged(self, io: Any, slot: int, length: int, rows: int) -> int:
         """Bind a compact copy of one slot with `rows` rows; returns the bytes copied.
@@ -101,7 +114,6 @@ class SlotCache:
         For prefill with much capacity unused: scores against rows that hold nothing would cost
         more than the copy.
         """
-        c = self._config
         shape = self._shape(1, rows)
         n = int(np.prod(shape))
         if self._staging is None or self._staging.host.size < n:
@@ -111,10 +123,39 @@ class SlotCache:
         part[:, :, 0, :, :length] = self.host[:, :, slot, :, :length]
         part[:, :, 0, :, length:] = 0  # finite, whatever was staged before
         self._bind(io, self._staging.view(part), 0, 1)
-        return length * c.n_layers * 2 * c.kv_size * self._dtype.itemsize
+        self._count_rebind(rows)
+        return length * self.token_bytes
 
     def _bind(self, io: Any, memory: Memory, first: int, last: int) -> None:
         for layer in range(self._config.n_layers):
             for index, kind in enumerate(("key", "value")):
                 part = memory.view(memory.host[layer, index])
                 part.bind(io, f"past_{kind}_{layer}", first, last)
+
+    def new_rows(self, io: Any, batch: int, chunk: int) -> Array | None:
+        """Bind host memory (layers, 2, batch, kv_heads, chunk, head_dim) for the new rows."""
+        if self._in_place:
+            return None
+        c = self._config
+        rows = np.empty((c.n_layers, 2, batch, c.n_kv_heads, chunk, c.head_dim), self._dtype)
+        for layer in range(c.n_layers):
+            for index, kind in enumerate(("key", "value")):
+                bind_output(io, f"new_{kind}_{layer}", rows[layer, index])
+        return rows
+
+    def keep(self, new_rows: Array | None, rows: LaunchRows, first: int) -> None:
+        """Write the new rows of a launch into the cache, and remember them (an engine truncates
+        without telling)."""
+        slots, ends = rows.slot, rows.start + rows.length
+        if new_rows is not None:
+            if self._off_host:
+                self.traffic.d2h_bytes += new_rows.nbytes
+            self._write(new_rows, rows, first)
+        self.held[slots] = np.maximum(self.held[slots], ends)
+
+    def _write(self, new_rows: Array, rows: LaunchRows, first: int) -> None:
+        for slot, start, length in zip(
+            rows.slot.tolist(), rows.start.tolist(), rows.length.tolist(), strict=True
+        ):
+            new = new_rows[:, :, slot - first, :, :length]
+            self.host[:, :, slot, :, start : start + length] = new

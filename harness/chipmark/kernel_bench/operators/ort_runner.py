@@ -19,7 +19,7 @@ import onnxruntime as ort
 from chipmark.backends.host import chosen_threads
 from chipmark.backends.host_read import read_bandwidth
 from chipmark.backends.ort.providers import find_provider, locate
-from chipmark.backends.ort.roofs import matmul_graph, session_matmul_rate
+from chipmark.backends.ort.roofs import best_matmul_rate
 from chipmark.backends.ort.session import (
     SessionSettings,
     open_plain_session,
@@ -90,8 +90,10 @@ class OrtRunner:
 
     def flops(self) -> float | None:
         """By square products of the provider."""
-        graph = matmul_graph(self._weights.precision)
-        return session_matmul_rate(open_plain_session(graph, self._located, self._settings))
+        return best_matmul_rate(
+            lambda graph: open_plain_session(graph, self._located, self._settings),
+            "fp16" if self._dtype == "float16" else "fp32",
+        )
 
     def prepare(self, case: OperatorCase, inputs: Sequence[Inputs]) -> Prepared:
         """One session with all of them."""
@@ -123,7 +125,7 @@ class OrtRunner:
             return np.asarray(io.get_outputs()[0].numpy())
 
         problem = ""
-        if opened.ep_coverage < 1.0:
+        if opened.ep_coverage != 1.0:
             problem = f"{self._located.ep_name} does not take it: {opened.problem}"
         return Prepared([call], len(inputs), result, problem)
 
@@ -228,7 +230,8 @@ class _GraphCase:
             found["past_length"] = np.full(case.batch, end - 1, np.int32)
             found["total_length"] = np.array(end, np.int32)
         elif case.operator is Operator.ATTENTION:
-            found["start"] = np.full(case.batch, case.context, np.int64)
+            kind = np.int64 if self.level == "standard" else np.int32
+            found["start"] = np.full(case.batch, case.context, kind)
         return found
 
     def _cached(self, array: Array) -> Array:
