@@ -20,6 +20,9 @@ from chipmark.errors import ChipmarkError, DoesNotFitError
 
 SCHEMA = "chipmark.child/2"
 
+GO = "go"
+"""The line that a child which was told to run `together` waits for; it is not answered."""
+
 Answer = TypeVar("Answer")
 
 
@@ -258,6 +261,8 @@ class Run(Request[RunAnswer]):
     """Where a simulated device writes its power samples."""
     sessions: int = 0
     """Of the trace from its start, 0 for all."""
+    together: bool = False
+    """Wait for the word GO once all is ready (mark `ready`), so that replicas start together."""
 
 
 @dataclass(frozen=True, slots=True)

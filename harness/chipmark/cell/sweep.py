@@ -85,7 +85,7 @@ def find_concurrency(cell: MeasuredCell) -> SweepResult:
     def measure(n: int) -> Tried:
         events = cell.folder / f"sweep-{n}.npz"
         power = cell.folder / f"sweep-{n}-power.npz"
-        timed_run(cell, run_request(cell, events, n), power)
+        timed_run(cell, [run_request(cell, events, n)], power)
         return sweep_point(events, power, n, inputs.settings.slo, inputs.meter, inputs.trace)
 
     found = find_capacity(measure, cell.room.sequences)

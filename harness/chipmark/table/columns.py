@@ -87,7 +87,15 @@ _LIST: tuple[Column, ...] = (
     _text("graph", "graph", "plain, standard, contrib or none", Null.UNKNOWN),
     _text("scale", "scale", "factors of context, output and tool time"),
     _text("scenario", "scenario", "equal_n (a fixed number of sessions) or capacity"),
-    Column("concurrency", "integer", "", "none", None, "N", "sessions that run at once"),
+    Column(
+        "concurrency", "integer", "", "none", None, "N",
+        "sessions that run at once on the unit, of all replicas together",
+    ),
+    Column(
+        "replicas", "integer", "", "none", None, "replicas",
+        "engines that ran at once, each on a device of the unit with its share of N and the whole "
+        "trace",
+    ),
     Column(
         "sessions", "integer", "", "none", None, "sessions",
         "sessions completed in W, over the complete repeats", _NOTHING,
@@ -98,13 +106,15 @@ _LIST: tuple[Column, ...] = (
     ),
     _rate(
         "prefill_tok_s", "1/s", "prefill\ntok/s",
-        "n_new / seconds of prefill launches (cold, append, refill) and of copies of KV",
+        "n_new / seconds of prefill launches (cold, append, refill) and of copies of KV; summed "
+        "over replicas",
         *_RATE, Null.NO_PREFILL_LAUNCHES,
     ),
     _rate(
         "decode_tok_s", "1/s", "decode\ntok/s",
         "output tokens that decode launches sampled / seconds of decode launches; a turn's first "
-        "token is prefill's; null where under 90 % came from decode-only launches",
+        "token is prefill's; null where under 90 % came from decode-only launches; summed over "
+        "replicas",
         *_RATE, Null.NO_DECODE_LAUNCHES, Null.MIXED,
     ),
     _rate(
@@ -114,7 +124,7 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "ttft_p50_s", "s", "TTFT\np50 s",
         "append turns: first token visible to the host, from the intended send; median of "
-        "distinct turns, each the median of its repeats",
+        "distinct turns, each the median of its repeats and replicas",
         *_LATENCY, direction="lower",
     ),
     _rate(

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import chipmark.backends.sim.backend as target
+from chipmark.errors import UnknownNameError
 
 _FREE_STEPS = 5
 
@@ -31,7 +32,7 @@ class FaultySim(target.SimBackend):
         if self.fault == "orphan":
             subprocess.run(["sh", "-c", "setsid sleep 300 &"], check=True)
         if self.fault == "noload":
-            raise target.UnknownNameError("simulated thing", "faulty", ["golden"], "try golden")
+            raise UnknownNameError("simulated thing", "faulty", ["golden"], "try golden")
         loaded = super().load(spec)
         return dataclasses.replace(loaded, device=3) if self.fault == "wordless" else loaded
 
