@@ -41,6 +41,7 @@ PLAN = CellPlan("torch:npu", "m", "fp16", "w", "profile", "quick", 4, 8, "equal_
         ({}, ("torch:npu", "torch:npu:1")),
         ({"backend": "torch:npu:1"}, ("torch:npu:1", "torch:npu:0")),
         ({"replicas": 2}, ("torch:npu", "torch:npu:1")),
+        ({"scenario": "capacity"}, ("torch:npu", "torch:npu:1")),
         ({"replicas": 1}, ("torch:npu",)),
     ],
 )
@@ -52,16 +53,13 @@ def test_a_card_of_one_device_has_one() -> None:
     assert replicas_of(PLAN, CPU) == Replicas(("torch:npu",))
 
 
-@pytest.mark.parametrize(
-    ("plan", "why"),
-    [({"concurrency": 1}, "no multiple of 2"), ({"scenario": "capacity"}, "capacity scenario")],
-)
-def test_what_cannot_be_shared_runs_on_one_and_says_why(plan: dict[str, Any], why: str) -> None:
-    found = replicas_of(replace(PLAN, **plan), DUO)
+def test_what_cannot_be_shared_runs_on_one_and_says_why() -> None:
+    plan = replace(PLAN, concurrency=3)
+    found = replicas_of(plan, DUO)
     assert found.backends == ("torch:npu",)
-    assert why in found.why_fewer
-    with pytest.raises(UsageError, match=why):
-        check_replicas(replace(PLAN, replicas=2, **plan), DUO)
+    assert "N=3 sessions cannot be divided by 2" in found.why_fewer
+    with pytest.raises(UsageError, match="cannot be divided by 2"):
+        check_replicas(replace(plan, replicas=2), DUO)
 
 
 def test_more_replicas_than_devices_are_refused_before_anything_starts() -> None:
@@ -155,6 +153,35 @@ def test_a_replica_that_is_lost_is_found(
     break_it(copy)
     found = validate_record(copy)
     assert any(text in f.text and f.severity == "error" for f in found)
+
+
+@pytest.mark.long
+def test_the_capacity_of_a_card_is_that_of_its_dies(tmp_path: Path) -> None:
+    """At twice the sessions, with twice a die's watts and the card's, it has a price of its own."""
+    rows = {}
+    for backend, most in (("sim:golden", 2), ("sim:twin", 4)):
+        records = chipmark.run(
+            "quick", backend, scenario="capacity", concurrency=most, sessions=10, repeats=1,
+            budget_s=0, out=tmp_path / backend,
+        )  # fmt: skip
+        assert validate_record(Path(records[0].path)) == []
+        manifest = load_record(Path(records[0].path)).manifest
+        rows[backend] = records.table(prices=EXAMPLE)[0]
+        sweep = [(p.concurrency, p.sessions_per_hour, p.power_w) for p in manifest.sweep]
+        rows[backend + " sweep"] = sweep
+    die, card = rows["sim:golden"], rows["sim:twin"]
+    assert (die["concurrency"], card["concurrency"]) == (2, 4)
+    assert [n for n, _, _ in rows["sim:twin sweep"]] == [2, 4]
+    for name in ("sessions_per_hour", "total_tok_s", "decode_tok_s"):
+        assert card[name] == pytest.approx(2 * die[name]), name
+    assert card["power_w"] == pytest.approx(2 * die["power_w"] + 40.0)
+    joules = 2 * die["power_w"] + 40.0
+    assert card["tok_per_joule"] == pytest.approx(2 * die["total_tok_s"] / joules, rel=1e-4)
+    for (_, rate, watts), (_, one, one_w) in zip(
+        rows["sim:twin sweep"], rows["sim:golden sweep"], strict=True
+    ):
+        assert (rate, watts) == (pytest.approx(2 * one), pytest.approx(2 * one_w + 40.0))
+    assert card["cost_per_session"] is not None
 
 
 def test_half_of_a_card_has_no_energy_and_no_cost(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_a_point_without_turns_or_without_a_completed_session_is_a_miss(
     def point(tables) -> Tried:
         save_events(tmp_path / "events.npz", tables)
         return sweep_point(
-            tmp_path / "events.npz", tmp_path / "none", 1, Slo(), None, rawcells.trace()
+            [tmp_path / "events.npz"], tmp_path / "none", 1, Slo(), None, rawcells.trace()
         )
 
     tables = rawcells.tables()
@@ -91,7 +91,7 @@ def test_a_point_whose_window_is_not_whole_passes_has_no_rate(rawcells, tmp_path
     tables["sessions"]["end_s"][1] = np.nan
     save_events(tmp_path / "events.npz", tables)
     found = sweep_point(
-        tmp_path / "events.npz", tmp_path / "none", 1, Slo(), None, rawcells.trace()
+        [tmp_path / "events.npz"], tmp_path / "none", 1, Slo(), None, rawcells.trace()
     )
     assert found.met
     assert found.point.sessions_per_hour is None

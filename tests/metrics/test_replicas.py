@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from chipmark.codes import NullReason
 from chipmark.metrics.derive import derive
+from chipmark.metrics.ratios import Ratio, null
 from chipmark.metrics.rawcell import RawCell, RepeatData
+from chipmark.metrics.replicas import common_window, of_unit, shares
 from chipmark.metrics.samples import KINDS
 
 MakeCell = Callable[..., RawCell]
@@ -92,3 +96,33 @@ def test_a_device_of_three_that_stood_still_leaves_no_energy(unit: MakeCell) -> 
     d = derive(unit(of=3))
     assert d.null_reasons["tok_per_joule"] == "unit_partly_used"
     assert d.metrics["total_tok_s"] is not None
+
+
+def test_joules_of_a_capacity_are_those_of_the_time_that_all_run() -> None:
+    views = cast("Any", [SimpleNamespace(start_s=a, end_s=b, window_s=b - a) for a, b in SPANS])
+    assert common_window(views, "equal_n") == (10.0, 31.0)
+    start_s, end_s = common_window(views, "capacity")
+    assert (start_s, end_s) == (11.0, 30.0)
+    assert shares(views, end_s - start_s) == pytest.approx((0.95, 0.95))
+    # Less than nine tenths of the longest W: a device that has ended stood still in the rest.
+    assert shares(views, 17.9) == ()
+
+
+SPANS = ((10.0, 30.0), (11.0, 31.0))
+
+
+def test_a_capacity_whose_windows_hardly_meet_has_no_joules(unit: MakeCell) -> None:
+    apart = unit(slow=2.0, scenario="capacity")
+    d = derive(apart)
+    assert d.null_reasons["tok_per_joule"] == "w_too_short"
+    assert d.metrics["decode_tok_s"] == pytest.approx(6 / 0.030 + 6 / 0.060)
+    together = derive(unit(scenario="capacity"))
+    assert together.metrics["tok_per_joule"] == pytest.approx(64 / (20 * 0.280))
+
+
+def test_ratios_of_a_unit() -> None:
+    parts = [Ratio(6.0, 2.0), Ratio(4.0, 4.0)]
+    assert of_unit("total_tok_s", parts).value == pytest.approx(4.0)
+    assert of_unit("mfu", parts).value == pytest.approx(10 / 6)
+    lacking = of_unit("mfu", [parts[0], null(NullReason.NO_PROBE)])
+    assert (lacking.value, lacking.null_reason) == (None, NullReason.NO_PROBE)

@@ -136,8 +136,8 @@ class ChildProcess:
         return self._result(self._pending, message)
 
     def await_ready(self, timeout_s: float) -> None:
-        """Return when the child that was told to run `together` has marked that it is ready, or
-        has answered: `answer` then says why. The child is ended at the limit."""
+        """Return when the child that runs `together` with others has marked that it is ready.
+        CellFailedError where it answers instead; the child is ended at the limit."""
         deadline = time.monotonic() + timeout_s
         while READY not in self.marks:
             message = self._message(deadline, timeout_s)

@@ -21,7 +21,7 @@ from chipmark.errors import ChipmarkError, DoesNotFitError
 SCHEMA = "chipmark.child/2"
 
 GO = "go"
-"""The line that a child which was told to run `together` waits for; it is not answered."""
+"""The line that a child waits for that runs `together` with others; it is not answered."""
 
 Answer = TypeVar("Answer")
 

@@ -107,7 +107,7 @@ def timed_run(cell: MeasuredCell, requests: Sequence[Run], power: Path) -> list[
 
 
 def _runs(cell: MeasuredCell, requests: Sequence[Run]) -> list[tuple[RunAnswer, Timing]]:
-    """The runs of all replicas, from one moment on: each is told to go once all are ready. The
+    """The runs of all replicas, from one moment on: each starts once all are ready. The
     first that fails ends the others, and its error is raised."""
     limits = cell.inputs.settings.limits
     limit_s = limits.run_s + limits.grace_s

@@ -1,8 +1,8 @@
 """Replicas: the whole engine on each device of one unit, so that meter and price cover what ran.
 
 N sessions at once are the unit's, as everywhere; each replica runs the whole trace with its share
-of them. So a row of a two-die card stands beside that of any other unit that serves N sessions,
-and a die of it does just what a one-die card does at its share.
+of them. So a row of a two-die card can be compared with that of any other unit that serves N
+sessions, and a die of it does just what a one-die card does at its share.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _WORST = ("fail", "unchecked", "pass")
 @dataclass(frozen=True, slots=True)
 class Replicas:
     """Backends of the replicas, one of each device, that of the plan first. why_fewer: what keeps
-    devices of the unit idle, "" where the plan asks for no more or all of them run."""
+    devices of the unit idle, "" where the plan asks for fewer or all of them run."""
 
     backends: tuple[str, ...]
     why_fewer: str = ""
@@ -64,10 +64,8 @@ def replicas_of(plan: CellPlan, chip: ChipIdentity) -> Replicas:
 
 
 def _why_not(plan: CellPlan, count: int) -> str:
-    if plan.scenario == "capacity":
-        return "the capacity scenario measures one; measure equal_n"
     if plan.concurrency % count:
-        return f"N={plan.concurrency} sessions are no multiple of {count}"
+        return f"N={plan.concurrency} sessions cannot be divided by {count}"
     return ""
 
 

@@ -17,8 +17,8 @@ def timed_run(
     gate: Callable[[], object] | None = None,
 ) -> tuple[RunAnswer, Timing]:
     """The answer to a `run` and when its parts were seen here; `clock_s` is the limit of reading
-    the child's clock. gate: returns when all replicas are ready, of a run that is told to start
-    `together` with others. CellFailedError as `request`."""
+    the child's clock. gate: returns when all replicas are ready, of a run that starts `together`
+    with others. CellFailedError as `request`."""
     before = read_clock(child, clock_s)
     if gate is None:
         answer = child.request(run, limit_s)

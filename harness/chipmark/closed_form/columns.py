@@ -50,7 +50,7 @@ def expected_columns(
 
 
 def _of_unit(values: dict[str, float | None], replicas: int) -> dict[str, float | None]:
-    """Dies beside each other, each with a run of its own: what is counted or done in a second is
+    """Dies next to each other, each with a run of its own: what is counted or done in a second is
     so often there; what a turn, a launch or a step takes, and shares, stay."""
     more = ("prefill_tok_s", "decode_tok_s", "total_tok_s", "goodput_turns_s", "goodput_tok_s")
     summed = (*more, "sessions_per_hour", "sessions")

@@ -61,7 +61,7 @@ class ReplayMeter:
 def summed(parts: Sequence[PowerSamples]) -> PowerSamples:
     """The power of parts of one unit that tell theirs on one clock, as one series: at every time
     of any of them. Each is exact between its samples (cumulative joules are linear there, watts
-    hold until the next one) and goes on as it ended."""
+    hold until the next one) and continues as it ended."""
     if len(parts) == 1:
         return parts[0]
     time_s = np.unique(np.concatenate([part.time_s for part in parts]))

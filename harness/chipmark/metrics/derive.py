@@ -67,7 +67,7 @@ def derive(raw: RawCell) -> Derived:
     for name in RATIOS:
         ratio, interval, left_out = _combined(name, every, done)
         if name == "sessions_per_hour" and raw.facts.scenario == "capacity":
-            used = [r.views[0] for r in done if r.ratios[name].value is not None]
+            used = [v for r in done if r.ratios[name].value is not None for v in r.views]
             interval = latency.with_spread(interval, used, raw.trace)
         metrics[name] = ratio.value
         if ratio.value is None:
@@ -169,7 +169,7 @@ def _summary(
         lost_turns=sum(lost_turns(joined, raw.facts.scenario) for joined in repeat.own),
         lost_sessions=sum(latency.unfinished_sessions(joined) for joined in repeat.own),
         window_s=repeat.window_s,
-        nobody_waits_s=nobody_waits_s(*repeat.views),
+        nobody_waits_s=nobody_waits_s(*repeat.views, within=repeat.window),
         energy_refused=repeat.energy.reason,
         has_mbu=repeat.ratios["mbu"].value is not None,
         roofs=data.roofs,

@@ -37,7 +37,7 @@ def details(raw: RawCell, done: Sequence[OneRepeat]) -> dict[str, Any]:
     else:
         per_session = [t for r in done for v in r.views for t in _session_tokens(v, raw.trace)]
     window_s = sum(r.window_s for r in done)
-    waiting = sum(nobody_waits_s(*r.views) for r in done)
+    waiting = sum(nobody_waits_s(*r.views, within=r.window) for r in done)
     samples = [r.samples for r in done]
     return {
         "metrics_schema": SCHEMA,
@@ -71,7 +71,7 @@ def _energy_details(raw: RawCell, done: Sequence[OneRepeat]) -> dict[str, Any]:
         return {}
     joules = sum(r.energy.energy_j or 0.0 for r in known)
     window_s = sum(r.window_s for r in known)
-    tokens = sum(r.work.tokens for r in known)
+    tokens = sum(r.metered.tokens for r in known)
     idle = energy_of.idle_power(raw.idle_before, raw.idle_after, meter)
     net = energy_of.net_energy(joules, idle, window_s)
     errors = [r.energy.error_rel for r in known]
@@ -88,7 +88,7 @@ def _energy_details(raw: RawCell, done: Sequence[OneRepeat]) -> dict[str, Any]:
         "net_energy_j": None if net is None else list(net),
         "net_null_reason": reason,
         "tok_per_joule_net": _net_rate(tokens, net),
-        "out_tok_per_joule": sum(r.work.n_out for r in known) / joules if joules > 0 else None,
+        "out_tok_per_joule": sum(r.metered.n_out for r in known) / joules if joules > 0 else None,
         "by_session": _by_session(raw, known),
     }
 

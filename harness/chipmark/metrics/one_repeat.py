@@ -27,10 +27,14 @@ class OneRepeat:
     own: tuple[RepeatView, ...]
     """Of each replica, in the W that its engine gave it."""
     views: tuple[RepeatView, ...]
-    """The same in the unit's W."""
+    """The same, as rates are taken of them: in `equal_n` in the unit's W."""
+    window: tuple[float, float]
+    """Start and end of the unit's W (`replicas.common_window`)."""
     complete: bool
     """Whether its numbers count; one that did not complete is in slo_attainment only."""
     work: phases.Work
+    metered: phases.Work
+    """The part of `work` that belongs to the joules measured."""
     ratios: dict[str, Ratio]
     samples: Mapping[Kind, Samples]
     counts: dict[str, int]
@@ -40,7 +44,7 @@ class OneRepeat:
     @property
     def window_s(self) -> float:
         """The unit's W in seconds."""
-        return self.views[0].window_s
+        return self.window[1] - self.window[0]
 
     def values(self) -> dict[str, float | int | None]:
         """Its metrics by name, with `window_s` and `complete` (1 or 0); all None but these two
@@ -57,19 +61,25 @@ def one_repeat(raw: RawCell, data: RepeatData) -> OneRepeat:
     """The numbers of one repeat of a cell. ValueError where its tables contradict themselves."""
     facts = raw.facts
     own = replicas.own_views(data)
-    views = replicas.unit_views(data, own)
-    first = views[0]
+    views = replicas.unit_views(data, own, facts.scenario)
+    window = replicas.common_window(own, facts.scenario)
     parts = [phases.work(joined) for joined in views]
-    work = replicas.total(parts)
-    measured = energy_of.window_energy(data.power, facts.meter, first.start_s, first.end_s)
-    sessions = sum(latency.completed_sessions(joined) for joined in views)
+    ended = [latency.completed_sessions(joined) for joined in views]
+    shares = replicas.shares(views, window[1] - window[0])
+    metered = replicas.total(parts, shares)
+    measured = energy_of.window_energy(data.power, facts.meter, *window)
+    if not shares and measured.reason is None:
+        measured = energy_of.WindowEnergy(None, NullReason.W_TOO_SHORT, "none")
     each = [
         _of_replica(raw, joined, done, run.roofs)
         for joined, done, run in zip(views, parts, data.runs, strict=True)
     ]
     ratios = {name: replicas.of_unit(name, [found[name] for found in each]) for name in each[0]}
-    ratios |= _energy_ratios(facts, views, work, measured, sessions)
-    whole = facts.scenario == "equal_n" or latency.capacity_rate(first, raw.trace).value is not None
+    sessions = sum(n * share for n, share in zip(ended, shares, strict=False))
+    ratios |= _energy_ratios(facts, views, metered, measured, sessions, window[1] - window[0])
+    whole = facts.scenario == "equal_n" or all(
+        latency.capacity_rate(joined, raw.trace).value is not None for joined in views
+    )
     if not whole and ratios["joule_per_session"].value is not None:
         ratios["joule_per_session"] = null(NullReason.W_TOO_SHORT)
     found = [samples_of(joined, raw.trace) for joined in views]
@@ -80,11 +90,13 @@ def one_repeat(raw: RawCell, data: RepeatData) -> OneRepeat:
             is_complete(joined, run, raw.trace, facts)
             for joined, run in zip(own, data.runs, strict=True)
         ),
-        work=work,
+        window=window,
+        work=replicas.total(parts),
+        metered=metered,
         ratios=ratios,
         samples={kind: joined_samples([part[kind] for part in found]) for kind in KINDS},
         counts={
-            "sessions": sessions,
+            "sessions": sum(ended),
             "recomputed_tokens": sum(phases.recomputed_tokens(joined) for joined in views),
         },
         energy=measured,
@@ -121,14 +133,15 @@ def _energy_ratios(
     views: Sequence[RepeatView],
     work: phases.Work,
     measured: energy_of.WindowEnergy,
-    sessions: int,
+    sessions: float,
+    window_s: float,
 ) -> dict[str, Ratio]:
     names = ("power_w", "tok_per_joule", "joule_per_session")
     if facts.used < facts.of:
         return dict.fromkeys(names, null(NullReason.UNIT_PARTLY_USED))
     if measured.reason is not None:
         return dict.fromkeys(names, null(measured.reason))
-    per_session = Ratio(measured.energy_j, float(sessions))
+    per_session = Ratio(measured.energy_j, sessions)
     if (
         facts.loop == "closed"
         and facts.scenario == "equal_n"
@@ -138,7 +151,7 @@ def _energy_ratios(
     elif not sessions:
         per_session = null(NullReason.NO_SESSIONS)
     return {
-        "power_w": Ratio(measured.energy_j, views[0].window_s),
+        "power_w": Ratio(measured.energy_j, window_s),
         "tok_per_joule": Ratio(float(work.tokens), measured.energy_j),
         "joule_per_session": per_session,
     }

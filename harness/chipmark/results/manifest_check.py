@@ -102,7 +102,7 @@ def _capacity(manifest: Manifest) -> Iterator[str]:
     if manifest.scenario != "capacity" or manifest.capacity is None:
         return
     best = manifest.capacity.concurrency
-    if manifest.concurrency != max(1, best or 0):
+    if manifest.concurrency != max(manifest.replicas, best or 0):
         yield f"concurrency is {manifest.concurrency}, the sweep found {best}"
 
 

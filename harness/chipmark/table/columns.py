@@ -44,7 +44,7 @@ _LATENCY = (*_NOTHING, Null.NO_SAMPLES)
 _POWER = (
     *_NOTHING, Null.NOT_MEASURED, Null.POWER_TOO_FEW_UPDATES, Null.POWER_GAPS,
     Null.COUNTER_TOO_COARSE, Null.COUNTER_STUCK, Null.COUNTER_BACKWARDS, Null.UNIT_PARTLY_USED,
-    Null.ZERO_DENOMINATOR,
+    Null.ZERO_DENOMINATOR, Null.W_TOO_SHORT,
 )  # fmt: skip
 _COST = (
     *_NOTHING, Null.NO_PRICE_BOOK, Null.NO_PRICE, Null.UNIT_PARTLY_USED, Null.TOOL_TIME_SCALED,
@@ -251,7 +251,7 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "joule_per_session", "J", "J/sess.",
         "energy of W / sessions completed, idle included; null if one of a closed trace ran on",
-        *_POWER, Null.SESSION_UNFINISHED, Null.NO_SESSIONS, Null.W_TOO_SHORT, direction="lower",
+        *_POWER, Null.SESSION_UNFINISHED, Null.NO_SESSIONS, direction="lower",
         kind="energy",
     ),
     _rate(

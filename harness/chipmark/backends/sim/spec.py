@@ -64,7 +64,7 @@ class SimSpec:
     dies: int = 1
     """Devices of the card, each as these constants say."""
     card_w: float = 0.0
-    """Watts of the card beside its dies, whatever they do; read with its first die."""
+    """Watts of the card without its dies, whatever they do; read with its first die."""
 
     def __post_init__(self) -> None:
         if self.pulse_s and not self.poll_s:
