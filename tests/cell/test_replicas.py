@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import chipmark
-from chipmark.cell import measure
+from chipmark.cell import measure, prepare
 from chipmark.cell.given import replicas_given
 from chipmark.cell.parent import ChildProcess
 from chipmark.cell.protocol import ChildSpec, Load, LoadAnswer, Run
@@ -194,6 +194,24 @@ def test_half_of_a_card_has_no_energy_and_no_cost(tmp_path: Path) -> None:
         assert row[name] is None
     assert row["total_tok_s"] is not None
     assert "unit_partly_used" in {note["code"] for note in row["notes"]}
+
+
+@pytest.mark.parametrize("replicas", ["unit", 2])
+def test_a_card_that_only_its_loaded_process_names_is_laid_out_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replicas: int | str
+) -> None:
+    unknown = ChipIdentity("sim-unknown", "simulated", "", "card", 1, 1, verified=False)
+    monkeypatch.setattr(prepare, "chip_of", lambda backend: unknown)
+    records = chipmark.run(
+        "quick", "sim:twin", concurrency=2, sessions=1, repeats=1, budget_s=0, out=tmp_path,
+        replicas=replicas,
+    )  # fmt: skip
+    manifest = load_record(Path(records[0].path)).manifest
+    assert (manifest.replicas, manifest.chip.name, manifest.chip.used) == (2, "sim-twin", 2)
+    # `alike` has held the KV of both against each other; that of one session fits its longest.
+    assert manifest.load is not None
+    pages = manifest.load.caps["n_pages"] * manifest.load.caps["page_tokens"]
+    assert pages < 2 * manifest.load.caps["max_context"]
 
 
 @pytest.mark.usefixtures("faults")

@@ -21,7 +21,7 @@ from chipmark.cell.parent import ChildProcess
 from chipmark.cell.plugins import child_remarks
 from chipmark.cell.protocol import ChildSpec, Load, LoadAnswer
 from chipmark.cell.reference import Reference, References, Weights
-from chipmark.cell.replicas import alike, replica_notes, replicas_of
+from chipmark.cell.replicas import alike, has_name, replica_notes, replicas_of
 from chipmark.cell.room import Room
 from chipmark.cell.seals import Seals
 from chipmark.cell.settle import settle
@@ -119,12 +119,21 @@ class MeasuredCell:
     def start(self) -> None:
         """Start a child for each replica and let it load; `finish_load` waits for them."""
         self._spread()
+        self._start_children()
+
+    def _start_children(self) -> None:
         self.child, *self.siblings = (self._started(index) for index in range(len(self.backends)))
 
     def _spread(self) -> bool:
         """Lay the cell out over the devices of its unit, as far as they are known by now; whether
         that is another layout than before."""
-        found = replicas_of(self.inputs.plan, self.inputs.chip)
+        plan, chip = self.inputs.plan, self.inputs.chip
+        if self.answer is None and not has_name(chip):
+            # One device is loaded to be asked, for the share that it is to have in the end.
+            each = plan.concurrency // max(1, plan.replicas)
+            self.room = Room(each, each)
+            return False
+        found = replicas_of(plan, chip)
         if found.why_fewer:
             self.take([Note(code=NoteCode.CELL, text=found.why_fewer)])
         if found.backends == self.backends:
@@ -177,7 +186,7 @@ class MeasuredCell:
         if self._spread():
             self.kill()
             self.answer = None
-            self.start()
+            self._start_children()
             self._wait_for_load()
         for child in self.children:
             child.park()
@@ -199,7 +208,7 @@ class MeasuredCell:
                     raise
                 self.room = less
                 self.kill()
-                self.start()
+                self._start_children()
         self._settle()
 
     def _settle(self) -> None:

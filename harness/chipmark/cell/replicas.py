@@ -38,8 +38,14 @@ def check_replicas(plan: CellPlan, chip: ChipIdentity) -> None:
         return
     if why := _why_not(plan, plan.replicas):
         raise UsageError(f"{plan.title}: {plan.replicas} replicas: {why}", "or --replicas 1")
-    if chip.verified or chip.devices:
+    if has_name(chip):
         replicas_of(plan, chip)
+
+
+def has_name(chip: ChipIdentity) -> bool:
+    """Whether it is known what the chip is, and so how many devices its unit has: of some vendors'
+    only the loaded process tells."""
+    return chip.verified or bool(chip.devices)
 
 
 def replicas_of(plan: CellPlan, chip: ChipIdentity) -> Replicas:

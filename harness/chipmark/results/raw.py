@@ -112,7 +112,9 @@ def load_raw(folder: Path, manifest: Manifest) -> RawCell:
 
 
 def numbered(folder: Path, name: re.Pattern[str]) -> list[Path]:
-    """Folders in `folder` whose names match, by the number in them."""
+    """Folders in `folder` whose names match, by the number in them; none where it is not there."""
+    if not folder.is_dir():
+        return []
     found = [
         (int(match[1]), path)
         for path in folder.iterdir()
