@@ -178,6 +178,7 @@ class NoteCode(Code):
         "capacity_cut",
         "the sweep ended at its own limit; the capacity is a lower bound, not ranked",
     )
+    REPLICAS = "replicas", "several engines ran at once, one on each device of the unit"
     UNIT_PARTLY_USED = (
         "unit_partly_used",
         "only a part of the unit that meter and price cover was used",

@@ -69,7 +69,7 @@ def test_a_point_without_turns_or_without_a_completed_session_is_a_miss(
     def point(tables) -> Tried:
         save_events(tmp_path / "events.npz", tables)
         return sweep_point(
-            tmp_path / "events.npz", tmp_path / "none", 1, Slo(), None, rawcells.trace()
+            [tmp_path / "events.npz"], tmp_path / "none", 1, Slo(), None, rawcells.trace()
         )
 
     tables = rawcells.tables()
@@ -91,7 +91,7 @@ def test_a_point_whose_window_is_not_whole_passes_has_no_rate(rawcells, tmp_path
     tables["sessions"]["end_s"][1] = np.nan
     save_events(tmp_path / "events.npz", tables)
     found = sweep_point(
-        tmp_path / "events.npz", tmp_path / "none", 1, Slo(), None, rawcells.trace()
+        [tmp_path / "events.npz"], tmp_path / "none", 1, Slo(), None, rawcells.trace()
     )
     assert found.met
     assert found.point.sessions_per_hour is None
@@ -129,15 +129,16 @@ def test_a_child_is_loaded_again_for_what_fits(
 ) -> None:
     def loading(scenario: str, fitting: int) -> MeasuredCell:
         cell = object.__new__(MeasuredCell)
-        plan = SimpleNamespace(scenario=scenario)
-        cell.inputs = SimpleNamespace(plan=plan, settings=RunOptions())
+        plan = SimpleNamespace(scenario=scenario, backend="sim:x", replicas=1, concurrency=64)
+        cell.inputs = SimpleNamespace(plan=plan, settings=RunOptions(), chip=None)
+        cell.backends, cell.siblings = ("sim:x",), []
         monkeypatch.setattr(cell, "_settle", lambda: None)
         monkeypatch.setattr(measure, "check_loaded", lambda answer: None)
         cell.notes = []
         cell.answer, cell.peak_rss_bytes, cell.room = None, 0, Room(64, 64)
         start = lambda: setattr(cell, "child", _Child(cell, fitting, paged=paged))  # noqa: E731
-        monkeypatch.setattr(cell, "start", start)
-        cell.start()
+        monkeypatch.setattr(cell, "_start_children", start)
+        start()
         return cell
 
     cell = loading("capacity", 26)

@@ -179,3 +179,13 @@ def test_unknown_names_and_misuse():
     backend.load(LOAD)
     with pytest.raises(ContractError, match="no step"):
         backend.wait()
+
+
+def test_dies_of_a_card_are_alike_and_its_watts_stand_once() -> None:
+    first, second = SimBackend("twin"), SimBackend("twin:1")
+    assert (first.dies("twin:1"), first.dies("golden"), first.spec) == (2, 1, second.spec)
+    idle = [backend.power_samples()[2][0] for backend in (first, second)]
+    assert idle[0] - idle[1] == first.spec.card_w > 0
+    for wrong in ("twin:2", "golden:1", "twin:x"):
+        with pytest.raises(UnknownNameError, match="die of sim"):
+            SimBackend(wrong)

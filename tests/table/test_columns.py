@@ -14,7 +14,7 @@ DEFINED = [
     "precision",
     "execution", "graph",
     "scale",
-    "scenario", "concurrency", "sessions",
+    "scenario", "concurrency", "replicas", "sessions",
     "decode_rows",
     "prefill_tok_s",
     "decode_tok_s",

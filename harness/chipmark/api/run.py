@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from chipmark.api.records import PathLike, Records, load
 from chipmark.api.suite import Suite, suite_and_workload
 from chipmark.cell.available import candidates
-from chipmark.cell.given import GivenOption, read_option, read_slo, slo_of
+from chipmark.cell.given import GivenOption, read_option, read_slo, replicas_given, slo_of
 from chipmark.cell.names import check_plans, check_python
 from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import Limits, RunOptions
@@ -79,6 +79,7 @@ def run(
     options: Mapping[str, Any] | str | Iterable[str] = (),
     slo: Mapping[str, Any] | str = "",
     idle_s: float | None = None,
+    replicas: int | str = "",
     references: PathLike | Iterable[PathLike] = (),
     providers: PathLike | None = None,
     chips: PathLike | None = None,
@@ -124,6 +125,8 @@ def run(
         slo: the objective, {"tpot_s": 0.03}, or text "FIELD=VALUE,..." out of ttft_append_s,
             ttft_cold_s, tpot_s, share and name.
         idle_s: seconds of idle power before and after, where there is a meter; at least 30.
+        replicas: engines that share the sessions, each on a device of the unit; "unit" is one on
+            each device, "" the suite's ("unit").
         references: files of reference logits computed elsewhere, where torch is not installed.
         providers: a file of providers of ONNX Runtime of your own (`providers.toml`), added to the
             built-in list; None takes what CHIPMARK_PROVIDERS or the folder of your files has.
@@ -160,6 +163,7 @@ def run(
         options=_options(options),
         slo=_slo(slo),
         idle_s=idle_s,
+        replicas=None if replicas == "" else replicas_given(replicas),
     )
     _check(feedback, power_w, python)
     _check_numbers(threads=threads, max_chunk=max_chunk, audit_s=audit_s)

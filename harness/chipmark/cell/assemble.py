@@ -55,6 +55,7 @@ def assemble(cell: CellOutcome, key: str, options: dict[str, Any]) -> Manifest:
             "precision": _precision(plan.precision, loaded.precision if loaded else None),
             "scenario": plan.scenario,
             "concurrency": cell.concurrency,
+            "replicas": cell.replicas,
             "feedback": inputs.settings.feedback,
             "cache_policy": dict(CACHE_POLICY),
             "slo": inputs.settings.slo,

@@ -58,7 +58,9 @@ def _subject(cell: MeasuredCell) -> Subject:
     path = cell.folder / "captured.npz"
     captured: Captured | None = None
     if path.is_file():
-        captured = captured_of(load_logits(path), cell.captured_repeat)
+        # The first replica's run of that repeat, among the runs of all.
+        run = cell.captured_repeat * len(cell.backends)
+        captured = captured_of(load_logits(path), run)
     activation = linear_input_of(cell.loaded.precision.activation)
     return Subject(cell.events(), cell.class_name, activation, captured)
 

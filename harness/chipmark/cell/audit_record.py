@@ -80,7 +80,7 @@ def finish_audit(
         raise BrokenRecordError(record.path / "trace.npz", "is not the trace of the manifest")
     before = _before(record)
     subject = Subject(
-        tuple(repeat.events for repeat in raw.repeats),
+        tuple(run.events for run in raw.runs),
         manifest.precision.class_name,
         linear_input_of(manifest.precision.activation),
         None if before is None or before.compared_rms_rel.size else captured_in(before),

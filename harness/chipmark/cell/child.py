@@ -4,7 +4,8 @@ Commands come as JSON lines on one pipe and answers go as JSON lines on another,
 providers write to stdout as they like. Standard library, NumPy and the backend's own package.
 An answer is {"ok": {...}}, {"error": {"type", "message", "hint"}}, {"progress": {...}}, or
 {"mark": "started" or "ended"} right before and after the engine runs, which the parent stamps by
-its own clock. The error of a load that does not fit has "sequences", too.
+its own clock ("ready" before them, where replicas wait for each other). The error of a load that
+does not fit has "sequences", too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from chipmark.backends.probe_size import is_out_of_memory
 from chipmark.cell.checked_json import parse, to_mapping
 from chipmark.cell.protocol import (
+    GO,
     REQUESTS,
     ChildSpec,
     ClockAnswer,
@@ -59,9 +61,15 @@ _LOG = logger_of(__name__)
 class Child:
     """One backend behind the command loop."""
 
-    def __init__(self, spec: ChildSpec, tell: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        spec: ChildSpec,
+        tell: Callable[[Mapping[str, Any]], None],
+        hear: Callable[[], str] = lambda: GO,
+    ) -> None:
+        """tell: answers the parent. hear: the parent's next line, whatever it is."""
         self.spec = spec
-        self._tell = tell
+        self._tell, self._hear = tell, hear
         self._backend: Backend | None = None
         self._caps: Caps | None = None
         self._clock: Clock | None = None
@@ -162,6 +170,10 @@ class Child:
             clock=self._clock,
         )
         self.backend.synchronize()
+        if command.together:
+            self._tell({"mark": "ready"})
+            if self._hear().strip() != GO:
+                raise UsageError("the parent has not started the run")
         self._tell({"mark": "started"})
         result = run(self.backend, trace, plan)
         self._tell({"mark": "ended"})
@@ -302,7 +314,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the child process."""
     with pipes(arguments) as (path, commands, tell):
         spec = ChildSpec.from_json(path.read_text(encoding="utf-8"), path)
-        serve(Child(spec, tell).answer, commands, tell)
+        serve(Child(spec, tell, commands.readline).answer, commands, tell)
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,12 @@ LEAST_IDLE_S = 30.0
 """The least of which idle power is defined; 0 leaves it out."""
 
 _OPTION = re.compile(r"(?:(?P<kind>[a-z_][a-z0-9_]*):)?(?P<key>[A-Za-z0-9_.-]+)=(?P<value>.*)")
+UNIT = "unit"
+"""Replicas on all devices of the unit that the price covers."""
+
+MOST_REPLICAS = 64
+"""A slip of the finger must not start a process for each."""
+
 _LIMITS = ("ttft_append_s", "ttft_cold_s", "tpot_s", "share")
 
 
@@ -74,6 +80,18 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
         else:
             found[key] = value
     return found
+
+
+def replicas_given(given: object) -> int:
+    """Replicas out of a count, or `unit` for one on each device of the unit, which is 0. Raises
+    UsageError."""
+    text = str(given)
+    if text == UNIT:
+        return 0
+    if isinstance(given, bool) or not text.isdigit() or not 0 < int(text) <= MOST_REPLICAS:
+        hint = f"{UNIT} is one on each device of the unit, 1 leaves its other devices idle"
+        raise UsageError(f"replicas {given!r} is not a count, and not {UNIT}", hint)
+    return int(text)
 
 
 def read_slo(text: str) -> Slo:

@@ -14,12 +14,17 @@ def measure_idle(cell: MeasuredCell, name: str) -> Path | None:
     meter, seconds = cell.inputs.meter, cell.idle_s
     if meter is None or not seconds:
         return None
-    child = cell.running()
-    child.wake()
+    request = Idle(seconds)
+    for child in cell.children:
+        child.wake()
     meter.start()
-    child.request(Idle(seconds), seconds + cell.inputs.settings.limits.grace_s)
+    for child in cell.children:
+        child.send_request(request)
+    for child in cell.children:
+        child.answer_to(request, seconds + cell.inputs.settings.limits.grace_s)
     samples = cell.folder / f"idle-{name}.npz"
     save_samples(samples, meter.stop())
     cell.seals.add(samples)
-    child.park()
+    for child in cell.children:
+        child.park()
     return samples

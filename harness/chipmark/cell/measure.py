@@ -1,4 +1,4 @@
-"""A cell while it is measured: its child, its folder, and what the stages have found so far.
+"""A cell while it is measured: its children, its folder, and what the stages have found so far.
 
 Stages are functions that return a frozen result: `parity_check.check_parity`,
 `sweep.find_concurrency`, `idle.measure_idle`, `repeat.measure_repeat`; `stages` keeps it here.
@@ -21,6 +21,7 @@ from chipmark.cell.parent import ChildProcess
 from chipmark.cell.plugins import child_remarks
 from chipmark.cell.protocol import ChildSpec, Load, LoadAnswer
 from chipmark.cell.reference import Reference, References, Weights
+from chipmark.cell.replicas import alike, has_name, replica_notes, replicas_of
 from chipmark.cell.room import Room
 from chipmark.cell.seals import Seals
 from chipmark.cell.settle import settle
@@ -40,6 +41,7 @@ from chipmark.results.manifest import (
     QualityResult,
     SweepPoint,
 )
+from chipmark.results.raw import run_folders
 from chipmark.workload.trace import Trace, save_trace
 from chipmark_models.plain_text import one_line
 
@@ -61,13 +63,18 @@ def reason_of(error: Exception) -> str:
 
 
 class MeasuredCell:
-    """A cell while it is measured. A step that fails ends the child and leaves `failure`."""
+    """A cell while it is measured. A step that fails ends the children and leaves `failure`."""
 
     def __init__(self, inputs: CellInputs, folder: Path, references: References) -> None:
         self.inputs = inputs
         self.folder = folder
         self.references = references
+        self.backends: tuple[str, ...] = (inputs.plan.backend,)
+        """One of each replica."""
         self.child: ChildProcess | None = None
+        """Of the first replica."""
+        self.siblings: list[ChildProcess] = []
+        """Of the others."""
         self.answer: LoadAnswer | None = None
         self.parity = ParityResult(verdict="unchecked", reason="not reached")
         self.quality = QualityResult(reason=inputs.no_quality or NullReason.CELL_FAILED)
@@ -113,13 +120,38 @@ class MeasuredCell:
         self.seals.add(self.folder / "trace.npz")
 
     def start(self) -> None:
-        """Start the child and let it load; `finish_load` waits for it."""
+        """Start a child for each replica and let it load; `finish_load` waits for them."""
+        self._spread()
+        self._start_children()
+
+    def _start_children(self) -> None:
+        self.child, *self.siblings = (self._started(index) for index in range(len(self.backends)))
+
+    def _spread(self) -> bool:
+        """Lay the cell out over the devices of its unit, as far as they are known by now; whether
+        that is another layout than before."""
+        plan, chip = self.inputs.plan, self.inputs.chip
+        if self.answer is None and not has_name(chip):
+            # One device is loaded to be asked, for the share that it is to have in the end.
+            each = plan.concurrency // max(1, plan.replicas)
+            self.room = Room(each, each)
+            return False
+        found = replicas_of(plan, chip)
+        if found.why_fewer:
+            self.take([Note(code=NoteCode.CELL, text=found.why_fewer)])
+        if found.backends == self.backends:
+            return False
+        self.backends = found.backends
+        self.room = Room(self.sessions_each, self.sessions_each)
+        return True
+
+    def _started(self, replica: int) -> ChildProcess:
         inputs, plan, settings = self.inputs, self.inputs.plan, self.inputs.settings
-        scratch = self.folder / "scratch"
+        scratch = self.folder / self.name_of("scratch", replica)
         scratch.mkdir(exist_ok=True)
         context = max(inputs.trace.max_context_tokens, inputs.parity_trace(()).max_context_tokens)
         spec = ChildSpec(
-            backend=plan.backend,
+            backend=self.backends[replica],
             load=LoadSpec(
                 model=inputs.in_use.spec
                 if inputs.in_use
@@ -136,33 +168,53 @@ class MeasuredCell:
             feedback=settings.feedback,
         )
         _LOG.debug("%s", spec.to_json())
-        self.child = ChildProcess(
-            spec.to_json(), self.folder / "child", settings.python, backend=plan.backend
+        folder = self.folder / self.name_of("child", replica)
+        child = ChildProcess(
+            spec.to_json(), folder, settings.python, backend=self.backends[replica]
         )
-        self.child.send_request(Load())
+        child.send_request(Load())
+        return child
+
+    @staticmethod
+    def name_of(what: str, replica: int) -> str:
+        """Name of a file or folder of a replica's own; the first has the plain one."""
+        return f"{what}-{replica}" if replica else what
 
     def finish_load(self) -> None:
-        """Wait until the child has loaded, compiled and warmed; then park it.
+        """Wait until the children have loaded, compiled and warmed; then park them.
 
-        In the capacity scenario the plan's concurrency is only where the sweep ends, so what does
-        not fit is loaded smaller. Raises DoesNotFitError where not one sequence fits.
+        A card that only its loaded process can name is laid out over its devices then, and loaded
+        again. In the capacity scenario the plan's concurrency is only where the sweep ends, so
+        what does not fit is loaded smaller. Raises DoesNotFitError where not one sequence fits.
         """
+        self._wait_for_load()
+        if self._spread():
+            self.kill()
+            self.answer = None
+            self._start_children()
+            self._wait_for_load()
+        for child in self.children:
+            child.park()
+        self.take(replica_notes(self.backends, self.inputs.plan.concurrency, self.inputs.chip))
+        self.take(child_remarks(self.loaded))
+
+    def _wait_for_load(self) -> None:
         while self.answer is None:
             try:
-                answer = self.running().answer_to(Load(), self.inputs.settings.limits.load_s)
-                check_loaded(answer)
-                self.answer = answer
+                limit_s = self.inputs.settings.limits.load_s
+                answers = [child.answer_to(Load(), limit_s) for child in self.children]
+                for answer in answers:
+                    check_loaded(answer)
+                    self.note_memory(answer.peak_rss_bytes)
+                self.answer = alike(answers)
             except DoesNotFitError as error:
                 less = self.room.less(error.sequences)
                 if less is None or self.inputs.plan.scenario != "capacity":
                     raise
                 self.room = less
                 self.kill()
-                self.start()
-        self.note_memory(self.loaded.peak_rss_bytes)
-        self.running().park()
+                self._start_children()
         self._settle()
-        self.take(child_remarks(self.loaded))
 
     def _settle(self) -> None:
         """Chip and meter, now that the loaded process has told which device it computes on."""
@@ -170,16 +222,20 @@ class MeasuredCell:
         found = settle(
             inputs.plan.backend, inputs.chip, inputs.meter, self.loaded, inputs.pick_meter
         )
-        self.inputs = replace(inputs, chip=found.chip, meter=found.meter)
+        chip = found.chip
+        if len(self.backends) > 1:
+            chip = replace(chip, used=len(self.backends))
+        self.inputs = replace(inputs, chip=chip, meter=found.meter)
         self.take(found.notes)
 
     def events(self) -> tuple[dict[str, Table], ...]:
-        """Events of every repeat done; CellFailedError where any file of the cell was changed
-        since it was written."""
+        """Events of every repeat done, of each replica in turn; CellFailedError where any file of
+        the cell was changed since it was written."""
         self.seals.check()
         return tuple(
-            load_events(self.folder / f"repeat-{index}" / "events.npz")
+            load_events(path / "events.npz")
             for index in range(self.repeats_done)
+            for path in run_folders(self.folder / f"repeat-{index}")
         )
 
     @property
@@ -213,6 +269,7 @@ class MeasuredCell:
             capacity=self.capacity,
             sweep=self.sweep,
             concurrency=self.concurrency,
+            replicas=len(self.backends),
             repeats_done=self.repeats_done,
             failure=self.failure,
             notes=tuple(self.notes),
@@ -225,38 +282,55 @@ class MeasuredCell:
         self.notes += [note for note in notes if note not in self.notes]
 
     def end(self) -> None:
-        """End the child if it runs, keep the end of its log, and free its scratch."""
-        child, self.child = self.child, None
-        if child is None:
+        """End the children that run, keep the ends of their logs, and free their scratch."""
+        children = self.children
+        self.child, self.siblings = None, []
+        if not children:
             return
-        if self.failure is None:
-            try:
-                self.note_memory(child.close(self.inputs.settings.limits.close_s).peak_rss_bytes)
-            except ChipmarkError as error:
-                self.notes.append(Note(code=NoteCode.CELL, text=f"closing: {error.message}"))
-        child.kill()
+        for child in children:
+            if self.failure is None:
+                self._close(child)
+            child.kill()
         try:
-            (self.folder / "child.log").write_bytes(child.log.tail())
+            (self.folder / "child.log").write_bytes(b"".join(c.log.tail() for c in children))
         except OSError as error:
             self.notes.append(Note(code=NoteCode.CELL, text=f"no child.log: {error.strerror}"))
-        shutil.rmtree(self.folder / "scratch", ignore_errors=True)
+        for scratch in self.folder.glob("scratch*"):
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _close(self, child: ChildProcess) -> None:
+        try:
+            self.note_memory(child.close(self.inputs.settings.limits.close_s).peak_rss_bytes)
+        except ChipmarkError as error:
+            self.notes.append(Note(code=NoteCode.CELL, text=f"closing: {error.message}"))
 
     def kill(self) -> None:
-        """End the child at once."""
-        if self.child is not None:
-            self.child.kill()
-            self.child = None
+        """End the children at once."""
+        for child in self.children:
+            child.kill()
+        self.child, self.siblings = None, []
+
+    @property
+    def children(self) -> list[ChildProcess]:
+        """Those of all replicas; none before the start and after the end."""
+        return [] if self.child is None else [self.child, *self.siblings]
+
+    @property
+    def sessions_each(self) -> int:
+        """Sessions at once of each replica."""
+        return self.concurrency // len(self.backends)
 
     @property
     def loaded(self) -> LoadAnswer:
-        """What the child answered to `load`, of a cell that has loaded."""
+        """What the children answered to `load`, of a cell that has loaded."""
         assert self.answer is not None, "a step was asked of a cell that has not loaded"
         return self.answer
 
-    def running(self) -> ChildProcess:
+    def running(self, replica: int = 0) -> ChildProcess:
         """The child of a cell that was started and has not ended."""
-        assert self.child is not None, "a step was asked of a cell without a child"
-        return self.child
+        children = self.children
+        assert children, "a step was asked of a cell without a child"
+        return children[replica]
 
     def note_memory(self, peak_rss_bytes: int, peak_device_bytes: int | None = None) -> None:
         """Keep the largest resident memory that an answer of the child reports, and the most of

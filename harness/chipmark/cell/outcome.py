@@ -31,6 +31,8 @@ class CellOutcome:
     sweep: tuple[SweepPoint, ...]
     concurrency: int
     """N of the repeats: in the capacity scenario, the one that the sweep found."""
+    replicas: int
+    """Engines that ran at once, N in all."""
     repeats_done: int
     failure: Note | None
     notes: tuple[Note, ...]

@@ -14,7 +14,7 @@ from typing import Any
 
 from chipmark.cell.checked_json import FieldError, from_mapping, to_mapping
 from chipmark.cell.environment import child_environment
-from chipmark.cell.protocol import Answer, Close, CloseAnswer, ErrorAnswer, Request
+from chipmark.cell.protocol import GO, Answer, Close, CloseAnswer, ErrorAnswer, Request
 from chipmark.errors import CellFailedError, DoesNotFitError
 from chipmark.processes import LogTail
 from chipmark.supervised import Supervised
@@ -22,7 +22,8 @@ from chipmark_models.plain_text import one_line
 
 _ANSWER_BYTES = 32 * 1024 * 1024
 _READ = 1 << 16
-MARKS = ("started", "ended")
+READY = "ready"
+MARKS = (READY, "started", "ended")
 """What a child marks of a run."""
 
 _EXIT_S = 5.0
@@ -74,7 +75,7 @@ class ChildProcess:
         self._parked = False
         self._ended = False
         self._pending = ""
-        self.sent_s = self.answered_s = float("nan")
+        self.sent_s = self.answered_s = self._came_s = float("nan")
         self.marks: dict[str, float] = {}
         """When the last command was sent, when its answer came, and when each mark of it did:
         seconds of this process's own `time.perf_counter`."""
@@ -123,7 +124,7 @@ class ChildProcess:
         line = json.dumps({"command": command, **arguments}).encode() + b"\n"
         self.marks = {}
         self.answered_s = float("nan")
-        self.sent_s = time.perf_counter()
+        self.sent_s = self._came_s = time.perf_counter()
         try:
             os.write(self._commands, line)
         except OSError as error:
@@ -131,9 +132,40 @@ class ChildProcess:
 
     def answer(self, timeout_s: float, told: Told | None = None) -> dict[str, Any]:
         """The answer of the last command sent; the child is ended at the limit."""
-        command = self._pending
+        message: Mapping[str, Any] = {"mark": ""}
         deadline = time.monotonic() + timeout_s
-        came_s = time.perf_counter()
+        while "mark" in message or "progress" in message:
+            message = self._message(deadline, timeout_s)
+            if "progress" in message and told is not None:
+                told(message["progress"])
+        self.answered_s = self._came_s
+        return self._result(self._pending, message)
+
+    def await_ready(self, timeout_s: float) -> None:
+        """Return when the child that runs `together` with others has marked that it is ready.
+        CellFailedError where it answers instead; the child is ended at the limit."""
+        deadline = time.monotonic() + timeout_s
+        while READY not in self.marks:
+            message = self._message(deadline, timeout_s)
+            if "mark" not in message and "progress" not in message:
+                self._result(self._pending, message)
+                raise self._failure(f"{self._pending}: answered before it was to start")
+
+    def go(self) -> None:
+        """Let a child that is ready run."""
+        try:
+            os.write(self._commands, GO.encode() + b"\n")
+        except OSError as error:
+            raise self._failure(f"{self._pending}: the child is gone") from error
+
+    def stop(self) -> None:
+        """Kill the child's processes, from any thread: who waits for its answer sees its end."""
+        self._tree.signal(signal.SIGKILL)
+
+    def _message(self, deadline: float, timeout_s: float) -> dict[str, Any]:
+        """The child's next message, its marks stamped. A line that waits in the buffer has come
+        with the last read."""
+        command = self._pending
         with selectors.DefaultSelector() as selector:
             selector.register(self._answers, selectors.EVENT_READ)
             while True:
@@ -146,17 +178,10 @@ class ChildProcess:
                     del self._buffer[: at + 1]
                     self._searched = 0
                     message = self._parse(command, line)
-                    if "progress" in message:
-                        if told is not None:
-                            told(message["progress"])
-                        continue
-                    if "mark" in message:
-                        # The first of a name counts: a child cannot move it later.
-                        if message["mark"] in MARKS:
-                            self.marks.setdefault(message["mark"], came_s)
-                        continue
-                    self.answered_s = came_s
-                    return self._result(command, message)
+                    # The first of a name counts: a child cannot move it later.
+                    if message.get("mark") in MARKS:
+                        self.marks.setdefault(message["mark"], self._came_s)
+                    return message
                 if self.log.flooded:
                     raise self._failure(
                         f"{command}: flooded its output with {self.log.total >> 20} MiB"
@@ -164,7 +189,7 @@ class ChildProcess:
                 left = deadline - time.monotonic()
                 if selector.select(timeout=max(0.0, min(left, 0.2))):
                     chunk = os.read(self._answers, _READ)
-                    came_s = time.perf_counter()
+                    self._came_s = time.perf_counter()
                     if not chunk:
                         raise self._failure(f"{command}: {self._how_it_ended()}")
                     self._buffer += chunk

@@ -20,12 +20,14 @@ _SHOWS = {"fp8": "in bf16", INT8_BY_GROUP: "with --option accuracy_level=0"}
 """Where a fault shows that a rounding hides."""
 
 
-def check_parity(cell: MeasuredCell) -> ParityResult:
-    """Run the parity trace through the timed path and compare it with the oracle's logits."""
-    return _by_closed_rule(cell) if cell.inputs.in_use is None else _by_oracle(cell)
+def check_parity(cell: MeasuredCell, replica: int = 0) -> ParityResult:
+    """Run the parity trace through a replica's timed path and compare it with the oracle's
+    logits."""
+    check = _by_closed_rule if cell.inputs.in_use is None else _by_oracle
+    return check(cell, replica)
 
 
-def _by_oracle(cell: MeasuredCell) -> ParityResult:
+def _by_oracle(cell: MeasuredCell, replica: int) -> ParityResult:
     caps = cell.loaded.caps
     trace = cell.inputs.parity_trace(caps.context_buckets)
     if trace.max_context_tokens > caps.max_context:
@@ -34,7 +36,7 @@ def _by_oracle(cell: MeasuredCell) -> ParityResult:
     reference = cell.reference(trace, keys)
     if reference.rows is None:
         return ParityResult(verdict="unchecked", reason=reference.reason)
-    measured = load_logits(_run(cell, trace))
+    measured = load_logits(_run(cell, trace, replica))
     tolerance, median = _tolerances(cell, reference.rows, trace, keys)
     found = distance(reference.rows, measured, tolerance)
     reason = "" if found.passes(tolerance) else f"rms {found.rms_rel:.2e} over {tolerance:.0e}"
@@ -57,11 +59,11 @@ def _by_oracle(cell: MeasuredCell) -> ParityResult:
     )
 
 
-def _by_closed_rule(cell: MeasuredCell) -> ParityResult:
+def _by_closed_rule(cell: MeasuredCell, replica: int) -> ParityResult:
     """A simulated device samples an id that is a function of the whole context: the closed rule
     says which, so a lost, doubled or misplaced cached token shows here too."""
     trace = cell.inputs.parity_trace(())
-    wrong = closed_rule_errors(trace, load_logits(_run(cell, trace)))
+    wrong = closed_rule_errors(trace, load_logits(_run(cell, trace, replica)))
     return ParityResult(
         verdict="fail" if wrong else "pass",
         reason=wrong or "by the closed rule of the simulated device",
@@ -69,11 +71,11 @@ def _by_closed_rule(cell: MeasuredCell) -> ParityResult:
     )
 
 
-def _run(cell: MeasuredCell, trace: Trace) -> Path:
+def _run(cell: MeasuredCell, trace: Trace, replica: int) -> Path:
     """Run a small trace with the logits of every sampled row kept, in the file returned."""
     path, out = cell.folder / "parity.npz", cell.folder / "parity-logits.npz"
     save_trace(trace, path)
-    child = cell.running()
+    child = cell.running(replica)
     at_once = min(cell.room.sequences, len(trace.sessions))
     request = Parity(str(path), str(out), at_once)
     cell.note_memory(child.request(request, cell.inputs.settings.limits.parity_s).peak_rss_bytes)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from chipmark.cell.folder import cell_key
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.names import check_backend
+from chipmark.cell.replicas import check_replicas
 from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import RunOptions
 from chipmark.cell.settle import PickMeter, is_open
@@ -61,6 +62,7 @@ class Preparation:
         in_use = self._model_in_use(plan)
         identity = sim_model(plan.model) if in_use is None else in_use.identity
         chip = chip_of(plan.backend)
+        check_replicas(plan, chip)
         pick = self._picker(plan)
         meter, notes = self._meter(plan, chip, pick)
         inputs = CellInputs(
@@ -147,6 +149,7 @@ def resume_key(inputs: CellInputs) -> str:
             "chip": [chip.name, chip.device_name, chip.identity],
             "slo": settings.slo.model_dump(),
             "run_s": _RUN_S,
+            **({"replicas": plan.replicas} if plan.replicas else {}),
             **settings.kept(plan.options),
             **_own_data(inputs),
         }

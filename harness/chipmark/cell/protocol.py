@@ -20,6 +20,9 @@ from chipmark.errors import ChipmarkError, DoesNotFitError
 
 SCHEMA = "chipmark.child/2"
 
+GO = "go"
+"""The line that a child waits for that runs `together` with others; it is not answered."""
+
 Answer = TypeVar("Answer")
 
 
@@ -264,6 +267,8 @@ class Run(Request[RunAnswer]):
     """Where a simulated device writes its power samples."""
     sessions: int = 0
     """Of the trace from its start, 0 for all."""
+    together: bool = False
+    """Wait for the word GO once all is ready (mark `ready`), so that replicas start together."""
 
 
 @dataclass(frozen=True, slots=True)

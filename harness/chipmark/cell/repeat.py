@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chipmark.cell import roofs, timing
 from chipmark.cell.loaded import check_ran
 from chipmark.cell.measure import MeasuredCell
-from chipmark.cell.protocol import Run
+from chipmark.cell.protocol import Run, RunAnswer
 from chipmark.chips.throttle import throttle_notes, watch_for
-from chipmark.meters.replay import save_samples
+from chipmark.meters.replay import load_samples, save_samples, summed
 from chipmark.results.manifest import Note, Probes, Timing
 
 
@@ -21,7 +24,8 @@ class Repeat:
 
     index: int
     timing: Timing
-    """By this process's clock, with the throttle reasons that were seen."""
+    """By this process's clock, with the throttle reasons that were seen; of the first replica, as
+    are the probes."""
     probes: Probes
     notes: tuple[Note, ...]
     seconds: float
@@ -29,46 +33,57 @@ class Repeat:
 
 
 def measure_repeat(cell: MeasuredCell, index: int) -> Repeat:
-    """One timed repeat between two probes, metered."""
-    child, inputs, began = cell.running(), cell.inputs, time.monotonic()
+    """One timed repeat between two probes, metered; replicas run at once."""
+    inputs, began = cell.inputs, time.monotonic()
     target = cell.folder / f"repeat-{index}"
-    target.mkdir()
+    places = [target, *(target / f"replica-{n}" for n in range(1, len(cell.backends)))]
+    for place in places:
+        place.mkdir()
     plan = roofs.roof_plan(
-        inputs.chip, cell.loaded, inputs.trace, cell.concurrency, inputs.settings.threads
+        inputs.chip, cell.loaded, inputs.trace, cell.sessions_each, inputs.settings.threads
     )
-    before = roofs.probe(child, plan, inputs.settings.limits.probe_s)
+    before = roofs.probe_each(cell.children, plan, inputs.settings.limits.probe_s)
     # With sampled feedback the contexts are not the trace's, so there is nothing to compare.
     captures = index == cell.captured_repeat and inputs.settings.feedback == "forced"
-    request = run_request(cell, target / "events.npz", cell.concurrency)
+    requests = [run_request(cell, place / "events.npz", cell.sessions_each) for place in places]
     if captures and cell.longest is not None and inputs.in_use is not None:
-        request = replace(
-            request,
+        requests[0] = replace(
+            requests[0],
             capture_session=cell.longest[0],
             capture_turn=cell.longest[1],
             captured=str(cell.folder / "captured.npz"),
         )
-    timed = timed_run(cell, request, target / "power.npz")
-    (target / "timing.json").write_text(timed.model_dump_json(indent=1), encoding="utf-8")
-    cell.seals.add(*(target / name for name in ("events.npz", "power.npz", "timing.json")))
+    timed = timed_run(cell, requests, target / "power.npz")
+    for place, own in zip(places, timed, strict=True):
+        (place / "timing.json").write_text(own.model_dump_json(indent=1), encoding="utf-8")
+        cell.seals.add(place / "events.npz", place / "timing.json")
+    cell.seals.add(target / "power.npz")
     if captures:
         cell.seals.add(cell.folder / "captured.npz")
-    after = roofs.probe(child, plan, inputs.settings.limits.probe_s)
-    child.park()
-    probes = roofs.bracket(plan, before, after)
-    (target / "probes.json").write_text(probes.model_dump_json(indent=1), encoding="utf-8")
-    cell.seals.add(target / "probes.json")
-    seen = () if cell.simulated else throttle_notes(timed.throttle, inputs.chip.name)
-    notes = (*(Note(code=code, text=text) for code, text in seen), *roofs.size_notes(probes))
-    return Repeat(index, timed, probes, notes, time.monotonic() - began)
+    after = roofs.probe_each(cell.children, plan, inputs.settings.limits.probe_s)
+    for child in cell.children:
+        child.park()
+    probes = [roofs.bracket(plan, a, b) for a, b in zip(before, after, strict=True)]
+    for place, found in zip(places, probes, strict=True):
+        (place / "probes.json").write_text(found.model_dump_json(indent=1), encoding="utf-8")
+        cell.seals.add(place / "probes.json")
+    seen = () if cell.simulated else throttle_notes(timed[0].throttle, inputs.chip.name)
+    sizes = dict.fromkeys(note for found in probes for note in roofs.size_notes(found))
+    notes = (*(Note(code=code, text=text) for code, text in seen), *sizes)
+    return Repeat(index, timed[0], probes[0], notes, time.monotonic() - began)
 
 
-def timed_run(cell: MeasuredCell, request: Run, power: Path) -> Timing:
-    """One run of the child with meter and throttle watch running, by this process's clock; the
-    meter's samples go to `power`."""
-    limits = cell.inputs.settings.limits
+def timed_run(cell: MeasuredCell, requests: Sequence[Run], power: Path) -> list[Timing]:
+    """One run of every replica with meter and throttle watch running, by this process's clock; the
+    samples of the unit's meter go to `power`. CellFailedError where one of them fails."""
     meter = None if cell.simulated else cell.inputs.meter
+    parts = [power]
+    if len(requests) > 1:
+        parts = [power.with_name(f"power-{n}.npz") for n in range(len(requests))]
     if cell.simulated:
-        request = replace(request, power=str(power))
+        requests = [
+            replace(request, power=str(part)) for request, part in zip(requests, parts, strict=True)
+        ]
     watch = watch_for(cell.inputs.chip)
     if meter is not None:
         meter.start()
@@ -76,17 +91,57 @@ def timed_run(cell: MeasuredCell, request: Run, power: Path) -> Timing:
         watch.start()
     throttle = None
     try:
-        answer, timed = timing.timed_run(
-            cell.running(), limits.run_s + limits.grace_s, request, limits.clock_s
-        )
+        found = _runs(cell, requests)
     finally:
         throttle = watch.stop() if watch is not None else None
         samples = meter.stop() if meter is not None else None
+    if cell.simulated and len(parts) > 1:
+        # Each die of a simulated card tells its own watts.
+        samples = summed([load_samples(part) for part in parts])
+        for part in parts:
+            part.unlink()
     if samples is not None:
         save_samples(power, samples)
-    check_ran(answer)
-    cell.note_memory(answer.peak_rss_bytes, answer.peak_device_bytes)
-    return timed.model_copy(update={"throttle": throttle})
+    for answer, _ in found:
+        check_ran(answer)
+        cell.note_memory(answer.peak_rss_bytes, answer.peak_device_bytes)
+    return [timed.model_copy(update={"throttle": throttle}) for _, timed in found]
+
+
+def _runs(cell: MeasuredCell, requests: Sequence[Run]) -> list[tuple[RunAnswer, Timing]]:
+    """The runs of all replicas, from one moment on: each starts once all are ready. The
+    first that fails ends the others, and its error is raised."""
+    limits = cell.inputs.settings.limits
+    limit_s = limits.run_s + limits.grace_s
+    if len(requests) == 1:
+        return [timing.timed_run(cell.running(), limit_s, requests[0], limits.clock_s)]
+    gate = threading.Barrier(len(requests))
+    failures: list[BaseException] = []
+
+    def one(replica: int) -> tuple[RunAnswer, Timing]:
+        request = replace(requests[replica], together=True)
+        try:
+            return timing.timed_run(
+                cell.running(replica), limit_s, request, limits.clock_s, gate.wait
+            )
+        except BaseException as error:
+            failures.append(error)
+            gate.abort()
+            for child in cell.children:
+                child.stop()
+            raise
+
+    with ThreadPoolExecutor(len(requests)) as threads:
+        runs = [threads.submit(one, replica) for replica in range(len(requests))]
+        try:
+            wait(runs)
+        except BaseException:
+            for child in cell.children:
+                child.stop()
+            raise
+    if failures:
+        raise failures[0]
+    return [run.result() for run in runs]
 
 
 def run_request(cell: MeasuredCell, events: Path, concurrency: int) -> Run:

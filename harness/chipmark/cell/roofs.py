@@ -7,7 +7,7 @@ backend's, since it alone knows the types that are multiplied.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -92,6 +92,18 @@ def probe(child: ChildProcess, plan: RoofPlan, limit_s: float) -> ProbeAnswer:
         read, size = host_read_roof(plan.wanted_bytes, plan.llc_bytes, plan.threads)
         return replace(answer, read=read, read_bytes=size)
     return answer
+
+
+def probe_each(
+    children: Sequence[ChildProcess], plan: RoofPlan, limit_s: float
+) -> list[ProbeAnswer]:
+    """The roofs of every replica's device, all at once, as they run."""
+    if len(children) == 1:
+        return [probe(children[0], plan, limit_s)]
+    request = Probe(plan.wanted_bytes, plan.precision)
+    for child in children:
+        child.send_request(request)
+    return [child.answer_to(request, limit_s) for child in children]
 
 
 def bracket(plan: RoofPlan, before: ProbeAnswer, after: ProbeAnswer) -> Probes:

@@ -9,13 +9,16 @@ from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.parity_check import check_parity
 from chipmark.cell.quality import check_quality
 from chipmark.cell.repeat import measure_repeat
+from chipmark.cell.replicas import worst_parity
 from chipmark.cell.sweep import find_concurrency
 
 
 def parity(cell: MeasuredCell) -> None:
     """Compare with the oracle through the path that is timed."""
     began = time.monotonic()
-    cell.parity = check_parity(cell)
+    cell.parity = worst_parity(
+        [check_parity(cell, replica) for replica in range(len(cell.backends))]
+    )
     cell.check_s = time.monotonic() - began
 
 
@@ -52,9 +55,9 @@ def repeat(cell: MeasuredCell) -> None:
 
 
 def restart(cell: MeasuredCell) -> None:
-    """A fresh process in place of the cell's."""
-    if cell.child is not None:
-        cell.child.close(cell.inputs.settings.limits.close_s)
+    """Fresh processes in place of the cell's."""
+    for child in cell.children:
+        child.close(cell.inputs.settings.limits.close_s)
     cell.answer = None
     cell.start()
     cell.finish_load()

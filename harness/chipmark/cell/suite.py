@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from chipmark.cell.computes import computed_pairs
-from chipmark.cell.given import GivenOption, check_idle_s, check_kinds, merged, options_for, slo_of
+from chipmark.cell.given import GivenOption, check_idle_s, check_kinds, merged, options_for
+from chipmark.cell.suite_fields import idle_field, limit_field, replicas_field, slo_field
 from chipmark.errors import BadInputError, UnknownNameError, UsageError
 from chipmark.registry import split_backend
 from chipmark.results.manifest import Slo
@@ -26,14 +27,11 @@ SUITES_FILE = Path(__file__).with_name("suites.toml")
 DEFAULT_BUDGET_S = 3600.0
 """Seconds of a run within which repeats may be added, where a suite names none."""
 
-MIN_LIMIT_S = 1.0
-"""The least `limit_s` of a suite and of the command line."""
-
 Scenario = Literal["equal_n", "capacity"]
 SCENARIOS: tuple[Scenario, ...] = ("equal_n", "capacity")
 
 _LISTS = ("workload", "scale", "model", "precision", "backend", "concurrency")
-_SINGLE = ("sessions", "scenario", "options", OLD_SCENARIO)
+_SINGLE = ("sessions", "scenario", "options", "replicas", OLD_SCENARIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,8 @@ class CellPlan:
     block_tokens: int = MOONCAKE_BLOCK
     options_json: str = "{}"
     """Options of the backend as JSON, so that a plan can be a key."""
+    replicas: int = 0
+    """Engines that share the sessions, each on a device of the unit; 0 is one on each device."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -127,6 +127,7 @@ class Overrides:
     """Over the suite's."""
     slo: Slo | None = None
     idle_s: float | None = None
+    replicas: int | None = None
 
 
 MOST_REPEATS = 10_000
@@ -181,50 +182,12 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
         tuple(left_out),
         float(budget_s),
         tuple(renamed),
-        _slo(path, chosen, table, overrides),
-        _idle_s(path, chosen, table, overrides),
-        _limit_s(path, chosen, table),
+        slo_field(path, chosen, table) if overrides.slo is None else overrides.slo,
+        idle_field(path, chosen, table)
+        if overrides.idle_s is None
+        else check_idle_s(overrides.idle_s),
+        limit_field(path, chosen, table),
     )
-
-
-def _slo(path: Path, where: str, table: Mapping[str, Any], overrides: Overrides) -> Slo | None:
-    if overrides.slo is not None:
-        return overrides.slo
-    given = table.get("slo")
-    if given is None:
-        return None
-    if not isinstance(given, dict):
-        raise BadInputError(path, "must be a table", field=f"{where}.slo")
-    try:
-        return slo_of(given)
-    except (UsageError, UnknownNameError) as error:
-        raise BadInputError(path, error.message, field=f"{where}.slo") from error
-
-
-def _idle_s(path: Path, where: str, table: Mapping[str, Any], overrides: Overrides) -> float | None:
-    if overrides.idle_s is not None:
-        return check_idle_s(overrides.idle_s)
-    given = table.get("idle_s")
-    if given is None:
-        return None
-    field = f"{where}.idle_s"
-    if isinstance(given, bool) or not isinstance(given, int | float):
-        raise BadInputError(path, f"{given!r} is not seconds", field=field)
-    try:
-        return check_idle_s(given)
-    except UsageError as error:
-        raise BadInputError(path, error.message, field=field, hint=error.hint) from error
-
-
-def _limit_s(path: Path, where: str, table: Mapping[str, Any]) -> float | None:
-    given = table.get("limit_s")
-    if given is None:
-        return None
-    number = isinstance(given, int | float) and not isinstance(given, bool)
-    if not number or not MIN_LIMIT_S <= given < math.inf:
-        problem = f"{given!r} is not seconds of at least {MIN_LIMIT_S:g}"
-        raise BadInputError(path, problem, field=f"{where}.limit_s")
-    return float(given)
 
 
 def suite_names() -> list[str]:
@@ -319,6 +282,8 @@ def _unfold(
 
     computed = computed_pairs(backends, axes["precision"], named=bool(axes["backend"]))
     base = CellPlan("", "", "", "", kind, "", sessions, 0, cast("Scenario", scenario))
+    given = overrides.replicas
+    base = replace(base, replicas=replicas_field(path, where, table) if given is None else given)
     if block_tokens is not None:
         base = replace(base, block_tokens=block_tokens)
     if math.prod(len(axis) for axis in (*axes.values(), backends) if axis) > MOST_CELLS:

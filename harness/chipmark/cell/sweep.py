@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chipmark.cell.measure import MeasuredCell
@@ -16,6 +16,7 @@ from chipmark.metrics.attainment import attainment
 from chipmark.metrics.energy import window_energy
 from chipmark.metrics.events import view
 from chipmark.metrics.latency import capacity_rate, completed_sessions
+from chipmark.metrics.replicas import common_window, of_unit
 from chipmark.results.manifest import CapacityResult, Note, Slo, SweepPoint
 from chipmark.results.raw import slo_limits
 from chipmark.workload.trace import Trace
@@ -76,22 +77,26 @@ def find_capacity(measure: Callable[[int], Tried], largest: int) -> Capacity:
 
 
 def find_concurrency(cell: MeasuredCell) -> SweepResult:
-    """Find N* of a cell in the capacity scenario.
+    """Find N* of a cell in the capacity scenario, in steps of one session of each replica.
 
-    Where not even one session meets the objective the cell is measured at N = 1, with a note.
+    Where not even one session meets the objective the cell is measured at N = 1 (of each replica),
+    with a note.
     """
-    inputs = cell.inputs
+    inputs, replicas = cell.inputs, len(cell.backends)
 
     def measure(n: int) -> Tried:
-        events = cell.folder / f"sweep-{n}.npz"
+        events = [cell.folder / f"{cell.name_of(f'sweep-{n}', r)}.npz" for r in range(replicas)]
         power = cell.folder / f"sweep-{n}-power.npz"
-        timed_run(cell, run_request(cell, events, n), power)
-        return sweep_point(events, power, n, inputs.settings.slo, inputs.meter, inputs.trace)
+        timed_run(cell, [run_request(cell, path, n) for path in events], power)
+        total = n * replicas
+        return sweep_point(events, power, total, inputs.settings.slo, inputs.meter, inputs.trace)
 
-    found = find_capacity(measure, cell.room.sequences)
-    cell.running().park()
+    each = find_capacity(measure, cell.room.sequences)
+    found = replace(each, best=each.best * replicas)
+    for child in cell.children:
+        child.park()
     return SweepResult(
-        concurrency=max(1, found.best),
+        concurrency=max(replicas, found.best),
         capacity=CapacityResult(concurrency=found.best or None, cut=found.cut),
         points=found.points,
         notes=tuple(capacity_notes(found, inputs.settings.slo)),
@@ -110,24 +115,27 @@ def capacity_notes(found: Capacity, slo: Slo) -> list[Note]:
 
 
 def sweep_point(
-    events: Path, power: Path, n: int, slo: Slo, meter: Meter | None, trace: Trace
+    events: Sequence[Path], power: Path, n: int, slo: Slo, meter: Meter | None, trace: Trace
 ) -> Tried:
     """SLO attainment, sessions per hour and mean power of one N, from its raw files.
 
-    A point at which no session was completed (it was cut by the time limit) is a miss; a rate is
-    null where the window is not whole passes.
+    events: a file of each replica. A point at which one of them completed no session (it was cut
+    by the time limit) is a miss; a rate is null where the window is not whole passes.
     """
-    seen = view(load_events(events))
-    found = attainment([seen], slo_limits(slo), "capacity", trace)
-    window = seen.window_s
+    seen = [view(load_events(path)) for path in events]
+    found = attainment(seen, slo_limits(slo), "capacity", trace)
+    start_s, end_s = common_window(seen, "capacity")
+    window = end_s - start_s
     samples = load_samples(power) if power.is_file() else None
     info = None if meter is None else meter.info
-    energy = window_energy(samples, info, seen.start_s, seen.end_s).energy_j
+    energy = window_energy(samples, info, start_s, end_s).energy_j if window > 0 else None
+    rate = of_unit("sessions_per_hour", [capacity_rate(part, trace) for part in seen])
     point = SweepPoint(
         concurrency=n,
         slo_attainment=found.value,
-        turns=len(seen.tables["turns"]["status"]),
-        sessions_per_hour=capacity_rate(seen, trace).value,
+        turns=sum(len(part.tables["turns"]["status"]) for part in seen),
+        sessions_per_hour=rate.value,
         power_w=energy / window if energy is not None and window > 0 else None,
     )
-    return Tried(point, completed_sessions(seen) > 0 and found.seems_to_meet(slo.share))
+    completed = all(completed_sessions(part) > 0 for part in seen)
+    return Tried(point, completed and found.seems_to_meet(slo.share))

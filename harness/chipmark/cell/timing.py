@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from chipmark.cell.parent import ChildProcess
 from chipmark.cell.protocol import Clock, Run, RunAnswer
 from chipmark.results.manifest import Timing
 
 
 def timed_run(
-    child: ChildProcess, limit_s: float, run: Run, clock_s: float
+    child: ChildProcess,
+    limit_s: float,
+    run: Run,
+    clock_s: float,
+    gate: Callable[[], object] | None = None,
 ) -> tuple[RunAnswer, Timing]:
     """The answer to a `run` and when its parts were seen here; `clock_s` is the limit of reading
-    the child's clock. CellFailedError as `request`."""
+    the child's clock. gate: returns when all replicas are ready, of a run that starts `together`
+    with others. CellFailedError as `request`."""
     before = read_clock(child, clock_s)
-    answer = child.request(run, limit_s)
+    if gate is None:
+        answer = child.request(run, limit_s)
+    else:
+        child.send_request(run)
+        child.await_ready(limit_s)
+        gate()
+        child.go()
+        answer = child.answer_to(run, limit_s)
     sent_s, answered_s, marks = child.sent_s, child.answered_s, child.marks
     return answer, Timing(
         sent_s=sent_s,

@@ -83,6 +83,9 @@ class VendorEntry:
     dev: tuple[str, ...]
     proc: tuple[str, ...]
     tool: str
+    visible: str = ""
+    """Environment variable in which the vendor's runtime takes the numbers of the devices that a
+    process sees, in their order; "" where none is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,7 @@ def _catalogue(path: Path, users: tuple[Path, bytes] | None) -> Catalogue:
     )
 
 
-_TEXTS = {"name", "title", "vendor", "unit", "tool", "pci_vendor"}
+_TEXTS = {"name", "title", "vendor", "unit", "tool", "pci_vendor", "visible"}
 _LISTS = {"match", "devices", "pci_classes", "pci_other", "dev", "proc"}
 
 
@@ -251,9 +254,15 @@ def _cpu(path: Path, item: dict[str, Any]) -> CpuEntry:
 
 def _vendor(path: Path, item: dict[str, Any]) -> VendorEntry:
     lists_of = ("devices", "pci_classes", "pci_other", "dev", "proc")
-    _fields(path, item, {"name", "pci_vendor", "tool", *lists_of}, set())
+    _fields(path, item, {"name", "pci_vendor", "tool", *lists_of}, {"visible"})
     lists = {key: tuple(item[key]) for key in lists_of}
-    return VendorEntry(item["name"], pci_vendor=item["pci_vendor"], tool=item["tool"], **lists)
+    return VendorEntry(
+        item["name"],
+        pci_vendor=item["pci_vendor"],
+        tool=item["tool"],
+        visible=item.get("visible", ""),
+        **lists,
+    )
 
 
 def _fields(path: Path, item: dict[str, Any], required: set[str], optional: set[str]) -> None:

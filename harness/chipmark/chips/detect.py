@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import glob
+import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chipmark.backends.pci import PciDevice, pci_devices, same_address
@@ -14,6 +15,8 @@ from chipmark.chips.contract import ChipIdentity, DeviceKey
 from chipmark.chips.identify import nvidia_identity
 from chipmark.chips.nvml import cards, open_nvml
 from chipmark.chips.plugins import chip_identifier
+from chipmark.chips.siblings import sibling_devices
+from chipmark.engine.plugins import simulated_factory
 from chipmark.errors import MissingBackendError, UsageError
 from chipmark.log import logger_of
 from chipmark.registry import is_simulated, plugins, split_backend
@@ -69,12 +72,12 @@ def chip_of(
             alike = [entry for entry in vendors if vendor_trace(entry, root).pci_devices]
             if not alike:
                 raise
-            return identify_vendor(alike[0], loaded_device, root)
+            return _of_vendor(backend, alike[0], loaded_device, root)
         if isinstance(found, ChipIdentity):
             _LOG.info("%s runs on %s: %s", backend, found.name, "; ".join(found.evidence))
             return found
     if vendors:
-        return identify_vendor(vendors[0], loaded_device, root)
+        return _of_vendor(backend, vendors[0], loaded_device, root)
     return ChipIdentity(
         name="unknown",
         vendor="unknown",
@@ -87,14 +90,23 @@ def chip_of(
     )
 
 
+def _of_vendor(backend: str, entry: VendorEntry, loaded_device: str, root: Path) -> ChipIdentity:
+    """With the devices of its unit, as the vendor's runtime numbers them."""
+    chip = identify_vendor(entry, loaded_device, root)
+    visible = os.environ.get(entry.visible, "") if entry.visible else ""
+    return replace(chip, devices=sibling_devices(backend, chip.of, visible))
+
+
 def _simulated_chip(device: str, device_name: str) -> ChipIdentity:
+    dies = simulated_factory().dies(device)
     return ChipIdentity(
-        name=f"sim-{device}",
+        name=f"sim-{device.partition(':')[0]}",
         vendor="simulated",
         device_name=device_name,
         unit="card",
         used=1,
-        of=1,
+        of=dies,
+        devices=sibling_devices(f"sim:{device}", dies),
         evidence=("a simulated device with closed-form time and power",),
     )
 

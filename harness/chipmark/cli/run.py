@@ -95,6 +95,13 @@ def run(
     idle_s: float | None = typer.Option(
         None, "--idle-s", help="Seconds of idle power before and after; 31 where it is metered."
     ),
+    replicas: str = typer.Option(
+        "",
+        "--replicas",
+        metavar="unit|COUNT",
+        help="Engines that share the sessions, each on a die of the card; unit (the default) takes "
+        "all dies where N is a multiple of them, 1 leaves the others idle.",
+    ),
     reference: list[Path] = typer.Option(
         [],
         "--reference",
@@ -138,8 +145,8 @@ def run(
                 budget_s=budget_s, scenario=scenario, transcript=transcript, trace=trace,
                 block_tokens=block_tokens, out=out, seed=seed, feedback=feedback, threads=threads,
                 power_w=power_w, python=python, fresh=fresh, max_chunk=chunk, limit_s=limit_s,
-                audit_s=audit_s, options=option, slo=slo, idle_s=idle_s, references=reference,
-                providers=providers, chips=chips, reporter=reporter,
+                audit_s=audit_s, options=option, slo=slo, idle_s=idle_s, replicas=replicas,
+                references=reference, providers=providers, chips=chips, reporter=reporter,
             )  # fmt: skip
         except CellFailedError as error:
             failed = error

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chipmark.backends.sim.spec import SPECS, SimSpec
+from chipmark.backends.sim.spec import SPECS, SimSpec, spec_of
 from chipmark.closed_form.columns import expected_columns
 from chipmark.closed_form.cost import expected_cost
 from chipmark.codes import FindingCode
@@ -36,10 +36,10 @@ def check_record(folder: Path, book: Path) -> list[Finding]:
     try:
         record = load_record(folder)
         kind, _, device = record.manifest.backend.partition(":")
-        if kind != "sim" or device not in SPECS:
+        if kind != "sim" or device.partition(":")[0] not in SPECS:
             text = f"{record.manifest.backend} has no closed form; only built-in sim: backends do"
             return [Finding("error", FindingCode.CLOSED_FORM, where, text)]
-        differences = _differences(folder, record, SPECS[device])
+        differences = _differences(folder, record, spec_of(device)[0])
         differences += _cost_differences(record, book)
     except ChipmarkError as error:
         return [Finding("error", FindingCode.CLOSED_FORM, where, error.message)]

@@ -35,7 +35,7 @@ def expected_columns(
     run = stepped(
         trace,
         spec,
-        clients=manifest.concurrency,
+        clients=manifest.concurrency // manifest.replicas,
         max_chunk=int(manifest.load.caps["max_chunk"]),
     )
     values: dict[str, float | None] = {}
@@ -46,9 +46,21 @@ def expected_columns(
     if manifest.model.config:
         values |= _roofs(run, spec, manifest.model.config)
     joules = [window_joules(run, spec, origin) for origin in origins_s]
-    values |= _energy(run, trace, sum(joules) / len(joules))
     values["sessions"] = float(len(trace.sessions) * len(origins_s))
-    return values
+    unit = _of_unit(values, manifest.replicas)
+    whole = manifest.chip.used == manifest.chip.of
+    return unit | _energy(run, trace, spec, sum(joules) / len(joules), manifest.replicas, whole)
+
+
+def _of_unit(values: dict[str, float | None], replicas: int) -> dict[str, float | None]:
+    """Dies next to each other, each with a run of its own: what is counted or done in a second is
+    so often there; what a turn, a launch or a step takes, and shares, stay."""
+    more = ("prefill_tok_s", "decode_tok_s", "total_tok_s", "goodput_turns_s", "goodput_tok_s")
+    summed = (*more, "sessions_per_hour", "sessions")
+    return {
+        name: value * replicas if name in summed and value is not None else value
+        for name, value in values.items()
+    }
 
 
 def _rates(run: WholeRun, trace: Trace) -> dict[str, float | None]:
@@ -132,12 +144,18 @@ def _roofs(run: WholeRun, spec: SimSpec, shape: dict[str, object]) -> dict[str, 
     }
 
 
-def _energy(run: WholeRun, trace: Trace, joules: float) -> dict[str, float | None]:
+def _energy(
+    run: WholeRun, trace: Trace, spec: SimSpec, joules: float, replicas: int, whole: bool
+) -> dict[str, float | None]:
+    """joules: of one die. A card that was used in part has none."""
+    if not whole:
+        return {"power_w": None, "tok_per_joule": None, "joule_per_session": None}
     tokens = sum(turn.n_new + turn.n_out for _, turn in trace.walk())
+    card = joules * replicas + spec.card_w * run.window_s
     return {
-        "power_w": joules / run.window_s,
-        "tok_per_joule": tokens / joules,
-        "joule_per_session": joules / len(trace.sessions),
+        "power_w": card / run.window_s,
+        "tok_per_joule": tokens * replicas / card,
+        "joule_per_session": card / (len(trace.sessions) * replicas),
     }
 
 

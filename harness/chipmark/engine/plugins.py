@@ -49,6 +49,10 @@ class SimulatedFactory(BackendFactory, Protocol):
         """How often the device's meter is read; 0 for an exact counter."""
         ...
 
+    def dies(self, device: str) -> int:
+        """Devices of the card that the device is one of."""
+        ...
+
 
 def simulated_factory() -> SimulatedFactory:
     """The built-in simulated device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,22 @@ class ReplayMeter:
     def stop(self) -> PowerSamples:
         """The given samples."""
         return self._samples
+
+
+def summed(parts: Sequence[PowerSamples]) -> PowerSamples:
+    """The power of parts of one unit that tell theirs on one clock, as one series: at every time
+    of any of them. Each is exact between its samples (cumulative joules are linear there, watts
+    hold until the next one) and continues as it ended."""
+    if len(parts) == 1:
+        return parts[0]
+    time_s = np.unique(np.concatenate([part.time_s for part in parts]))
+    energy_j, power_w = np.zeros(len(time_s)), np.zeros(len(time_s))
+    for part in parts:
+        at = np.searchsorted(part.time_s, time_s, side="right") - 1
+        watts = np.where(at < 0, 0.0, part.power_w[at])
+        power_w += watts
+        energy_j += part.energy_j[at] + watts * (time_s - part.time_s[at])
+    return PowerSamples(time_s, energy_j, power_w)
 
 
 def save_samples(path: str | os.PathLike[str], samples: PowerSamples) -> None:

@@ -67,7 +67,7 @@ def derive(raw: RawCell) -> Derived:
     for name in RATIOS:
         ratio, interval, left_out = _combined(name, every, done)
         if name == "sessions_per_hour" and raw.facts.scenario == "capacity":
-            used = [r.view for r in done if r.ratios[name].value is not None]
+            used = [v for r in done if r.ratios[name].value is not None for v in r.views]
             interval = latency.with_spread(interval, used, raw.trace)
         metrics[name] = ratio.value
         if ratio.value is None:
@@ -101,7 +101,7 @@ def derive(raw: RawCell) -> Derived:
         if reasons.get(name) == NullReason.OVER_ROOF
     ]
     probed = [(name, _shares(name, done)) for name in PROBED_ROOFS]
-    views = [r.view for r in every]
+    views = [joined for r in every for joined in r.own]
     notes += clock_notes(raw, views)
     notes += remarks(raw.facts, summaries, over, probed)
     if text := energy.idle_power(raw.idle_before, raw.idle_after, raw.facts.meter).note:
@@ -166,10 +166,10 @@ def _summary(
 ) -> RepeatSummary:
     return RepeatSummary(
         complete=repeat.complete,
-        lost_turns=lost_turns(repeat.view, raw.facts.scenario),
-        lost_sessions=latency.unfinished_sessions(repeat.view),
-        window_s=repeat.view.window_s,
-        nobody_waits_s=nobody_waits_s(repeat.view),
+        lost_turns=sum(lost_turns(joined, raw.facts.scenario) for joined in repeat.own),
+        lost_sessions=sum(latency.unfinished_sessions(joined) for joined in repeat.own),
+        window_s=repeat.window_s,
+        nobody_waits_s=nobody_waits_s(*repeat.views, within=repeat.window),
         energy_refused=repeat.energy.reason,
         has_mbu=repeat.ratios["mbu"].value is not None,
         roofs=data.roofs,

@@ -27,17 +27,17 @@ from chipmark.workload.trace import Trace
 def details(raw: RawCell, done: Sequence[OneRepeat]) -> dict[str, Any]:
     """Details of a cell over its complete repeats, as JSON."""
     seconds: dict[str, float] = {}
-    for repeat in done:
-        for name, value in phases.seconds_by_phase(repeat.view).items():
+    for joined in (joined for repeat in done for joined in repeat.views):
+        for name, value in phases.seconds_by_phase(joined).items():
             seconds[name] = seconds.get(name, 0.0) + value
     if raw.facts.scenario == "capacity":
         # Whole passes: what a session of the trace has on average.
         totals = raw.trace.totals
         per_session = [(totals.n_new + totals.n_out) / totals.sessions]
     else:
-        per_session = [t for r in done for t in _session_tokens(r.view, raw.trace)]
-    window_s = sum(r.view.window_s for r in done)
-    waiting = sum(nobody_waits_s(r.view) for r in done)
+        per_session = [t for r in done for v in r.views for t in _session_tokens(v, raw.trace)]
+    window_s = sum(r.window_s for r in done)
+    waiting = sum(nobody_waits_s(*r.views, within=r.window) for r in done)
     samples = [r.samples for r in done]
     return {
         "metrics_schema": SCHEMA,
@@ -70,8 +70,8 @@ def _energy_details(raw: RawCell, done: Sequence[OneRepeat]) -> dict[str, Any]:
     if meter is None or not known or raw.facts.used < raw.facts.of:
         return {}
     joules = sum(r.energy.energy_j or 0.0 for r in known)
-    window_s = sum(r.view.window_s for r in known)
-    tokens = sum(r.work.tokens for r in known)
+    window_s = sum(r.window_s for r in known)
+    tokens = sum(r.metered.tokens for r in known)
     idle = energy_of.idle_power(raw.idle_before, raw.idle_after, meter)
     net = energy_of.net_energy(joules, idle, window_s)
     errors = [r.energy.error_rel for r in known]
@@ -88,7 +88,7 @@ def _energy_details(raw: RawCell, done: Sequence[OneRepeat]) -> dict[str, Any]:
         "net_energy_j": None if net is None else list(net),
         "net_null_reason": reason,
         "tok_per_joule_net": _net_rate(tokens, net),
-        "out_tok_per_joule": sum(r.work.n_out for r in known) / joules if joules > 0 else None,
+        "out_tok_per_joule": sum(r.metered.n_out for r in known) / joules if joules > 0 else None,
         "by_session": _by_session(raw, known),
     }
 
@@ -100,11 +100,12 @@ def _net_rate(tokens: int, net: tuple[float, float] | None) -> list[float] | Non
 
 
 def _by_session(raw: RawCell, known: Sequence[OneRepeat]) -> Mapping[str, Any]:
-    """What sessions drew in the first repeat with energy; all parts sum to its E_W."""
+    """What sessions drew in the first repeat with energy; all parts sum to its E_W. {} of several
+    replicas: one meter cannot tell which device drew what."""
     repeat, meter = known[0], raw.facts.meter
-    if repeat.power is None or meter is None:
+    if repeat.power is None or meter is None or len(repeat.views) > 1:
         return {}
-    parts = attribute(repeat.view, repeat.power, meter, raw.facts)
+    parts = attribute(repeat.views[0], repeat.power, meter, raw.facts)
     joules = parts.energy_j
     return {
         "energy_j": repeat.energy.energy_j,

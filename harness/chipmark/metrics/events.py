@@ -65,12 +65,13 @@ class RepeatView:
         return self.tables[table][name]
 
 
-def view(tables: Mapping[str, Table]) -> RepeatView:
-    """Join the tables of one repeat. ValueError where keys are missing or doubled."""
+def view(tables: Mapping[str, Table], within: tuple[float, float] | None = None) -> RepeatView:
+    """Join the tables of one repeat. within: start and end of W where that is not the tables' own
+    (the unit's, of several replicas). ValueError where keys are missing or doubled."""
     window, launches, rows, turns = (tables[n] for n in ("window", "launches", "rows", "turns"))
     if len(window["start_s"]) != 1:
         raise ValueError(f"the table 'window' has {len(window['start_s'])} rows, not 1")
-    start_s, end_s = float(window["start_s"][0]), float(window["end_s"][0])
+    start_s, end_s = within or (float(window["start_s"][0]), float(window["end_s"][0]))
     end = launches["end_s"]
     began = (end > start_s + EDGE_S) | (launches["start_s"] >= start_s - EDGE_S)
     launch_in = began & (end <= end_s + EDGE_S)

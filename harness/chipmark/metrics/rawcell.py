@@ -82,6 +82,14 @@ class RepeatData:
     roofs: Roofs | None = None
     timing: RunTiming | None = None
     """None in records of before chipmark.record/2."""
+    others: tuple[RepeatData, ...] = ()
+    """What the other replicas of the engine did in this repeat; `power` is the unit's and stands
+    here alone."""
+
+    @property
+    def runs(self) -> tuple[RepeatData, ...]:
+        """Every replica's part of the repeat, this one first."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,8 @@ class CellFacts:
     """Whose the launches' times are (`Caps.clock`)."""
     simulated: bool = False
     """A built-in simulated device, whose clock is virtual."""
+    replicas: int = 1
+    """Engines that ran at once, each on a device of its own; `concurrency` is of all together."""
 
     @property
     def on_host(self) -> bool:
@@ -129,3 +139,8 @@ class RawCell:
     repeats: tuple[RepeatData, ...]
     idle_before: PowerSamples | None = None
     idle_after: PowerSamples | None = None
+
+    @property
+    def runs(self) -> tuple[RepeatData, ...]:
+        """Every replica's part of every repeat, repeat by repeat."""
+        return tuple(run for repeat in self.repeats for run in repeat.runs)

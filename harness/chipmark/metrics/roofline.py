@@ -91,14 +91,15 @@ def mbu(reads: DecodeReads, roofs: Roofs | None) -> Ratio:
 
 
 def mbu_nameplate(reads: DecodeReads, facts: CellFacts, roofs: Roofs | None) -> Ratio:
-    """The same bytes over the catalogue's bandwidth; null, too, where they may come from cache."""
+    """The same bytes over the catalogue's bandwidth of the device; null, too, where they may come
+    from cache."""
     if reads.reason is not None:
         return null(reads.reason)
     if facts.nameplate_bytes_s is None:
         return null(NullReason.NO_NAMEPLATE)
     if roofs is not None and _below_caches(reads.working_set_bytes, roofs):
         return null(NullReason.IN_CACHE)
-    return Ratio(reads.bytes, reads.seconds * facts.nameplate_bytes_s)
+    return Ratio(reads.bytes, reads.seconds * facts.nameplate_bytes_s / facts.replicas)
 
 
 def in_cache(reads: DecodeReads, roofs: Roofs) -> bool:

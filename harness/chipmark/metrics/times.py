@@ -68,16 +68,23 @@ def slow_marks(views: Sequence[RepeatView], timings: Sequence[RunTiming | None])
     return f"the parent saw the run last at least {least:.3g} s beyond the engine's {of:.4g} s"
 
 
+def run_name(facts: CellFacts, index: int) -> str:
+    """How a run of `RawCell.runs` is named to people."""
+    repeat, replica = divmod(index, facts.replicas)
+    return f"repeat {repeat}" + (f", replica {replica}" if facts.replicas > 1 else "")
+
+
 def clock_notes(raw: RawCell, views: Sequence[RepeatView]) -> list[tuple[NoteCode, str]]:
-    """The note `clock`, which bars a row from comparison, where times contradict each other."""
+    """The note `clock`, which bars a row from comparison, where times contradict each other.
+    views: one of each run of `raw.runs`, in the W of its own engine."""
     found = []
-    for index, (view, data) in enumerate(zip(views, raw.repeats, strict=True)):
+    for index, (view, data) in enumerate(zip(views, raw.runs, strict=True)):
         texts = contradictions(view, raw.facts, data.timing)
         if not texts and (text := uncovered(view, on_host=raw.facts.on_host).text):
             texts = [text]
-        found += [f"repeat {index}: {text}" for text in texts]
+        found += [f"{run_name(raw.facts, index)}: {text}" for text in texts]
     if not found and not raw.facts.simulated:
-        text = slow_marks(views, [data.timing for data in raw.repeats])
+        text = slow_marks(views, [data.timing for data in raw.runs])
         found += [text] if text else []
     more = f" ({len(found)} such)" if len(found) > 1 else ""
     return [(NoteCode.CLOCK, found[0] + more)] if found else []

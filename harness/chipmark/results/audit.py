@@ -44,6 +44,8 @@ _PER_TURN, _PER_POSITION = 1 << 36, 1 << 22  # places as one integer: 2^27 sessi
 class AuditData:
     """Arrays of an audit; n places, k times that one was seen, m rows of the captured turn.
 
+    A repeat is one run: of a cell of several replicas, one of `metrics.rawcell.RawCell.runs`.
+
     seed: what the places were drawn by. keys (n, 3): session, turn, position. oracle_id (n),
     oracle_top2 (n, 2), scale (n): the oracle's first id, its two largest logits, and the rms of
     its centred logits. seen_repeat, seen_place (k): which repeat saw which place; seen_id (k): the

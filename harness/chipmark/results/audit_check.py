@@ -94,7 +94,7 @@ def _contradictions(
     path: Path, record: Record, audit: AuditResult, data: AuditData, raw: RawCell
 ) -> Iterator[Finding]:
     """The ids that were audited against the events, and the verdict against its arrays."""
-    events = [repeat.events for repeat in raw.repeats]
+    events = [run.events for run in raw.runs]
     for name, keys, seen in (
         ("places", data.keys, (data.seen_repeat, data.seen_place, data.seen_id)),
         (

@@ -10,6 +10,8 @@ keeps the folder's content, so that metrics can be computed again. Layout of a r
     repeat-K/probes.json       Probes
     repeat-K/timing.json       Timing: the parent's own clock around the repeat (absent: before
                                chipmark.cell/2)
+    repeat-K/replica-R/        events.npz, probes.json and timing.json of replica R, from 1 on,
+                               where several ran on the unit (those of replica 0 lie above)
     audit.npz                  what the audit looked at after the run (absent: not audited)
     idle-before.npz, idle-after.npz   power with the model loaded and no work (absent: not measured)
     child.log                  what the child and its libraries printed (cut to the last 256 KiB)
@@ -102,6 +104,7 @@ class ChipId(StoredPart):
     unit: str
     used: Natural
     of: Natural
+    devices: tuple[str, ...] = ()
     identity: dict[str, Any] = Field(default_factory=dict)
     context: dict[str, Any] = Field(default_factory=dict)
     evidence: tuple[str, ...] = ()
@@ -354,6 +357,10 @@ class Manifest(StoredPart):
     precision: PrecisionId
     scenario: Scenario
     concurrency: Natural
+    """Sessions at once, of all replicas together."""
+    replicas: Natural = 1
+    """Engines that ran at once, each on a device of the unit, with `concurrency / replicas`
+    sessions and the whole trace each; `load` is that of the first."""
     feedback: Literal["forced", "sampled"] = "forced"
     cache_policy: dict[str, Any]
     slo: Slo

@@ -23,7 +23,7 @@ def contradictions(manifest: Manifest, raw: RawCell) -> Iterator[str]:
     """Sentences that name the field of a manifest, what it says, and what the rest gives."""
     yield from _differences(_said(manifest), _found(manifest, raw))
     for index, repeat in enumerate(raw.repeats):
-        sessions = int(repeat.events["window"]["concurrency"][0])
+        sessions = sum(int(run.events["window"]["concurrency"][0]) for run in repeat.runs)
         if sessions != manifest.concurrency:
             text = f"concurrency is {manifest.concurrency}, repeat {index} ran {sessions}"
             yield f"{text} sessions at once"
@@ -104,7 +104,7 @@ def _capacity(manifest: Manifest) -> Iterator[str]:
     if manifest.scenario != "capacity" or manifest.capacity is None:
         return
     best = manifest.capacity.concurrency
-    if manifest.concurrency != max(1, best or 0):
+    if manifest.concurrency != max(manifest.replicas, best or 0):
         yield f"concurrency is {manifest.concurrency}, the sweep found {best}"
 
 

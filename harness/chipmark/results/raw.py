@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +38,7 @@ Part = TypeVar("Part", bound=StoredPart)
 
 POWER_COLUMNS = ("time_s", "energy_j", "power_w")
 _REPEAT = re.compile(r"repeat-(\d+)")
+_REPLICA = re.compile(r"replica-(\d+)")
 
 
 def from_stored(kind: type[Facts], part: StoredPart) -> Facts:
@@ -73,6 +74,7 @@ def facts_of(manifest: Manifest) -> CellFacts:
         nameplate_bytes_s=nameplate_bytes_s(manifest.chip),
         clock="device" if _caps(manifest).get("clock") == "device" else "host",
         simulated=is_simulated(manifest.backend),
+        replicas=manifest.replicas,
     )
 
 
@@ -95,18 +97,35 @@ def load_raw(folder: Path, manifest: Manifest) -> RawCell:
 
     Raises BrokenRecordError (or BadInputError of the trace) naming the file that is not whole.
     """
-    repeats = sorted(
-        (int(match[1]), path)
-        for path in folder.iterdir()
-        if path.is_dir() and (match := _REPEAT.fullmatch(path.name))
-    )
+    repeats = [(path, _repeat(path)) for path in numbered(folder, _REPEAT)]
+    for path, repeat in repeats:
+        if len(repeat.runs) != manifest.replicas:
+            text = f"holds {len(repeat.runs)} replicas, not {manifest.replicas}"
+            raise BrokenRecordError(path, text, field="replicas")
     return RawCell(
         facts=facts_of(manifest),
         trace=load_trace(folder / "trace.npz"),
-        repeats=tuple(_repeat(path) for _, path in repeats),
+        repeats=tuple(repeat for _, repeat in repeats),
         idle_before=load_power(folder, "idle-before"),
         idle_after=load_power(folder, "idle-after"),
     )
+
+
+def numbered(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """Folders in `folder` whose names match, by the number in them; none where it is not there."""
+    if not folder.is_dir():
+        return []
+    found = [
+        (int(match[1]), path)
+        for path in folder.iterdir()
+        if path.is_dir() and (match := name.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def run_folders(repeat: Path) -> list[Path]:
+    """Where the replicas of a repeat left their tables: its folder, then those within."""
+    return [repeat, *numbered(repeat, _REPLICA)]
 
 
 def load_power(folder: Path, name: str) -> PowerSamples | None:
@@ -173,8 +192,11 @@ def _stored_table(folder: Path, name: str) -> Table:
 
 
 def _repeat(folder: Path) -> RepeatData:
-    power = load_power(folder, "power")
-    return RepeatData(load_tables(folder), power, _roofs(folder), _timing(folder))
+    first, *others = (
+        RepeatData(load_tables(path), None, _roofs(path), _timing(path))
+        for path in run_folders(folder)
+    )
+    return replace(first, power=load_power(folder, "power"), others=tuple(others))
 
 
 def _caps(manifest: Manifest) -> dict[str, Any]:

@@ -8,6 +8,7 @@ A record is a folder:
     repeat-K/power.parquet         time_s, energy_j, power_w (absent: not measured)
     repeat-K/probes.json
     repeat-K/timing.json           the parent's clock around the repeat (since record/2)
+    repeat-K/replica-R/            tables, probes.json and timing.json of replica R, from 1 on
     audit.npz                      places looked at after the run (absent: not audited)
     idle-before.parquet, idle-after.parquet
     child.log

@@ -20,15 +20,17 @@ PAIRED: tuple[Kind, ...] = ("ttft_append", "ttft_cold", "tpot")
 def turn_medians(
     folder: Path, complete: Sequence[bool], scenario: Scenario
 ) -> Mapping[Kind, Samples]:
-    """Seconds by (session, turn) of a record's folder, medians over the repeats that are complete;
-    BrokenRecordError where a table is not whole. Empty samples for a failed cell."""
-    from chipmark.results.raw import load_turns
+    """Seconds by (session, turn) of a record's folder, medians over the repeats that are complete
+    (and over replicas, which run the same turns). BrokenRecordError where a table is not whole;
+    empty samples for a failed cell."""
+    from chipmark.results.raw import load_turns, run_folders
     from chipmark.workload.trace import load_trace
 
     parts = [
-        turn_samples(*load_turns(folder / f"repeat-{index}"))
+        turn_samples(*load_turns(path))
         for index, whole in enumerate(complete)
         if whole
+        for path in run_folders(folder / f"repeat-{index}")
     ]
     pooled = {kind: joined([part[kind] for part in parts]) for kind in PAIRED}
     if scenario == "capacity":

@@ -68,8 +68,8 @@ def _content(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
         text = f"is {raw.trace.hash[:12]}…, the manifest says {record.manifest.workload.hash[:12]}…"
         findings.append(Finding("error", FindingCode.TRACE_HASH, folder / "trace.npz", text))
     engine_times = record.measured_as == RECORD_SCHEMA
-    for index, repeat in enumerate(raw.repeats):
-        where = folder / f"repeat-{index}"
+    for index, repeat in enumerate(raw.runs):
+        where = _place(folder, raw, index)
         contradictions = inconsistencies(repeat.events, raw.trace, raw.facts.scenario)
         if engine_times:
             contradictions += untrue_words(repeat, raw.facts)
@@ -83,6 +83,13 @@ def _content(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
     return findings
 
 
+def _place(folder: Path, raw: RawCell, index: int) -> Path:
+    """The folder of a run of `raw.runs`."""
+    repeat, replica = divmod(index, raw.facts.replicas)
+    where = folder / f"repeat-{repeat}"
+    return where / f"replica-{replica}" if replica else where
+
+
 def _manifest(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
     throttle = [None if r.timing is None else r.timing.throttle for r in raw.repeats]
     texts = [
@@ -94,13 +101,13 @@ def _manifest(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
 
 def _marks(folder: Path, raw: RawCell) -> list[Finding]:
     """The engine's time of the runs against the parent's, over all repeats."""
-    if raw.facts.simulated or any(repeat.timing is None for repeat in raw.repeats):
+    if raw.facts.simulated or any(run.timing is None for run in raw.runs):
         return []
     try:
-        views = [view(repeat.events) for repeat in raw.repeats]
+        views = [view(run.events) for run in raw.runs]
     except ValueError:
         return []  # a finding of its own by now
-    text = slow_marks(views, [repeat.timing for repeat in raw.repeats])
+    text = slow_marks(views, [run.timing for run in raw.runs])
     return [Finding("error", FindingCode.CLOCK, folder, text)] if text else []
 
 

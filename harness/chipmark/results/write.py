@@ -24,7 +24,7 @@ from chipmark_models.files import sha256_of_file, sync
 
 if TYPE_CHECKING:
     from chipmark.metrics.derive import Derived
-    from chipmark.metrics.rawcell import RawCell
+    from chipmark.metrics.rawcell import RawCell, RepeatData
 
 
 CONTRADICTIONS = (ArithmeticError, LookupError, TypeError, ValueError)
@@ -110,9 +110,8 @@ def write_recomputed(out_dir: Path, record: Record) -> Path:
 
 
 def _write_files(partial: Path, raw_dir: Path, raw: RawCell | None) -> None:
-    from chipmark.engine.events import COLUMNS
     from chipmark.results.audit import AUDIT_FILE
-    from chipmark.results.raw import POWER_COLUMNS, write_parquet
+    from chipmark.results.raw import POWER_COLUMNS, run_folders, write_parquet
 
     for name in ("trace.npz", "child.log", AUDIT_FILE):
         if (raw_dir / name).is_file():
@@ -126,19 +125,26 @@ def _write_files(partial: Path, raw_dir: Path, raw: RawCell | None) -> None:
             )
     for index, folder in enumerate(_repeat_folders(raw_dir)):
         target = partial / f"repeat-{index}"
-        target.mkdir()
         repeat = raw.repeats[index]
-        for table, columns in COLUMNS.items():
-            write_parquet(
-                target / f"{table}.parquet", {c: repeat.events[table][c] for c in columns}
-            )
+        for source, run in zip(run_folders(folder), repeat.runs, strict=True):
+            _write_run(target / source.relative_to(folder), source, run)
         if repeat.power is not None:
             write_parquet(
                 target / "power.parquet", {c: getattr(repeat.power, c) for c in POWER_COLUMNS}
             )
-        for name in ("probes.json", "timing.json"):
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, target / name)
+
+
+def _write_run(target: Path, source: Path, run: RepeatData) -> None:
+    """One replica's part of a repeat."""
+    from chipmark.engine.events import COLUMNS
+    from chipmark.results.raw import write_parquet
+
+    target.mkdir()
+    for table, columns in COLUMNS.items():
+        write_parquet(target / f"{table}.parquet", {c: run.events[table][c] for c in columns})
+    for name in ("probes.json", "timing.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def _repeat_folders(raw_dir: Path) -> Sequence[Path]:

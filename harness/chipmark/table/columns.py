@@ -44,7 +44,7 @@ _LATENCY = (*_NOTHING, Null.NO_SAMPLES)
 _POWER = (
     *_NOTHING, Null.NOT_MEASURED, Null.POWER_TOO_FEW_UPDATES, Null.POWER_GAPS,
     Null.COUNTER_TOO_COARSE, Null.COUNTER_STUCK, Null.COUNTER_BACKWARDS, Null.UNIT_PARTLY_USED,
-    Null.ZERO_DENOMINATOR,
+    Null.ZERO_DENOMINATOR, Null.W_TOO_SHORT,
 )  # fmt: skip
 _COST = (
     *_NOTHING, Null.NO_PRICE_BOOK, Null.NO_PRICE, Null.UNIT_PARTLY_USED, Null.TOOL_TIME_SCALED,
@@ -93,7 +93,15 @@ _LIST: tuple[Column, ...] = (
     _text("graph", "graph", "plain, standard, contrib or none", Null.UNKNOWN),
     _text("scale", "scale", "factors of context, output and tool time"),
     _text("scenario", "scenario", "equal_n (a fixed number of sessions) or capacity"),
-    Column("concurrency", "integer", "", "none", None, "N", "sessions that run at once"),
+    Column(
+        "concurrency", "integer", "", "none", None, "N",
+        "sessions that run at once on the unit, of all replicas together",
+    ),
+    Column(
+        "replicas", "integer", "", "none", None, "replicas",
+        "engines that ran at once, each on a device of the unit with its share of N and the whole "
+        "trace",
+    ),
     Column(
         "sessions", "integer", "", "none", None, "sessions",
         "sessions completed in W, over the complete repeats", _NOTHING,
@@ -104,13 +112,15 @@ _LIST: tuple[Column, ...] = (
     ),
     _rate(
         "prefill_tok_s", "1/s", "prefill\ntok/s",
-        "n_new / seconds of prefill launches (cold, append, refill) and of copies of KV",
+        "n_new / seconds of prefill launches (cold, append, refill) and of copies of KV; summed "
+        "over replicas",
         *_RATE, Null.NO_PREFILL_LAUNCHES,
     ),
     _rate(
         "decode_tok_s", "1/s", "decode\ntok/s",
         "output tokens that decode launches sampled / seconds of decode launches; a turn's first "
-        "token is prefill's; null where under 90 % came from decode-only launches",
+        "token is prefill's; null where under 90 % came from decode-only launches; summed over "
+        "replicas",
         *_RATE, Null.NO_DECODE_LAUNCHES, Null.MIXED,
     ),
     _rate(
@@ -120,7 +130,7 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "ttft_p50_s", "s", "TTFT\np50 s",
         "append turns: first token visible to the host, from the intended send; median of "
-        "distinct turns, each the median of its repeats",
+        "distinct turns, each the median of its repeats and replicas",
         *_LATENCY, direction="lower",
     ),
     _rate(
@@ -253,7 +263,7 @@ _LIST: tuple[Column, ...] = (
     _rate(
         "joule_per_session", "J", "J/sess.",
         "energy of W / sessions completed, idle included; null if one of a closed trace ran on",
-        *_POWER, Null.SESSION_UNFINISHED, Null.NO_SESSIONS, Null.W_TOO_SHORT, direction="lower",
+        *_POWER, Null.SESSION_UNFINISHED, Null.NO_SESSIONS, direction="lower",
         kind="energy",
     ),
     _rate(

@@ -209,7 +209,7 @@ def _incomplete(record: Record) -> Iterator[str]:
         yield f"{len(done)} of {m.repeats} repeats are complete"
     noted = any(note.code in _LOST_NOTES for note in (*m.notes, *record.metrics.notes))
     ended = [n for repeat in done if (n := repeat.get("sessions")) is not None]
-    owed = m.workload.sessions * len(ended)
+    owed = m.workload.sessions * m.replicas * len(ended)
     if m.scenario == "equal_n" and sum(ended) < owed and not noted:
         yield f"{sum(ended)} of {owed} sessions ended"
 

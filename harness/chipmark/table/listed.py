@@ -18,12 +18,13 @@ MAIN: tuple[str, ...] = (
 QUALITY: tuple[str, ...] = ("perplexity_ratio",)
 IDENTITY: tuple[str, ...] = (
     "chip", "unit", "model", "workload", "scale", "precision", "execution", "graph", "scenario",
-    "sessions", "energy_source", "power_scope", "currency",
+    "replicas", "sessions", "energy_source", "power_scope", "currency",
 )  # fmt: skip
 BLOCKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("identity", ("backend", "chip", "unit", "model", "workload", "scale")),
-    ("what ran", ("precision", "execution", "graph", "scenario", "concurrency", "sessions",
-                  "parity", "ep_coverage", "perplexity", "perplexity_source", "perplexity_ratio")),
+    ("what ran", ("precision", "execution", "graph", "scenario", "concurrency", "replicas",
+                  "sessions", "parity", "ep_coverage", "perplexity", "perplexity_source",
+                  "perplexity_ratio")),
     ("rates", ("decode_rows", "prefill_tok_s", "decode_tok_s", "total_tok_s", "goodput_turns_s",
                "goodput_tok_s", "slo_attainment", "sessions_per_hour")),
     ("latency", ("ttft_p50_s", "ttft_p95_s", "ttft_cold_p50_s", "tpot_p50_s", "tpot_p95_s",

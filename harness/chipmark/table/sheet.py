@@ -138,6 +138,7 @@ def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
         "scale": f"({', '.join(m.workload.scale)})",
         "scenario": m.scenario,
         "concurrency": m.concurrency,
+        "replicas": m.replicas,
         "energy_source": None if m.meter is None else m.meter.source,
         "power_scope": None if m.meter is None else m.meter.scope,
         "parity": _parity(record),

@@ -12,6 +12,7 @@ from typing import Any
 
 import chipmark.backends.sim.backend as target
 from chipmark.engine.contract import HostOperator
+from chipmark.errors import UnknownNameError
 
 _FREE_STEPS = 5
 
@@ -32,7 +33,7 @@ class FaultySim(target.SimBackend):
         if self.fault == "orphan":
             subprocess.run(["sh", "-c", "setsid sleep 300 &"], check=True)
         if self.fault == "noload":
-            raise target.UnknownNameError("simulated thing", "faulty", ["golden"], "try golden")
+            raise UnknownNameError("simulated thing", "faulty", ["golden"], "try golden")
         loaded = super().load(spec)
         if self.fault == "elsewhere":
             left = (HostOperator("Softmax", 30, 0.001, 0.02), HostOperator("TopK", 1, 0.0, 0.3))

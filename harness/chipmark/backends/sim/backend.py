@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from chipmark.backends.sim.cells import Cells, expected_ids, sampled_ids, two_largest
 from chipmark.backends.sim.polling import polled_power
-from chipmark.backends.sim.spec import SPECS, SimSpec, check_options
+from chipmark.backends.sim.spec import SPECS, SimSpec, check_options, spec_of
 from chipmark.engine.clock import VirtualClock
 from chipmark.engine.computed import ComputedPrecision
 from chipmark.engine.contract import (
@@ -34,13 +34,14 @@ from chipmark.engine.contract import (
     Phase,
     Step,
 )
-from chipmark.errors import ContractError, UnknownNameError
+from chipmark.errors import ContractError
 
 F64 = NDArray[np.float64]
 
 
 class SimBackend(BackendDefaults):
-    """The contract as a null system. `device` is a name of `SPECS`, or a `SimSpec` of one's own.
+    """The contract as a null system. `device` is a name of `SPECS` (`NAME:DIE` for another die
+    than a card's first), or a `SimSpec` of one's own.
 
     `clock` is the virtual clock that the engine must run on (`RunPlan.clock`): it moves to where
     a step's tokens are visible when the step is waited for.
@@ -49,15 +50,13 @@ class SimBackend(BackendDefaults):
     """
 
     def __init__(self, device: str | SimSpec) -> None:
-        if isinstance(device, str):
-            if device not in SPECS:
-                raise UnknownNameError("simulated system", device, SPECS)
-            device = SPECS[device]
-        self.spec: SimSpec = device
+        spec, die = spec_of(device) if isinstance(device, str) else (device, 0)
+        self.spec: SimSpec = spec
+        self._card_w = 0.0 if die else spec.card_w
         self.clock: Clock = VirtualClock()
         self._caps: Caps | None = None
         self._cells: Cells | None = None
-        self._vocab = device.vocab_size
+        self._vocab = spec.vocab_size
         self._queue: deque[tuple[Done, float]] = deque()
         self._free_s = 0.0
         self._segments: list[tuple[float, float, float]] = []
@@ -77,7 +76,14 @@ class SimBackend(BackendDefaults):
     def meter_period_s(device: str) -> float:
         """The period of the device's meter that is polled; 0 for an exact counter, which an
         unknown device has as well."""
-        return SPECS[device].poll_s if device in SPECS else 0.0
+        name = device.partition(":")[0]
+        return SPECS[name].poll_s if name in SPECS else 0.0
+
+    @staticmethod
+    def dies(device: str) -> int:
+        """Devices of the card; 1 of an unknown one."""
+        name = device.partition(":")[0]
+        return SPECS[name].dies if name in SPECS else 1
 
     def load(self, spec: LoadSpec) -> Loaded:
         """Simulated weights and KV. DoesNotFitError beyond `SimSpec.memory_bytes`."""
@@ -177,7 +183,8 @@ class SimBackend(BackendDefaults):
 
         `energy_j` is cumulative and linear between samples, so interpolation is exact; `power_w`
         is the power from that sample to the next. Where the spec has a polling period: watts at
-        these moments, and no counter.
+        these moments, and no counter. Of a card of several dies these are the die's own watts, and
+        the first die's hold the card's.
         """
         if self.spec.poll_s:
             return polled_power(self.spec, self._segments, self.clock.now())
@@ -194,7 +201,7 @@ class SimBackend(BackendDefaults):
         if now > times[-1]:
             times.append(now)
             powers.append(self.spec.idle_w)
-        time_s, power_w_ = np.array(times), np.array(powers)
+        time_s, power_w_ = np.array(times), np.array(powers) + self._card_w
         energy_j = np.concatenate([[0.0], np.cumsum(np.diff(time_s) * power_w_[:-1])])
         return time_s, energy_j, power_w_
 

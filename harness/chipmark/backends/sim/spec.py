@@ -68,6 +68,10 @@ class SimSpec:
     matmul_flop_s: float = 1e14
     vocab_size: int = 512
     verify: bool = True
+    dies: int = 1
+    """Devices of the card, each as these constants say."""
+    card_w: float = 0.0
+    """Watts of the card without its dies, whatever they do; read with its first die."""
 
     def __post_init__(self) -> None:
         if self.pulse_s and not self.poll_s:
@@ -171,6 +175,7 @@ SPECS: Mapping[str, SimSpec] = {
             read_bytes_s=2.5e11,
             matmul_flop_s=2.5e13,
         ),
+        SimSpec("twin", dies=2, card_w=40.0),
         SimSpec("pulsed", pulse_s=0.05, pulse_depth=0.6, poll_s=0.007),
         SimSpec("null", prefill_s=0.0, decode_s=1e-6, context_s=0.0, verify=False),
         SimSpec(
@@ -186,6 +191,22 @@ SPECS: Mapping[str, SimSpec] = {
 }
 """`golden`: overhead 0, so that a trace's totals are known in closed form at any concurrency. The
 other golden ones cover what capabilities can be. `slow`: a quarter of golden's speed at less than
-half of its power. `pulsed`: golden with power in pulses, which a polled meter samples; its joules
+half of its power. `twin`: a card of two dies, each as golden; `sim:twin:1` is the
+second. `pulsed`: golden with power in pulses, which a polled meter samples; its joules
 are right within the meter's stated error. `null`: costs next to nothing; what a run over it
 takes is the engine's own time."""
+
+
+def spec_of(device: str) -> tuple[SimSpec, int]:
+    """A system by its name, and which of its dies: `twin:1` is the second. UnknownNameError for
+    another name, and for a die that the card does not have."""
+    name, _, die = device.partition(":")
+    if name not in SPECS:
+        raise UnknownNameError("simulated system", name, SPECS)
+    spec = SPECS[name]
+    if not die:
+        return spec, 0
+    dies = [str(number) for number in range(spec.dies)]
+    if die not in dies:
+        raise UnknownNameError(f"die of sim:{name}", die, dies)
+    return spec, int(die)
