@@ -176,10 +176,10 @@ def test_of_int8_activations_the_median_row_counts_too(
     keys = _rows(plain).keys
     monkeypatch.setattr(parity_check, "turn_keys", lambda trace, turns: keys)
     monkeypatch.setattr(parity_check, "all_turns", lambda trace: None)
-    monkeypatch.setattr(parity_check, "_run", lambda cell, trace: "path")
+    monkeypatch.setattr(parity_check, "_run", lambda cell, trace, replica: "path")
     monkeypatch.setattr(parity_check, "load_logits", lambda path: _rows(away(others, worst)))
     cell = _Cell(activation, plain, away(0.10, 0.20))
-    found = parity_check._by_oracle(cell)  # type: ignore[arg-type]
+    found = parity_check._by_oracle(cell, 0)  # type: ignore[arg-type]
     assert found.verdict == verdict
     if worst == others and verdict == "fail":
         assert "median rms 2.3" in found.reason

@@ -207,10 +207,8 @@ class OracleProcess:
         """The process; an accelerator is compared with the CPU on the trace, where there is one."""
         if self._child is None:
             spec = {"model": self.weights.spec, "device": self._device}
-            module = "chipmark.cell.oracle_child"
-            self._child = ChildProcess(
-                json.dumps(spec), self._folder, module=module, backend=f"torch:{self._device}"
-            )
+            named = {"module": "chipmark.cell.oracle_child", "backend": f"torch:{self._device}"}
+            self._child = ChildProcess(json.dumps(spec), self._folder, **named)
             if self._device != "cpu" and trace is not None:
                 path = self._folder / "agree.npz"
                 save_trace(trace, path)

@@ -34,9 +34,6 @@ class ChipIdentity:
     used: int
     of: int
     """Devices (or slices) of the unit: used of all."""
-    devices: tuple[str, ...] = ()
-    """Names of the unit's devices as the backend takes them (`npu:0`, `npu:1`), where it has
-    several that each hold a model of their own; () where it has not, or nothing can tell."""
     identity: dict[str, Any] = field(default_factory=dict)
     """Facts that must agree for two rows to be the same chip: model, memory, power limit."""
     context: dict[str, Any] = field(default_factory=dict)
@@ -45,6 +42,9 @@ class ChipIdentity:
     """What was looked at."""
     verified: bool = True
     """False where the route was never run on that hardware."""
+    devices: tuple[str, ...] = ()
+    """Names of the unit's devices as the backend takes them (`npu:0`, `npu:1`), where it has
+    several that each hold a model of their own; () where it has not, or nothing can tell."""
 
     @property
     def key(self) -> DeviceKey:

@@ -22,3 +22,6 @@ OF_ROOFS: tuple[str, ...] = ("mbu", "mbu_nameplate", "mfu")
 
 PROBED_ROOFS: tuple[str, ...] = ("mbu", "mfu")
 """Those of them whose roof was measured, so that no catalogue can have it wrong."""
+
+ADDED: tuple[str, ...] = ("bus_bytes_per_step",)
+"""Those that records of today's schema may lack, for they were written before."""

@@ -15,7 +15,7 @@ from chipmark.errors import ChipmarkError
 from chipmark.metrics.consistency import inconsistencies, untrue_words
 from chipmark.metrics.derive import derive
 from chipmark.metrics.events import view
-from chipmark.metrics.names import METRICS, SCHEMA
+from chipmark.metrics.names import ADDED, METRICS, SCHEMA
 from chipmark.metrics.rawcell import RawCell
 from chipmark.metrics.times import slow_marks
 from chipmark.results.audit_check import audit_findings
@@ -147,9 +147,11 @@ def _recomputed(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
     except CONTRADICTIONS as error:
         return [Finding("error", FindingCode.METRICS, folder, str(error))]
     where, stored = folder / RECORD_FILE, record.metrics
+    known = set(stored.values) | set(stored.null_reasons)
+    names = [name for name in METRICS if name in known or name not in ADDED]
     texts = [
         f"{name} is stored as {stored.values.get(name)}, computed as {again.metrics[name]}"
-        for name in METRICS
+        for name in names
         if not _same(stored.values.get(name), again.metrics[name])
     ]
     # A rank hangs on intervals and notes as much as on values.
@@ -157,7 +159,7 @@ def _recomputed(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
         ends, computed = stored.intervals.get(name), again.intervals.get(name)
         if ends is None or computed is None or not all(map(_same, ends, computed)):
             texts.append(f"the interval of {name} is stored as {ends}, computed as {computed}")
-    for name in METRICS:
+    for name in names:
         reason, right = stored.null_reasons.get(name), again.null_reasons.get(name)
         if reason != right:
             texts.append(f"{name} is null because of {reason}, computed as {right}")
