@@ -90,3 +90,15 @@ def test_the_two_largest_are_those_of_a_sort(dtype):
     other = two_largest(logits, (ids + 1) % 1000)
     assert (other[:, 1] > other[:, 0]).all()
     assert two_largest(logits[:0], ids[:0]).shape == (0, 2)
+
+
+def test_products_and_attention_count_in_inference_mode_too():
+    """There they reach the mode whole, and torch's registry knows them taken apart only."""
+    rows, weight = torch.randn(3, 8), torch.randn(5, 8)
+    query, key = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 7, 4)
+    with torch.inference_mode(), DispatchedWork() as counted:
+        torch.nn.functional.linear(rows, weight)
+        torch.matmul(rows, weight.T)
+        torch.nn.functional.scaled_dot_product_attention(query, key, key)
+    product, attention = 2 * 3 * 8 * 5, 2 * 2 * 2 * 3 * 7 * 4
+    assert [call.flops for call in counted.calls] == [product, product, attention]

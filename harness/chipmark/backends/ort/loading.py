@@ -158,9 +158,9 @@ def _notes(opener: Opener, located: Located) -> tuple[tuple[str, str], ...]:
         text = f"what {located.ep_name} took is unknown: {opener.problem}"
         notes.append((NoteCode.EP_COVERAGE, text))
     elif opener.coverage < 1.0:
+        # The operators are named by the parent, with their shares.
         text = f"{located.ep_name} took {opener.coverage:.0%} of the work"
-        left = ", ".join(f"{one.count} {one.name}" for one in opener.host_operators)
-        notes.append((NoteCode.EP_COVERAGE, f"{text}; the CPU ran {left}" if left else text))
+        notes.append((NoteCode.EP_COVERAGE, text))
     if not located.provider.verified:
         source = located.provider.origin or "documents"
         text = f"options of {located.provider.name} are from {source}: unverified on hardware"

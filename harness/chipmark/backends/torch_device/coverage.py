@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from chipmark.backends.torch_device.devices import hardware
 from chipmark.backends.torch_device.lookalikes import POSED_AS, poses
@@ -88,8 +88,7 @@ class DispatchedWork(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             result = func(*args, **given)
         tensors = read + [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
-        count = flop_registry.get(func.overloadpacket)
-        flops = float(count(*args, **given, out_val=result)) if count is not None else 0.0
+        flops = _flops(func, args, given, result)
         n_bytes = float(sum(x.numel() * x.element_size() for x in tensors))
         on_host = all(x.device.type == "cpu" for x in tensors)
         name = func._schema.name if on_host else ""
@@ -125,6 +124,21 @@ class DispatchedWork(TorchDispatchMode):  # type: ignore[no-untyped-call]
             shares = own_flops / flops if flops else 0.0, own_bytes / n_bytes if n_bytes else 0.0
             found.append(HostOperator(name, len(calls), *shares))
         return tuple(sorted(found, key=lambda o: -max(o.flops_share, o.bytes_share)))
+
+
+def _flops(func: Any, args: Sequence[Any], given: Mapping[str, Any], result: object) -> float:
+    """FLOPs of a call. In inference mode products and attention come whole to the mode, as what
+    `torch.utils.flop_counter` would take apart."""
+    packet = func.overloadpacket
+    if (count := flop_registry.get(packet)) is not None:
+        return float(count(*args, **given, out_val=result))
+    if packet in (torch.ops.aten.linear, torch.ops.aten.matmul):
+        columns = args[1].shape[0] if packet is torch.ops.aten.linear else args[1].shape[-1]
+        return float(2 * args[0].numel() * columns)
+    if packet is torch.ops.aten.scaled_dot_product_attention:
+        shapes = [x.shape for x in args[:3]]
+        return float(sdpa_flop_count(*shapes))  # type: ignore[no-untyped-call]
+    return 0.0
 
 
 def _sums(calls: Sequence[Call]) -> list[float]:
