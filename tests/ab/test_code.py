@@ -75,6 +75,7 @@ def refused(project, capsys, *words):
     return code, capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_commit_that_names_no_source_roots_yet_takes_the_checkouts(project, capsys):
     (project / "pyproject.toml").unlink()
     git(project, "commit", "-qam", "no words on source roots")
@@ -92,6 +93,7 @@ def test_commits_that_differ_in_nothing_imported_are_the_same_code(project, caps
     assert "both arms ran the same code" in said
 
 
+@pytest.mark.long
 def test_commits_that_differ_in_the_script_alone_are_not(project, capsys):
     (project / "bench.py").write_text(BENCH.replace("lib.COST", "2 * lib.COST"))
     git(project, "commit", "-qam", "twice")

@@ -60,6 +60,7 @@ def result(own: TextScore, source: TextScore) -> QualityResult:
     return QualityResult(reason=None, tokens=own.count, nll=own.nll, nll_source=source.nll)
 
 
+@pytest.mark.long
 def test_a_wrong_scale_is_barred_and_the_right_one_is_not(
     references: References, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

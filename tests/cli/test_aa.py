@@ -40,6 +40,7 @@ def quiet(monkeypatch):
 
 
 @pytest.mark.usefixtures("quiet")
+@pytest.mark.long
 def test_forty_pairs_are_measured_kept_and_stored(chipmark):
     answer = chipmark("aa", "--format", "json", "-o", "runs/aa", "--", "python", "quick.py")
     assert answer.code == 0, answer.err

@@ -128,6 +128,7 @@ def test_faults_of_a_read_only_disk(
     check(in_namespace(script, tmp_path), command)
 
 
+@pytest.mark.long
 def test_faults_of_a_full_stdout_are_an_error_and_never_a_verdict(
     words: dict[str, str], tmp_path: Path
 ) -> None:

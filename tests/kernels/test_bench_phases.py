@@ -239,6 +239,7 @@ def test_a_broken_file_is_named_and_left_alone(text, kernel_bench, tmp_path) -> 
     assert path.read_text() == text
 
 
+@pytest.mark.long
 def test_both_phases_in_a_real_process_and_a_second_call_measures_nothing(
     kernel_bench, tmp_path, monkeypatch, capsys
 ) -> None:

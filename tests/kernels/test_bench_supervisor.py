@@ -130,6 +130,7 @@ def test_a_call_that_is_interrupted_in_a_hanging_case_is_130_and_leaves_a_whole_
     assert not _alive(_rows(out)[0]["parity"]["pid"])
 
 
+@pytest.mark.long
 def test_a_hanging_case_is_a_row_and_the_others_are_measured(tmp_path) -> None:
     out = tmp_path / "out.json"
     call = _call(out, "--step-s", "3", "--kernels", "prefill_attention", "--format", "json")

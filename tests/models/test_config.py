@@ -209,6 +209,7 @@ def test_a_first_generation_llama_has_the_context_of_its_class() -> None:
     assert config.max_context == 2048
 
 
+@pytest.mark.long
 def test_defaults_are_those_of_the_classes_of_transformers() -> None:
     pytest.importorskip("transformers")
     code = (

@@ -149,8 +149,8 @@ def trial(root: Path, signals: Any, kills: int, record_property: Any) -> None:
     assert not tried.faults, "\n".join(tried.faults)
 
 
-def test_a_dozen_kills(tmp_path: Path, signals: Any, record_property: Any) -> None:
-    trial(tmp_path, signals, 12, record_property)
+def test_eight_kills(tmp_path: Path, signals: Any, record_property: Any) -> None:
+    trial(tmp_path, signals, 8, record_property)
 
 
 @pytest.mark.long

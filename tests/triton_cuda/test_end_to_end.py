@@ -157,6 +157,7 @@ def test_a_folder_without_wheels_or_with_those_of_another_python_is_refused(
     assert "not a supported wheel" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_run_needs_no_package_that_only_reads_model_files(tmp_path):
     """What a GPU machine lacks raises when it is imported; a cell of synthetic weights runs."""
     blocked = tmp_path / "blocked"

@@ -40,7 +40,7 @@ BLOCKS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )  # fmt: skip
 _SHORT = {"perf": "p", "energy": "e", "cost": "c"}
 _SELF_EVIDENT = (
-    NullReason.UNKNOWN, NullReason.NOT_COMPARABLE, NullReason.HOST_MEMORY,
+    NullReason.UNKNOWN, NullReason.NOT_COMPARABLE, NullReason.HOST_MEMORY, NullReason.NO_BUS,
     NullReason.NOT_QUANTISED,
 )  # fmt: skip
 _NULLS_SHOWN = frozenset(n for n in COLUMNS if COLUMNS[n].type in ("number", "integer"))
