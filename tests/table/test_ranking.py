@@ -284,6 +284,19 @@ def test_a_power_limit_is_part_of_the_chip(make_record: Make) -> None:
 
 
 @pytest.mark.parametrize(
+    ("checked", "clear", "ranked"),
+    [(256, 15, False), (256, 0, False), (256, 16, True), (9, 8, False), (9, 9, True)],
+)
+def test_an_audit_that_can_see_little_ranks_nobody(
+    make_record: Make, checked: int, clear: int, ranked: bool
+) -> None:
+    audit = {"verdict": "pass", "ids_checked": checked, "ids_clear": clear}
+    (row,) = build_rows([make_record(audit=audit)], None)
+    assert (row.rank is not None) == ranked
+    assert ("the audit is too blunt" in why(row)) != ranked
+
+
+@pytest.mark.parametrize(
     ("change", "shown"),
     [
         ({}, "pass"),

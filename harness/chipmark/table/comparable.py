@@ -11,6 +11,7 @@ from typing import Any
 from chipmark import registry
 from chipmark.codes import NoteCode
 from chipmark.metrics.ranking import MIN_REPEATS
+from chipmark.results.audit import CLEAR, MIN_CLEAR
 from chipmark.results.manifest import WorkloadId
 from chipmark.results.quality_loss import quality_lost
 from chipmark.results.record import SCHEMA, Record
@@ -185,6 +186,11 @@ def _unproven(record: Record) -> Iterator[str]:
         )
     elif m.audit.verdict == "none":
         yield "not audited" + _because(m.audit.reason)
+    elif m.audit.ids_clear < min(MIN_CLEAR, m.audit.ids_checked):
+        yield (
+            f"the audit is too blunt: {m.audit.ids_clear} of {m.audit.ids_checked} places have an "
+            f"oracle margin over {CLEAR:g} x the tolerance, {MIN_CLEAR} are needed"
+        )
     if (done := len(_complete(record))) < MIN_REPEATS:
         yield f"few_repeats: {done} complete, at least {MIN_REPEATS} are needed"
     code = m.plugins.get("backend")
