@@ -29,7 +29,7 @@ def kv_names(n_layers: int) -> tuple[str, ...]:
 class DeviceCache:
     """As SlotCache, in memory of the device; `held[slot]` rows were written since it was dropped.
 
-    n_lanes: slots that launches run on, the first ones. in_place: the graph writes the new rows
+    n_seqs: slots that launches run on, the first ones. in_place: the graph writes the new rows
     itself.
     """
 
@@ -37,14 +37,14 @@ class DeviceCache:
         self,
         config: ModelConfig,
         n_slots: int,
-        n_lanes: int,
+        n_seqs: int,
         capacity: int,
         dtype: npt.DTypeLike,
         memory: DeviceMemory,
         mover: RowMover,
         in_place: bool,
     ) -> None:
-        self.n_slots, self.batch_slots = n_slots, n_lanes
+        self.n_slots, self.batch_slots = n_slots, n_seqs
         self.held = np.zeros(n_slots, np.int64)
         self.any_range = memory.addresses is not None
         self.traffic = mover.traffic
