@@ -177,10 +177,10 @@ def test_copies_of_an_embedding_share_its_table(kernel_bench) -> None:
 
 
 def test_copies_total_five_times_the_cache_within_the_memory(kernel_bench) -> None:
-    n_copies = kernel_bench.timing.n_copies
+    n_copies = kernel_bench.rotation.n_copies
     assert n_copies(10**6, 10**6, 50 * 10**6) == 250
     assert n_copies(10**12, 10**12, 50 * 10**6) == 2
-    assert n_copies(100, 100, 50 * 10**6) == kernel_bench.timing.MOST_COPIES
+    assert n_copies(100, 100, 50 * 10**6) == kernel_bench.rotation.MOST_COPIES
     assert n_copies(100, 2**32, 50 * 10**6) == 2
 
 

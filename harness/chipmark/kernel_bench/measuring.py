@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from chipmark.kernel_bench.case import Case, Inputs
-from chipmark.kernel_bench.timing import COLD_FACTOR, Device, Timed, measure, n_copies
+from chipmark.kernel_bench.rotation import COLD_FACTOR, n_copies
+from chipmark.kernel_bench.timing import Device, Timed, measure
 from chipmark_kernels.parity import MAX_LIMIT, RMS_LIMIT, Parity, compare
 
 SEED = 20_261

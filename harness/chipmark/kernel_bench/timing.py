@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,9 @@ from typing import Any, Protocol
 
 import torch
 
-COLD_FACTOR = 5
-"""Inputs rotate over copies that total this many times the L2 (FlashInfer's rule)."""
-
 HEAD_START_CYCLES = 4_000_000
-"""About 2 ms at a GPU's clock; a graph of MOST_COPIES nodes is launched in less (unverified)."""
-
-MOST_COPIES = 1024
-MOST_COPIES_BYTES = 8 * 2**30
+"""About 2 ms at a GPU's clock; a graph of `rotation.MOST_COPIES` nodes is launched in less
+(unverified)."""
 
 
 class Device(Protocol):
@@ -78,15 +72,6 @@ class Timed:
     def median_s(self) -> float:
         """Median of the samples, seconds."""
         return statistics.median(self.samples_s)
-
-
-def n_copies(touched_bytes: int, input_bytes: int, l2_bytes: int) -> int:
-    """Copies whose touched bytes total COLD_FACTOR times the L2; at least 2.
-
-    input_bytes: memory of one copy; MOST_COPIES_BYTES and MOST_COPIES bound what is made.
-    """
-    wanted = max(math.ceil(COLD_FACTOR * l2_bytes / max(touched_bytes, 1)), 2)
-    return min(wanted, MOST_COPIES, max(MOST_COPIES_BYTES // max(input_bytes, 1), 2))
 
 
 def measure(

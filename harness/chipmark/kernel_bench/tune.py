@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from chipmark.kernel_bench.timing import CudaDevice, measure, n_copies
+from chipmark.kernel_bench.rotation import n_copies
+from chipmark.kernel_bench.timing import CudaDevice, measure
 from chipmark_kernels import tiles, tuned
 from chipmark_kernels.device import DeviceFacts, facts_of
 from chipmark_kernels.formats import scale_group

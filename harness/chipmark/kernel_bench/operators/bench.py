@@ -15,6 +15,7 @@ from chipmark.kernel_bench.document import code_hash
 from chipmark.kernel_bench.operators.case import OperatorCase, operator_cases
 from chipmark.kernel_bench.operators.reference import errors, expected, make_inputs
 from chipmark.kernel_bench.operators.runner import OperatorRunner, Prepared
+from chipmark.kernel_bench.rotation import COLD_FACTOR, n_copies
 from chipmark.kernel_bench.worker import Step
 from chipmark.registry import split_backend
 from chipmark.workload.kernel_shapes import kernel_shapes
@@ -27,9 +28,6 @@ from chipmark_models.weights.synthetic import SyntheticWeights
 SEED = 20_261
 KINDS = ("ort", "torch")
 """Kinds of backends whose operators are measured here; the Triton kernels have their own cases."""
-
-COLD_FACTOR = 5
-"""Inputs rotate over copies of this many times the last-level cache (FlashInfer's rule)."""
 
 UNKNOWN_CACHE = 64 << 20
 """Bytes taken for a cache of which nothing is known: more than any L2 of today's accelerators but
@@ -168,8 +166,7 @@ class OperatorBench:
 
 
 def copies(touched_bytes: int, cache_bytes: int) -> int:
-    """Copies whose touched bytes total COLD_FACTOR times the cache; 2 to MOST_COPIES, and no more
-    than fit into MOST_COPIES_BYTES."""
-    wanted = math.ceil(COLD_FACTOR * cache_bytes / max(1, touched_bytes))
-    held = MOST_COPIES_BYTES // max(1, touched_bytes)
-    return max(2, min(wanted, MOST_COPIES, held))
+    """Copies of a case's inputs: 2 to MOST_COPIES, no more than fit into MOST_COPIES_BYTES."""
+    return n_copies(
+        touched_bytes, touched_bytes, cache_bytes, most=MOST_COPIES, most_bytes=MOST_COPIES_BYTES
+    )
