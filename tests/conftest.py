@@ -69,3 +69,31 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             for name, told in getattr(report, "user_properties", ()):
                 if name.startswith("trial") and getattr(report, "when", "") == "call":
                     terminalreporter.write_line(f"{name}: {told}")
+
+
+@pytest.fixture
+def load_answer() -> Any:
+    """What a backend that computes in fp32 answers to `load`."""
+    from chipmark.cell.protocol import LoadAnswer, LoadedCaps, Words
+
+    return LoadAnswer(
+        caps=LoadedCaps("slots", "copy", 10, 4, 64, n_slots=5),
+        load_s=1.0,
+        compile_s=1.0,
+        weight_bytes=1000,
+        kv_bytes=500,
+        precision=Words("fp32", "fp32", "fp32", "fp32"),
+        graph="none",
+        ep_coverage=1.0,
+        device="x",
+        details={},
+        notes=(),
+        describe={},
+        plugin={},
+        refused_plugins=(),
+        wall_s=2.0,
+        python="3.12",
+        numpy="2.0",
+        packages={},
+        peak_rss_bytes=1,
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chipmark.cell.protocol import ChildSpec, LoadAnswer, LoadedCaps, Words
+from chipmark.cell.protocol import ChildSpec
 from chipmark.engine.contract import LoadSpec
 
 FAULTS = Path(__file__).with_name("faults")
@@ -32,30 +32,4 @@ def sim_spec(tmp_path: Path) -> ChildSpec:
             scratch=str(tmp_path),
         ),
         feedback="forced",
-    )
-
-
-@pytest.fixture
-def load_answer() -> LoadAnswer:
-    """What a backend that computes in fp32 answers to `load`."""
-    return LoadAnswer(
-        caps=LoadedCaps("slots", "copy", 10, 4, 64, n_slots=5),
-        load_s=1.0,
-        compile_s=1.0,
-        weight_bytes=1000,
-        kv_bytes=500,
-        precision=Words("fp32", "fp32", "fp32", "fp32"),
-        graph="none",
-        ep_coverage=1.0,
-        device="x",
-        details={},
-        notes=(),
-        describe={},
-        plugin={},
-        refused_plugins=(),
-        wall_s=2.0,
-        python="3.12",
-        numpy="2.0",
-        packages={},
-        peak_rss_bytes=1,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 from pathlib import Path
@@ -193,17 +194,16 @@ def test_a_torch_device_has_no_levels(chipmark) -> None:
     assert answer.json["load"]["graph"] == "none"
 
 
-def test_operators_left_to_the_cpu_and_compile_times_are_listed(chipmark, monkeypatch) -> None:
-    from chipmark.cell.protocol import LoadAnswer, LoadedCaps, Remark, Words
+def test_operators_left_to_the_cpu_and_compile_times_are_listed(
+    chipmark, monkeypatch, load_answer
+) -> None:
+    from chipmark.cell.protocol import Remark, Words
     from chipmark.engine.contract import HostOperator
     from chipmark.results.manifest import ParityResult
 
-    answer = LoadAnswer(
-        caps=LoadedCaps("slots", "copy", 10, 4, 64, n_slots=5),
-        load_s=1.0,
+    answer = dataclasses.replace(
+        load_answer,
         compile_s=65.25,
-        weight_bytes=1000,
-        kv_bytes=500,
         precision=Words("fp16", "fp16", "fp16", "provider"),
         graph="plain",
         ep_coverage=0.75,
@@ -217,14 +217,6 @@ def test_operators_left_to_the_cpu_and_compile_times_are_listed(chipmark, monkey
             ],
         },
         notes=(Remark("ep_coverage", "MyEP took 75% of the work"),),
-        describe={},
-        plugin={},
-        refused_plugins=(),
-        wall_s=2.0,
-        python="3.12",
-        numpy="2.0",
-        packages={},
-        peak_rss_bytes=1,
         host_operators=(HostOperator("Softmax", 30, 0.001, 0.25),),
         emulated="MyChip on x86-64",
     )
