@@ -20,7 +20,13 @@ CLEAN_UP_S = 20.0
 """How long after a signal the next one is ignored."""
 
 AGAIN_S = 0.01
-"""How long after it was swallowed an interrupt is raised again."""
+"""How long after it was swallowed or put off an interrupt is raised again."""
+
+LONGEST_IMPORT_S = 5.0
+"""How long an import may put an interrupt off."""
+
+_IMPORT = "<frozen importlib._bootstrap>"
+"""The file of the frames of an import that is under way."""
 
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -75,20 +81,40 @@ class Interrupts:
                 os.write(2, self.line().encode())
             finally:
                 os._exit(128 + number)
+        self._raise(frame)
+
+    def _raise(self, frame: FrameType | None) -> None:
+        """Raise, but not into an import: libraries make errors of their own of what is raised while
+        they are imported, or go on without a part of themselves."""
+        if _importing(frame) and time.monotonic() - self._at_s < LONGEST_IMPORT_S:
+            self._later()
+            return
         raise InterruptedRun
 
-    def _unraisable(self, lost: sys.UnraisableHookArgs) -> None:
-        """What an extension module swallows. An interrupt among it is raised again, a moment later:
-        raised in here it would be swallowed as well."""
-        if not issubclass(lost.exc_type, InterruptedRun):
-            sys.__unraisablehook__(lost)
-            return
+    def _later(self) -> None:
         signal.signal(signal.SIGALRM, self._again)
         signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
 
     def _again(self, number: int, frame: FrameType | None) -> None:
         if not self._nothing_to_end:
-            raise InterruptedRun
+            self._raise(frame)
+
+    def _unraisable(self, lost: sys.UnraisableHookArgs) -> None:
+        """What Python or an extension module swallows. An interrupt among it is raised again, a
+        moment later: raised in here it would be swallowed as well. Other errors that come after
+        an interrupt are its doing, as that of an object that was never made whole."""
+        if issubclass(lost.exc_type, InterruptedRun):
+            self._later()
+        elif self.received is None:
+            sys.__unraisablehook__(lost)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORT:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def entry() -> None:
@@ -100,9 +126,8 @@ def entry() -> None:
     code = 0
     try:
         interrupts.clean_up_from_now_on(True)
-        code = run_to_the_end(sys.argv[1:])
+        code = run_to_the_end(sys.argv[1:], lambda: interrupts.received is not None)
     except BaseException:
-        # A library that was being imported may have made another error of the interrupt.
         if interrupts.received is None:
             raise
     finally:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -133,30 +133,37 @@ def root(
     configure(log_level.lower())
 
 
-def main(arguments: Sequence[str]) -> int:
+def _never() -> bool:
+    return False
+
+
+def main(arguments: Sequence[str], interrupted: Callable[[], bool] = _never) -> int:
     """Run a command line and return its exit code; a ChipmarkError is shown without traceback, any
-    other error with it, and a sentence that it is a fault of chipmark."""
+    other error with it, and a sentence that it is a fault of chipmark. Once `interrupted` says so,
+    an error is the interrupt's doing: a library may have made another error of it."""
     try:
         app(list(arguments), prog_name="chipmark")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except ChipmarkError as error:
-        from chipmark.terminal.console import show_error
-
-        show_error(error)
-        return error.exit_code
-    except (OSError, MemoryError) as error:
-        if isinstance(error, OSError) and error.errno not in _OF_THE_MACHINE:
-            return _internal(error)
-        from chipmark.terminal.console import show_error
-
-        show_error(UsageError(_reason(error), "free some of it, or choose another place"))
-        return UsageError.exit_code
-    except Exception as error:  # 1 is a verdict, and this is not one
-        return _internal(error)
+    except Exception as error:
+        return _INTERRUPTED if interrupted() else _failed(error)
     return 0
+
+
+def _failed(error: Exception) -> int:
+    """Show an error in the way of its kind, and give its exit code."""
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        error = UsageError(_reason(error), "free some of it, or choose another place")
+    if isinstance(error, MemoryError):
+        error = UsageError("there is not enough memory for this", "free some of it")
+    if not isinstance(error, ChipmarkError):
+        return _internal(error)  # 1 is a verdict, and this is not one
+    from chipmark.terminal.console import show_error
+
+    show_error(error)
+    return error.exit_code
 
 
 def _internal(error: Exception) -> int:
@@ -167,18 +174,16 @@ def _internal(error: Exception) -> int:
     return _INTERNAL
 
 
-def _reason(error: OSError | MemoryError) -> str:
-    if isinstance(error, MemoryError):
-        return "there is not enough memory for this"
+def _reason(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
     return one_line(f"{where}{error.strerror}")
 
 
-def run_to_the_end(arguments: Sequence[str]) -> int:
+def run_to_the_end(arguments: Sequence[str], interrupted: Callable[[], bool] = _never) -> int:
     """As `main`, with streams that a reader may leave at any time. What was printed is written
     before the exit code is given, so that a full disk is an error."""
     outlive_readers()
-    code = main(arguments)
+    code = main(arguments, interrupted)
     try:
         sys.stdout.flush()
     except ChipmarkError as error:
