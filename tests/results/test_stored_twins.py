@@ -30,7 +30,8 @@ PAIRS: list[tuple[type[Any], type[BaseModel], set[str], dict[str, str]]] = [
     (ChipIdentity, ChipId, set(), {}),
     (MeterInfo, MeterId, set(), {}),
     (SloLimits, Slo, {"name"}, {}),
-    (RunTiming, Timing, set(), {}),
+    # What other clocks are aligned by is for what reads their logs.
+    (RunTiming, Timing, {"unix_s"}, {}),
     # Who probed and when is for people; `llc_bytes` and the rates are what metrics take.
     (Roofs, Probes, {"start_s", "end_s", "by"}, {}),
     (Derived, Metrics, set(), {"metrics": "values", "schema": "schema_"}),

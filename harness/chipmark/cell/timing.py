@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from chipmark.cell.parent import ChildProcess
@@ -38,6 +39,7 @@ def timed_run(
         captured=bool(run.captured),
         clock_before=before,
         clock_after=read_clock(child, clock_s),
+        unix_s=time.time() - time.perf_counter(),
     )
 
 

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from chipmark.meters.request import MeterRequest
 
 SourceClass = Literal["counter", "polled", "wall", "declared", "assumed"]
-Scope = Literal["die", "package", "board", "node_dc", "wall", "facility", "cpu-share", "sim"]
+Scope = Literal[
+    "die", "package", "memory", "board", "module", "node_dc", "wall", "facility", "cpu-share", "sim"
+]
+"""What a reading covers: `module` is a board whose package holds CPU and GPU, `memory` a host's
+DRAM by a counter of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,11 @@ class MeterInfo:
     """How often the sensor is asked, None where that is not known."""
     cap_w: float | None = None
     """The most that the unit can draw for long (its power limit), None if unknown."""
+    resolution_w: float | None = None
+    """The least step between two watts that it gives, None if unknown."""
+    jittered: bool = False
+    """Whether the moments of reading are drawn within their periods, so that a load in step with
+    the meter cannot hide from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,8 @@ class PowerSamples:
     time_s: NDArray[np.float64]
     energy_j: NDArray[np.float64]
     power_w: NDArray[np.float64]
+    remarks: tuple[str, ...] = ()
+    """What went wrong while they were taken, each once, for the row; not stored with them."""
 
 
 class Meter(Protocol):

@@ -90,4 +90,4 @@ def load_samples(path: str | os.PathLike[str]) -> PowerSamples:
         raise BadInputError(path, "is not finite", field="time_s")
     if (np.diff(time_s) < 0).any():
         raise BadInputError(path, "goes back in time", field="time_s")
-    return PowerSamples(**columns)
+    return PowerSamples(time_s, columns["energy_j"], columns["power_w"])

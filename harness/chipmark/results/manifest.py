@@ -137,6 +137,8 @@ class MeterId(StoredPart):
     period_known: bool = True
     reading_period_s: Amount | None = None
     cap_w: Amount | None = None
+    resolution_w: Amount | None = None
+    jittered: bool = False
 
 
 class ReferenceId(StoredPart):
@@ -266,6 +268,9 @@ class Timing(StoredPart):
     """The same just after the command was answered."""
     throttle: tuple[str, ...] | None = None
     """Throttle reasons seen during the repeat, by name; None where nothing could tell."""
+    unix_s: float | None = None
+    """Unix time minus this clock, after the repeat: what the log of another clock is aligned by.
+    None in records from before it was kept."""
 
 
 class HostOperatorId(StoredPart):
