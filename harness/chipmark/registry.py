@@ -38,6 +38,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "chipmark.meters": {
         "nvml": "chipmark.meters.nvml:NvmlMeter",
+        "npu-smi": "chipmark.meters.tools.npu_smi:NPU_SMI",
         "rapl": "chipmark.meters.rapl:RaplMeter",
         "declared": "chipmark.meters.declared:DeclaredMeter",
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -21,12 +22,16 @@ class Sampler:
 
     Timestamps are `time.perf_counter()` in the middle of the call: on Linux that is
     CLOCK_MONOTONIC, which all processes share. A reading of None, or one that raises OSError, is
-    a gap and no sample; what went wrong first is kept in `failure`.
+    a gap and no sample; what went wrong first is kept in `failure`. `jitter`: each is due at a
+    moment drawn within its period, so that a load in step with the sampler cannot hide from it.
     """
 
-    def __init__(self, read: Callable[[], Reading | None], period_s: float) -> None:
+    def __init__(
+        self, read: Callable[[], Reading | None], period_s: float, *, jitter: bool = False
+    ) -> None:
         self._read = read
         self._period_s = period_s
+        self._draw: Callable[[], float] = random.Random().random if jitter else lambda: 0.0
         self._rows: list[tuple[float, float, float]] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -53,12 +58,14 @@ class Sampler:
         return PowerSamples(rows[:, 0].copy(), rows[:, 1].copy(), rows[:, 2].copy())
 
     def _run(self) -> None:
-        # The next sample is due on a grid: a slow read does not move all later ones.
-        due = time.perf_counter() + self._period_s
+        # Samples are due on a grid, one a period: a slow read does not move all later ones.
+        began, slot = time.perf_counter(), 1
+        due = began + self._period_s * (1 + self._draw())
         while not self._stop.wait(max(0.0, due - time.perf_counter())):
             self._sample()
             now = time.perf_counter()
-            due += self._period_s * max(1, math.ceil((now - due) / self._period_s))
+            slot = max(slot + 1, math.ceil((now - began) / self._period_s))
+            due = began + self._period_s * (slot + self._draw())
 
     def _sample(self) -> None:
         before = time.perf_counter()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chipmark.meters.contract import Scope
+from chipmark.meters.request import MeterRequest
+from chipmark.meters.tools.meter import ToolMeter, meter_of
 from chipmark.meters.tools.reading import DieReading
 
 
@@ -24,24 +26,33 @@ class Query:
         """Whether it is asked once a card."""
         return any("{card}" in argument for argument in self.arguments)
 
+    def arguments_for(self, card: int) -> tuple[str, ...]:
+        """The arguments with the number of a card."""
+        return tuple(argument.replace("{card}", str(card)) for argument in self.arguments)
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A command-line tool that a vendor's driver installs."""
+    """A command-line tool that a vendor's driver installs; also the factory of its meter, so that
+    an entry point of `chipmark.meters` names it."""
 
     name: str
     """Also the meter's."""
     vendor: str
     """As in the catalogue."""
     programs: tuple[str, ...]
-    """Names of the program, the first that is on the PATH is asked."""
+    """Names of the program; the first on the PATH whose answer `is_own` is asked."""
     scope: Scope
     overview: Query
-    """Lists every device."""
+    """Lists every device. Its `parse` is a function of the module that defines the tool: by it a
+    record says which code read the watts."""
     details: tuple[Query, ...] = ()
-    """Asked for what the overview lacks (power above all), in this order."""
+    """Asked for what the overview lacks. The meter polls the first that has the card's watts, in
+    this order, then the overview: put the quickest first."""
     is_own: Callable[[str], bool] = lambda text: True
-    """Whether a text is this vendor's: programs have namesakes."""
+    """Whether an overview's text is this vendor's: programs have namesakes."""
+    numbers_dies: bool = False
+    """Whether it numbers the dies of a card; else every die looks like a card."""
     averaging_s: float | None = None
     """The window that its watts are an average over, None if unknown."""
     period_s: float = 1.0
@@ -50,3 +61,10 @@ class Tool:
     """Bound of the sensor class."""
     verified: bool = False
     """Whether it was run on that hardware."""
+    resolution_w: float | None = None
+    """The least step between two watts that it prints, None if unknown."""
+
+    def for_request(self, request: MeterRequest) -> ToolMeter | None:
+        """The meter of the card that computes; None for other vendors' units and where the tool is
+        not here. Raises ChipmarkError with what to do where the card cannot be told or metered."""
+        return meter_of(self, request)
