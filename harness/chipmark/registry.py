@@ -38,6 +38,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "chipmark.meters": {
         "nvml": "chipmark.meters.nvml:NvmlMeter",
+        "nvml-power": "chipmark.meters.nvml:NvmlPowerMeter",
+        "nvml-module": "chipmark.meters.nvml:NvmlModuleMeter",
         "rapl": "chipmark.meters.rapl:RaplMeter",
         "declared": "chipmark.meters.declared:DeclaredMeter",
     },

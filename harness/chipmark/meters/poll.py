@@ -99,8 +99,8 @@ class Sampler:
             self._thread = None
         self._sample()
         rows = np.array(self._rows, np.float64).reshape(-1, 3)
-        columns = (rows[:, column].copy() for column in range(3))
-        return PowerSamples(*columns, remarks=self._remarks())
+        time_s, energy_j, power_w = (rows[:, column].copy() for column in range(3))
+        return PowerSamples(time_s, energy_j, power_w, self._remarks())
 
     def _run(self) -> None:
         moments = Moments(self._clock(), self._period_s, self._draw)
