@@ -295,6 +295,19 @@ def test_a_superchips_module_is_a_meter_of_its_own(paper_nvml: ModuleType, at: T
     assert virtual(paper_nvml, at, card).info.scope == "board"
 
 
+def test_a_module_stands_beside_its_card_and_is_no_meter_of_it(
+    over: Any, paper_nvml: ModuleType
+) -> None:
+    over(paper_nvml.PaperCard(module_w=420.0, power_s=0.01))
+    unit = MeterRequest("NVIDIA", "card", "cuda")
+    assert NvmlModuleMeter.for_request(unit) is None
+    beside = NvmlModuleMeter.for_request(replace(unit, metered="host"))
+    assert beside is not None
+    assert beside.info.scope == "module"
+    assert NvmlModuleMeter.for_request(replace(unit, metered="node")) is None
+    assert NvmlModuleMeter.for_request(replace(unit, choices=(MeterChoice("nvml-module"),)))
+
+
 @pytest.mark.parametrize("module_w", [None, 200.0, 150.0])
 def test_a_card_without_a_module_has_no_meter_of_one(
     over: Any, paper_nvml: ModuleType, module_w: float | None
@@ -302,7 +315,7 @@ def test_a_card_without_a_module_has_no_meter_of_one(
     # A driver that takes no notice of the scope gives the card's own power.
     over(paper_nvml.PaperCard(module_w=module_w, power_s=0.0))
     unit = MeterRequest("NVIDIA", "card", "cuda")
-    assert NvmlModuleMeter.for_request(unit) is None
+    assert NvmlModuleMeter.for_request(replace(unit, metered="host")) is None
     named = replace(unit, choices=(MeterChoice("nvml-module"),))
     with pytest.raises(ChipmarkError, match="no power of a module"):
         NvmlModuleMeter.for_request(named)

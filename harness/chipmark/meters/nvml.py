@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from chipmark.chips.nvml import Card, find_card, open_nvml
@@ -148,8 +149,11 @@ class NvmlModuleMeter(_CardMeter):
 
     @classmethod
     def for_request(cls, request: MeterRequest) -> NvmlModuleMeter | None:
-        """Beside `nvml` on a superchip; None elsewhere, unless this meter is named."""
-        return _beside(request, "nvml-module", cls, in_module)
+        """Beside `nvml` on a superchip, where it is asked for as the host, whose processor the
+        module holds; as the unit only where it is named."""
+        if request.metered == "host":
+            return _beside(replace(request, metered="unit"), "nvml-module", cls, in_module)
+        return _beside(request, "nvml-module", cls, lambda card: False)
 
 
 def refuse_part(card: Card) -> None:

@@ -61,16 +61,18 @@ class Sampler:
         read: Callable[[], Reading | list[Stamped] | None],
         period_s: float,
         *,
+        jitter: bool = True,
         clock: Callable[[], float] = time.perf_counter,
         wait: Callable[[float], bool] | None = None,
         draw: Callable[[], float] | None = None,
     ) -> None:
-        """wait: sleeps so many seconds and says whether to end; None for an event that `stop`
-        sets. draw: shares of a period, None for a generator that the system seeds."""
+        """jitter: whether moments are drawn within their periods, else they are on the grid.
+        wait: sleeps so many seconds and says whether to end; None for an event that `stop` sets.
+        draw: shares of a period, None for a generator that the system seeds."""
         self._read, self._period_s, self._clock = read, period_s, clock
         self._done = threading.Event()
         self._wait = wait or self._done.wait
-        self._draw = draw or random.Random().random
+        self._draw = draw or (random.Random().random if jitter else lambda: 0.0)
         self._thread: threading.Thread | None = None
         self._begin()
 
