@@ -113,7 +113,7 @@ class NvmlMeter(_CardMeter):
 
 
 class NvmlPowerMeter(_CardMeter):
-    """A card's power beside its counter: the second source of one sensor."""
+    """A card's power as a second source next to its counter; both come from one sensor."""
 
     def __init__(self, card: Card, infer: InferPeriod = infer_period) -> None:
         """Raises ChipmarkError for a MIG slice, a vGPU and a card without power."""
@@ -126,8 +126,8 @@ class NvmlPowerMeter(_CardMeter):
 
     @classmethod
     def for_request(cls, request: MeterRequest) -> NvmlPowerMeter | None:
-        """Beside `nvml` where that one counts energy; None where it does not, and what it says of
-        a card that cannot be metered is not said again unless this meter is named."""
+        """A second source where `nvml` counts energy, else None. A card that cannot be metered
+        is reported by `nvml`, and by this meter only if the user named it."""
         return _beside(request, "nvml-power", cls, lambda card: card.energy_j() is not None)
 
 
@@ -135,13 +135,13 @@ class NvmlModuleMeter(_CardMeter):
     """The power of the module that a card is a part of: a superchip's GPU, CPU and memory."""
 
     def __init__(self, card: Card, infer: InferPeriod = infer_period) -> None:
-        """Raises ChipmarkError for a MIG slice, a vGPU and a card that is no part of a module."""
+        """Raises ChipmarkError for a MIG slice, a vGPU and a card without a module."""
         refuse_part(card)
         way = module_way(card, infer)
         if way is None:
             raise ChipmarkError(
-                "NVML gives no power of a module here: the card is no part of a superchip, or its "
-                "driver does not tell",
+                "NVML gives no power of a module here: the card is not on a superchip, or the "
+                "driver does not report it",
                 "leave out --meter nvml-module",
             )
         note = "covers the GPU, the CPU and the memory of its package, whoever used them"
@@ -149,8 +149,8 @@ class NvmlModuleMeter(_CardMeter):
 
     @classmethod
     def for_request(cls, request: MeterRequest) -> NvmlModuleMeter | None:
-        """Beside `nvml` on a superchip, where it is asked for as the host, whose processor the
-        module holds; as the unit only where it is named."""
+        """On a superchip it answers for the host, whose processor is on the module; for the unit
+        only if the user named it."""
         if request.metered == "host":
             return _beside(replace(request, metered="unit"), "nvml-module", cls, in_module)
         return _beside(request, "nvml-module", cls, lambda card: False)
@@ -189,8 +189,8 @@ def _beside(
     make: Callable[[Card], MeterT],
     useful: Callable[[Card], bool],
 ) -> MeterT | None:
-    """A second meter of the card, where it is useful or the user named it. What `nvml` refuses and
-    says is no error of one that nobody named."""
+    """A second meter of the card, where it is useful or the user named it. Errors are raised only
+    if it was named: `nvml` reports the same ones."""
     named = request.choice(name) is not None
     try:
         card = _asked_for(request)

@@ -25,7 +25,7 @@ FALLBACK_PERIOD_S = 0.1
 """The slowest sensor that is reported; taken where idle hides the period."""
 
 LEAST_READING_S = 0.01
-"""Readings are no closer than this: the sensors are slower, and a reading costs the host."""
+"""Least seconds between readings: sensors are slower, and each reading costs host time."""
 
 FETCH_S = 0.5
 """How often kept samples are fetched: drivers keep about two seconds of them."""
@@ -89,8 +89,7 @@ def in_module(card: Card) -> bool:
 
 
 def module_way(card: Card, infer: InferPeriod = infer_period) -> PowerWay | None:
-    """How to read the watts of the module that a card is a part of; None where it is no part of
-    one."""
+    """How to read the watts of the module that a card is a part of; None without a module."""
     return _polled(_module_calls(card), infer) if in_module(card) else None
 
 
@@ -149,7 +148,7 @@ class KeptSamples:
 
     def read(self) -> list[Stamped]:
         """Updates since the last call; of the first call the newest alone, since what came before
-        is not asked for. One whose time is not after the last, or lies in the future, is left out:
+        is not asked for. One whose time is not after the last, or is in the future, is left out:
         the host's clock was set in between."""
         found = self._since(self._last_us)
         if not self._last_us:

@@ -22,7 +22,8 @@ Stamped = tuple[float, float, float]
 dated."""
 
 LATE_PERIODS = 3.0
-"""A call that took so many of its periods is told; a tenth of all calls over one period too."""
+"""A call that took longer than this many periods is reported, as are slow calls in general where
+over a tenth of all took longer than one period."""
 
 _LATE_SHARE = 0.1
 _POLL_S = 0.002
@@ -53,7 +54,7 @@ class Sampler:
     Timestamps are `time.perf_counter()` in the middle of the call: on Linux that is
     CLOCK_MONOTONIC, which all processes share. A list of `Stamped` is readings with times of the
     sensor's own. A reading of None, or one that raises OSError, ValueError or ChipmarkError, is a
-    gap and no sample; what went wrong first is kept in `failure`, and `stop` tells it.
+    gap without a sample; the first problem is kept in `failure`, and `stop` reports it.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Sampler:
         self._late += after - before > self._period_s
         self._longest_s = max(self._longest_s, after - before)
         if isinstance(reading, list):
-            # A sensor that has nothing new since the last call is no failure.
+            # An empty list means nothing new since the last call, not a failure.
             self._rows += reading
         elif reading is None:
             self._empty += 1

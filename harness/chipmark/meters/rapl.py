@@ -1,7 +1,7 @@
 """The host's processors and memory by the kernel's powercap counters (RAPL; AMD's use the same).
 
 `energy_uj` counts microjoules, changes about every millisecond and wraps at `max_energy_range_uj`.
-It is readable by root only since CVE-2020-8694. Zones are told apart by their names:
+It is readable by root only since CVE-2020-8694. Their names say what zones cover:
 
 - `package-N` (on processors of several dies `package-N-die-M`): cores, caches, memory controllers
   and built-in graphics of a socket. `core` and `uncore` under it are parts of it.
@@ -170,8 +170,7 @@ class _Counters:
 
     @classmethod
     def _beside(cls, request: MeterRequest, metered: Metered, folder: Path) -> Self | None:
-        """What `rapl` says of counters that cannot be read is not said again by a meter that
-        nobody named."""
+        """Errors are raised only if the user named this meter: `rapl` reports the same ones."""
         if request.metered != metered:
             return None
         try:
@@ -233,7 +232,7 @@ class RaplMeter(_Counters):
 
 
 class RaplMemoryMeter(_Counters):
-    """The memory of all packages together, beside them: no package's counter holds it."""
+    """The memory of all packages together, which no package's counter includes."""
 
     NAME, KIND, SCOPE, NOTE = "rapl-dram", "dram", "memory", _EVERYTHING
 
