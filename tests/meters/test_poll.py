@@ -173,6 +173,15 @@ def test_readings_are_jittered_at_the_rate_that_was_asked_for() -> None:
     assert samples.remarks == ()
 
 
+def test_readings_without_jitter_are_on_the_grid() -> None:
+    over = Time(2.0)
+    sampler = Sampler(
+        lambda: (math.nan, over.now), 0.25, jitter=False, clock=over.clock, wait=over.wait
+    )
+    sampler.start()
+    assert sampler.stop().power_w.tolist() == [0.0, 0.0, *np.arange(0.25, 2.0, 0.25), 2.0]
+
+
 def test_a_sensor_slower_than_its_period_lowers_the_rate_and_is_told() -> None:
     def read(over: Time) -> Reading:
         over.sleep(0.25)

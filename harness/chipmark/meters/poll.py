@@ -22,7 +22,8 @@ Stamped = tuple[float, float, float]
 dated."""
 
 LATE_PERIODS = 3.0
-"""A call that took so many of its periods is told; a tenth of all calls over one period too."""
+"""A call that took longer than this many periods is reported, as are slow calls in general where
+over a tenth of all took longer than one period."""
 
 _LATE_SHARE = 0.1
 _POLL_S = 0.002
@@ -53,7 +54,7 @@ class Sampler:
     Timestamps are `time.perf_counter()` in the middle of the call: on Linux that is
     CLOCK_MONOTONIC, which all processes share. A list of `Stamped` is readings with times of the
     sensor's own. A reading of None, or one that raises OSError, ValueError or ChipmarkError, is a
-    gap and no sample; what went wrong first is kept in `failure`, and `stop` tells it.
+    gap without a sample; the first problem is kept in `failure`, and `stop` reports it.
     """
 
     def __init__(
@@ -61,16 +62,18 @@ class Sampler:
         read: Callable[[], Reading | list[Stamped] | None],
         period_s: float,
         *,
+        jitter: bool = True,
         clock: Callable[[], float] = time.perf_counter,
         wait: Callable[[float], bool] | None = None,
         draw: Callable[[], float] | None = None,
     ) -> None:
-        """wait: sleeps so many seconds and says whether to end; None for an event that `stop`
-        sets. draw: shares of a period, None for a generator that the system seeds."""
+        """jitter: whether moments are drawn within their periods, else they are on the grid.
+        wait: sleeps so many seconds and says whether to end; None for an event that `stop` sets.
+        draw: shares of a period, None for a generator that the system seeds."""
         self._read, self._period_s, self._clock = read, period_s, clock
         self._done = threading.Event()
         self._wait = wait or self._done.wait
-        self._draw = draw or random.Random().random
+        self._draw = draw or (random.Random().random if jitter else lambda: 0.0)
         self._thread: threading.Thread | None = None
         self._begin()
 
@@ -99,8 +102,8 @@ class Sampler:
             self._thread = None
         self._sample()
         rows = np.array(self._rows, np.float64).reshape(-1, 3)
-        columns = (rows[:, column].copy() for column in range(3))
-        return PowerSamples(*columns, remarks=self._remarks())
+        time_s, energy_j, power_w = (rows[:, column].copy() for column in range(3))
+        return PowerSamples(time_s, energy_j, power_w, self._remarks())
 
     def _run(self) -> None:
         moments = Moments(self._clock(), self._period_s, self._draw)
@@ -124,7 +127,7 @@ class Sampler:
         self._late += after - before > self._period_s
         self._longest_s = max(self._longest_s, after - before)
         if isinstance(reading, list):
-            # A sensor that has nothing new since the last call is no failure.
+            # An empty list means nothing new since the last call, not a failure.
             self._rows += reading
         elif reading is None:
             self._empty += 1
