@@ -38,6 +38,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "chipmark.meters": {
         "nvml": "chipmark.meters.nvml:NvmlMeter",
+        "nvml-power": "chipmark.meters.nvml:NvmlPowerMeter",
+        "nvml-module": "chipmark.meters.nvml:NvmlModuleMeter",
         "nvidia-smi": "chipmark.meters.tools.nvidia_smi:NVIDIA_SMI",
         "npu-smi": "chipmark.meters.tools.npu_smi:NPU_SMI",
         "mthreads-gmi": "chipmark.meters.tools.mthreads_gmi:MTHREADS_GMI",
@@ -48,6 +50,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "ppu-smi": "chipmark.meters.tools.ppu_smi:PPU_SMI",
         "intel-xpu-smi": "chipmark.meters.tools.xpu_smi_intel:INTEL_XPU_SMI",
         "rapl": "chipmark.meters.rapl:RaplMeter",
+        "rapl-dram": "chipmark.meters.rapl:RaplMemoryMeter",
+        "rapl-psys": "chipmark.meters.rapl:RaplPlatformMeter",
         "declared": "chipmark.meters.declared:DeclaredMeter",
     },
 }

@@ -19,7 +19,7 @@ from chipmark.processes import signal_group
 from chipmark_models.plain_text import one_line
 
 MOST_BYTES = 4 << 20
-"""Of an answer; what is longer is no answer."""
+"""Of an answer; what is longer is not read."""
 
 LIMIT_S = 10.0
 """Of one call; a driver under load answers in seconds."""
@@ -34,7 +34,7 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[@-Z\\-_])")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a tool printed, or why it is no answer."""
+    """What a tool printed, or why there is nothing."""
 
     text: str
     problem: str = ""
@@ -145,7 +145,7 @@ def _drain(pipe: int, data: bytearray, *, until_empty: bool) -> bool:
 
 def _end(process: subprocess.Popen[bytes], *, whole: bool) -> None:
     """Kill what is left of the program's group, and of its `whole` session where it did not end
-    by itself, before it is reaped: until then its number is no other process's."""
+    by itself, before it is reaped: until then no other process can have its number."""
     if whole:
         for member in _session(process.pid):
             _kill(member)

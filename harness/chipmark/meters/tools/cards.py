@@ -12,13 +12,11 @@ from chipmark.chips.catalogue import catalogue
 from chipmark.chips.nvml import same_pci, same_uuid
 from chipmark.errors import ChipmarkError, UsageError
 from chipmark.meters.request import MeterRequest
+from chipmark.meters.tools.devices import Place
 from chipmark.meters.tools.reading import DieReading
 
 if TYPE_CHECKING:
     from chipmark.meters.tools.tool import Tool
-
-Place = tuple[int, int]
-"""Numbers of a card and a die, as the tool has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,20 +137,21 @@ def _numbered(
     entry = catalogue().vendors.get(tool.vendor)
     variable = entry.visible if entry is not None else ""
     text = device.partition(":")[2] or "0"
-    if not variable or not text.isdecimal():
+    if not text.isdecimal():
         raise ChipmarkError(listed, how)
     number = int(text)
-    visible = environ.get(variable, "").strip()
-    if visible:
+    if not variable:
+        # Which of them this runtime obeys is not known.
+        hiding = sorted(name for name in environ if name.endswith("VISIBLE_DEVICES"))
+        if hiding:
+            raise ChipmarkError(f"{listed}: {hiding[0]} is set", f"unset it, or {how}")
+    elif visible := environ.get(variable, "").strip():
         entries = [part.strip() for part in visible.split(",")]
         if number >= len(entries) or not entries[number].isdecimal():
             raise ChipmarkError(f"{listed}: {variable} is {visible!r}", how)
         number = int(entries[number])
     if number >= len(dies):
-        raise ChipmarkError(
-            f"{device} is device {number}, and {tool.name} lists {len(dies)}",
-            f"set {variable} to a number that is listed, or {how}",
-        )
+        raise ChipmarkError(f"{device} is device {number}, and {tool.name} lists {len(dies)}", how)
     return dies[number]
 
 

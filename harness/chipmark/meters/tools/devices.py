@@ -7,9 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chipmark.chips.nvml import same_pci
 from chipmark.errors import ChipmarkError, MissingBackendError
 from chipmark.meters.tools.ask import LIMIT_S, ask, find_programs
 from chipmark.meters.tools.reading import QUANTITIES, DieReading, merged, without_suspects
+
+Place = tuple[int, int]
+"""Numbers of a card and a die, as the tool has them."""
 
 if TYPE_CHECKING:
     from chipmark.meters.tools.tool import Query, Tool
@@ -56,7 +60,7 @@ class ToolHere:
         cards: Iterable[int] | None = None,
     ) -> tuple[DieReading, ...]:
         """Every die that the tool lists, by card and die: the overview, and of the details in
-        their order as many as it takes until all dies have the `wanted` quantities.
+        their order as many as it takes until all dies have the `wanted` fields.
 
         limit_s: of each call. cards: the tool's numbers of those that are wanted, None for all. A
         reading that contradicts itself has no watts. Raises ChipmarkError where the overview cannot
@@ -80,7 +84,11 @@ class ToolHere:
         names = tuple(wanted)
         for query in self.tool.details:
             lacking = sorted(
-                {die.card for die in dies.values() if any(name in die.missing for name in names)}
+                {
+                    die.card
+                    for die in dies.values()
+                    if any(getattr(die, name) in (None, "") for name in names)
+                }
             )
             if not lacking:
                 break
@@ -140,15 +148,19 @@ def _of_card(asked: Asked, card: int) -> Asked:
     return replace(asked, readings=tuple(replace(r, card=card) for r in asked.readings))
 
 
-def _place(found: DieReading, dies: dict[tuple[int, int], DieReading]) -> tuple[int, int] | None:
-    """Where a detail belongs: to its die, and a sensor of the board to the card's first; None
-    where the overview does not list the card."""
+def _place(found: DieReading, dies: dict[Place, DieReading]) -> Place | None:
+    """Where a detail belongs: to the die at its PCI address where both have one, else to its
+    numbers, and a sensor of the board to the card's first die; None where that is not listed."""
+    if found.whole_card:
+        return min((known for known in dies if known[0] == found.card), default=None)
+    if found.pci:
+        at = [place for place, die in dies.items() if die.pci]
+        same = [place for place in at if same_pci(dies[place].pci, found.pci)]
+        # Two dies may share an address (310P Duo): then their numbers tell.
+        if len(same) == 1 or (at and not same):
+            return same[0] if same else None
     place = found.card, found.die
-    if place in dies and not found.whole_card:
-        return place
-    if not found.whole_card:
-        return None
-    return min((known for known in dies if known[0] == found.card), default=None)
+    return place if place in dies else None
 
 
 def _unread(program: str, query: Query) -> str:

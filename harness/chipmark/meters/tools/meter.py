@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from chipmark.errors import ChipmarkError, MissingBackendError
 from chipmark.log import logger_of
 from chipmark.meters.contract import MeterInfo, PowerSamples
-from chipmark.meters.poll import Reading, Sampler
+from chipmark.meters.poll import Reading, Sampler, Stamped
 from chipmark.meters.request import MeterRequest
 from chipmark.meters.tools.cards import Card, Holder, Watts, card_of, cards_of, limit_of, watts_of
 from chipmark.meters.tools.devices import ToolHere, find_tool
@@ -38,7 +38,6 @@ MOST_QUIET_S = 30.0
 """The longest time that a failing tool is left alone."""
 
 _BUSY_SHARE = 0.8  # of its time that a tool may take for one call, before it is asked less often
-_SLOWER = 1.25  # a rate that is lower than this by what was asked is said
 _SPIKE = 2.0
 _LEAST_CALL_S = 0.05
 
@@ -71,7 +70,6 @@ class ToolMeter:
         self._remarks: Counter[str] = Counter()
         self._asked = self._failed = 0
         self._quiet_until_s = self._stop_by_s = math.inf
-        self._seconds: list[float] = []
 
     @property
     def reader(self) -> Callable[[str], tuple[DieReading, ...]]:
@@ -84,30 +82,28 @@ class ToolMeter:
         self._remarks.clear()
         self._asked = self._failed = 0
         self._quiet_until_s, self._stop_by_s = -math.inf, math.inf
-        self._seconds = []
         self._sampler.start()
 
     def stop(self) -> PowerSamples:
         """End sampling, after one call's limit at most; watts and no counter."""
         self._stop_by_s = time.perf_counter() + self._limit_s
         samples = self._sampler.stop()
-        remarks = [
+        gaps = [
             f"{text} ({count} of {self._asked} readings)" for text, count in self._remarks.items()
         ]
-        remarks += self._rate(samples.time_s) + _spikes(samples.power_w, self.info.name)
-        return PowerSamples(samples.time_s, samples.energy_j, samples.power_w, tuple(remarks))
+        remarks = (*gaps, *samples.remarks, *_spikes(samples.power_w, self.info.name))
+        return replace(samples, remarks=remarks)
 
-    def _read(self) -> Reading | None:
-        """One reading, by the sampler's thread; None for a gap."""
+    def _read(self) -> Reading | list[Stamped]:
+        """One reading, by the sampler's thread; nothing for a gap, whose reason is kept here."""
         now = time.perf_counter()
         limit_s = min(self._limit_s, self._stop_by_s - now)
         if now < self._quiet_until_s or limit_s < _LEAST_CALL_S:
-            return None
+            return []
         watts, why = self._watts(limit_s)
         if watts is None and limit_s < self._limit_s:
-            return None  # it was not given its time
+            return []  # it was not given its time
         self._asked += 1
-        self._seconds.append(time.perf_counter() - now)
         if watts is not None:
             self._failed = 0
             return math.nan, watts
@@ -116,7 +112,7 @@ class ToolMeter:
         if self._failed >= FAILURES:
             quiet = min(MOST_QUIET_S, self._period_s * 2.0 ** min(self._failed - FAILURES + 1, 10))
             self._quiet_until_s = time.perf_counter() + quiet
-        return None
+        return []
 
     def _watts(self, limit_s: float) -> tuple[float | None, str]:
         power, name = self._power, self.info.name
@@ -131,18 +127,6 @@ class ToolMeter:
             return watts, ""
         return None, f"{name}: {_why(readings, power)}"
 
-    def _rate(self, time_s: NDArray[np.float64]) -> list[str]:
-        """What was reached, where it is less than what was asked for."""
-        if len(time_s) < 2 or not self._seconds:
-            return []
-        reached = float(time_s[-1] - time_s[0]) / (len(time_s) - 1)
-        if reached <= _SLOWER * max(self._period_s, self._here.tool.period_s):
-            return []
-        return [
-            f"{self.info.name}: asked every {self._period_s:.3g} s, a call took "
-            f"{float(np.median(self._seconds)):.3g} s, and a reading came every {reached:.3g} s"
-        ]
-
 
 def meter_of(tool: Tool, request: MeterRequest) -> ToolMeter | None:
     """The meter of the card that computes; see `Tool.for_request`."""
@@ -152,20 +136,22 @@ def meter_of(tool: Tool, request: MeterRequest) -> ToolMeter | None:
         here, readings = find_tool(tool)
     except MissingBackendError:
         return None
+    wanted = [name for name in ("pci", "uuid") if getattr(request.key, name)]
+    if wanted:
+        readings = here.completed(readings, wanted)
     card = card_of(tool, cards_of(tool, readings), request)
     return ToolMeter(here, power_query(here, readings, card))
 
 
 def power_query(here: ToolHere, overview: tuple[DieReading, ...], card: Card) -> PowerQuery:
-    """The first of the tool's queries, details before the overview, whose answer has the card's
-    watts.
+    """The first of the tool's queries (`Tool.polled`) whose answer has the card's watts.
 
     Raises ChipmarkError with the reason where none has.
     """
     tool = here.tool
     reasons: list[str] = []
     limits = {(r.card, r.die): r.cap_w for r in overview}
-    for query in (*tool.details, tool.overview):
+    for query in tool.polled:
         asked = here.ask(query, card.numbers)
         if asked.problem:
             reasons.append(asked.problem)
@@ -235,7 +221,7 @@ def _why(readings: list[DieReading], power: PowerQuery) -> str:
 
 
 def _spikes(power_w: NDArray[np.float64], name: str) -> list[str]:
-    """Readings over twice both of their neighbours: kept, and said."""
+    """A remark on readings over twice both of their neighbours, which are kept."""
     if len(power_w) < 3:
         return []
     around = np.maximum(power_w[:-2], power_w[2:])

@@ -1,4 +1,4 @@
-"""Huawei's `npu-smi`: the table of `npu-smi info`, and `info -t power|common` of one NPU.
+"""Huawei's `npu-smi`: the table of `npu-smi info`, and `info -t power|common|ecc` of one NPU.
 
 An NPU is a card with one chip (910B) or two (A3's 910C, 310P Duo). On A3 the second chip may print
 `-` for watts. 310P chips print none at all: the card's are those of its MCU, which is listed below
@@ -18,6 +18,7 @@ from chipmark.meters.tools.values import BYTES, CELSIUS, COUNT, MEGAHERTZ, PERCE
 
 _POWER = ("npu real-time power(w)", "power dissipation(w)", "real-time power(w)")
 _TEMPERATURE = ("temperature(c)", "temperature (c)", "npu temperature (c)", "npu temperature(c)")
+_DOUBLE_BIT = ("hbm double bit error count", "ddr double bit error count")
 _BOARD = ("mcu",)
 _OTHERS = ("mcu", "3559")
 """Chip names of what is on the card next to its NPU chips."""
@@ -78,6 +79,12 @@ def read_details(text: str) -> tuple[DieReading, ...]:
         fields.take_first("nominal_mhz", block, ("aicore freq(mhz)",), MEGAHERTZ)
         fields.take_first("busy", block, ("aicore usage rate(%)",), PERCENT)
         fields.take_first("memory_clock_mhz", block, ("hbm clock speed(mhz)",), MEGAHERTZ)
+        errors = [block[key] for key in _DOUBLE_BIT if key in block]
+        counts_of = [integer(text) for text in errors]
+        if errors and None not in counts_of:
+            fields.say(ecc_errors=sum(count or 0 for count in counts_of))
+        elif errors:
+            fields.take("ecc_errors", next(t for t in errors if integer(t) is None), COUNT)
         found.append(fields.reading())
     return tuple(found) if any(len(r.missing) < _NOTHING for r in found) else ()
 
@@ -148,8 +155,9 @@ NPU_SMI = Tool(
     scope="module",
     overview=Query(("info",), read_table),
     details=(
-        Query(("info", "-t", "power", "-i", "{card}"), read_details),
+        Query(("info", "-t", "power", "-i", "{card}"), read_details, quick=True),
         Query(("info", "-t", "common", "-i", "{card}"), read_details),
+        Query(("info", "-t", "ecc", "-i", "{card}"), read_details),
     ),
     is_own=lambda text: "npu-smi" in text,
     numbers_dies=True,

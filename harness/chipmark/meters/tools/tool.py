@@ -20,6 +20,9 @@ class Query:
     parse: Callable[[str], tuple[DieReading, ...]]
     """Reads what was printed; () where it is nothing that it knows. Never raises, whatever the
     text. Of a query with `{card}` the readings have the card that the text names, else 0."""
+    quick: bool = False
+    """Of a detail: whether it is quicker than the overview; the meter then looks for watts there
+    first."""
 
     @property
     def per_card(self) -> bool:
@@ -47,8 +50,7 @@ class Tool:
     """Lists every device. Its `parse` is a function of the module that defines the tool: by it a
     record says which code read the watts."""
     details: tuple[Query, ...] = ()
-    """Asked for what the overview lacks. The meter polls the first that has the card's watts, in
-    this order, then the overview: put the quickest first."""
+    """Asked for what the overview lacks, in this order."""
     is_own: Callable[[str], bool] = lambda text: True
     """Whether an overview's text is this vendor's: programs have namesakes."""
     numbers_dies: bool = False
@@ -56,7 +58,7 @@ class Tool:
     averaging_s: float | None = None
     """The window that its watts are an average over, None if unknown."""
     period_s: float = 1.0
-    """How often the sensor is said to change; nothing here has measured it."""
+    """How often the sensor changes by its documents; nothing here has measured it."""
     error_rel: float | None = 0.05
     """Bound of the sensor class."""
     verified: bool = False
@@ -64,7 +66,14 @@ class Tool:
     resolution_w: float | None = None
     """The least step between two watts that it prints, None if unknown."""
 
+    @property
+    def polled(self) -> tuple[Query, ...]:
+        """Its queries in the order in which the meter looks for watts: what else an answer has
+        (limit, load) is checked with them, so the overview goes before slow details."""
+        quick = tuple(query for query in self.details if query.quick)
+        return (*quick, self.overview, *(query for query in self.details if not query.quick))
+
     def for_request(self, request: MeterRequest) -> ToolMeter | None:
         """The meter of the card that computes; None for other vendors' units and where the tool is
-        not here. Raises ChipmarkError with what to do where the card cannot be told or metered."""
+        not here. Raises ChipmarkError with what to do where the card cannot be found or metered."""
         return meter_of(self, request)

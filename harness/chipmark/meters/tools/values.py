@@ -119,7 +119,7 @@ class Fields:
                 return
 
     def say(self, **values: Any) -> None:
-        """Fields that are no numbers, throttle reasons for one."""
+        """Fields that are not numbers, throttle reasons for one."""
         self._values.update(values)
 
     def reading(self) -> DieReading:
