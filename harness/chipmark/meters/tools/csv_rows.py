@@ -8,7 +8,7 @@ from chipmark.meters.tools.printed import with_unit
 
 _HEADED = re.compile(r"(?P<name>[^\[(]+?)\s*(?:[\[(](?P<unit>[^\])]*)[\])])?")
 
-_LONGEST_LINE = 4000
+_LONGEST_LINE, _MOST_LINES = 4000, 4000
 
 _SPELLINGS = {"celsius degree": "C", "watts": "W"}
 
@@ -23,8 +23,10 @@ def csv_rows(text: str, *needed: str) -> list[dict[str, str]]:
     names: list[str] = []
     units: list[str] = []
     rows = []
-    for line in text.splitlines():
+    for line in text.splitlines()[:_MOST_LINES]:
         if len(line) > _LONGEST_LINE:
+            continue
+        if not names and not all(name in line.lower() for name in needed):
             continue
         cells = [cell.strip() for cell in line.split(",")]
         if not names:

@@ -36,7 +36,8 @@ UNREADABLE = "?"
 """Stands for a field whose cell is not as its header says."""
 
 _UNKNOWN = r"\S+(?:\s\S+)*?"
-_LONGEST_CELL, _LONGEST_LINE = 120, 1000
+_LONGEST_CELL, _LONGEST_LINE, _MOST_LINES = 120, 300, 4000
+# of what can be a table: the rest of a flood is not looked at
 _RULE = re.compile(r"[-=+|*#\s]*[-=]{3}[-=+|*#\s]*")
 _DATED_RULE = re.compile(r"[+*].*[-=]{4}[+*]")
 _OTHER_TABLE = re.compile(r"(?:processes|process|mig devices) ?:", re.IGNORECASE)
@@ -78,7 +79,7 @@ def process_counts(text: str) -> Counter[int] | None:
     none, or where it neither lists any nor says that there are none."""
     counts: Counter[int] = Counter()
     within = said = False
-    for line in text.splitlines():
+    for line in text.splitlines()[:_MOST_LINES]:
         bare = line.strip(" |*\t")
         if len(line) > _LONGEST_LINE:
             continue
@@ -107,7 +108,7 @@ class _Cell:
 def _blocks(text: str) -> Iterator[list[list[str]]]:
     """Runs of lines with cells between rules and lines without any, each line as its cells."""
     block: list[list[str]] = []
-    for line in text.splitlines():
+    for line in text.splitlines()[:_MOST_LINES]:
         bare = line.strip()
         if len(line) > _LONGEST_LINE:
             continue

@@ -17,8 +17,8 @@ def overview(text: str) -> tuple[DieReading, ...]:
     return table_readings(text)
 
 
-def _csv(properties: str) -> Query:
-    return Query((f"--query-gpu={properties}", "--format=csv"), csv_readings)
+def _csv(properties: str, *, quick: bool = False) -> Query:
+    return Query((f"--query-gpu={properties}", "--format=csv"), csv_readings, quick)
 
 
 IXSMI = Tool(
@@ -28,7 +28,7 @@ IXSMI = Tool(
     scope="board",
     overview=Query((), overview),
     details=(
-        _csv("index,name,board.power.draw"),
+        _csv("index,name,board.power.draw", quick=True),
         _csv("index,uuid,pci.bus_id,temperature.gpu,utilization.gpu"),
         Query(("-q", "-i", "{card}"), log_readings),
     ),

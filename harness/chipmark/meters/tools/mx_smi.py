@@ -182,7 +182,7 @@ MX_SMI = Tool(
     scope="board",
     overview=Query((), overview),
     details=(
-        Query(("--show-board-power",), board_power),
+        Query(("--show-board-power",), board_power, quick=True),
         Query(
             (
                 "dmon", "--show-board-power", "--show-usage", "--show-temperature",

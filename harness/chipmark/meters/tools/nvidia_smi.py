@@ -26,8 +26,9 @@ def overview(text: str) -> tuple[DieReading, ...]:
     return table_readings(text)
 
 
-def _csv(properties: str) -> Query:
-    return Query((f"--query-gpu=index,uuid,pci.bus_id,{properties}", "--format=csv"), csv_readings)
+def _csv(properties: str, *, quick: bool = False) -> Query:
+    arguments = f"--query-gpu=index,uuid,pci.bus_id,{properties}", "--format=csv"
+    return Query(arguments, csv_readings, quick)
 
 
 def _is_nvidia(text: str) -> bool:
@@ -41,8 +42,8 @@ NVIDIA_SMI = Tool(
     scope="board",
     overview=Query((), overview),
     details=(
-        _csv(f"power.draw.instant,{_STATE}"),
-        _csv(f"power.draw,{_STATE}"),
+        _csv(f"power.draw.instant,{_STATE}", quick=True),
+        _csv(f"power.draw,{_STATE}", quick=True),
         _csv(f"clocks_event_reasons.active,{_NOMINAL}"),
         _csv(f"clocks_throttle_reasons.active,{_NOMINAL}"),
         Query(("-q", "-i", "{card}"), log_readings),

@@ -29,6 +29,7 @@ PPU_SMI = Tool(
                 "--format=csv",
             ),
             csv_readings,
+            quick=True,
         ),
         Query(("-q", "-d", "POWER", "-i", "{card}"), log_readings),
         Query(("-q", "-i", "{card}"), log_readings),
