@@ -42,6 +42,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "nvml-module": "chipmark.meters.nvml:NvmlModuleMeter",
         "nvidia-smi": "chipmark.meters.tools.nvidia_smi:NVIDIA_SMI",
         "npu-smi": "chipmark.meters.tools.npu_smi:NPU_SMI",
+        "mtml": "chipmark.meters.moore_threads:MtmlMeter",
         "mthreads-gmi": "chipmark.meters.tools.mthreads_gmi:MTHREADS_GMI",
         "mx-smi": "chipmark.meters.tools.mx_smi:MX_SMI",
         "ixsmi": "chipmark.meters.tools.ixsmi:IXSMI",
