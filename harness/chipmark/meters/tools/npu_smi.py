@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from chipmark.meters.tools.boxes import Block, blocks, field, is_header, pair, records, words
+from chipmark.meters.tools.boxes import Block, blocks, is_header, pair, records, word_below, words
 from chipmark.meters.tools.reading import DieReading
 from chipmark.meters.tools.sections import Line, integer, lines_of
 from chipmark.meters.tools.tool import Query, Tool
@@ -98,18 +98,18 @@ def _die(record: Block, header: Block) -> Fields | None:
     die = integer(second[0]) if second else None
     if card is None or die is None:
         return None
-    bus = field(record, header, "Bus-Id") or ""
+    bus = word_below(record, header, "Bus-Id") or ""
     fields = Fields(card, die, name=" ".join(first[1:]), pci=bus if ":" in bus else "")
     for name, column, unit in (
         ("power_w", r"Power\(W\)", WATTS),
         ("temperature_c", r"Temp\(C\)", CELSIUS),
         ("busy", r"AICore\(%\)", PERCENT),
     ):
-        if (found := field(record, header, column)) is not None:
+        if (found := word_below(record, header, column)) is not None:
             fields.take(name, found, unit)
     # Chips with HBM print 0 / 0 for the other kind.
     for column in (r"HBM-Usage\(MB\)", r"Memory-Usage\(MB\)"):
-        if (found := field(record, header, column)) is not None and pair(found)[1] != "0":
+        if (found := word_below(record, header, column)) is not None and pair(found)[1] != "0":
             used, total = pair(found)
             fields.take("memory_used_bytes", used, BYTES, 2.0**20)
             fields.take("memory_total_bytes", total, BYTES, 2.0**20)
