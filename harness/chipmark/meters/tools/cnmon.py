@@ -38,12 +38,10 @@ def read_info(text: str) -> tuple[DieReading, ...]:
     found = []
     for number, texts in _cards(lines_of(text)):
         fields = Fields(number, name=texts.get("product name", texts.get("product", "")))
-        known = False
         for key, (name, unit) in _FIELDS.items():
             if key in texts:
-                known = True
                 fields.take(name, texts[key], unit, 2.0**20 if unit is BYTES else 1.0)
-        if known:
+        if fields.asked:
             found.append(fields.reading())
     return tuple(found)
 

@@ -59,7 +59,7 @@ def read_details(text: str) -> tuple[DieReading, ...]:
         return ()
     card = numbers[0] if numbers and numbers[0] is not None else 0
     count = counts[0] if counts else None
-    found: list[DieReading] = []
+    found: list[Fields] = []
     for block in _chips(lines):
         name = block.get("chip name", "").lower()
         if name in _OTHERS:
@@ -67,7 +67,7 @@ def read_details(text: str) -> tuple[DieReading, ...]:
                 # After the last chip: a number that no chip has.
                 fields = Fields(card, count or len(found) or 1, whole_card=True)
                 fields.take_first("power_w", block, _POWER, WATTS)
-                found.append(fields.reading())
+                found.append(fields)
             continue
         number = integer(block.get("chip id"))
         if number is None and (count not in (None, 1) or "chip id" in block):
@@ -85,11 +85,8 @@ def read_details(text: str) -> tuple[DieReading, ...]:
             fields.say(ecc_errors=sum(count or 0 for count in counts_of))
         elif errors:
             fields.take("ecc_errors", next(t for t in errors if integer(t) is None), COUNT)
-        found.append(fields.reading())
-    return tuple(found) if any(len(r.missing) < _NOTHING for r in found) else ()
-
-
-_NOTHING = len(DieReading(0).missing)
+        found.append(fields)
+    return tuple(fields.reading() for fields in found) if any(f.asked for f in found) else ()
 
 
 def _die(record: Block, header: Block) -> Fields | None:

@@ -29,7 +29,8 @@ class UsageTable:
         """Every device of the table; () where there is none with these columns."""
         header: Block = ()
         found: list[Fields] = []
-        processes = _Processes()
+        # The end of a list that was cut may have been about any card.
+        processes = _Processes(whole=text.rstrip().endswith("+"))
         for block in blocks(text):
             first = block[0][0].split()
             if first[:1] == ["Processes:"]:
@@ -42,8 +43,7 @@ class UsageTable:
             elif processes.listed:
                 processes.take(block)
         for device in found:
-            if processes.told:
-                device.take("processes", str(processes.of[device.card]), COUNT)
+            processes.say(device)
         return tuple(device.reading() for device in found)
 
     def _device(self, record: Block, header: Block) -> Fields | None:
@@ -87,19 +87,24 @@ class UsageTable:
 class _Processes:
     """Processes by card, where the tool lists them."""
 
+    whole: bool
+    """Whether the list has its end."""
     listed: bool = False
-    """Whether their table has begun."""
-    told: bool = False
-    """Whether it says anything: without a row or the word that there are none, nothing is known."""
+    """Whether it has begun."""
+    none: bool = False
+    """Whether the tool says that there are none."""
     of: Counter[int] = field(default_factory=Counter)
 
     def take(self, block: Block) -> None:
         """Rows below the table's header."""
         for line in block:
             words = line[0].split()
-            if words[:2] == ["No", "running"]:
-                self.told = True
+            self.none |= words[:4] == ["No", "running", "processes", "found"]
             card = integer(words[0]) if words else None
             if card is not None and any(integer(word) is not None for word in words[1:]):
-                self.told = True
                 self.of[card] += 1
+
+    def say(self, device: Fields) -> None:
+        """The device's count, where the list tells it."""
+        if self.of[device.card] or self.none or (self.whole and self.of.total()):
+            device.say(processes=self.of[device.card])

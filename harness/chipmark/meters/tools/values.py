@@ -118,6 +118,11 @@ class Fields:
                 self.take(name, texts[key], unit, bare_factor)
                 return
 
+    @property
+    def asked(self) -> bool:
+        """Whether there was a text for any quantity, with or without a value in it."""
+        return bool(self._values or self._missing)
+
     def say(self, **values: Any) -> None:
         """Fields that are not numbers, throttle reasons for one."""
         self._values.update(values)
