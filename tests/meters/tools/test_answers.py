@@ -56,7 +56,7 @@ def test_the_meter_of_a_whole_tool(stored: Any, program: Callable[[str], Any]) -
     samples = meter.stop()
     assert samples.power_w.tolist() == [wanted["watts"]] * 2
     assert all(math.isnan(value) for value in samples.energy_j)
-    assert samples.remarks == ()
+    assert samples.remarks == tuple(wanted.get("remarks", ()))
 
 
 def shown(reading: DieReading) -> dict[str, object]:
