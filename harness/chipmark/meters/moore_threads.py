@@ -31,7 +31,9 @@ _LEAST_READING_S, _MOST_READING_S = 0.05, 0.25
 _ERROR_REL = 0.05
 _LEAST_W, _MOST_W = 1.0, 20_000.0
 _GUEST, _INSTANCE = 2, 2  # MTML_VIRT_ROLE_GUEST_VIRTDEVICE, MTML_MPC_TYPE_INSTANCE
-_UNVERIFIED = "unverified on hardware: written from the package's source, and its power is taken as milliwatts"
+_UNVERIFIED = (
+    "unverified on hardware: written from the package's source, its power taken as milliwatts"
+)
 _CARDS = replace(MTHREADS_GMI, name=NAME)
 """The vendor's cards as its tool numbers them, under this meter's name in messages."""
 
@@ -111,7 +113,7 @@ class MtmlMeter:
             )
         if not _LEAST_W <= watts <= _MOST_W:
             raise ChipmarkError(
-                f"Moore Threads' library gives {watts:g} W, taken as milliwatts, which no card draws",
+                f"its library gives {watts:g} W (taken as milliwatts), which no card draws",
                 "its unit may have changed: use --meter mthreads-gmi, whose watts have a unit",
             )
         return watts

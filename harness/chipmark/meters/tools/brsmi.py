@@ -28,4 +28,7 @@ BRSMI = Tool(
     scope="board",
     overview=_csv("name,memory.used,power.draw"),
     details=(_csv("uuid,pci.bus_id,memory.total,temperature.gpu,utilization.gpu,power.limit"),),
+    notes=(
+        "no output of brsmi was ever seen: the form of its answer is assumed, and so its watts",
+    ),
 )
