@@ -124,7 +124,10 @@ def test_all_that_was_printed_arrives(program: Make, bytes_: int) -> None:
 def test_without_the_kernels_word_an_end_is_looked_for(
     program: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(asking.os, "pidfd_open", raising=False)
+    def refused(pid: int) -> int:
+        raise PermissionError("no such call in this container")
+
+    monkeypatch.setattr(asking.os, "pidfd_open", refused, raising=False)
     tool = program("mytool")
     tool.does("echo 5 W")
     assert ask(str(tool.path), []).text == "5 W\n"
