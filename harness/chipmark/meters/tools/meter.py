@@ -153,7 +153,7 @@ def power_query(here: ToolHere, overview: tuple[DieReading, ...], card: Card) ->
     reasons: list[str] = []
     limits = {(r.card, r.die): r.cap_w for r in overview}
     shown = watts_of(tool, overview, card)
-    shown_w = None if shown is None else shown.of(overview, card)
+    shown_w = math.nan if shown is None else shown.of(overview, card) or math.nan
     for query in tool.polled:
         asked = here.ask(query, card.numbers)
         if asked.problem:
@@ -165,8 +165,9 @@ def power_query(here: ToolHere, overview: tuple[DieReading, ...], card: Card) ->
         watts = watts_of(tool, readings, card)
         now_w = None if watts is None else watts.of(readings, card)
         if watts is not None and now_w is not None:
-            if shown_w is not None and not _alike(now_w, shown_w):
-                # Of the two the overview names its columns.
+            by_name = query is tool.overview or math.isnan(shown_w)
+            if not by_name and not _alike(now_w, shown_w):
+                # Read by position or from another version: the overview names its columns.
                 reasons.append(f"{now_w:g} W by {' '.join(query.arguments)}, {shown_w:g} W before")
                 continue
             _LOG.info("%s %s: %s", here.program, " ".join(query.arguments), watts.text)
