@@ -40,6 +40,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "nvml": "chipmark.meters.nvml:NvmlMeter",
         "nvml-power": "chipmark.meters.nvml:NvmlPowerMeter",
         "nvml-module": "chipmark.meters.nvml:NvmlModuleMeter",
+        "amdsmi": "chipmark.meters.amd:AmdMeter",
         "rapl": "chipmark.meters.rapl:RaplMeter",
         "rapl-dram": "chipmark.meters.rapl:RaplMemoryMeter",
         "rapl-psys": "chipmark.meters.rapl:RaplPlatformMeter",
