@@ -18,7 +18,7 @@ from chipmark.chips.contract import HOST_UNITS
 from chipmark.errors import ChipmarkError, MissingBackendError
 from chipmark.log import logger_of
 from chipmark.meters.contract import MeterInfo, PowerSamples
-from chipmark.meters.poll import Reading, Sampler, infer_period
+from chipmark.meters.poll import MakeSampler, Reading, Sampler, infer_period
 from chipmark.meters.request import MeterRequest
 
 _LOG = logger_of(__name__)
@@ -51,6 +51,7 @@ class AmdMeter:
         card: AmdCard,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], None] = time.sleep,
+        sampler: MakeSampler = Sampler,
     ) -> None:
         """Raises ChipmarkError for a card that is split, or without any sensor."""
         if card.partition:
@@ -94,7 +95,7 @@ class AmdMeter:
             resolution_w=_STEP_W,
             jittered=True,
         )
-        self._sampler = Sampler(self._read, reading)
+        self._sampler = sampler(self._read, reading)
 
     @classmethod
     def for_request(cls, request: MeterRequest) -> AmdMeter | None:

@@ -150,6 +150,10 @@ class Sampler:
         return tuple(remarks)
 
 
+MakeSampler = Callable[[Callable[[], Reading | list[Stamped] | None], float], Sampler]
+"""`Sampler`, or one with a clock of its own: what reads, and the seconds between readings."""
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """How often a value changed while it was watched.

@@ -27,7 +27,7 @@ import numpy as np
 
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import MeterInfo, PowerSamples, Scope
-from chipmark.meters.poll import Reading, Sampler
+from chipmark.meters.poll import MakeSampler, Reading, Sampler
 from chipmark.meters.request import Metered, MeterRequest
 
 _FOLDER = Path("/sys/class/powercap")
@@ -119,7 +119,7 @@ class _Counters:
         self,
         domains: list[Domain],
         cap_w: float | None = None,
-        sampler: Callable[[Callable[[], Reading], float], Sampler] = Sampler,
+        sampler: MakeSampler = Sampler,
     ) -> None:
         self._domains = domains
         self.info = MeterInfo(
