@@ -41,6 +41,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "nvml-power": "chipmark.meters.nvml:NvmlPowerMeter",
         "nvml-module": "chipmark.meters.nvml:NvmlModuleMeter",
         "amdsmi": "chipmark.meters.amd:AmdMeter",
+        "amd-smi": "chipmark.meters.tools.amd_smi:AMD_SMI",
+        "rocm-smi": "chipmark.meters.tools.rocm_smi:ROCM_SMI",
         "npu-smi": "chipmark.meters.tools.npu_smi:NPU_SMI",
         "xpu-smi": "chipmark.meters.tools.xpu_smi:XPU_SMI",
         "cnmon": "chipmark.meters.tools.cnmon:CNMON",
