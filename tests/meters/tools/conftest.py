@@ -103,3 +103,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("stored", found, ids=[one.file.stem for one in found])
     if "registered" in metafunc.fixturenames:
         metafunc.parametrize("registered", tools(), ids=lambda tool: tool.name)
+
+
+@pytest.fixture(scope="session")
+def every() -> list[Fixture]:
+    """Every file of `data`."""
+    return fixtures()

@@ -98,11 +98,14 @@ class Fields:
         if name in self._values:
             return
         value, why = quantity(text, unit, bare_factor)
+        if value is not None and name in _INTEGERS and value != int(value):
+            # Half a process is none; of a size the part of a byte is left out.
+            value, why = (None, Missing.UNREADABLE) if unit is COUNT or value < 1 else (value, None)
         if value is None:
             self._missing.setdefault(name, why or Missing.UNREADABLE)
-        else:
-            share = value / 100 if unit is PERCENT else value
-            self._values[name] = int(share) if name in _INTEGERS else share
+            return
+        share = value / 100 if unit is PERCENT else value
+        self._values[name] = int(share) if name in _INTEGERS else share
 
     def take_first(
         self,
