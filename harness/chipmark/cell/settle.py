@@ -63,8 +63,12 @@ def settle(
     if chip.vendor != "NVIDIA":
         if chip.verified:
             return Settled(chip, meters)
-        # Such a chip has no name before its backend has reported one.
-        return Settled(chip_of(backend, loaded.device, key=key), meters)
+        # Such a chip has no name before its backend has reported one, and no address either.
+        chip = chip_of(backend, loaded.device, key=key)
+        if chip.key == DeviceKey():
+            return Settled(chip, meters)
+        meters = pick(chip)
+        return Settled(chip, meters, remarks_of(meters))
     if is_open(chip):
         chip = chip_of(backend, key.name or loaded.device, key=key)
         meters = pick(chip)
