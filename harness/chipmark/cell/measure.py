@@ -25,7 +25,7 @@ from chipmark.cell.reference import Reference, References, Weights
 from chipmark.cell.replicas import alike, has_name, replica_notes, replicas_of
 from chipmark.cell.room import Room
 from chipmark.cell.seals import Seals
-from chipmark.cell.settle import remarks_of, settle
+from chipmark.cell.settle import settle
 from chipmark.cell.workloads import sim_load
 from chipmark.codes import NoteCode, NullReason
 from chipmark.engine.computed import class_of
@@ -228,10 +228,7 @@ class MeasuredCell:
         chip = found.chip
         if len(self.backends) > 1:
             chip = replace(chip, used=len(self.backends))
-        if found.meters is not inputs.meters:
-            # What was said of meters before the card was known is no longer so.
-            before = remarks_of(inputs.meters)
-            self.notes = [note for note in self.notes if note not in before]
+        self.notes = [note for note in self.notes if note not in found.stale]
         self.inputs = replace(inputs, chip=chip, meters=found.meters)
         # A simulated device tells its watts itself, on a clock of its own.
         self.metering = Metering(Picked() if self.simulated else found.meters)

@@ -32,6 +32,8 @@ class Settled:
     chip: ChipIdentity
     meters: Picked
     notes: tuple[Note, ...] = ()
+    stale: tuple[Note, ...] = ()
+    """Notes on meters that were picked before the card was known, and are no longer read."""
 
 
 def is_open(chip: ChipIdentity) -> bool:
@@ -67,8 +69,8 @@ def settle(
         chip = chip_of(backend, loaded.device, key=key)
         if chip.key == DeviceKey():
             return Settled(chip, meters)
-        meters = pick(chip)
-        return Settled(chip, meters, remarks_of(meters))
+        found = pick(chip)
+        return Settled(chip, found, remarks_of(found), stale=remarks_of(meters))
     if is_open(chip):
         chip = chip_of(backend, key.name or loaded.device, key=key)
         meters = pick(chip)
