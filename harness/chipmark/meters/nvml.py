@@ -25,6 +25,7 @@ from chipmark.meters.nvml_power import (
     PowerWay,
     in_module,
     module_way,
+    power_call,
     power_way,
 )
 from chipmark.meters.poll import MakeSampler, Reading, Sampler, infer_period
@@ -74,6 +75,7 @@ class NvmlMeter(_CardMeter):
             self.info = _by_power(card, "nvml", "board", way)
             self._sampler = sampler(way.read, way.asked_s)
             return
+        self._power = power_call(card)
         # Of the value that is integrated: power moves at a rate of its own.
         found = infer(card.energy_j)
         period = found or FALLBACK_PERIOD_S
@@ -106,7 +108,8 @@ class NvmlMeter(_CardMeter):
         return None if card is None else cls(card)
 
     def _read(self) -> Reading | None:
-        energy, power = self._card.energy_j(), self._card.power_w()
+        energy = self._card.energy_j()
+        power = None if self._power is None else self._power[1]()
         if energy is None and power is None:
             return None
         return (
