@@ -39,6 +39,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "chipmark.meters": {
         "nvml": "chipmark.meters.nvml:NvmlMeter",
         "rapl": "chipmark.meters.rapl:RaplMeter",
+        "ipmi": "chipmark.meters.ipmi:IpmiMeter",
+        "redfish": "chipmark.meters.redfish:RedfishMeter",
         "declared": "chipmark.meters.declared:DeclaredMeter",
     },
 }
