@@ -41,6 +41,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "rapl": "chipmark.meters.rapl:RaplMeter",
         "ipmi": "chipmark.meters.ipmi:IpmiMeter",
         "redfish": "chipmark.meters.redfish:RedfishMeter",
+        "csv": "chipmark.meters.log_meter:CsvMeter",
+        "log": "chipmark.meters.log_meter:StoredLogMeter",
         "declared": "chipmark.meters.declared:DeclaredMeter",
     },
 }
