@@ -171,7 +171,7 @@ def test_a_missing_column_names_the_near_one(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="has 2 such columns"):
         read(tmp_path, f"Time,Watts,Watts\n{T},1,2\n")
     for empty in ("", "Time,Watts"):
-        with pytest.raises(BadInputError, match="is empty|no whole line"):
+        with pytest.raises(BadInputError, match=r"is empty|no whole line"):
             read(tmp_path, empty)
 
 
@@ -192,7 +192,7 @@ def test_options_that_are_none(options: dict[str, str], what: str) -> None:
     with pytest.raises(UsageError, match=what) as error:
         csv_form({"time": "Time", "power": "Watts", **options})
     assert error.value.hint
-    with pytest.raises(UnknownNameError, match="valid: W, kW, mW|did you mean"):
+    with pytest.raises(UnknownNameError, match="unit of a power log"):
         csv_form({"time": "Time", "power": "Watts", "unit": "HP"})
 
 
@@ -205,11 +205,13 @@ def test_mutated_logs_give_watts_in_range_or_an_error(
     at = data.draw(st.integers(0, len(text)))
     cut = data.draw(st.integers(0, 12))
     raw = text[:at].encode() + data.draw(st.binary(max_size=8)) + text[at + cut :].encode()
+    told: list[str] = []
     try:
         found = read(tmp_path_factory.mktemp("log"), raw)
     except ChipmarkError as error:
-        assert error.message
-        return
+        found = PowerLog(np.zeros(0), np.zeros(0), np.zeros(0))
+        told.append(error.message)
+    assert all(told)
     assert ((found.power_w > 0) & (found.power_w <= 1e6)).all()
     assert (np.diff(found.unix_s) > 0).all()
     assert all(map(math.isfinite, found.unix_s))
