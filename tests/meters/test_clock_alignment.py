@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chipmark.meters.clock_alignment import Activity, Flags, contradiction, gap_text, lag_of
+from chipmark.meters.clock_alignment import (
+    Activity,
+    Flags,
+    contradiction,
+    gap_text,
+    lags_of,
+)
 from chipmark.meters.power_log import PowerLog
 
 T = 1795770000.0
@@ -39,7 +45,7 @@ def test_the_lag_of_a_clock_is_found(ahead_s: float, period_s: float) -> None:
     work = bursts(3, T, 300.0)
     log = log_of(work, ahead_s, period_s)
     whole = log if abs(ahead_s) < 60 else within_a_day(log, ahead_s)
-    found = lag_of(whole, work)
+    found = lags_of(whole, [work])[0]
     assert found.seconds is not None
     assert found.explained > 0.7
     assert found.seconds == pytest.approx(ahead_s, abs=period_s)
@@ -60,14 +66,14 @@ def test_noise_and_steady_work_have_no_lag() -> None:
         work = bursts(seed, T, 120.0)
         noise = np.random.default_rng(seed).normal(400, 50, 900)
         log = PowerLog(T - 400 + np.arange(900.0), np.full(900, np.nan), noise)
-        assert lag_of(log, work).seconds is None
+        assert lags_of(log, [work])[0].seconds is None
     steady = Activity(T, T + 120, ((np.array([T - 1]), np.array([T + 200])),))
-    found = lag_of(log_of(bursts(0, T, 120.0), 0.0), steady)
+    found = lags_of(log_of(bursts(0, T, 120.0), 0.0), [steady])[0]
     assert (found.seconds, "no contrast" in found.why) == (None, True)
     constant = PowerLog(T - 50 + np.arange(400.0), np.full(400, np.nan), np.full(400, 77.0))
-    assert "do not follow" in lag_of(constant, bursts(0, T, 120.0)).why
-    assert "under 20 readings" in lag_of(constant, bursts(0, T, 12.0)).why
-    assert "too few" in lag_of(constant.within(T, T + 3), bursts(0, T, 120.0)).why
+    assert "do not follow" in lags_of(constant, [bursts(0, T, 120.0)])[0].why
+    assert "under 20 readings" in lags_of(constant, [bursts(0, T, 12.0)])[0].why
+    assert "too few" in lags_of(constant.within(T, T + 3), [bursts(0, T, 120.0)])[0].why
 
 
 def test_regular_work_keeps_the_lag_near_zero() -> None:
@@ -76,17 +82,17 @@ def test_regular_work_keeps_the_lag_near_zero() -> None:
     work = Activity(T, T + 120, ((starts, starts + 4),))
     time = np.arange(T - 300, T + 400, 0.5)
     power = 100 + 200.0 * ((time - T) % 10 < 4)
-    found = lag_of(PowerLog(time, np.full(len(time), np.nan), power), work)
+    found = lags_of(PowerLog(time, np.full(len(time), np.nan), power), [work])[0]
     assert found.seconds == pytest.approx(0.0, abs=0.5)
 
 
 def test_a_clock_that_is_off_or_drifts_is_refused_with_the_flag() -> None:
     work = bursts(5, T, 600.0)
-    ends = [work.part(T, T + 150), work.part(T + 450, T + 600)]
+    repeats = [work.part(T + a, T + a + 150) for a in (0, 200, 450)]
     flags = Flags(naive=False)
 
     def text(log: PowerLog, flags: Flags = flags) -> str:
-        return contradiction([lag_of(log, end) for end in ends], 1.0, flags)
+        return contradiction(lags_of(log, repeats), 1.0, flags)
 
     good = log_of(work, 0.4)
     assert text(good) == ""

@@ -90,7 +90,7 @@ def test_samples_have_the_watts_and_the_gaps_their_reasons() -> None:
     assert samples.power_w.tolist() == [410.0]
     assert np.isnan(samples.energy_j).all()
     assert samples.remarks == (
-        "ipmi: 1 of 2 readings were none: the tool prints 0 W, which no powered card draws",
+        "1 of 2 readings were none: the tool prints 0 W, which no powered card draws",
     )
 
 

@@ -156,7 +156,7 @@ def test_another_zone_is_refused_with_the_flag(tmp_path: Path) -> None:
     path, now = tmp_path / "wall.csv", time.time() + 8 * 3600
     times = (datetime.fromtimestamp(now - n, UTC).strftime("%Y-%m-%d %H:%M:%S") for n in (3, 2, 1))
     path.write_text("Time,Watts\n" + "".join(f"{t},100\n" for t in times))
-    with pytest.raises(UsageError, match="its clock is ahead by 28799 s") as error:
+    with pytest.raises(UsageError, match=r"its clock is ahead by (2879\d|28800) s") as error:
         named(f"csv:{path},{COLUMNS}")
     assert "zone=+08:00 would fix it" in error.value.hint
     assert named(f"csv:{path},{COLUMNS},zone=+08:00") is not None

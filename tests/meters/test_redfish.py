@@ -168,7 +168,7 @@ def test_bad_answers_while_it_runs_are_gaps_with_their_reason(
     assert samples.power_w.tolist() == [512.0]
     assert len(samples.remarks) == 1
     assert why in samples.remarks[0]
-    assert samples.remarks[0].startswith("redfish: 1 of 2 readings were none")
+    assert samples.remarks[0].startswith("1 of 2 readings were none")
 
 
 def test_a_redirect_is_followed_on_the_same_service_only(meter: Named, bmc: Bmc) -> None:

@@ -7,7 +7,7 @@ the launches of the run best is the error of its clock. Pure functions.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,10 @@ _FINE = 2000
 
 _MOST_PERIODS = 512
 """Periods of the log that one comparison takes."""
+
+_MOST_STRETCHES = 6
+_ABOUT = 0.1
+"""Share of a stretch by which the lag of one end may differ from that of the whole run."""
 
 _LEAST_PERIODS = 20
 _CONTRAST = 0.02
@@ -139,40 +143,49 @@ def gap_text(log: PowerLog, start_s: float, end_s: float, flags: Flags) -> str:
     return f"{spans}: it covers a part only"
 
 
-def lag_of(log: PowerLog, activity: Activity) -> Lag:
-    """The lag of a log's watts against work, both by Unix time.
+def lags_of(log: PowerLog, repeats: Sequence[Activity]) -> tuple[Lag, Lag]:
+    """The lags of a log's watts against work, at the start and at the end of a run; all by Unix
+    time.
 
     Power, interpolated at each lag, is fitted by the shares of time that each kind of work took
-    around each moment; the lag of the best fit is found where power follows work better than
-    chance would let it. One within a period that explains as well is taken before others, since
-    regular work fits itself again a turn later.
+    around each moment. All repeats together tell which is which, since each does the same work:
+    the lag is where they fit best, each by itself within a tenth of its length, for a clock may
+    drift. It is found where power follows work better than chance would let it. One near 0 that
+    explains as well is taken before others, since regular work fits itself again a turn later.
     """
     known = np.isfinite(log.power_w)
     time, power = log.unix_s[known], log.power_w[known]
     if len(time) < _LEAST_PERIODS:
-        return Lag(None, why="the log has too few readings of power")
+        return _unknown("the log has too few readings of power")
     period = float(np.median(np.diff(time)))
-    start_s, end_s = activity.start_s + period / 2, activity.end_s - period / 2
-    periods = min((end_s - start_s) / period, _MOST_PERIODS) if period > 0 else 0
+    work = _stretches(repeats, period)
+    grids = [_grid(part, period) for part in work]
+    periods = min(map(len, grids)) / 2
     if periods < _LEAST_PERIODS:
-        return Lag(None, why=f"the run has under {_LEAST_PERIODS} readings of the log")
-    grid: Floats = start_s + period / 2 * np.arange(int(2 * periods), dtype=np.float64)
-    basis = _basis(activity, grid, period)
-    if basis.shape[1] < 2:
-        return Lag(None, why="the work has no contrast: the device was as busy all the time")
-    lags = np.array(list(_lags(time, grid, period)))
-    explained = np.array([_explained(basis, np.interp(grid + lag, time, power)) for lag in lags])
-    best = int(explained.argmax())
-    near = np.flatnonzero(np.abs(lags) <= period)
-    if len(near):
-        nearest = int(near[explained[near].argmax()])
-        if explained[nearest] >= explained[best] - _AS_GOOD:
-            best = nearest
-    freedom = max(1.0, periods - basis.shape[1])
+        return _unknown(f"a repeat has under {_LEAST_PERIODS} readings of the log")
+    bases = [_basis(part, grid, period) for part, grid in zip(work, grids, strict=True)]
+    if min(basis.shape[1] for basis in bases) < 2:
+        return _unknown("the work has no contrast: the device was as busy all the time")
+    lags = _lags(period)
+    fits = np.array(
+        [_fits(lags, time, power, basis, grid) for basis, grid in zip(bases, grids, strict=True)]
+    )
+    about = _ABOUT * min(float(grid[-1] - grid[0]) for grid in grids) + period
+    low = np.searchsorted(lags, lags - about, side="left")
+    high = np.searchsorted(lags, lags + about, side="right")
+    together = np.mean([_most_within(fit, low, high) for fit in fits], axis=0)
+    at = _best(together, np.abs(lags) <= period)
+    freedom = max(1.0, periods - max(basis.shape[1] for basis in bases))
     by_chance = 1 - (_CHANCE / len(lags)) ** (2 / freedom)
-    if explained[best] < max(_EXPLAINED, by_chance):
-        return Lag(None, float(explained[best]), "the watts do not follow the work")
-    return Lag(float(lags[best]), float(explained[best]))
+    if together[at] < max(_EXPLAINED, by_chance):
+        return _unknown("the watts do not follow the work", float(together[at]))
+    near = slice(int(low[at]), int(high[at]))
+    found = [near.start + _best(fit[near], np.abs(lags[near]) <= period) for fit in fits]
+    first, last = found[0], found[-1]
+    return (
+        Lag(float(lags[first]), float(fits[0][first])),
+        Lag(float(lags[last]), float(fits[-1][last])),
+    )
 
 
 def contradiction(lags: Sequence[Lag], period_s: float, flags: Flags) -> str:
@@ -193,20 +206,70 @@ def contradiction(lags: Sequence[Lag], period_s: float, flags: Flags) -> str:
     return f"its clock is ahead of the run's work by {_hours(mean)}; {flags.against(mean)}"
 
 
+def _unknown(why: str, explained: float = 0.0) -> tuple[Lag, Lag]:
+    return Lag(None, explained, why), Lag(None, explained, why)
+
+
+def _stretches(repeats: Sequence[Activity], period_s: float) -> list[Activity]:
+    """Some of the repeats, the first and the last among them; of a single one its halves, where
+    they are long enough."""
+    if len(repeats) > 1:
+        count = min(len(repeats), _MOST_STRETCHES)
+        return [repeats[round(at)] for at in np.linspace(0, len(repeats) - 1, count)]
+    (whole,) = repeats
+    middle = (whole.start_s + whole.end_s) / 2
+    if middle - whole.start_s < (_LEAST_PERIODS + 1) * period_s:
+        return [whole]
+    return [whole.part(whole.start_s, middle), whole.part(middle, whole.end_s)]
+
+
+def _grid(activity: Activity, period_s: float) -> Floats:
+    """Moments in a stretch, two a period, around each of which its work is known."""
+    if period_s <= 0:
+        return np.zeros(0)
+    seconds = activity.end_s - activity.start_s - period_s
+    count = int(2 * min(max(seconds, 0.0) / period_s, _MOST_PERIODS))
+    return activity.start_s + period_s / 2 * np.arange(1, count + 1, dtype=np.float64)
+
+
 def _basis(activity: Activity, grid: Floats, period_s: float) -> Floats:
     """Orthonormal columns: a constant, and the shares of time of each kind with contrast."""
-    columns = [np.ones(len(grid))]
+    columns, half = [np.ones(len(grid))], period_s / 2
     for starts, ends in activity.kinds:
-        share = (
-            _seconds_until(starts, ends, grid + period_s / 2)
-            - _seconds_until(starts, ends, grid - period_s / 2)
-        ) / period_s
+        until = _seconds_until(starts, ends, np.concatenate((grid - half, grid + half)))
+        share = (until[len(grid) :] - until[: len(grid)]) / period_s
         if float(share.std()) > _CONTRAST:
             columns.append(share)
     basis, triangle = np.linalg.qr(np.column_stack(columns))
     # Two kinds that fill all time between them say the same twice.
     own = np.abs(np.diag(triangle)) > 1e-6 * np.sqrt(len(grid))
     return np.asarray(basis[:, own], np.float64)
+
+
+def _fits(lags: Floats, time: Floats, power: Floats, basis: Floats, grid: Floats) -> Floats:
+    """How much of the variance of power work explains at each lag; 0 where the log has not nearly
+    all moments."""
+    slack = _ABOUT * (grid[-1] - grid[0])
+    found = np.zeros(len(lags))
+    reached = (grid[0] + lags >= time[0] - slack) & (grid[-1] + lags <= time[-1] + slack)
+    for at in np.flatnonzero(reached):
+        found[at] = _explained(basis, np.interp(grid + lags[at], time, power))
+    return found
+
+
+def _most_within(fit: Floats, low: NDArray[np.int64], high: NDArray[np.int64]) -> Floats:
+    """The best fit between two indices, for each pair of them."""
+    return np.array([fit[a:b].max() for a, b in zip(low, high, strict=True)])
+
+
+def _best(fit: Floats, near: NDArray[np.bool_]) -> int:
+    """Index of the best fit; of the best one that is near, where it explains as well."""
+    best = int(fit.argmax())
+    if near.any():
+        nearest = int(np.where(near, fit, -1.0).argmax())
+        if fit[nearest] >= fit[best] - _AS_GOOD:
+            return nearest
+    return best
 
 
 def _seconds_until(starts: Floats, ends: Floats, at: Floats) -> Floats:
@@ -228,20 +291,17 @@ def _explained(basis: Floats, power: Floats) -> float:
     return min(1.0, float(parts @ parts) / total)
 
 
-def _lags(time: Floats, grid: Floats, period: float) -> Iterator[float]:
-    """Lags to look at: all near 0 in quarters of a period, and around each quarter of an hour;
-    only those for which the log has nearly all moments."""
+def _lags(period: float) -> Floats:
+    """Lags to look at in halves of a period, in order: those near 0, and those around each quarter
+    of an hour."""
     reach = min(QUARTER_S, _FINE * period)
-    around = max(3 * period, min(10.0, 20 * period))
-    seen = [np.arange(-math.ceil(reach / period) * 4, math.ceil(reach / period) * 4 + 1) / 4]
+    fine = math.ceil(reach / period) * 2
+    seen = [np.arange(-fine, fine + 1) * period / 2]
+    steps = math.ceil(max(3 * period, min(10.0, 20 * period)) / period) * 2
     for quarters in range(-_QUARTERS, _QUARTERS + 1):
         if abs(quarters * QUARTER_S) > reach:
-            steps = math.ceil(around / period) * 2
-            seen.append(quarters * QUARTER_S / period + np.arange(-steps, steps + 1) / 2)
-    slack = 0.1 * (grid[-1] - grid[0])
-    for lag in np.concatenate(seen) * period:
-        if grid[0] + lag >= time[0] - slack and grid[-1] + lag <= time[-1] + slack:
-            yield float(lag)
+            seen.append(quarters * QUARTER_S + np.arange(-steps, steps + 1) * period / 2)
+    return np.unique(np.concatenate(seen))
 
 
 def _whole_hours_first(quarters: int) -> tuple[bool, int]:
@@ -251,7 +311,7 @@ def _whole_hours_first(quarters: int) -> tuple[bool, int]:
 def _hours(seconds: float) -> str:
     if abs(seconds) < 120:
         return f"{seconds:.4g} s"
-    sign, minutes = "-" if seconds < 0 else "", abs(seconds) / 60
+    sign, minutes = "-" if seconds < 0 else "", round(abs(seconds) / 60)
     if minutes < 120 and abs(seconds) % QUARTER_S:
         return f"{seconds:.0f} s"
-    return f"{sign}{int(minutes // 60)} h {minutes % 60:02.0f} min"
+    return f"{sign}{minutes // 60} h {minutes % 60:02d} min"

@@ -104,7 +104,7 @@ class IpmiMeter:
             reading_period_s=max(PERIOD_S, answer.seconds),
             resolution_w=1.0,
         )
-        self._poll = PolledWatts(NAME, self._watts, PERIOD_S)
+        self._poll = PolledWatts(self._watts, PERIOD_S)
 
     @classmethod
     def for_request(

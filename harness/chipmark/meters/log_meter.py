@@ -34,6 +34,9 @@ STALE_S = 300.0
 """A log that was written to longer ago has no logger; loggers hold back rows for a minute or two.
 """
 
+MOST_WAIT_S = 20.0
+"""Within what a cell gives a meter to stop."""
+
 CLOCK_S = 2.0
 """By how much the newest row may differ from the moment at which it was written, on top of two
 periods."""
@@ -119,7 +122,7 @@ def log_terms(options: Mapping[str, str]) -> LogTerms:
     return LogTerms(
         scope=scope,
         error_rel=_number("error", options, 0.01, 0.0, 0.5),
-        wait_s=_number("wait", options, 5.0, 0.0, 600.0),
+        wait_s=_number("wait", options, 5.0, 0.0, MOST_WAIT_S),
         covers=options.get("covers", ""),
     )
 
@@ -186,7 +189,7 @@ class LogMeter:
         try:
             log = self._rows_until(end_s + ahead_s, end_s)
         except ChipmarkError as error:
-            return replace(_NOTHING, remarks=(f"{self.info.name}: {error.message}",))
+            return replace(_NOTHING, remarks=(error.message,))
         if log.missing:
             remarks.append(f"{log.missing} rows have no reading")
         late_s = end_s + ahead_s - (float(log.unix_s[-1]) if len(log.unix_s) else math.inf)
@@ -194,9 +197,7 @@ class LogMeter:
             said = f"ends {late_s:.3g} s before the run" if math.isfinite(late_s) else "has no row"
             remarks.append(f"the log {said} did; a logger that holds back rows needs wait=SECONDS")
         cut = log.within(self._start_s + ahead_s, end_s + ahead_s)
-        return replace(
-            cut.samples(ahead_s), remarks=tuple(f"{self.info.name}: {text}" for text in remarks)
-        )
+        return replace(cut.samples(ahead_s), remarks=tuple(remarks))
 
     def _rows_until(self, unix_s: float, stopped_s: float) -> PowerLog:
         while True:

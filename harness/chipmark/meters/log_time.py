@@ -74,8 +74,8 @@ class TimeForm:
             return datetime.datetime.fromisoformat(text.replace(",", "."))
         except (ValueError, OverflowError):
             raise ValueError(
-                f"{shown!r} is neither ISO 8601 nor Unix time; give format=, such as "
-                "format=%d.%m.%Y %H:%M:%S"
+                f"{shown!r} is neither ISO 8601 nor Unix time; format=%d.%m.%Y %H:%M:%S, or as its "
+                "pattern is, would read it"
             ) from None
 
 

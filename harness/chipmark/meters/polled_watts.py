@@ -21,8 +21,8 @@ class PolledWatts:
     """A sampler of `ask` every `period_s`; what it could not read is a gap, and its reasons are
     the remarks of the samples."""
 
-    def __init__(self, name: str, ask: Callable[[], Answer], period_s: float) -> None:
-        self._name, self._ask = name, ask
+    def __init__(self, ask: Callable[[], Answer], period_s: float) -> None:
+        self._ask = ask
         self._asked = 0
         self._reasons: Counter[str] = Counter()
         self._sampler = Sampler(self._read, period_s)
@@ -37,7 +37,7 @@ class PolledWatts:
         """End sampling; watts without a counter."""
         samples = self._sampler.stop()
         remarks = tuple(
-            f"{self._name}: {times} of {self._asked} readings were none: {reason}"
+            f"{times} of {self._asked} readings were none: {reason}"
             for reason, times in self._reasons.most_common(MOST_REMARKS)
         )
         return replace(samples, remarks=remarks)

@@ -55,7 +55,7 @@ class RedfishMeter:
     ) -> None:
         self._service, self._resource, self._supplies = service, resource, supplies
         self.info = info
-        self._poll = PolledWatts(NAME, self._ask, info.reading_period_s or _PERIOD_S)
+        self._poll = PolledWatts(self._ask, info.reading_period_s or _PERIOD_S)
 
     @classmethod
     def for_request(cls, request: MeterRequest) -> RedfishMeter | None:
