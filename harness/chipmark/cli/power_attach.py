@@ -81,7 +81,7 @@ def attach_log(
       chipmark power attach runs/quick --csv wall.csv --time Time --power Watts -o runs/with-wall
 
       chipmark power attach runs/quick --csv wall.csv --time Date+Time --power "P (kW)"
-      --zone +08:00 --beside -o runs/with-wall
+      --zone +08:00 -o runs/with-wall
     """
     from chipmark.cli.records import folders_of
     from chipmark.errors import ChipmarkError, UsageError
@@ -123,14 +123,16 @@ def attach_log(
         emit_json(
             {
                 "records": [_document(*found) for found in done],
-                "refused": [{"path": str(path), "reason": why.message} for path, why in refused],
+                "refused": [
+                    {"path": str(path), "reason": fault.message} for path, fault in refused
+                ],
             }
         )
     else:
         _print(done)
     if len(refused) > 1:
-        for path, why in refused:
-            warn(f"left out {path}: {why.message}")
+        for path, reason in refused:
+            warn(f"left out {path}: {reason.message}")
         raise UsageError(
             f"the log does not fit {len(refused)} of {len(folders)} records", refused[0][1].hint
         )

@@ -17,7 +17,7 @@ from chipmark.errors import ChipmarkError, UsageError
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.meters.polled_watts import PolledWatts
 from chipmark.meters.request import MeterRequest
-from chipmark.meters.tools.ask import Answer, ask, find_program
+from chipmark.meters.tools.ask import Answer, ask, find_programs
 from chipmark.meters.tools.reading import Missing
 from chipmark.meters.tools.values import WATTS, quantity
 
@@ -122,7 +122,7 @@ class IpmiMeter:
                     f"--meter {NAME}:{choice.target} names a machine; ipmi reads this one",
                     f"--meter {NAME}, or --meter redfish:https://BMC of the other one",
                 )
-        program = find_program(("ipmitool",))
+        program = next(iter(find_programs(("ipmitool",))), None)
         device = next((path for path in devices if path.exists()), None)
         if program is None or device is None:
             if choice is None:

@@ -26,14 +26,21 @@ from chipmark.meters.clock_alignment import (
     gap_text,
     lags_of,
 )
-from chipmark.meters.contract import MeterInfo, PowerSamples
+from chipmark.meters.contract import MeterInfo, PowerSamples, file_slug
 from chipmark.meters.power_log import PowerLog
 from chipmark.metrics.events import DECODE, MIXED
 from chipmark.metrics.rawcell import RawCell, RepeatData
 from chipmark.registry import built_in_identity, is_simulated
-from chipmark.results.manifest import Manifest, MeterId, Note, PluginId, Timing
+from chipmark.results.manifest import Manifest, Note, PluginId, Timing
 from chipmark.results.meter_files import IDLE_AFTER, IDLE_BEFORE, POWER, power_file
-from chipmark.results.raw import POWER_COLUMNS, load_raw, numbered_repeats, write_parquet
+from chipmark.results.meter_id import MeterId
+from chipmark.results.raw import (
+    POWER_COLUMNS,
+    load_power,
+    load_raw,
+    numbered_repeats,
+    write_parquet,
+)
 from chipmark.results.record import Record
 from chipmark.results.write import check_source, write_anew
 from chipmark_models.foreign_file import MIB, read_text
@@ -87,8 +94,9 @@ def attach(record: Record, out_dir: Path, given: Attachment, *, as_row: bool) ->
     """
     manifest = record.manifest
     _check_can_be_aligned(record)
-    taken = {meter.name for meter in (manifest.meter, *manifest.beside) if meter is not None}
-    if given.info.name in taken:
+    meters = (manifest.meter, *manifest.beside)
+    taken = {file_slug(meter.name) for meter in meters if meter is not None}
+    if file_slug(given.info.name) in taken:
         raise UsageError(
             f"{record.id} has a meter of the name {given.info.name}", "give another one with --name"
         )
@@ -204,8 +212,6 @@ def _readings(
 ) -> dict[str, PowerSamples | None]:
     """What the log says of each repeat and of idle, by the path of its file without the ending
     and the meter's name: `repeat-0/power`, `idle-before` (None where the log does not hold it)."""
-    from chipmark.results.raw import load_power
-
     edge_s = _EDGE_PERIODS * (log.period_s or 0.0)
     found: dict[str, PowerSamples | None] = {}
     for one in placed:
@@ -258,16 +264,18 @@ def _manifest(
     notes, old = list(manifest.notes), manifest.meter
     changed: dict[str, Any] = {}
     if as_row:
-        plugins = {role: known for role, known in manifest.plugins.items() if role != "meter"}
-        changed |= {"meter": meter, "plugins": {**plugins, "meter": plugin}}
+        plugins = dict(manifest.plugins)
+        plugins["meter"] = plugin
+        changed |= {"meter": meter, "plugins": plugins}
         if old is None:
             # Why nothing was measured.
             notes = [note for note in notes if note.code not in _OF_METERS]
         else:
             changed["beside"] = (*manifest.beside, old)
-            known = manifest.plugins.get("meter")
-            own: dict[str, PluginId] = {} if known is None else {old.name: known}
-            changed["beside_plugins"] = {**manifest.beside_plugins, **own}
+            beside_plugins = dict(manifest.beside_plugins)
+            if (known := manifest.plugins.get("meter")) is not None:
+                beside_plugins[old.name] = known
+            changed["beside_plugins"] = beside_plugins
     else:
         changed["beside"] = (*manifest.beside, meter)
         changed["beside_plugins"] = {**manifest.beside_plugins, meter.name: plugin}
