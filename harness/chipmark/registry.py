@@ -59,6 +59,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "rapl": "chipmark.meters.rapl:RaplMeter",
         "rapl-dram": "chipmark.meters.rapl:RaplMemoryMeter",
         "rapl-psys": "chipmark.meters.rapl:RaplPlatformMeter",
+        "ipmi": "chipmark.meters.ipmi:IpmiMeter",
+        "redfish": "chipmark.meters.redfish:RedfishMeter",
+        "csv": "chipmark.meters.log_meter:CsvMeter",
+        "log": "chipmark.meters.log_meter:StoredLogMeter",
         "declared": "chipmark.meters.declared:DeclaredMeter",
     },
 }
