@@ -13,7 +13,7 @@ from chipmark.cell.environment import run_module
 from chipmark.cell.prepare import meter_request
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chips_here
-from chipmark.meters.pick import meter_answers, pick_meters
+from chipmark.meters.pick import meter_answers, row_meter
 from chipmark_models.pull import list_models
 
 _FORMATS = {"gguf": "GGUF files", "tokenizers": "transcripts", "jinja2": "chat templates"}
@@ -65,7 +65,7 @@ def as_json(items: list[Item]) -> list[dict[str, Any]]:
 def _meters(chip: ChipIdentity) -> list[Item]:
     """The meter of a chip's row, then what every meter says of its unit, its host and its node."""
     request = meter_request(chip, "", None)
-    meter = pick_meters(request).meter
+    meter = row_meter(request)
     text, remedy = "no power is measured", "declare the unit's power: --power-w W"
     if meter is not None:
         text = f"{meter.info.source}, scope {meter.info.scope}: {meter.info.method}"

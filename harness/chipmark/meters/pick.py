@@ -57,6 +57,11 @@ def pick_meters(request: MeterRequest) -> Picked:
     return _named(request) if request.choices else _unnamed(request)
 
 
+def row_meter(request: MeterRequest) -> Meter | None:
+    """The meter of the unit alone, where none was named; None where there is none."""
+    return _of_unit(request, [])
+
+
 def meter_answers(request: MeterRequest) -> tuple[Answer, ...]:
     """What every meter but the user's own figure says of the unit, its host and its node, in the
     order in which they are asked; without those that do not meter such a thing."""

@@ -199,6 +199,7 @@ def _info(here: ToolHere, power: PowerQuery, period_s: float) -> MeterInfo:
             f"unverified on hardware: {tool.name} is read by its documents, tested on made answers"
         ]
     )
+    notes += tool.notes
     notes.append(
         f"a reading's time is the middle of a call of the tool, which took {power.seconds:.2g} s"
     )
