@@ -43,6 +43,12 @@ def paper_nvml() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def paper_amdsmi() -> ModuleType:
+    """`tests/fake_amdsmi.py`: amdsmi's bindings over cards that are not there."""
+    return _beside("fake_amdsmi")
+
+
+@pytest.fixture(scope="session")
 def logit_loss() -> Any:
     """`logit_loss` of `tests/logit_loss.py`: how far logits are from those of other weights."""
     return _beside("logit_loss").logit_loss

@@ -18,7 +18,7 @@ from chipmark.errors import ChipmarkError
 from chipmark.meters.choice import MeterChoice
 from chipmark.meters.nvml import NvmlMeter, NvmlModuleMeter, NvmlPowerMeter
 from chipmark.meters.nvml_power import KeptSamples
-from chipmark.meters.pick import pick_meter
+from chipmark.meters.pick import pick_meters
 from chipmark.meters.poll import infer_period
 from chipmark.meters.request import MeterRequest
 from chipmark.metrics.energy import window_energy
@@ -123,12 +123,13 @@ def test_the_card_that_computes_is_metered(over: Any, paper_nvml: ModuleType) ->
     fast = paper_nvml.PaperCard(uuid="GPU-02", pci="0:2:0.0", watts=400.0)
     over(slow, fast)
     told = MeterRequest("NVIDIA", "card", "cuda:0", key=DeviceKey(uuid="02"))
-    meter, remarks = pick_meter(told)
-    assert meter is not None
-    assert (meter.info.covers, remarks) == ("one card, GPU-02", ())
-    meter, remarks = pick_meter(MeterRequest("NVIDIA", "card", "cuda:0"))
-    assert meter is None
-    assert any("any of 2 cards" in remark for remark in remarks)
+    picked = pick_meters(told)
+    assert picked.meter is not None
+    assert picked.meter.info.covers == "one card, GPU-02"
+    assert not any(remark.startswith("nvml") for remark in picked.remarks)
+    picked = pick_meters(MeterRequest("NVIDIA", "card", "cuda:0"))
+    assert picked.meter is None
+    assert any("any of 2 cards" in remark for remark in picked.remarks)
 
 
 def test_slice_is_not_charged_with_its_card(
@@ -142,9 +143,9 @@ def test_slice_is_not_charged_with_its_card(
         MeterRequest("NVIDIA", "card", "cuda", key=DeviceKey(uuid=part.uuid)),
         MeterRequest("NVIDIA", "card", "cuda", key=DeviceKey(uuid=card.uuid)),
     ):
-        meter, remarks = pick_meter(request)
-        assert meter is None
-        assert any("1 of 7 parts" in remark for remark in remarks)
+        picked = pick_meters(request)
+        assert picked.meter is None
+        assert any("1 of 7 parts" in remark for remark in picked.remarks)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +177,19 @@ def test_a_card_that_refuses_some_calls_is_read_by_another(
     assert np.isfinite(samples.energy_j).all() == counter
     assert np.isfinite(samples.power_w).all() == (instant or average or usage)
     assert samples.remarks == ()
+
+
+def test_a_reading_asks_nothing_that_the_card_refused(
+    paper_nvml: ModuleType, at: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = virtual(paper_nvml, at, paper_nvml.PaperCard(fields=False))
+    asked: list[object] = []
+    monkeypatch.setattr(
+        paper_nvml.FakeNvml, "nvmlDeviceGetFieldValues", lambda self, *rest: asked.append(rest)
+    )
+    meter.start()
+    assert np.isfinite(meter.stop().power_w).all()
+    assert asked == []
 
 
 @pytest.mark.parametrize("lie", [0, 2**32 - 1, 25_000_000])
@@ -264,7 +278,7 @@ def test_power_is_a_second_source_where_there_is_a_counter(
     over: Any, paper_nvml: ModuleType
 ) -> None:
     unit = MeterRequest("NVIDIA", "card", "cuda")
-    over(paper_nvml.PaperCard())
+    over(paper_nvml.PaperCard(counter_s=0.005, power_s=0.005))
     beside = NvmlPowerMeter.for_request(unit)
     assert beside is not None
     assert (beside.info.name, beside.info.source) == ("nvml-power", "polled")
@@ -272,10 +286,15 @@ def test_power_is_a_second_source_where_there_is_a_counter(
     assert NvmlPowerMeter.for_request(MeterRequest("Intel", "package", "cpu")) is None
     assert NvmlPowerMeter.for_request(replace(unit, metered="host")) is None
     assert NvmlMeter.for_request(replace(unit, metered="node")) is None
-    over(paper_nvml.PaperCard(counter_s=None, power_s=0.01))
+    over(paper_nvml.PaperCard(counter_s=None, power_s=0.005))
     assert NvmlPowerMeter.for_request(unit) is None
     named = replace(unit, choices=(MeterChoice("nvml-power"),))
     assert NvmlPowerMeter.for_request(named) is not None
+    over(paper_nvml.PaperCard(counter_s=0.005, power_s=0.005))
+    both = pick_meters(replace(unit, choices=(MeterChoice("nvml"), MeterChoice("nvml-power"))))
+    assert both.meter is not None
+    assert both.meter.info.name == "nvml"
+    assert [meter.info.name for meter in both.beside] == ["nvml-power"]
     over(paper_nvml.PaperCard(fields=False, usage=False))
     assert NvmlPowerMeter.for_request(unit) is None
     with pytest.raises(ChipmarkError, match="gives no power"):
@@ -298,8 +317,12 @@ def test_a_superchips_module_is_a_meter_of_its_own(paper_nvml: ModuleType, at: T
 def test_a_module_stands_beside_its_card_and_is_no_meter_of_it(
     over: Any, paper_nvml: ModuleType
 ) -> None:
-    over(paper_nvml.PaperCard(module_w=420.0, power_s=0.01))
+    over(paper_nvml.PaperCard(module_w=420.0, power_s=0.005, counter_s=0.005))
     unit = MeterRequest("NVIDIA", "card", "cuda")
+    picked = pick_meters(unit)
+    assert picked.meter is not None
+    assert (picked.meter.info.name, picked.meter.info.scope) == ("nvml", "board")
+    assert "nvml-module" in [meter.info.name for meter in picked.beside]
     assert NvmlModuleMeter.for_request(unit) is None
     beside = NvmlModuleMeter.for_request(replace(unit, metered="host"))
     assert beside is not None
@@ -324,14 +347,14 @@ def test_a_card_without_a_module_has_no_meter_of_one(
 def test_a_vgpu_is_not_charged_with_its_card(over: Any, paper_nvml: ModuleType) -> None:
     unit = MeterRequest("NVIDIA", "card", "cuda")
     over(paper_nvml.PaperCard(virtualization=2))
-    meter, remarks = pick_meter(unit)
-    assert meter is None
-    assert sum("a vGPU is a part of it" in remark for remark in remarks) == 1
+    picked = pick_meters(unit)
+    assert picked.meter is None
+    assert sum("a vGPU is a part of it" in remark for remark in picked.remarks) == 1
     for kind in (NvmlPowerMeter, NvmlModuleMeter):
         assert kind.for_request(unit) is None
         choice = MeterChoice("nvml-power" if kind is NvmlPowerMeter else "nvml-module")
         with pytest.raises(ChipmarkError, match="vGPU"):
             kind.for_request(replace(unit, choices=(choice,)))
     for mode in (None, 0, 1, 3):  # bare, passed through, the host of vGPUs, not told
-        over(paper_nvml.PaperCard(virtualization=mode))
+        over(paper_nvml.PaperCard(virtualization=mode, counter_s=0.005))
         assert NvmlMeter.for_request(unit) is not None

@@ -253,7 +253,14 @@ _LIST: tuple[Column, ...] = (
     ),
     _text(
         "power_scope", "scope",
-        "die, package, board, node_dc, wall, facility; cpu-share or sim where that is the unit",
+        "die, package, memory, board, module, node_dc, wall, facility; cpu-share or sim where that "
+        "is the unit",
+        Null.NOT_MEASURED,
+    ),
+    _text(
+        "power_beside", "beside",
+        "mean power of W by the meters next to the row's, each with its scope; their joules and "
+        "bounds are in `details.energy.beside`",
         Null.NOT_MEASURED,
     ),
     _rate(

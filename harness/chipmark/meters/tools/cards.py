@@ -102,8 +102,9 @@ def _wanted(
 ) -> Card:
     how = f"name it by the number that {tool.name} gives it: --meter {tool.name}:NUMBER"
     choice = request.choice(tool.name)
-    if choice is not None and choice.target:
+    if choice is not None:
         choice.check_options(())
+    if choice is not None and choice.target:
         found = [card for card in cards if choice.target in map(str, card.numbers)]
         if not found:
             listed = ", ".join(str(number) for card in cards for number in card.numbers)

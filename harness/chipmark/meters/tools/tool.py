@@ -77,5 +77,8 @@ class Tool:
 
     def for_request(self, request: MeterRequest) -> ToolMeter | None:
         """The meter of the card that computes; None for other vendors' units and where the tool is
-        not here. Raises ChipmarkError with what to do where the card cannot be found or metered."""
+        not here, unless the user named it (then MissingBackendError).
+
+        Raises ChipmarkError with what to do where the card cannot be found or metered.
+        """
         return meter_of(self, request)
