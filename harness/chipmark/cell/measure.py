@@ -26,6 +26,7 @@ from chipmark.cell.room import Room
 from chipmark.cell.seals import Seals
 from chipmark.cell.settle import settle
 from chipmark.cell.workloads import sim_load
+from chipmark.chips.state import DeviceState
 from chipmark.codes import NoteCode, NullReason
 from chipmark.engine.computed import class_of
 from chipmark.engine.contract import LoadSpec
@@ -91,6 +92,8 @@ class MeasuredCell:
         self.check_s = self.repeat_s = 0.0
         self.captured_repeat = secrets.randbelow(max(1, inputs.repeats))
         self.longest = longest_turn(inputs.trace)
+        self.first_state: DeviceState | None = None
+        """Of the device before the first repeat."""
         self.seals = Seals(folder)
 
     @property

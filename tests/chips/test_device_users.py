@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from chipmark.chips.device_users import DeviceUsers, Others, programs_of
+
+NEVER = 1 << 24
+"""Above any process id of Linux."""
+
+
+@pytest.fixture
+def child() -> Iterator[int]:
+    """A process that waits for its end."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.kill()
+
+
+def test_own_family_is_no_other(child: int) -> None:
+    users = DeviceUsers(container=False)
+    assert users.others([os.getpid(), child]) == Others(0)
+    assert users.others([child, 1, NEVER]) == Others(2, (1, NEVER))
+    assert users.others([1]) == Others(1, (1,))
+    assert users.others([]) == Others(0)
+    assert users.others(None) == Others(None)
+
+
+def test_ids_of_another_namespace_are_only_counted(child: int) -> None:
+    users = DeviceUsers(container=True)
+    users.look_at_own()
+    # One of them is ours by its id, so the ids can be used.
+    assert users.others([child, 1]) == Others(1, (1,))
+    users._programs = 1
+    assert users.others([NEVER, NEVER + 1]) == Others(1)
+    assert users.others([NEVER]) == Others(0)
+    # A list without even ours says nothing.
+    assert users.others([]) == Others(None)
+    users._programs = 2
+    assert [users.beyond_own(n).count for n in (None, 1, 2, 3)] == [None, None, None, 1]
+    users._programs = 0
+    assert [users.beyond_own(n).count for n in (0, 1)] == [0, 1]
+
+
+def test_programs_are_below_supervisors() -> None:
+    program = "print(1, flush=True); input()"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        assert supervisor.stdout.readline() == b"1\n"
+        assert programs_of(os.getpid()) == 1
+        supervisor.communicate(b"\n")
+    assert programs_of(os.getpid()) == 0
