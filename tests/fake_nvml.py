@@ -50,7 +50,6 @@ class PaperCard:
     errors: int | None = None
     pids: list[int] | None = None
     use: int | None = None
-    virtual: int | None = None
 
 
 class FakeNvml:
@@ -216,9 +215,6 @@ class FakeNvml:
 
     def nvmlDeviceGetUtilizationRates(self, card: PaperCard) -> Any:
         return SimpleNamespace(gpu=self._or_raise(card.use))
-
-    def nvmlDeviceGetVirtualizationMode(self, card: PaperCard) -> Any:
-        return self._or_raise(card.virtual)
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("nvml"):

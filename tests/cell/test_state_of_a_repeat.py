@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from chipmark.cell import repeat, stages
+from chipmark.cell import measure, repeat, stages
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.protocol import (
@@ -96,7 +96,7 @@ def test_throttling_of_one_repeat_is_noted_and_its_reasons_kept(
 ) -> None:
     calm, hot = DeviceState(throttle=()), DeviceState(throttle=("hw_thermal_slowdown",))
     device = Device(calm, calm, hot, calm, calm)
-    monkeypatch.setattr(repeat, "state_source", lambda chip, backend: device)
+    monkeypatch.setattr(measure, "state_source", lambda chip, backend: device)
     cell = cell_of(tmp_path, rawcells, load_answer)
     stages.repeat(cell)
     timing = json.loads((cell.folder / "repeat-0/timing.json").read_text(encoding="utf-8"))
@@ -131,7 +131,7 @@ def test_changes_are_found_between_repeats_and_said_once(
 ) -> None:
     good, bad = DeviceState(throttle=(), ecc_errors=0), DeviceState(throttle=(), ecc_errors=3)
     device = Device(good, good, good, *[bad] * 4)
-    monkeypatch.setattr(repeat, "state_source", lambda chip, backend: device)
+    monkeypatch.setattr(measure, "state_source", lambda chip, backend: device)
     cell = cell_of(tmp_path, rawcells, load_answer)
     for expected in (0, 1, 1):
         stages.repeat(cell)
@@ -142,7 +142,7 @@ def test_a_device_that_stays_busy_at_rest_is_used_by_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rawcells: ModuleType, load_answer: LoadAnswer
 ) -> None:
     busy = DeviceState(throttle=(), busy=0.4)
-    monkeypatch.setattr(repeat, "state_source", lambda chip, backend: Device(busy, busy))
+    monkeypatch.setattr(measure, "state_source", lambda chip, backend: Device(*[busy] * 5))
     monkeypatch.setattr(repeat, "busy_at_rest", lambda source: source.read().busy)
     cell = cell_of(tmp_path, rawcells, load_answer)
     stages.repeat(cell)

@@ -74,7 +74,7 @@ def test_a_slice_shares_clock_and_heat_with_its_card(
 def test_a_virtual_card_is_a_share(
     install: Callable[..., Any], paper_nvml: ModuleType, mode: int, shared: str
 ) -> None:
-    install(paper_nvml.PaperCard(virtual=mode))
+    install(paper_nvml.PaperCard(virtualization=mode))
     assert source().read().shared == shared
 
 

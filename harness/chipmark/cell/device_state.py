@@ -16,6 +16,8 @@ from chipmark.chips.state_notes import BUSY_SHARE
 from chipmark.chips.state_simulated import SimulatedSource
 from chipmark.errors import ChipmarkError
 from chipmark.log import logger_of
+from chipmark.meters.request import MeterRequest
+from chipmark.meters.tools.state import tool_source
 from chipmark.registry import is_simulated, split_backend
 
 _LOG = logger_of(__name__)
@@ -43,11 +45,13 @@ def state_source(
         if mask is None:
             mask = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
         return CpuSource(mask, root)
-    if chip.vendor == "NVIDIA" and (chip.key.uuid or chip.key.pci):
-        try:
+    try:
+        if chip.vendor == "NVIDIA" and (chip.key.uuid or chip.key.pci):
             return CardSource(nv.find_card(nv.open_nvml(), "cuda", chip.key))
-        except ChipmarkError as error:
-            _LOG.info("the state of %s cannot be read: %s", chip.name, error.message)
+        device = backend.partition(":")[2]
+        return tool_source(MeterRequest(chip.vendor, chip.unit, device, key=chip.key))
+    except ChipmarkError as error:
+        _LOG.info("the state of %s cannot be read: %s", chip.name, error.message)
     return None
 
 

@@ -10,10 +10,12 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from chipmark.cell.audit import longest_turn
 from chipmark.cell.contexts import Keys
+from chipmark.cell.device_state import state_source
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.loaded import check_loaded
 from chipmark.cell.outcome import CellOutcome
@@ -26,7 +28,7 @@ from chipmark.cell.room import Room
 from chipmark.cell.seals import Seals
 from chipmark.cell.settle import settle
 from chipmark.cell.workloads import sim_load
-from chipmark.chips.state import DeviceState
+from chipmark.chips.state import DeviceState, StateSource
 from chipmark.codes import NoteCode, NullReason
 from chipmark.engine.computed import class_of
 from chipmark.engine.contract import LoadSpec
@@ -100,6 +102,11 @@ class MeasuredCell:
     def alive(self) -> bool:
         """No step has failed."""
         return self.failure is None
+
+    @cached_property
+    def device(self) -> StateSource | None:
+        """What tells the state of the device, which is asked for once it is loaded."""
+        return state_source(self.inputs.chip, self.inputs.plan.backend)
 
     @property
     def simulated(self) -> bool:

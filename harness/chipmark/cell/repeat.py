@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chipmark.cell import roofs, timing
-from chipmark.cell.device_state import busy_at_rest, state_source
+from chipmark.cell.device_state import busy_at_rest
 from chipmark.cell.loaded import check_ran
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.protocol import Run, RunAnswer
@@ -82,8 +82,8 @@ def measure_repeat(cell: MeasuredCell, index: int) -> Repeat:
 def _at_rest(cell: MeasuredCell) -> float | None:
     """How busy the device is by what is not of this run; not asked of the host's CPUs, which
     always have something else to do, and which tell what that takes."""
-    source = state_source(cell.inputs.chip, cell.inputs.plan.backend)
-    return None if source is None or cell.inputs.chip.on_host else busy_at_rest(source)
+    on_host = cell.inputs.chip.on_host
+    return None if cell.device is None or on_host else busy_at_rest(cell.device)
 
 
 def _notes(cell: MeasuredCell, timing: Timing) -> list[Note]:
@@ -109,8 +109,7 @@ def timed_run(cell: MeasuredCell, requests: Sequence[Run], power: Path) -> list[
         requests = [
             replace(request, power=str(part)) for request, part in zip(requests, parts, strict=True)
         ]
-    source = state_source(cell.inputs.chip, cell.inputs.plan.backend)
-    watch = None if source is None else StateWatch(source)
+    watch = None if cell.device is None else StateWatch(cell.device)
     if meter is not None:
         meter.start()
     if watch is not None:

@@ -145,11 +145,21 @@ class RepeatState:
 class StateSource(Protocol):
     """Tells the state of one device. Never raises while it is asked."""
 
-    name: str
-    """For `RepeatState.source`."""
-    period_s: float | None
-    """How often it may be asked during a repeat; None for before and after only."""
-    remarks: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """For `RepeatState.source`."""
+        ...
+
+    @property
+    def period_s(self) -> float | None:
+        """How often it may be asked during a repeat, as known after `read`; None for before and
+        after only."""
+        ...
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """For `RepeatState.remarks`."""
+        ...
 
     def read(self) -> DeviceState:
         """Everything, now."""

@@ -29,7 +29,7 @@ class CardSource:
     """A whole card; of a MIG slice the card that it is a part of, as they share clock and heat."""
 
     name = "NVML"
-    period_s: float | None = _PERIOD_S
+    period_s = _PERIOD_S
     remarks: tuple[str, ...] = ()
 
     def __init__(self, card: nv.Card, users: DeviceUsers | None = None) -> None:

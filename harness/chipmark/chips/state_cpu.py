@@ -46,7 +46,7 @@ class CpuSource:
     """The CPUs of a mask."""
 
     name = "the kernel"
-    period_s: float | None = _PERIOD_S
+    period_s = _PERIOD_S
     remarks: tuple[str, ...] = ()
 
     def __init__(

@@ -99,7 +99,7 @@ def low_clock(state: RepeatState) -> str:
     clock = None if during is None else during.clock_uncapped_mhz
     if not nominal or clock is None or during is None or clock >= NOMINAL_SHARE * nominal:
         return ""
-    if any(is_thermal(name) or is_hardware(name) for name in during.throttle or ()):
+    if state.slowdowns():
         return ""
     text = f"{clock:.0f} MHz under load, {clock / nominal:.0%} of its nominal {nominal:.0f} MHz"
     return f"{text}; {_why(during)}"

@@ -10,7 +10,7 @@ class SimulatedSource:
     """A device by the name after the colon of `sim:NAME`."""
 
     name = "constants of the simulated device"
-    period_s: float | None = 1.0
+    period_s = 1.0
     remarks: tuple[str, ...] = ()
 
     def __init__(self, device: str) -> None:
