@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import chipmark
-from chipmark.chips import identify
+from chipmark.chips import device_users, identify
 from chipmark.chips.catalogue import catalogue
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import identify_vendor
@@ -104,6 +104,7 @@ def test_every_note_of_a_card_bars_its_row(
         return identify.identify_nvidia("cuda", key=key) if device == "cpu" else None
 
     monkeypatch.setattr(identify, "identify_cpu", named)
+    monkeypatch.setattr(device_users, "_in_container", lambda: False)
 
     def change(repeat: int) -> None:
         if repeat == 2:

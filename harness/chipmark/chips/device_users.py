@@ -46,6 +46,9 @@ class DeviceUsers:
             return Others()
         own = [pid for pid in pids if self._is_own(pid)]
         rest = tuple(sorted(set(pids) - set(own)))
+        if not self._apart:
+            # A driver lists a process for some time after it has ended.
+            rest = tuple(pid for pid in rest if psutil.pid_exists(pid))
         if own or not self._apart:
             return Others(len(rest), rest)
         return self.beyond_own(len(pids))

@@ -44,7 +44,7 @@ class CardSource:
         self._users.look_at_own()
         self._asked = 0
         limit, default = card.power_limits_w()
-        others = self._users.others(self._pids())
+        others = self._users.others(compute_pids(card))
         return DeviceState(
             clock_mhz=card.clock_mhz(),
             nominal_mhz=_nominal_mhz(card),
@@ -69,7 +69,7 @@ class CardSource:
         if reasons is not None:
             loaded = IDLE not in reasons and loaded is not False
         ask = self._asked % _USERS_EVERY == 0
-        others = self._users.others(self._pids()) if ask else None
+        others = self._users.others(compute_pids(card)) if ask else None
         return Sample(
             clock_mhz=card.clock_mhz(),
             temperature_c=card.temperature_c(),
@@ -80,11 +80,6 @@ class CardSource:
             other_pids=() if others is None else others.pids,
         )
 
-    def _pids(self) -> tuple[int, ...] | None:
-        """Process ids with a compute context on the card; None where it does not say."""
-        running = self._card.ask("nvmlDeviceGetComputeRunningProcesses")
-        return None if running is None else tuple(int(process.pid) for process in running)
-
     def _shared(self) -> str:
         if self._part is not None:
             return f"MIG {self._part.profile}".strip()
@@ -92,6 +87,12 @@ class CardSource:
         if mode is not None:
             return f"MIG {mode.profile}".strip()
         return _VIRTUAL.get(int(self._card.ask("nvmlDeviceGetVirtualizationMode") or 0), "")
+
+
+def compute_pids(card: nv.Card) -> tuple[int, ...] | None:
+    """Ids of processes with a compute context on the card; None where it does not say."""
+    running = card.ask("nvmlDeviceGetComputeRunningProcesses")
+    return None if running is None else tuple(int(process.pid) for process in running)
 
 
 def _nominal_mhz(card: nv.Card) -> float | None:
