@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from chipmark.cell import device_state
 from chipmark.cell.device_state import busy_at_rest, state_source
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chip_of
 from chipmark.chips.state import DeviceState, Sample
 from chipmark.chips.state_watch import StateWatch
+from chipmark.meters.choice import parse_choice
+from chipmark.meters.request import MeterRequest
 
 HOST = ChipIdentity("cpu-x", "Intel", "x", "package", 1, 1)
 
@@ -83,3 +86,15 @@ def test_hot_device_hides_why_it_is_slow() -> None:
     assert state.slowdowns() is None
     assert state.during is not None
     assert state.during.clock_uncapped_mhz == 0.8 * (state.before.nominal_mhz or 0)
+
+
+def test_a_card_that_the_user_named_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[MeterRequest] = []
+    monkeypatch.setattr(device_state, "tool_source", asked.append)
+    chip = ChipIdentity("ascend-910b3", "Huawei", "910B3", "card", 1, 1)
+    state_source(chip, "torch:npu:1", choices=(parse_choice("npu-smi:3"),))
+    [request] = asked
+    assert (request.vendor, request.unit, request.device) == ("Huawei", "card", "npu:1")
+    choice = request.choice("npu-smi")
+    assert choice is not None
+    assert choice.target == "3"

@@ -24,6 +24,7 @@ from chipmark.cell.suite import CellPlan
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.state import DeviceState, RepeatState, Sample
 from chipmark.codes import NoteCode
+from chipmark.meters.pick import Picked
 from chipmark.results.manifest import ModelId, Probes
 
 CARD = ChipIdentity("ascend-910b3", "Huawei", "910B3", "card", 1, 1)
@@ -76,7 +77,7 @@ def cell_of(folder: Path, rawcells: ModuleType, load_answer: LoadAnswer) -> Meas
         model=model,
         in_use=None,
         chip=CARD,
-        meter=None,
+        meters=Picked(),
         repeats=2,
     )
     cell = MeasuredCell(inputs, folder / "cell", cast("Any", None))
@@ -96,7 +97,7 @@ def test_throttling_of_one_repeat_is_noted_and_its_reasons_kept(
 ) -> None:
     calm, hot = DeviceState(throttle=()), DeviceState(throttle=("hw_thermal_slowdown",))
     device = Device(calm, calm, hot, calm, calm)
-    monkeypatch.setattr(measure, "state_source", lambda chip, backend: device)
+    monkeypatch.setattr(measure, "state_source", lambda chip, backend, choices: device)
     cell = cell_of(tmp_path, rawcells, load_answer)
     stages.repeat(cell)
     timing = json.loads((cell.folder / "repeat-0/timing.json").read_text(encoding="utf-8"))
@@ -131,7 +132,7 @@ def test_changes_are_found_between_repeats_and_said_once(
 ) -> None:
     good, bad = DeviceState(throttle=(), ecc_errors=0), DeviceState(throttle=(), ecc_errors=3)
     device = Device(good, good, good, *[bad] * 4)
-    monkeypatch.setattr(measure, "state_source", lambda chip, backend: device)
+    monkeypatch.setattr(measure, "state_source", lambda chip, backend, choices: device)
     cell = cell_of(tmp_path, rawcells, load_answer)
     for expected in (0, 1, 1):
         stages.repeat(cell)
@@ -142,7 +143,7 @@ def test_a_device_that_stays_busy_at_rest_is_used_by_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rawcells: ModuleType, load_answer: LoadAnswer
 ) -> None:
     busy = DeviceState(throttle=(), busy=0.4)
-    monkeypatch.setattr(measure, "state_source", lambda chip, backend: Device(*[busy] * 5))
+    monkeypatch.setattr(measure, "state_source", lambda chip, backend, choices: Device(*[busy] * 5))
     monkeypatch.setattr(repeat, "busy_at_rest", lambda source: source.read().busy)
     cell = cell_of(tmp_path, rawcells, load_answer)
     stages.repeat(cell)

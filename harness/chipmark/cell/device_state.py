@@ -16,6 +16,7 @@ from chipmark.chips.state_notes import BUSY_SHARE
 from chipmark.chips.state_simulated import SimulatedSource
 from chipmark.errors import ChipmarkError
 from chipmark.log import logger_of
+from chipmark.meters.choice import MeterChoice
 from chipmark.meters.request import MeterRequest
 from chipmark.meters.tools.state import tool_source
 from chipmark.registry import is_simulated, split_backend
@@ -33,11 +34,13 @@ def state_source(
     backend: str = "",
     root: Path = Path("/"),
     mask: Iterable[int] | None = None,
+    choices: tuple[MeterChoice, ...] = (),
 ) -> StateSource | None:
     """What tells the state of a chip; None where nothing here can.
 
     backend: what runs on it; "" for a chip that is there. mask: the CPUs that a host's threads run
-    on; None for this process's own.
+    on; None for this process's own. choices: the meters that the user named, which may say which
+    card of a tool it is.
     """
     if is_simulated(backend):
         return SimulatedSource(split_backend(backend)[1])
@@ -49,7 +52,9 @@ def state_source(
         if chip.vendor == "NVIDIA" and (chip.key.uuid or chip.key.pci):
             return CardSource(nv.find_card(nv.open_nvml(), "cuda", chip.key))
         device = backend.partition(":")[2]
-        return tool_source(MeterRequest(chip.vendor, chip.unit, device, key=chip.key))
+        return tool_source(
+            MeterRequest(chip.vendor, chip.unit, device, key=chip.key, choices=choices)
+        )
     except ChipmarkError as error:
         _LOG.info("the state of %s cannot be read: %s", chip.name, error.message)
     return None

@@ -18,6 +18,7 @@ from chipmark.cell.contexts import Keys
 from chipmark.cell.device_state import state_source
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.loaded import check_loaded
+from chipmark.cell.metering import Metering
 from chipmark.cell.outcome import CellOutcome
 from chipmark.cell.parent import ChildProcess
 from chipmark.cell.plugins import child_remarks
@@ -35,6 +36,7 @@ from chipmark.engine.contract import LoadSpec
 from chipmark.engine.events import Table, load_events
 from chipmark.errors import ChipmarkError, DoesNotFitError
 from chipmark.log import logger_of
+from chipmark.meters.pick import Picked
 from chipmark.registry import is_simulated
 from chipmark.results.manifest import (
     AuditResult,
@@ -44,6 +46,7 @@ from chipmark.results.manifest import (
     QualityResult,
     SweepPoint,
 )
+from chipmark.results.meter_files import power_file
 from chipmark.results.raw import run_folders
 from chipmark.workload.trace import Trace, save_trace
 from chipmark_models.plain_text import one_line
@@ -97,6 +100,8 @@ class MeasuredCell:
         self.first_state: DeviceState | None = None
         """Of the device before the first repeat."""
         self.seals = Seals(folder)
+        self.metering = Metering(Picked())
+        """Of the chip that the loaded process settled."""
 
     @property
     def alive(self) -> bool:
@@ -106,7 +111,8 @@ class MeasuredCell:
     @cached_property
     def device(self) -> StateSource | None:
         """What tells the state of the device, which is asked for once it is loaded."""
-        return state_source(self.inputs.chip, self.inputs.plan.backend)
+        inputs = self.inputs
+        return state_source(inputs.chip, inputs.plan.backend, choices=inputs.settings.meters)
 
     @property
     def simulated(self) -> bool:
@@ -227,15 +233,15 @@ class MeasuredCell:
         self._settle()
 
     def _settle(self) -> None:
-        """Chip and meter, now that the loaded process has told which device it computes on."""
+        """Chip and meters, now that the loaded process has told which device it computes on."""
         inputs = self.inputs
-        found = settle(
-            inputs.plan.backend, inputs.chip, inputs.meter, self.loaded, inputs.pick_meter
-        )
+        found = settle(inputs.plan.backend, inputs.chip, inputs.meters, self.loaded, inputs.pick)
         chip = found.chip
         if len(self.backends) > 1:
             chip = replace(chip, used=len(self.backends))
-        self.inputs = replace(inputs, chip=chip, meter=found.meter)
+        self.inputs = replace(inputs, chip=chip, meters=found.meters)
+        # A simulated device tells its watts itself, on a clock of its own.
+        self.metering = Metering(Picked() if self.simulated else found.meters)
         self.take(found.notes)
 
     def events(self) -> tuple[dict[str, Table], ...]:
@@ -264,8 +270,8 @@ class MeasuredCell:
     @property
     def idle_s(self) -> float:
         """Seconds that one measurement of idle power takes: 0 where nothing is measured."""
-        meter = self.inputs.meter
-        measured = meter is not None and meter.info.source in ("counter", "polled")
+        meter = self.inputs.meters.meter
+        measured = meter is not None and meter.info.source in ("counter", "polled", "wall")
         return self.inputs.settings.idle_s if measured and not self.simulated else 0.0
 
     def outcome(self) -> CellOutcome:
@@ -286,6 +292,11 @@ class MeasuredCell:
             peak_rss_bytes=self.peak_rss_bytes,
             peak_device_bytes=self.peak_device_bytes,
         )
+
+    def power_files(self, of: Path) -> list[Path]:
+        """Where the readings of all meters lie when those of the row's are in `of`."""
+        beside = self.inputs.meters.beside
+        return [of, *(of.with_name(f"{power_file(of.stem, m.info.name)}.npz") for m in beside)]
 
     def take(self, notes: Iterable[Note]) -> None:
         """Add what a stage has to say to the row, each note once."""

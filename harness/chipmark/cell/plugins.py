@@ -60,10 +60,8 @@ def backend_plugin(backend: str, loaded: LoadAnswer | None) -> tuple[PluginId | 
     return found, ""
 
 
-def meter_plugin(meter: Meter | None) -> PluginId | None:
-    """The plug-in that made a meter; None where there is none."""
-    if meter is None:
-        return None
+def meter_plugin(meter: Meter) -> PluginId:
+    """The plug-in that made a meter."""
     # The meter of every vendor's tool is of one class: what differs is the function that reads it.
     made: object = getattr(meter, "reader", meter)
     module = str(made.__module__)

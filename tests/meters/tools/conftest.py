@@ -97,9 +97,15 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test of `stored` runs once a file of `data`, one of `tool` once a registered tool."""
+    """A test of `stored` runs once a file of `data`, one of `registered` once a registered tool."""
     if "stored" in metafunc.fixturenames:
         found = fixtures()
         metafunc.parametrize("stored", found, ids=[one.file.stem for one in found])
-    if "tool" in metafunc.fixturenames:
-        metafunc.parametrize("tool", tools(), ids=lambda tool: tool.name)
+    if "registered" in metafunc.fixturenames:
+        metafunc.parametrize("registered", tools(), ids=lambda tool: tool.name)
+
+
+@pytest.fixture(scope="session")
+def every() -> list[Fixture]:
+    """Every file of `data`."""
+    return fixtures()

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import pytest
+
+from chipmark.errors import ChipmarkError
 from chipmark.meters.request import MeterRequest
 from chipmark.meters.tools.cards import Holder
 from chipmark.meters.tools.reading import QUANTITIES, DieReading, Missing
@@ -37,9 +40,12 @@ def test_answers_are_read(stored: Any) -> None:
 def test_the_meter_of_a_whole_tool(stored: Any, program: Callable[[str], Any]) -> None:
     wanted = stored.content["meter"]
     program(wanted.get("program", stored.tool.programs[0])).prints(stored.answers)
-    meter = stored.tool.for_request(
-        MeterRequest(stored.tool.vendor, "card", wanted.get("device", "any"))
-    )
+    request = MeterRequest(stored.tool.vendor, "card", wanted.get("device", "any"))
+    if "refused" in wanted:
+        with pytest.raises(ChipmarkError, match=wanted["refused"]):
+            stored.tool.for_request(request)
+        return
+    meter = stored.tool.for_request(request)
     assert meter is not None
     assert meter.info.name == stored.tool.name
     assert meter.info.cap_w == wanted.get("cap_w")
@@ -49,7 +55,7 @@ def test_the_meter_of_a_whole_tool(stored: Any, program: Callable[[str], Any]) -
     samples = meter.stop()
     assert samples.power_w.tolist() == [wanted["watts"]] * 2
     assert all(math.isnan(value) for value in samples.energy_j)
-    assert samples.remarks == ()
+    assert samples.remarks == tuple(wanted.get("remarks", ()))
 
 
 def shown(reading: DieReading) -> dict[str, object]:

@@ -67,7 +67,7 @@ def pair(word: str) -> tuple[str, str]:
     return first.replace(_HIDDEN, "N/A"), second.replace(_HIDDEN, "N/A")
 
 
-def field(record: Block, header: Block, name: str) -> str | None:
+def word_below(record: Block, header: Block, name: str) -> str | None:
     """The word below the header's word that matches the regular expression `name`; None where the
     header has none, UNREAD where the row has other words there than the header."""
     pattern = re.compile(name, re.IGNORECASE)

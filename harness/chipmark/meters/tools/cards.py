@@ -236,9 +236,8 @@ def watts_of(tool: Tool, readings: Sequence[DieReading], card: Card) -> Watts | 
     return Watts(Holder.REPEATED, places, count)
 
 
-def limit_of(card: Card, watts: Watts) -> float | None:
-    """The card's power limit: of its dies together where each has its own."""
-    limits = [die.cap_w for die in card.dies]
+def limit_of(watts: Watts, limits: Sequence[float | None]) -> float | None:
+    """The card's power limit from those of its dies: of all together where each has its own."""
     known = [limit for limit in limits if limit is not None]
     if not known:
         return None

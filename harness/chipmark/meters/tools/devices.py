@@ -45,13 +45,22 @@ class ToolHere:
         if not query.per_card:
             return _asked(self.program, query, query.arguments, limit_s)
         answers = [
-            _of_card(_asked(self.program, query, query.arguments_for(card), limit_s), card)
+            self._of_card(_asked(self.program, query, query.arguments_for(card), limit_s), card)
             for card in cards
         ]
         readings = tuple(reading for answer in answers for reading in answer.readings)
         problem = next((answer.problem for answer in answers if answer.problem), "")
         seconds = sum(answer.seconds for answer in answers)
         return Asked(readings, "" if readings else problem, seconds)
+
+    def _of_card(self, asked: Asked, card: int) -> Asked:
+        """The answer with the number of the card that was asked about; one about another is
+        left out."""
+        if all(reading.card in (card, 0) for reading in asked.readings):
+            readings = tuple(replace(reading, card=card) for reading in asked.readings)
+            return replace(asked, readings=readings)
+        name = Path(self.program).name
+        return Asked((), f"{name} was asked about card {card} and told of another", asked.seconds)
 
     def devices(
         self,
@@ -119,7 +128,7 @@ def find_tool(tool: Tool, limit_s: float = LIMIT_S) -> tuple[ToolHere, tuple[Die
         elif readings := tool.overview.parse(answer.text):
             return ToolHere(tool, program), readings
         else:
-            problems.append(_unread(program, tool.overview))
+            problems.append(_unread(program, tool.overview.arguments))
     raise ChipmarkError("; ".join(problems), _hint(programs[0], tool.overview))
 
 
@@ -138,14 +147,7 @@ def _asked(program: str, query: Query, arguments: tuple[str, ...], limit_s: floa
     if answer.problem:
         return Asked((), answer.problem, answer.seconds)
     readings = query.parse(answer.text)
-    return Asked(readings, "" if readings else _unread(program, query), answer.seconds)
-
-
-def _of_card(asked: Asked, card: int) -> Asked:
-    """The answer with the number of the card that was asked about; one about another is none."""
-    if any(reading.card not in (card, 0) for reading in asked.readings):
-        return Asked((), f"the tool was asked about card {card} and told of another", asked.seconds)
-    return replace(asked, readings=tuple(replace(r, card=card) for r in asked.readings))
+    return Asked(readings, "" if readings else _unread(program, arguments), answer.seconds)
 
 
 def _place(found: DieReading, dies: dict[Place, DieReading]) -> Place | None:
@@ -163,10 +165,9 @@ def _place(found: DieReading, dies: dict[Place, DieReading]) -> Place | None:
     return place if place in dies else None
 
 
-def _unread(program: str, query: Query) -> str:
-    return f"{Path(program).name} {' '.join(query.arguments)}".strip() + (
-        " printed nothing that chipmark can read"
-    )
+def _unread(program: str, arguments: tuple[str, ...]) -> str:
+    call = " ".join((Path(program).name, *arguments))
+    return f"`{call}` printed nothing that chipmark can read"
 
 
 def _hint(program: str, query: Query) -> str:

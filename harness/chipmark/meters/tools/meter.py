@@ -69,7 +69,7 @@ class ToolMeter:
         self._sampler = Sampler(self._read, self._period_s, jitter=True)
         self._remarks: Counter[str] = Counter()
         self._asked = self._failed = 0
-        self._quiet_until_s = self._stop_by_s = math.inf
+        self._quiet_until_s, self._stop_by_s = -math.inf, math.inf
 
     @property
     def reader(self) -> Callable[[str], tuple[DieReading, ...]]:
@@ -120,7 +120,7 @@ class ToolMeter:
         each = limit_s / len(numbers) if power.query.per_card else limit_s
         asked = self._here.ask(power.query, numbers, each)
         if asked.problem:
-            return None, f"{name}: {asked.problem}"
+            return None, asked.problem
         readings = [without_suspects(r, power.cap_w) for r in asked.readings]
         watts = power.watts.of(readings, power.card)
         if watts is not None:
@@ -162,9 +162,8 @@ def power_query(here: ToolHere, overview: tuple[DieReading, ...], card: Card) ->
         watts = watts_of(tool, readings, card)
         if watts is not None:
             _LOG.info("%s %s: %s", here.program, " ".join(query.arguments), watts.text)
-            full = here.completed(overview, ("cap_w",))
-            known = Card(tuple(die for die in full if (die.card, die.die) in card.places))
-            return PowerQuery(query, card, watts, limit_of(known, watts), asked.seconds)
+            cap = limit_of(watts, [limits.get(place) for place in card.places])
+            return PowerQuery(query, card, watts, cap, asked.seconds)
         reasons += [r.missing["power_w"] for r in readings if r.card in card.numbers]
     raise ChipmarkError(
         f"{tool.name} gives no watts of {card.text}: {'; '.join(dict.fromkeys(reasons))}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from chipmark.meters.tools.boxes import Block, blocks, field, is_header, pair, records, words
+from chipmark.meters.tools.boxes import Block, blocks, is_header, pair, records, word_below, words
 from chipmark.meters.tools.reading import DieReading
 from chipmark.meters.tools.sections import Line, integer, lines_of
 from chipmark.meters.tools.tool import Query, Tool
@@ -59,7 +59,7 @@ def read_details(text: str) -> tuple[DieReading, ...]:
         return ()
     card = numbers[0] if numbers and numbers[0] is not None else 0
     count = counts[0] if counts else None
-    found: list[DieReading] = []
+    found: list[Fields] = []
     for block in _chips(lines):
         name = block.get("chip name", "").lower()
         if name in _OTHERS:
@@ -67,7 +67,7 @@ def read_details(text: str) -> tuple[DieReading, ...]:
                 # After the last chip: a number that no chip has.
                 fields = Fields(card, count or len(found) or 1, whole_card=True)
                 fields.take_first("power_w", block, _POWER, WATTS)
-                found.append(fields.reading())
+                found.append(fields)
             continue
         number = integer(block.get("chip id"))
         if number is None and (count not in (None, 1) or "chip id" in block):
@@ -85,11 +85,8 @@ def read_details(text: str) -> tuple[DieReading, ...]:
             fields.say(ecc_errors=sum(count or 0 for count in counts_of))
         elif errors:
             fields.take("ecc_errors", next(t for t in errors if integer(t) is None), COUNT)
-        found.append(fields.reading())
-    return tuple(found) if any(len(r.missing) < _NOTHING for r in found) else ()
-
-
-_NOTHING = len(DieReading(0).missing)
+        found.append(fields)
+    return tuple(fields.reading() for fields in found) if any(f.asked for f in found) else ()
 
 
 def _die(record: Block, header: Block) -> Fields | None:
@@ -98,18 +95,18 @@ def _die(record: Block, header: Block) -> Fields | None:
     die = integer(second[0]) if second else None
     if card is None or die is None:
         return None
-    bus = field(record, header, "Bus-Id") or ""
+    bus = word_below(record, header, "Bus-Id") or ""
     fields = Fields(card, die, name=" ".join(first[1:]), pci=bus if ":" in bus else "")
     for name, column, unit in (
         ("power_w", r"Power\(W\)", WATTS),
         ("temperature_c", r"Temp\(C\)", CELSIUS),
         ("busy", r"AICore\(%\)", PERCENT),
     ):
-        if (found := field(record, header, column)) is not None:
+        if (found := word_below(record, header, column)) is not None:
             fields.take(name, found, unit)
     # Chips with HBM print 0 / 0 for the other kind.
     for column in (r"HBM-Usage\(MB\)", r"Memory-Usage\(MB\)"):
-        if (found := field(record, header, column)) is not None and pair(found)[1] != "0":
+        if (found := word_below(record, header, column)) is not None and pair(found)[1] != "0":
             used, total = pair(found)
             fields.take("memory_used_bytes", used, BYTES, 2.0**20)
             fields.take("memory_total_bytes", total, BYTES, 2.0**20)

@@ -98,11 +98,14 @@ class Fields:
         if name in self._values:
             return
         value, why = quantity(text, unit, bare_factor)
+        if value is not None and name in _INTEGERS and value != int(value):
+            # Half a process is none; of a size the part of a byte is left out.
+            value, why = (None, Missing.UNREADABLE) if unit is COUNT or value < 1 else (value, None)
         if value is None:
             self._missing.setdefault(name, why or Missing.UNREADABLE)
-        else:
-            share = value / 100 if unit is PERCENT else value
-            self._values[name] = int(share) if name in _INTEGERS else share
+            return
+        share = value / 100 if unit is PERCENT else value
+        self._values[name] = int(share) if name in _INTEGERS else share
 
     def take_first(
         self,
@@ -117,6 +120,11 @@ class Fields:
             if key in texts:
                 self.take(name, texts[key], unit, bare_factor)
                 return
+
+    @property
+    def asked(self) -> bool:
+        """Whether there was a text for any quantity, with or without a value in it."""
+        return bool(self._values or self._missing)
 
     def say(self, **values: Any) -> None:
         """Fields that are not numbers, throttle reasons for one."""
