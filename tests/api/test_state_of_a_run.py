@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 import chipmark
+from chipmark.cell import repeat
 from chipmark.chips import device_users, identify
 from chipmark.chips.catalogue import catalogue
 from chipmark.chips.contract import ChipIdentity
@@ -21,6 +24,9 @@ from chipmark.results.write import write_recomputed
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="a run of torch:cpu"
 )
+
+ASCEND = Path(__file__).parents[1] / "meters/tools/data/npu-smi-25.2.0-910B4-1.toml"
+NO_PROCESSES = "| No running processes found in NPU 0".ljust(97) + "|"
 
 Change = Callable[[int], None]
 
@@ -127,6 +133,48 @@ def test_every_note_of_a_card_bars_its_row(
     assert third["throttle"] == ["hw_slowdown", "hw_thermal_slowdown"]
     assert (third["temperature_most_c"], third["power_limit_w"]) == (91, 500.0)
     assert [finding for finding in record.validate() if finding.severity == "error"] == []
+
+
+@needs_torch
+@pytest.mark.long
+def test_a_vendors_tool_sees_an_even_throttle_and_a_guest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "npu-smi.d"
+    folder.mkdir()
+    program = folder / "npu-smi"
+    program.write_text('#!/bin/sh\ncat "${0%/*}/$(echo "$*" | tr " " _)"\n')
+    program.chmod(0o755)
+
+    def prints(curfreq: int, others: int) -> None:
+        """A busy 910B4-1 with our own process and `others` on it."""
+        for answer in tomllib.loads(ASCEND.read_text())["answer"]:
+            text = answer["text"].replace("C1:00.0  | 0  ", "C1:00.0  | 90 ")
+            text = text.replace("curFreq(MHZ)            : 800", f"curFreq(MHZ) : {curfreq}")
+            rows = [
+                f"| 0       0                 | {pid} | python | 120 |" for pid in range(others)
+            ]
+            text = text.replace(NO_PROCESSES, "\n".join(["| 0 0 | 77 | python | 120 |", *rows]))
+            (folder / answer["arguments"].replace(" ", "_")).write_text(text)
+
+    prints(1650, 0)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    chip = identify_vendor(catalogue().vendors["Huawei"], "910B4-1", tmp_path)
+    monkeypatch.setattr(identify, "identify_cpu", lambda device, key=None: chip)
+    # Its gauge never rests, which is a note of its own.
+    monkeypatch.setattr(repeat, "busy_at_rest", lambda source: None)
+
+    def change(number: int) -> None:
+        prints(1650 if number == 1 else 1320, int(number == 3))
+
+    record, row = run_on_cpu(tmp_path / "runs", change)
+    assert {"clock_below_nominal", "other_processes", "throttle_unknown"} <= noted(record)
+    assert row["comparable"] == []
+    first, second, third = row["details"]["state"]
+    assert (first["source"], first["clock_share"]) == ("npu-smi", 1.0)
+    assert (second["clock_uncapped_mhz"], second["other_processes"]) == (1320, 0)
+    assert third["other_processes"] == 1
+    assert first["remarks"][0].startswith("unverified on hardware")
 
 
 @needs_torch

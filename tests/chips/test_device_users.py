@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chipmark.chips.device_users import DeviceUsers, Others, programs_of
+from chipmark.chips.device_users import WORKER, DeviceUsers, Others, workers_of
 
 NEVER = 1 << 24
 """Above any process id of Linux."""
@@ -37,25 +37,31 @@ def test_ids_of_another_namespace_are_only_counted(child: int) -> None:
     users.look_at_own()
     # One of them is ours by its id, so the ids can be used.
     assert users.others([child, 1]) == Others(1, (1,))
-    users._programs = 1
+    users._workers = 1
     assert users.others([NEVER, NEVER + 1]) == Others(1)
     assert users.others([NEVER]) == Others(0)
     # A list without even ours says nothing.
     assert users.others([]) == Others(None)
-    users._programs = 2
+    users._workers = 2
     assert [users.beyond_own(n).count for n in (None, 1, 2, 3)] == [None, None, None, 1]
-    users._programs = 0
+    users._workers = 0
     assert [users.beyond_own(n).count for n in (0, 1)] == [0, 1]
 
 
-def test_programs_are_below_supervisors() -> None:
+def test_workers_are_told_from_their_supervisors_and_from_the_rest() -> None:
     program = "print(1, flush=True); input()"
-    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}])"
+    code = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}, {WORKER!r}])"
+    )
+    before = workers_of(os.getpid())
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, "supervise.py", WORKER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     ) as supervisor:
         assert supervisor.stdout is not None
         assert supervisor.stdout.readline() == b"1\n"
-        assert programs_of(os.getpid()) == 1
+        assert workers_of(os.getpid()) - before == 1
         supervisor.communicate(b"\n")
-    assert programs_of(os.getpid()) == 0
+    assert workers_of(os.getpid()) - before == 0
+    assert workers_of(NEVER) == 0

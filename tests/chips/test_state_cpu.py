@@ -52,7 +52,9 @@ def test_clocks_and_heat(tmp_path: Path) -> None:
     write(tmp_path, "sys/class/hwmon/hwmon0/temp1_input", 90_000)
     write(tmp_path, "sys/class/hwmon/hwmon1/name", "k10temp")
     write(tmp_path, "sys/class/hwmon/hwmon1/temp1_input", 61_500)
-    state = CpuSource([0, 1], tmp_path).read()
+    source = CpuSource([0, 1], tmp_path)
+    state = source.read()
+    assert source.remarks == ("clocks, heat and events of a host are unverified on hardware",)
     assert (state.clock_mhz, state.nominal_mhz, state.temperature_c) == (3400.0, 2400.0, 61.5)
 
 
@@ -98,6 +100,7 @@ def test_loaded_is_half_a_cpu(tmp_path: Path) -> None:
 def test_what_says_nothing_is_unknown(tmp_path: Path) -> None:
     source = CpuSource([0], tmp_path)
     assert source.read() == source.read() == DeviceState()
+    assert source.remarks == ()
     write(tmp_path, "proc/stat", "cpu0 x y")
     write(tmp_path, "proc/pressure/cpu", "some total=x")
     assert source.read() == DeviceState()

@@ -94,6 +94,10 @@ def test_settings_that_change_are_said() -> None:
     # Between two repeats.
     assert codes(RepeatState("x", lower, None, lower)) == ["state_changed"]
     assert codes(replace(GOOD, after=replace(CALM, power_limit_w=700.2))) == []
+    # Between naming the chip and the first repeat.
+    named = replace(CARD, identity={"power_limit_w": 400.0})
+    assert codes(GOOD, CALM, named) == ["state_changed"]
+    assert codes(GOOD, CALM, replace(CARD, identity={"power_limit_w": 700.0})) == []
     split = replace(GOOD, after=replace(CALM, shared="MIG 1g.18gb"))
     assert codes(split) == ["state_changed", "shared_device"]
 

@@ -48,16 +48,24 @@ def state_source(
         if mask is None:
             mask = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
         return CpuSource(mask, root)
-    try:
-        if chip.vendor == "NVIDIA" and (chip.key.uuid or chip.key.pci):
-            return CardSource(nv.find_card(nv.open_nvml(), "cuda", chip.key))
-        device = backend.partition(":")[2]
-        return tool_source(
-            MeterRequest(chip.vendor, chip.unit, device, key=chip.key, choices=choices)
-        )
-    except ChipmarkError as error:
-        _LOG.info("the state of %s cannot be read: %s", chip.name, error.message)
+    device = backend.partition(":")[2]
+    request = MeterRequest(chip.vendor, chip.unit, device, key=chip.key, choices=choices)
+    for find in (_card_source, tool_source):
+        try:
+            found: StateSource | None = find(request)
+        except ChipmarkError as error:
+            _LOG.info("the state of %s cannot be read: %s", chip.name, error.message)
+            continue
+        if found is not None:
+            return found
     return None
+
+
+def _card_source(request: MeterRequest) -> CardSource | None:
+    """Of an NVIDIA card that is known; UsageError or MissingBackendError where NVML is not."""
+    if request.vendor != "NVIDIA" or not (request.key.uuid or request.key.pci):
+        return None
+    return CardSource(nv.find_card(nv.open_nvml(), "cuda", request.key))
 
 
 def busy_at_rest(

@@ -64,7 +64,7 @@ def _state(chip: ChipIdentity) -> Item:
     """What the device says of its clocks, heat and users now."""
     source = state_source(chip)
     text = "" if source is None else state_text(source.read())
-    by = f"{source.name}: {text}" if source is not None and text else ""
+    by = "; ".join((f"{source.name}: {text}", *source.remarks)) if source and text else ""
     return Item("state", chip.name, bool(by), by or "clocks, heat and throttling cannot be read")
 
 

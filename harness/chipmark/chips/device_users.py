@@ -14,6 +14,12 @@ _HOST_NAMESPACE = "pid:[4026531836]"
 kernel). In a container a driver lists ids of the host, or none."""
 
 
+WORKER = "chipmark.cell.child"
+"""The module that is run as the process of a cell."""
+
+_SUPERVISOR = "supervise.py"  # its command line holds that of its program
+
+
 @dataclass(frozen=True, slots=True)
 class Others:
     """count: None where nothing can tell. pids: those that are known."""
@@ -30,17 +36,17 @@ class DeviceUsers:
         the ids that a driver lists may be of another namespace; None to look."""
         self._leader = os.getpid() if leader is None else leader
         self._apart = _in_container() if container is None else container
-        self._programs = 0
+        self._workers = 0
 
     def look_at_own(self) -> None:
-        """Count this run's programs, for a device that lists processes without usable ids."""
-        self._programs = programs_of(self._leader)
+        """Count this run's workers, for a device that lists processes without usable ids."""
+        self._workers = workers_of(self._leader)
 
     def others(self, pids: Sequence[int] | None) -> Others:
         """Of the process ids that a device lists, those that are not this run's.
 
         None of them ours, in a container: the ids are the host's, or ours are hidden. Then more
-        processes than this run has programs show that there are others, and fewer show nothing.
+        processes than this run has workers show that there are others, and fewer show nothing.
         """
         if pids is None:
             return Others()
@@ -54,13 +60,13 @@ class DeviceUsers:
         return self.beyond_own(len(pids))
 
     def beyond_own(self, count: int | None) -> Others:
-        """Of a mere number of processes: what exceeds this run's programs, of which not all need
+        """Of a mere number of processes: what exceeds this run's workers, of which not all need
         to be on the device. None where it does not, and where not even ours is listed."""
         if count is None:
             return Others()
-        if count > self._programs:
-            return Others(count - self._programs)
-        return Others(0 if count == self._programs <= 1 else None)
+        if count > self._workers:
+            return Others(count - self._workers)
+        return Others(0 if count == self._workers <= 1 else None)
 
     def _is_own(self, pid: int) -> bool:
         """Whether the leader is the process itself or one that it descends from."""
@@ -72,13 +78,22 @@ class DeviceUsers:
             return False
 
 
-def programs_of(leader: int) -> int:
-    """Programs that a process runs below supervisors of its own (`chipmark.supervise`)."""
+def workers_of(leader: int) -> int:
+    """Processes in which backends of a run compute, whatever their device: what it keeps besides
+    (the oracle, supervisors, tools) does not use the device."""
     try:
-        process = psutil.Process(leader)
-        return len(process.children(recursive=True)) - len(process.children())
+        family = psutil.Process(leader).children(recursive=True)
     except psutil.Error:
         return 0
+    return sum(_is_worker(process) for process in family)
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return False
+    return WORKER in words and not any(word.endswith(_SUPERVISOR) for word in words)
 
 
 def _in_container() -> bool:

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Protocol
 _CHECKED: Mapping[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 """How a file's part of this form is checked, as `results.manifest.StoredPart` is."""
 
+UNVERIFIED = "unverified on hardware"
+"""How a source says that it was written from documents and never run on what it reads."""
 IDLE = "gpu_idle"
 """The reason by which a card says that its clocks are low because nothing runs on it."""
 CPU_THERMAL = "cpu_thermal"

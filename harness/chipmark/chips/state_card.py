@@ -6,7 +6,7 @@ from typing import Any
 
 from chipmark.chips import nvml as nv
 from chipmark.chips.device_users import DeviceUsers
-from chipmark.chips.state import IDLE, DeviceState, Sample, is_power_cap
+from chipmark.chips.state import IDLE, UNVERIFIED, DeviceState, Sample, is_power_cap
 
 _PERIOD_S = 0.1  # reasons last for seconds; NVML answers in a fraction of a millisecond
 _USERS_EVERY = 10
@@ -30,7 +30,7 @@ class CardSource:
 
     name = "NVML"
     period_s = _PERIOD_S
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = (f"{UNVERIFIED}: written from NVML's documents",)
 
     def __init__(self, card: nv.Card, users: DeviceUsers | None = None) -> None:
         self._part = card.mig_slice()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from chipmark.chips.state import CPU_THERMAL, DeviceState, Sample
+from chipmark.chips.state import CPU_THERMAL, UNVERIFIED, DeviceState, Sample
 
 _PERIOD_S = 1.0  # some drivers measure for 10 ms when they are asked for a clock
 _COUNTERS = ("core_throttle_count", "package_throttle_count")
@@ -70,10 +70,13 @@ class CpuSource:
         throttle = self._throttled()
         self._events = self._counts()
         over = 0.0 if before is None else times.now_s - before.now_s
+        clock, heat = self._clock_mhz(), self._temperature_c()
+        if (clock, heat, throttle) != (None, None, None):
+            self.remarks = (f"clocks, heat and events of a host are {UNVERIFIED}",)
         return DeviceState(
-            clock_mhz=self._clock_mhz(),
+            clock_mhz=clock,
             nominal_mhz=self._nominal_mhz(),
-            temperature_c=self._temperature_c(),
+            temperature_c=heat,
             throttle=throttle,
             busy=self._busy(times.now_s, times.busy_s),
             other_busy=self._other_busy(before, times) if over >= _LEAST_S else None,

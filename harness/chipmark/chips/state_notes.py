@@ -74,7 +74,10 @@ def state_notes(state: RepeatState, earlier: DeviceState, named: NamedChip) -> l
     if first is not None and last is not None and last > first:
         text = f"{last - first} more uncorrected memory errors than before the first repeat"
         notes.append((NoteCode.ECC_ERRORS, f"{chip}: {text}"))
-    if changed := _changes(earlier, state.after) or _changes(state.before, state.after):
+    # What the chip was named by was looked at before it was loaded.
+    by_name = DeviceState(power_limit_w=named.identity.get("power_limit_w"))
+    looks = (by_name, earlier, state.before)
+    if changed := next((found for look in looks if (found := _changes(look, state.after))), None):
         notes.append((NoteCode.STATE_CHANGED, f"{chip}: {'; '.join(changed)}"))
     if state.after.shared and whole:
         notes.append(

@@ -173,8 +173,9 @@ def test_a_tool_that_fails_says_nothing_and_why_once(paper: Paper) -> None:
         assert device.sample() == Sample()
     assert paper.asked == asked + 3
     assert device.read() == DeviceState()
-    assert len(device.remarks) == 1
-    assert "paper-smi" in device.remarks[0]
+    assert len(device.remarks) == 2
+    assert device.remarks[0].startswith("unverified on hardware")
+    assert "paper-smi ended with exit code 1" in device.remarks[1]
     paper.says("0 0 temperature_c=41")
     assert device.read().temperature_c == 41
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from chipmark.chips.device_users import DeviceUsers
-from chipmark.chips.state import DeviceState, Sample, is_power_cap
+from chipmark.chips.state import UNVERIFIED, DeviceState, Sample, is_power_cap
 from chipmark.errors import ChipmarkError
+from chipmark.log import logger_of
 from chipmark.meters.plugins import meter_factory
 from chipmark.meters.request import MeterRequest
 from chipmark.meters.tools.cards import Card, card_that_computes, cards_of
@@ -15,6 +16,8 @@ from chipmark.meters.tools.devices import ToolHere, find_tool
 from chipmark.meters.tools.reading import DieReading
 from chipmark.meters.tools.tool import Tool
 from chipmark.registry import plugins
+
+_LOG = logger_of(__name__)
 
 _FIELDS = (
     "cap_w", "temperature_c", "clock_mhz", "nominal_mhz", "memory_clock_mhz", "busy", "throttle",
@@ -40,8 +43,6 @@ _AT_CAP = 0.95
 class ToolSource:
     """One card by the tool of its vendor."""
 
-    remarks: tuple[str, ...] = ()
-
     def __init__(
         self,
         here: ToolHere,
@@ -51,6 +52,9 @@ class ToolSource:
     ) -> None:
         self._here, self._card = here, card
         self.name = here.tool.name
+        self.remarks: tuple[str, ...] = ()
+        if not here.tool.verified:
+            self.remarks = (f"{UNVERIFIED}: {self.name} is read by its documents",)
         self._users, self._clock = users or DeviceUsers(), clock
         self._state = DeviceState()
         self._moving: tuple[str, ...] = ()
@@ -133,9 +137,8 @@ def tool_source(request: MeterRequest) -> ToolSource | None:
     """What tells the state of the card that `request` is about: its vendor's tool, None where
     chipmark reads no tool of that vendor. Raises ChipmarkError where the tool is not here, cannot
     be read, or does not tell the card from others."""
-    for name in plugins("chipmark.meters"):
-        tool = meter_factory(name)
-        if not isinstance(tool, Tool) or tool.vendor != request.vendor:
+    for tool in _tools():
+        if tool.vendor != request.vendor:
             continue
         here, readings = find_tool(tool)
         wanted = [field for field in ("pci", "uuid") if getattr(request.key, field)]
@@ -143,6 +146,18 @@ def tool_source(request: MeterRequest) -> ToolSource | None:
             readings = here.completed(readings, wanted)
         return ToolSource(here, card_that_computes(tool, cards_of(tool, readings), request))
     return None
+
+
+def _tools() -> Iterator[Tool]:
+    """Those that are meters here."""
+    for name in plugins("chipmark.meters"):
+        try:
+            found = meter_factory(name)
+        except ChipmarkError as error:
+            _LOG.info("meter %s cannot be loaded: %s", name, error.message)
+            continue
+        if isinstance(found, Tool):
+            yield found
 
 
 def _found(dies: Sequence[DieReading]) -> set[str]:
