@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from chipmark.engine.clock import VirtualClock
+from chipmark.errors import ChipmarkError
+from chipmark.meters.calibrate import Found, Plan, calibrate
+from chipmark.meters.contract import PowerSamples
+from chipmark.meters.simulated_sensor import SensorSpec, SimulatedSensor
+
+
+def drawn(seed: int) -> SensorSpec:
+    """A sensor of the range that calibration must recover."""
+    draw = random.Random(seed)
+    period = 10 ** draw.uniform(-2, math.log10(2))
+    idle = draw.uniform(20, 150)
+    return SensorSpec(
+        update_period_s=period,
+        averaging_s=draw.choice([0, draw.uniform(0, 2), 10 ** draw.uniform(-2, math.log10(2))]),
+        resolution_w=10 ** draw.uniform(-3, math.log10(5)),
+        noise_w=draw.choice([0, 0.2, 1, 3]),
+        lag_s=draw.choice([0, draw.uniform(0, 0.3)]),
+        idle_w=idle,
+        load_w=idle + draw.uniform(50, 400),
+        phase_s=draw.uniform(0, period),
+        seed=seed,
+        reading_period_s=min(max(period / 5, 0.002), 0.05),
+    )
+
+
+def found_of(spec: SensorSpec, loaded: bool = True, start_s: float = 1000.0) -> Found:
+    sensor = SimulatedSensor("test", spec, VirtualClock(start_s))
+    return calibrate([sensor], sensor.load if loaded else None, sensor.clock)[0]
+
+
+def faults(spec: SensorSpec, found: Found) -> list[str]:
+    """What is wrong with what was found; a null without a reason is wrong too."""
+    wrong = []
+
+    def check(name: str, true: float, allowed: float) -> None:
+        estimate = getattr(found, name)
+        if estimate.value is None:
+            if not estimate.reason:
+                wrong.append(f"{name} has no reason")
+        elif abs(estimate.value - true) > allowed:
+            wrong.append(f"{name} {estimate.value} for {true}")
+
+    check("update_period_s", spec.update_period_s, 0.05 * spec.update_period_s)
+    window = max(0.15 * spec.averaging_s, spec.update_period_s)
+    check("averaging_s", spec.averaging_s, window)
+    check("lag_s", spec.lag_s, window)
+    check("idle_w", spec.idle_w, 0.01 * spec.idle_w)
+    step = spec.resolution_w
+    check("resolution_w", step, step * ((found.resolution_factor or 1.0) * 1.001 - 1))
+    return wrong
+
+
+def recovered(seeds: range) -> dict[str, float]:
+    """The share of sensors of which each quantity was found; asserts that none is wrong."""
+    wrong, shares = [], dict.fromkeys(("update_period_s", "averaging_s", "resolution_w"), 0.0)
+    for seed in seeds:
+        spec = drawn(seed)
+        found = found_of(spec, start_s=1000.0 + seed * 0.37)
+        wrong += [f"{seed}: {text}" for text in faults(spec, found)]
+        for name in shares:
+            shares[name] += (getattr(found, name).value is not None) / len(seeds)
+    assert not wrong, "\n".join(wrong)
+    return shares
+
+
+def test_sensors_are_recovered() -> None:
+    shares = recovered(range(1000, 1006))
+    assert shares["update_period_s"] >= 0.9
+    assert shares["averaging_s"] >= 0.9
+
+
+@pytest.mark.long
+def test_hundreds_of_sensors_are_recovered() -> None:
+    shares = recovered(range(300))
+    # What is null is null with a reason; most must be found.
+    assert shares["update_period_s"] >= 0.97
+    assert shares["averaging_s"] >= 0.95
+    assert shares["resolution_w"] >= 0.8
+
+
+def test_a_constant_sensor_is_refused() -> None:
+    found = found_of(SensorSpec(resolution_w=1000.0, noise_w=0.0))
+    assert found.update_period_s.reason == "its value never changed"
+    assert "0 W" in found.averaging_s.reason
+    assert found.resolution_w.reason == "only 1 different values"
+    assert found.idle_w.value is None
+
+
+def test_a_load_that_moves_no_watts_is_refused() -> None:
+    found = found_of(SensorSpec(load_w=80.2, noise_w=1.0, resolution_w=0.1))
+    assert found.averaging_s.value is None
+    assert "not told from the scatter" in found.averaging_s.reason
+    assert found.update_period_s.value == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_sensor_that_is_asked_too_seldom_is_refused() -> None:
+    found = found_of(SensorSpec(update_period_s=0.01, noise_w=2.0, reading_period_s=0.05))
+    assert found.update_period_s.value is None
+    assert "shorter than it can be asked" in found.update_period_s.reason
+    assert found.averaging_s.value is None
+
+
+def test_idle_alone_shows_what_noise_shows() -> None:
+    found = found_of(SensorSpec(update_period_s=0.1, noise_w=1.0, resolution_w=0.25), loaded=False)
+    assert found.update_period_s.value == pytest.approx(0.1, rel=0.05)
+    assert found.resolution_w.value == pytest.approx(0.25)
+    assert found.idle_w.value == pytest.approx(80, rel=0.01)
+    assert found.averaging_s.reason == "no load was run"
+
+
+def test_a_slow_sensor_is_read_for_twenty_updates() -> None:
+    spec = SensorSpec(update_period_s=2.0, noise_w=1.0, resolution_w=0.1, reading_period_s=0.1)
+    sensor = SimulatedSensor("test", spec, VirtualClock())
+    told: list[str] = []
+    found = calibrate([sensor], sensor.load, sensor.clock, told.append)[0]
+    assert any("more: the sensor changes every 2 s" in text for text in told)
+    assert found.idle_w.value == pytest.approx(80, rel=0.01)
+
+
+def test_a_counter_has_a_period_and_no_window() -> None:
+    found = found_of(SensorSpec(update_period_s=0.05, counter_j=0.001, resolution_w=0.001))
+    assert found.update_period_s.value == pytest.approx(0.05, rel=0.01)
+    assert found.idle_w.value == pytest.approx(80, rel=0.005)
+    assert "adds up" in found.averaging_s.reason
+    assert "steps of 0.001 J" in found.resolution_w.reason
+
+
+def test_a_window_that_is_longer_than_the_steps_is_refused() -> None:
+    found = found_of(SensorSpec(averaging_s=20.0))
+    assert found.averaging_s.value is None
+    assert found.averaging_s.reason
+
+
+def test_meters_of_one_load_are_read_together() -> None:
+    clock = VirtualClock()
+    fast = SimulatedSensor("fast", SensorSpec(update_period_s=0.02), clock)
+    slow = SimulatedSensor("slow", SensorSpec(update_period_s=0.5, averaging_s=1.5), clock)
+    slow.load = fast.load
+    first, second = calibrate([fast, slow], fast.load, clock)
+    assert first.update_period_s.value == pytest.approx(0.02, rel=0.05)
+    assert second.update_period_s.value == pytest.approx(0.5, rel=0.05)
+    assert second.averaging_s.value == pytest.approx(1.5, abs=0.5)
+    assert clock.now() < 200  # one load for both
+
+
+def test_meters_are_stopped_where_the_load_fails() -> None:
+    class Failing:
+        name = "a load that fails"
+
+        def work(self, seconds: float) -> tuple[float, float]:
+            raise ChipmarkError("no such device")
+
+    stopped = []
+
+    class Watched(SimulatedSensor):
+        def stop(self) -> PowerSamples:
+            stopped.append(True)
+            return super().stop()
+
+    sensor = Watched("test", SensorSpec(), VirtualClock())
+    with pytest.raises(ChipmarkError, match="no such device"):
+        calibrate([sensor], Failing(), sensor.clock, plan=Plan(idle_s=1))
+    assert len(stopped) == 2
