@@ -38,7 +38,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "chipmark.meters": {
         "nvml": "chipmark.meters.nvml:NvmlMeter",
+        "nvml-power": "chipmark.meters.nvml:NvmlPowerMeter",
+        "nvml-module": "chipmark.meters.nvml:NvmlModuleMeter",
         "rapl": "chipmark.meters.rapl:RaplMeter",
+        "rapl-dram": "chipmark.meters.rapl:RaplMemoryMeter",
+        "rapl-psys": "chipmark.meters.rapl:RaplPlatformMeter",
         "declared": "chipmark.meters.declared:DeclaredMeter",
     },
 }
