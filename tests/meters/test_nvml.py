@@ -18,7 +18,7 @@ from chipmark.errors import ChipmarkError
 from chipmark.meters.choice import MeterChoice
 from chipmark.meters.nvml import NvmlMeter, NvmlModuleMeter, NvmlPowerMeter
 from chipmark.meters.nvml_power import KeptSamples
-from chipmark.meters.pick import pick_meter
+from chipmark.meters.pick import pick_meters
 from chipmark.meters.poll import infer_period
 from chipmark.meters.request import MeterRequest
 from chipmark.metrics.energy import window_energy
@@ -123,12 +123,13 @@ def test_the_card_that_computes_is_metered(over: Any, paper_nvml: ModuleType) ->
     fast = paper_nvml.PaperCard(uuid="GPU-02", pci="0:2:0.0", watts=400.0)
     over(slow, fast)
     told = MeterRequest("NVIDIA", "card", "cuda:0", key=DeviceKey(uuid="02"))
-    meter, remarks = pick_meter(told)
-    assert meter is not None
-    assert (meter.info.covers, remarks) == ("one card, GPU-02", ())
-    meter, remarks = pick_meter(MeterRequest("NVIDIA", "card", "cuda:0"))
-    assert meter is None
-    assert any("any of 2 cards" in remark for remark in remarks)
+    picked = pick_meters(told)
+    assert picked.meter is not None
+    assert picked.meter.info.covers == "one card, GPU-02"
+    assert not any(remark.startswith("nvml") for remark in picked.remarks)
+    picked = pick_meters(MeterRequest("NVIDIA", "card", "cuda:0"))
+    assert picked.meter is None
+    assert any("any of 2 cards" in remark for remark in picked.remarks)
 
 
 def test_slice_is_not_charged_with_its_card(
@@ -142,9 +143,9 @@ def test_slice_is_not_charged_with_its_card(
         MeterRequest("NVIDIA", "card", "cuda", key=DeviceKey(uuid=part.uuid)),
         MeterRequest("NVIDIA", "card", "cuda", key=DeviceKey(uuid=card.uuid)),
     ):
-        meter, remarks = pick_meter(request)
-        assert meter is None
-        assert any("1 of 7 parts" in remark for remark in remarks)
+        picked = pick_meters(request)
+        assert picked.meter is None
+        assert any("1 of 7 parts" in remark for remark in picked.remarks)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +325,8 @@ def test_a_card_without_a_module_has_no_meter_of_one(
 def test_a_vgpu_is_not_charged_with_its_card(over: Any, paper_nvml: ModuleType) -> None:
     unit = MeterRequest("NVIDIA", "card", "cuda")
     over(paper_nvml.PaperCard(virtualization=2))
-    meter, remarks = pick_meter(unit)
+    picked = pick_meters(unit)
+    meter, remarks = picked.meter, picked.remarks
     assert meter is None
     assert sum("a vGPU is a part of it" in remark for remark in remarks) == 1
     for kind in (NvmlPowerMeter, NvmlModuleMeter):

@@ -60,10 +60,8 @@ def backend_plugin(backend: str, loaded: LoadAnswer | None) -> tuple[PluginId | 
     return found, ""
 
 
-def meter_plugin(meter: Meter | None) -> PluginId | None:
-    """The plug-in that made a meter; None where there is none."""
-    if meter is None:
-        return None
+def meter_plugin(meter: Meter) -> PluginId:
+    """The plug-in that made a meter."""
     module = type(meter).__module__
     for name, point in plugins(_METERS).items():
         if point.value.partition(":")[0] == module:

@@ -12,6 +12,7 @@ from chipmark.codes import NullReason
 from chipmark.metrics import energy as energy_of
 from chipmark.metrics import phases
 from chipmark.metrics.attribution import attribute
+from chipmark.metrics.beside import beside_details
 from chipmark.metrics.events import DONE, RepeatView
 from chipmark.metrics.intervals import percentile
 from chipmark.metrics.names import SCHEMA
@@ -51,7 +52,7 @@ def details(raw: RawCell, done: Sequence[OneRepeat]) -> dict[str, Any]:
         "distinct_samples": {kind: n_distinct(by_kind(samples, kind)) for kind in KINDS},
         "work_intervals": {name: list(ends) for name, ends in work_intervals(samples).items()},
         "nameplate_bytes_s": raw.facts.nameplate_bytes_s,
-        "energy": _energy_details(raw, done),
+        "energy": _energy_details(raw, done) | beside_details(raw, done),
     }
 
 

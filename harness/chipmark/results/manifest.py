@@ -6,7 +6,8 @@ keeps the folder's content, so that metrics can be computed again. Layout of a r
     cell.json                  this schema
     trace.npz                  the workload (workload.trace)
     repeat-K/events.npz        engine.events tables of repeat K
-    repeat-K/power.npz         time_s, energy_j, power_w of the meter (absent: not measured)
+    repeat-K/power.npz         time_s, energy_j, power_w of the row's meter (absent: not measured)
+    repeat-K/power-NAME.npz    the same of a meter that stands beside it (absent: it failed)
     repeat-K/probes.json       Probes
     repeat-K/timing.json       Timing: the parent's own clock around the repeat (absent: before
                                chipmark.cell/2)
@@ -14,6 +15,7 @@ keeps the folder's content, so that metrics can be computed again. Layout of a r
                                where several ran on the unit (those of replica 0 lie above)
     audit.npz                  what the audit looked at after the run (absent: not audited)
     idle-before.npz, idle-after.npz   power with the model loaded and no work (absent: not measured)
+    idle-before-NAME.npz, idle-after-NAME.npz   the same of a meter beside
     child.log                  what the child and its libraries printed (cut to the last 256 KiB)
 """
 
@@ -22,12 +24,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from chipmark.codes import NoteCode, NullReason
 from chipmark.errors import BrokenRecordError
 from chipmark.foreign_model import parse_model
 from chipmark.metrics.rawcell import Scenario
+from chipmark.results.meter_files import one_file_each
 from chipmark.results.numbers import Amount, Count, Natural, Positive, Share, Whole
 from chipmark_models.foreign_file import MIB, read_text
 from chipmark_models.precision import CLASS_PATTERN
@@ -139,6 +142,11 @@ class MeterId(StoredPart):
     cap_w: Amount | None = None
     resolution_w: Amount | None = None
     jittered: bool = False
+
+
+def _told_apart(meters: tuple[MeterId, ...]) -> tuple[MeterId, ...]:
+    one_file_each(meter.name for meter in meters)
+    return meters
 
 
 class ReferenceId(StoredPart):
@@ -374,7 +382,12 @@ class Manifest(StoredPart):
     audit: AuditResult = AuditResult()
     quality: QualityResult = QualityResult()
     meter: MeterId | None = None
+    """The row's."""
+    beside: Annotated[tuple[MeterId, ...], AfterValidator(_told_apart)] = ()
+    """Meters whose readings stand beside the row's: of the host, of the node, a second one."""
     plugins: dict[Literal["backend", "meter", "chip"], PluginId] = Field(default_factory=dict)
+    beside_plugins: dict[str, PluginId] = Field(default_factory=dict)
+    """The code of the meters beside, by the meter's name."""
     repeats: Count
     limits: dict[str, float] = Field(default_factory=dict)
     """Time limits of the cell's steps in seconds, by name."""

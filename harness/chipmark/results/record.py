@@ -6,11 +6,12 @@ A record is a folder:
     trace.npz                      the work
     repeat-K/TABLE.parquet         steps, launches, rows, turns, sessions, window
     repeat-K/power.parquet         time_s, energy_j, power_w (absent: not measured)
+    repeat-K/power-NAME.parquet    the same of a meter that stands beside the row's
     repeat-K/probes.json
     repeat-K/timing.json           the parent's clock around the repeat (since record/2)
     repeat-K/replica-R/            tables, probes.json and timing.json of replica R, from 1 on
     audit.npz                      places looked at after the run (absent: not audited)
-    idle-before.parquet, idle-after.parquet
+    idle-before.parquet, idle-after.parquet, and -NAME.parquet of meters beside
     child.log
 
 An audit that was finished later lies next to the folder (`results.sidecar`).
