@@ -13,6 +13,7 @@ from chipmark.cell.environment import run_module
 from chipmark.cell.prepare import meter_request
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chips_here
+from chipmark.meters.calibration import calibration_note
 from chipmark.meters.pick import meter_answers, pick_meters
 from chipmark_models.pull import list_models
 
@@ -77,6 +78,7 @@ def _meters(chip: ChipIdentity) -> list[Item]:
         if answer.meter is not None:
             info = answer.meter.info
             text = f"{info.source}, scope {info.scope}: {info.method}"
+            text = "; ".join(filter(None, (text, calibration_note(info))))
         if (answer.name, text) not in shown:
             shown[answer.name, text] = None
             text = f"for the {answer.metered} of {chip.name}: {text}"

@@ -30,6 +30,7 @@ from chipmark.meters.calibrate_estimates import (
 )
 from chipmark.meters.calibration import Calibration, Figure
 from chipmark.meters.contract import Meter, PowerSamples
+from chipmark.meters.poll import read_at_least_every
 
 F64 = NDArray[np.float64]
 Tell = Callable[[str], None]
@@ -40,6 +41,9 @@ IDLE_UPDATES = 20
 _LONG_S = (6.0, 10.0)
 _LONG_STEPS = 3
 _SETTLES = 0.7
+_QUICK_IDLE_S = 20.0
+QUICK_S = 0.002
+"""Seconds between readings while the sensor's rhythm is looked for."""
 _SHORT_S = 0.4
 _LONGEST_S = 10.0
 STEPS_S = 60.0
@@ -88,6 +92,11 @@ class _Recording:
         for number, samples in taken.items():
             into[number].append(samples)
 
+    def quickly(self, what: Callable[[], None]) -> None:
+        """As `read`, as often as the sensors answer; not for idle, since it takes power itself."""
+        with read_at_least_every(QUICK_S):
+            self.read(what, self.steps)
+
 
 @dataclass(frozen=True, slots=True)
 class _Series:
@@ -126,12 +135,15 @@ def calibrate(
     if load is not None:
         tell(f"long steps of load, by {load.name}")
         lengths = [draw.uniform(*_LONG_S) for _ in range(2 * _LONG_STEPS)]
-        recording.read(lambda: _steps(recording, load, clock, lengths), recording.steps)
+        recording.quickly(lambda: _steps(recording, load, clock, lengths))
         width = _width(recording)
         if width is not None:
             lengths = _lengths(draw, width, plan.steps_s)
             tell(f"{len(lengths) // 2} steps of load in {sum(lengths):.0f} s, by {load.name}")
-            recording.read(lambda: _steps(recording, load, clock, lengths), recording.steps)
+            recording.quickly(lambda: _steps(recording, load, clock, lengths))
+    else:
+        tell(f"idle for {_QUICK_IDLE_S:.0f} s, read as often as it can be")
+        recording.quickly(lambda: _rest(clock, _QUICK_IDLE_S))
     longest = max((_period(recording, i).value or 0.0 for i in range(len(meters))), default=0.0)
     missing = IDLE_UPDATES * longest * 1.05 - plan.idle_s
     if missing > 0:

@@ -22,6 +22,8 @@ from chipmark.chips.detect import accelerators_of
 from chipmark.errors import ChipmarkError
 from chipmark.foreign_model import parse_model
 from chipmark.meters.contract import Meter, MeterInfo
+from chipmark.meters.plugins import meter_factory
+from chipmark.meters.request import MeterRequest
 from chipmark_models.cache import cache_path
 from chipmark_models.files import whole_file
 from chipmark_models.foreign_file import SETTINGS_BYTES, read_text
@@ -30,6 +32,8 @@ LONGEST_S = 30 * 86_400.0
 """How long a calibration is used."""
 
 SCHEMA = "chipmark.meters/1"
+_USED, _NOT_USED = "calibrated on", "calibration not used"
+_AHEAD_S = 86_400.0
 
 _HINT = "delete it, or run `chipmark power calibrate --forget`"
 
@@ -103,7 +107,7 @@ def calibrated(info: MeterInfo, found: Calibration) -> MeterInfo:
         )
         if value is not None
     ]
-    note = f"calibrated on {found.day}: {', '.join(seen) or 'nothing could be seen'}"
+    note = f"{_USED} {found.day}: {', '.join(seen) or 'nothing could be seen'}"
     return replace(
         info,
         update_period_s=info.update_period_s if period is None else period,
@@ -116,34 +120,47 @@ def calibrated(info: MeterInfo, found: Calibration) -> MeterInfo:
 
 def why_not(found: Calibration, driver: str, now_s: float) -> str:
     """Why a calibration is not used now; "" where it is."""
-    age = now_s - found.made_unix_s
-    again = "`chipmark power calibrate` makes another"
-    if age > LONGEST_S or age < -86_400:
-        days = age / 86_400
-        return f"the calibration of {found.day} is {days:.0f} days old and not used; {again}"
-    if found.driver != driver:
-        return (
-            f"the calibration of {found.day} was made with {found.driver}, here is {driver}: "
-            f"not used; {again}"
-        )
-    return ""
+    age_s = now_s - found.made_unix_s
+    why = ""
+    if not -_AHEAD_S < age_s < LONGEST_S:
+        why = f"it is {age_s / 86_400:.0f} days old"
+    elif found.driver != driver:
+        why = f"it was made with {found.driver}, and here is {driver}"
+    if not why:
+        return ""
+    return f"{_NOT_USED}, of {found.day}: {why}; `chipmark power calibrate` makes another"
 
 
-def use_calibration(meter: Meter, vendor: str) -> tuple[str, ...]:
-    """Give a meter what its calibration on this machine found, and remarks where that is not used.
-
-    A file that is broken is a remark: it costs the calibration and not the run.
+def calibrated_meter(name: str, request: MeterRequest) -> Meter | None:
+    """The meter that a factory gives for a request, with what its calibration on this machine
+    found. Raises what the factory raises; a calibration that is not used is a note of the meter.
     """
+    meter = meter_factory(name).for_request(request)
+    if meter is not None and meter.info.update_period_s:
+        meter.info = informed(meter.info, driver_of(request.vendor), time.time())
+    return meter
+
+
+def informed(info: MeterInfo, driver: str, now_s: float) -> MeterInfo:
+    """A meter with its stored calibration, or with a note why that is not used; as it is where
+    there is none. A file that is broken costs the calibration and not the run."""
     try:
-        found = next((c for c in load_calibrations() if c.is_of(meter.info)), None)
+        found = next((c for c in load_calibrations() if c.is_of(info)), None)
     except ChipmarkError as error:
-        return (f"{error.message}. {error.hint}",)
-    if found is None:
-        return ()
-    if refused := why_not(found, driver_of(vendor), time.time()):
-        return (f"{meter.info.name}: {refused}",)
-    meter.info = calibrated(meter.info, found)
-    return ()
+        refused = f"{_NOT_USED}: {error.message}. {error.hint}".strip()
+    else:
+        if found is None:
+            return info
+        refused = why_not(found, driver, now_s)
+        if not refused:
+            return calibrated(info, found)
+    return replace(info, notes=(*info.notes, refused))
+
+
+def calibration_note(info: MeterInfo) -> str:
+    """What a meter's notes say of its calibration; "" where it has none."""
+    own = (text for text in info.notes if text.startswith((_USED, _NOT_USED)))
+    return next(own, "")
 
 
 def calibration_path() -> Path:

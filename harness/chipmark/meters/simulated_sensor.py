@@ -86,7 +86,7 @@ class SimulatedSensor:
     """The meter of a simulated device. `load` is what it does."""
 
     def __init__(self, name: str, spec: SensorSpec, clock: Clock | None = None) -> None:
-        self._spec = spec
+        self._name, self._spec = name, spec
         self.clock: Clock = clock or MonotonicClock()
         self.load = SimulatedLoad(self.clock)
         self._start_s = self.clock.now()
@@ -101,6 +101,10 @@ class SimulatedSensor:
             period_known=False,
             reading_period_s=spec.reading_period_s,
         )
+
+    def on(self, clock: Clock) -> SimulatedSensor:
+        """The same sensor on another clock."""
+        return SimulatedSensor(self._name, self._spec, clock)
 
     def start(self) -> None:
         """Begin at the clock's time."""
@@ -151,9 +155,7 @@ class SimulatedSensor:
         return at
 
 
-def simulated_sensor(
-    target: str, options: Mapping[str, str], clock: Clock | None = None
-) -> SimulatedSensor:
+def simulated_sensor(target: str, options: Mapping[str, str]) -> SimulatedSensor:
     """The sensor of `--meter sim:TARGET,FIELD=VALUE`. UnknownNameError, UsageError."""
     if target not in SENSORS:
         raise UnknownNameError("simulated sensor", target, SENSORS)
@@ -166,7 +168,7 @@ def simulated_sensor(
             values[key] = int(text) if key == "seed" else float(text)
         except ValueError as error:
             raise UsageError(f"--meter sim:{target},{key}={text}: not a number") from error
-    return SimulatedSensor(target, replace(SENSORS[target], **values), clock)  # type: ignore[arg-type]
+    return SimulatedSensor(target, replace(SENSORS[target], **values))  # type: ignore[arg-type]
 
 
 def _normal(number: F64, seed: int) -> F64:
