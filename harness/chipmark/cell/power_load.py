@@ -28,6 +28,7 @@ LOAD_S = 600.0
 
 _GRACE_S = 120.0
 _CONTEXT = 64
+_FOLDER = "chipmark-power-"
 
 
 class HostLoad:
@@ -65,16 +66,22 @@ class BackendLoad:
 def power_load(backend: str, reporter: Reporter) -> Iterator[PowerLoad]:
     """The load of a backend `KIND:DEVICE`, of the host's processors where its device is "cpu" or
     it is "". Raises what loading raises; the process and its folder are gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="chipmark-power-") as scratch:
-        folder = Path(scratch)
-        if not backend or split_backend(backend)[1].partition(":")[0] == "cpu":
-            with ChildProcess("{}", folder, module="chipmark.cell.power_work") as child:
-                yield HostLoad(child)
-            return
-        reporter.stage(f"loading {MODEL} on {backend}")
-        model = prepare_model(
-            find_model(MODEL, 0, reporter.stage), PRECISION, backend, reporter.stage
-        )
+    if backend and split_backend(backend)[1].partition(":")[0] != "cpu":
+        with loaded_backend(backend, reporter) as load:
+            yield load
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix=_FOLDER) as folder,
+        ChildProcess("{}", Path(folder), module="chipmark.cell.power_work") as child,
+    ):
+        yield HostLoad(child)
+
+
+@contextmanager
+def loaded_backend(backend: str, reporter: Reporter) -> Iterator[BackendLoad]:
+    """A backend with the smallest model. Raises what loading raises."""
+    model = prepare_model(find_model(MODEL, 0, reporter.stage), PRECISION, backend, reporter.stage)
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder:
         spec = ChildSpec(
             backend=backend,
             load=LoadSpec(
@@ -84,10 +91,11 @@ def power_load(backend: str, reporter: Reporter) -> Iterator[PowerLoad]:
                 max_context=_CONTEXT,
                 kv_tokens=_CONTEXT,
                 max_chunk=_CONTEXT,
-                scratch=scratch,
+                scratch=folder,
             ),
             feedback="forced",
         )
-        with ChildProcess(spec.to_json(), folder, backend=backend) as child:
+        with ChildProcess(spec.to_json(), Path(folder), backend=backend) as child:
+            reporter.stage(f"loading {MODEL} on {backend}")
             child.request(Load(), LOAD_S)
             yield BackendLoad(backend, child)
