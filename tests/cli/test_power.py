@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ SIM = ("--meter", "sim:averaged,noise_w=0.5", "--virtual-clock")
 
 
 @pytest.fixture(autouse=True)
-def _nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without chips that have meters, and a cache of its own."""
     monkeypatch.setenv("CHIPMARK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(meters_here, "chips_here", lambda: ([], []))
-    yield
 
 
 @pytest.mark.parametrize("command", [("calibrate",), ("watch", "--once")])

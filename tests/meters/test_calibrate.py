@@ -101,11 +101,15 @@ def test_a_load_that_moves_no_watts_is_refused() -> None:
     assert found.update_period_s.value == pytest.approx(0.1, rel=0.05)
 
 
-def test_a_sensor_that_is_asked_too_seldom_is_refused() -> None:
-    found = found_of(SensorSpec(update_period_s=0.01, noise_w=2.0, reading_period_s=0.05))
+@pytest.mark.parametrize("window_s", [0.0, 0.8])
+def test_of_a_sensor_that_is_asked_too_seldom_the_window_alone_is_seen(window_s: float) -> None:
+    spec = SensorSpec(
+        update_period_s=0.01, averaging_s=window_s, noise_w=2.0, reading_period_s=0.05
+    )
+    found = found_of(spec)
     assert found.update_period_s.value is None
     assert "shorter than it can be asked" in found.update_period_s.reason
-    assert found.averaging_s.value is None
+    assert found.averaging_s.value == pytest.approx(window_s, abs=0.05)
 
 
 def test_idle_alone_shows_what_noise_shows() -> None:
@@ -129,6 +133,7 @@ def test_a_counter_has_a_period_and_no_window() -> None:
     found = found_of(SensorSpec(update_period_s=0.05, counter_j=0.001, resolution_w=0.001))
     assert found.update_period_s.value == pytest.approx(0.05, rel=0.01)
     assert found.idle_w.value == pytest.approx(80, rel=0.005)
+    assert found.load_w.value == pytest.approx(220, rel=0.01)
     assert "adds up" in found.averaging_s.reason
     assert "steps of 0.001 J" in found.resolution_w.reason
 

@@ -47,7 +47,7 @@ def test_a_lag_moves_the_answer() -> None:
 
 def test_a_counter_holds_all_joules() -> None:
     spec = SensorSpec(**{**_fields(EXACT), "update_period_s": 0.05, "counter_j": 0.01})
-    time_s, _, energy_j = step(spec)
+    _, _, energy_j = step(spec)
     assert energy_j[-1] - energy_j[0] == pytest.approx(7 * 100 + 3 * 200, abs=300 * 0.06)
     assert (np.diff(energy_j) >= 0).all()
 

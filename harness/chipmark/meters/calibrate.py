@@ -18,14 +18,17 @@ from numpy.typing import NDArray
 
 from chipmark.engine.contract import Clock
 from chipmark.meters.calibrate_estimates import (
+    TOO_FAST,
     Edge,
     Estimate,
     averaging,
+    changed_share,
     idle_by_counter,
     idle_power,
     reading_period,
     resolution,
     response,
+    step_by_counter,
     update_period,
 )
 from chipmark.meters.calibration import Calibration, Figure
@@ -264,7 +267,7 @@ def _found(recording: _Recording, number: int, load: PowerLoad | None, no_load: 
         said = "" if step.value is None else f", in steps of {step.value:.3g} J"
         step, factor = Estimate(None, reason=f"it counts joules{said}"), None
         window = lag = Estimate(None, reason="a counter adds up and averages over nothing")
-        moved = Estimate(None, reason="not worked out for a counter")
+        moved = _moved(_Series.of(steps, counter), recording.edges, no_load)
     else:
         watts = idle_power(rest.time_s, rest.value, period.value, grid.bound)
         window, lag, moved = _answer(_Series.of(steps, False), recording.edges, period, no_load)
@@ -282,6 +285,13 @@ def _found(recording: _Recording, number: int, load: PowerLoad | None, no_load: 
     )
 
 
+def _moved(series: _Series, edges: Sequence[Edge], no_load: str) -> Estimate:
+    """Watts of a step by a counter."""
+    if not edges or len(series.time_s) < 2:
+        return Estimate(None, reason=no_load)
+    return step_by_counter(series.time_s, series.value, edges)
+
+
 def _answer(
     series: _Series, edges: Sequence[Edge], period: Estimate, no_load: str
 ) -> tuple[Estimate, Estimate, Estimate]:
@@ -294,13 +304,16 @@ def _answer(
         nothing = Estimate(None, reason=why)
         return nothing, nothing, nothing
     moved = Estimate(seen.step_w)
-    if period.value is None:
-        total = sum(averaging(seen, max(reading_period(series.time_s), 1e-3)))
+    reading, hold_s = reading_period(series.time_s), period.value
+    if hold_s is None and changed_share(series.time_s, series.value) > TOO_FAST:
+        hold_s = 0.0  # each reading is a new one
+    if hold_s is None:
+        total = sum(averaging(seen, max(reading, 1e-3)))
         text = f"its period is not known; it shows a whole step after {total:.2g} s"
         return Estimate(None, reason=text), Estimate(None, reason=text), moved
-    window, lag = averaging(seen, period.value)
+    window, lag = averaging(seen, hold_s)
     shortest = min(b.time_s - a.time_s for a, b in pairwise(edges))
-    if window + lag + period.value > _SETTLES * shortest:
+    if window + lag + hold_s > _SETTLES * shortest:
         text = f"it does not settle within the steps of load, of {shortest:.2g} s and more"
         return Estimate(None, reason=text), Estimate(None, reason=text), moved
     half = len(edges) // 4 * 2
@@ -310,10 +323,8 @@ def _answer(
     for part, inside in zip(ends, (series.time_s < middle, series.time_s >= middle), strict=True):
         found, _ = response(series.time_s[inside], series.value[inside], part)
         if found is not None:
-            others.append(averaging(found, period.value))
+            others.append(averaging(found, hold_s))
     spread = [abs(a - b) / 2 for a, b in zip(*others, strict=True)] if len(others) == 2 else []
-    return (
-        Estimate(window, spread[0] if spread else None),
-        Estimate(lag, spread[1] if spread else None),
-        moved,
-    )
+    # Nothing is seen that is finer than what the times of readings are.
+    errors = [max(one, reading) for one in spread] or [None, None]
+    return Estimate(window, errors[0]), Estimate(lag, errors[1]), moved

@@ -21,6 +21,10 @@ from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 
+TOO_FAST = 0.55
+"""Share of readings that differ from the one before, over which a sensor changes too fast for its
+rhythm to be seen."""
+
 FINEST_W = 1e-4
 """Steps under this are taken as none: what sensors print has a tenth of a milliwatt at best."""
 
@@ -28,7 +32,6 @@ _MIN_CHANGES = 12
 _MOST_CHANGES = 400
 _COHERENT = 0.55
 _CHANCE = 1e-3
-_TOO_FAST = 0.55
 _SETTLED = 0.3
 _MANY_VALUES = 8
 _FEW_VALUES = 4
@@ -80,13 +83,17 @@ def change_times(time_s: F64, value: F64) -> F64:
     return np.asarray(middle[changed], np.float64)
 
 
+def changed_share(time_s: F64, value: F64) -> float:
+    """Share of the readings that differ from the one before."""
+    return len(change_times(time_s, value)) / max(1, len(time_s) - 1)
+
+
 def update_period(time_s: F64, value: F64) -> Estimate:
     """Seconds between updates of the sensor."""
     at, reading = change_times(time_s, value), reading_period(time_s)
     if not len(at):
         return Estimate(None, reason="its value never changed")
-    share = len(at) / max(1, len(time_s) - 1)
-    if share > _TOO_FAST:
+    if (share := changed_share(time_s, value)) > TOO_FAST:
         return Estimate(
             None,
             reason=f"it changed between {share:.0%} of its readings, {reading:.3g} s apart: its "
@@ -99,7 +106,7 @@ def update_period(time_s: F64, value: F64) -> Estimate:
         return _by_gaps(at, reading)
     half = min(len(at) // 2, _MOST_CHANGES)
     others = [p for p in (_rhythm(at[:half], reading), _rhythm(at[-half:], reading)) if p]
-    # A half may lack the changes to be told from chance; it says nothing then.
+    # A half may have too few changes to differ from chance; it is left out then.
     near = [p for p in others if abs(p - whole) < 0.2 * whole]
     scatter = max((abs(p - whole) for p in near), default=None)
     return Estimate(whole, scatter)
@@ -300,6 +307,23 @@ def idle_power(time_s: F64, value: F64, period_s: float | None, largest_step: fl
     if mean <= 0 or error > _IDLE_ERROR * mean:
         return Estimate(None, error, f"{mean:.4g} W, known to {error:.2g} W only")
     return Estimate(mean, error)
+
+
+def step_by_counter(time_s: F64, energy_j: F64, edges: Sequence[Edge]) -> Estimate:
+    """Watts that the load adds by a counter: of the later part of each stretch between edges."""
+    if len(edges) < 2:
+        return Estimate(None, reason=f"only {len(edges)} steps of load were made")
+    bounds = np.array([float(time_s[0]), *(edge.time_s for edge in edges), float(time_s[-1])])
+    begins = bounds[1:] - 0.5 * np.diff(bounds)
+    joules = np.interp(bounds[1:], time_s, energy_j) - np.interp(begins, time_s, energy_j)
+    watts = joules / (bounds[1:] - begins)
+    signs = np.where([edge.rising for edge in edges], 1.0, -1.0)
+    steps = np.diff(watts) * signs
+    scatter = float(steps.std())
+    if (step := float(np.median(steps))) <= 3 * scatter:
+        text = f"the load moved {max(step, 0.0):.3g} W, with a scatter of {scatter:.2g} W"
+        return Estimate(None, reason=text)
+    return Estimate(step, scatter)
 
 
 def idle_by_counter(time_s: F64, energy_j: F64) -> Estimate:

@@ -12,7 +12,7 @@ from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import Meter, PowerSamples
 
 Temperature = Callable[[], float | None]
-"""Degrees Celsius of a device now, None where nothing tells."""
+"""Degrees Celsius of a device now, None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class MeterReading:
     """Of the counter, from a zero of its own."""
     cap_w: float | None
     temperature_c: float | None
-    """Of the device, where something tells it."""
+    """Of the device, None where it is not known."""
     age_s: float | None
     """Seconds from the last reading to the end of the look."""
     verified: bool
