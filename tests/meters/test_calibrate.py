@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
+from dataclasses import fields
 
+import numpy as np
 import pytest
 
 from chipmark.engine.clock import VirtualClock
 from chipmark.errors import ChipmarkError
 from chipmark.meters.calibrate import Found, Plan, calibrate
-from chipmark.meters.contract import PowerSamples
+from chipmark.meters.calibrate_estimates import Estimate, update_period
+from chipmark.meters.calibration import Calibration
+from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.meters.simulated_sensor import SensorSpec, SimulatedSensor
 
 
@@ -174,3 +179,86 @@ def test_meters_are_stopped_where_the_load_fails() -> None:
     with pytest.raises(ChipmarkError, match="no such device"):
         calibrate([sensor], Failing(), sensor.clock, plan=Plan(idle_s=1))
     assert len(stopped) == 2
+
+
+def test_a_clock_that_wanders_is_seen_by_its_gaps() -> None:
+    made = np.random.default_rng(5)
+    updates = np.cumsum(0.1 * (1 + 0.04 * made.standard_normal(900)))
+    time_s = np.arange(0.0, updates[-1], 0.01)
+    value = made.normal(80, 3, 901)[np.searchsorted(updates, time_s)]
+    found = update_period(time_s, value)
+    assert found.value == pytest.approx(0.1, rel=0.05)
+    assert update_period(time_s, np.round(value / 100)).value is None
+
+
+def test_changes_without_a_rhythm_have_no_period() -> None:
+    made = np.random.default_rng(6)
+    moments = np.cumsum(made.exponential(0.5, 200))
+    time_s = np.arange(0.0, moments[-1], 0.005)
+    found = update_period(time_s, np.searchsorted(moments, time_s).astype(float))
+    assert found.value is None
+    assert "rhythm" in found.reason
+
+
+class AnySensor:
+    """Readings of any kind, as many as it likes."""
+
+    info = MeterInfo("any", "polled", "board", "drawn", 0.1, covers="one card")
+
+    def __init__(self, clock: VirtualClock, draw: random.Random) -> None:
+        self._clock, self._draw, self._start_s = clock, draw, 0.0
+
+    def start(self) -> None:
+        self._start_s = self._clock.now()
+
+    def stop(self) -> PowerSamples:
+        draw, now = self._draw, self._clock.now()
+        number = draw.choice([0, 1, 2, 3, 10, 200, 2000])
+        made = np.random.default_rng(draw.randrange(1 << 30))
+        time_s = np.sort(made.uniform(self._start_s, now, number))
+        if draw.random() < 0.2:
+            time_s = np.round(time_s)
+        value = draw.choice([
+            np.full(number, 80.0),
+            np.zeros(number),
+            made.normal(80, 5, number),
+            np.where(made.random(number) < 0.02, 1e6, 80.0),
+            np.where(made.random(number) < 0.5, np.nan, 80 + np.round(made.normal(0, 3, number))),
+            made.normal(0, 1e300, number),
+            np.full(number, np.inf),
+            np.arange(number) / 10,
+            made.choice([80.0, 90.0], number),
+        ])  # fmt: skip
+        nothing = np.full(number, np.nan)
+        if draw.random() < 0.5:
+            return PowerSamples(time_s, nothing, value)
+        rising = draw.random() < 0.7
+        joules = np.cumsum(np.nan_to_num(np.clip(value, 0, 1e300)) / 2000) if rising else value
+        return PowerSamples(time_s, joules, nothing)
+
+
+def check_any(seeds: range) -> None:
+    """Whatever is read, each quantity is a finite number or null with a reason."""
+    for seed in seeds:
+        draw = random.Random(seed)
+        clock = VirtualClock(draw.uniform(0, 1e5))
+        load = SimulatedSensor("test", SensorSpec(), clock).load if draw.random() < 0.7 else None
+        sensor = AnySensor(clock, draw)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = calibrate([sensor], load, clock)[0]
+        stored = found.calibration(sensor, "a driver", 1.0)
+        assert Calibration.model_validate_json(stored.model_dump_json()) == stored
+        for field in fields(found):
+            estimate = getattr(found, field.name)
+            if isinstance(estimate, Estimate) and estimate.value is None:
+                assert estimate.reason, (seed, field.name)
+
+
+def test_whatever_is_read_is_a_number_or_null_with_a_reason() -> None:
+    check_any(range(25))
+
+
+@pytest.mark.long
+def test_whatever_else_is_read() -> None:
+    check_any(range(25, 500))

@@ -44,6 +44,7 @@ IDLE_UPDATES = 20
 _LONG_S = (6.0, 10.0)
 _LONG_STEPS = 3
 _SETTLES = 0.7
+_MOST_W, _MOST_J = 1e7, 1e15
 _QUICK_IDLE_S = 20.0
 QUICK_S = 0.002
 """Seconds between readings while the sensor's rhythm is looked for."""
@@ -114,8 +115,12 @@ class _Series:
             return _Series(np.zeros(0), np.zeros(0))
         time_s = np.concatenate([p.time_s for p in parts])
         value = np.concatenate([p.energy_j if counter else p.power_w for p in parts])
-        good = np.isfinite(value)
-        return _Series(time_s[good], value[good])
+        # What no sensor reads is left out: printed once, it must not be taken for its range.
+        with np.errstate(invalid="ignore"):
+            good = np.isfinite(value) & (value >= 0) & (value < (_MOST_J if counter else _MOST_W))
+        time_s, value = time_s[good], value[good]
+        later = np.diff(time_s, prepend=-np.inf) > 0
+        return _Series(time_s[later], value[later])
 
 
 def calibrate(
@@ -253,8 +258,13 @@ def _found(recording: _Recording, number: int, load: PowerLoad | None, no_load: 
     parts = [*idle, *steps]
     counter = _counts(parts)
     whole, rest = _Series.of(parts, counter), _Series.of(idle, counter)
+    refused = ""
     if len(whole.time_s) < 2 or len(rest.time_s) < 2:
-        nothing = Estimate(None, reason="the sensor gave no two readings")
+        refused = "the sensor gave fewer than two readings"
+    elif counter and (np.diff(whole.value) < 0).any():
+        refused = "the counter went backwards"
+    if refused:
+        nothing = Estimate(None, reason=refused)
         name = load.name if load else ""
         return Found(
             nothing, nothing, nothing, nothing, nothing, nothing, None, name, len(whole.time_s), 0.0

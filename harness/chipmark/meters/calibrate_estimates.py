@@ -114,7 +114,7 @@ def update_period(time_s: F64, value: F64) -> Estimate:
 
 def _rhythm(at: F64, reading: float) -> float | None:
     """The longest period in whose rhythm the moments come; None where chance could do as well."""
-    if len(at) < 4:
+    if len(at) < 4 or reading <= 0:
         return None
     gap = float(np.quantile(np.diff(at), 0.1)) + reading
     span = float(at[-1] - at[0])
