@@ -125,6 +125,14 @@ def test_idle_alone_shows_what_noise_shows() -> None:
     assert found.averaging_s.reason == "no load was run"
 
 
+def test_idle_that_the_steps_do_not_resolve_is_refused() -> None:
+    spec = SensorSpec(averaging_s=1.0, noise_w=0.0, resolution_w=5.0, idle_w=82.4)
+    found = found_of(spec)
+    assert found.resolution_w.value == pytest.approx(5.0)
+    assert found.idle_w.value is None
+    assert found.idle_w.reason == "80 W, known to 2.5 W only"
+
+
 def test_a_slow_sensor_is_read_for_twenty_updates() -> None:
     spec = SensorSpec(update_period_s=2.0, noise_w=1.0, resolution_w=0.1, reading_period_s=0.1)
     sensor = SimulatedSensor("test", spec, VirtualClock())
