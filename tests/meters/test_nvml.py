@@ -326,9 +326,8 @@ def test_a_vgpu_is_not_charged_with_its_card(over: Any, paper_nvml: ModuleType) 
     unit = MeterRequest("NVIDIA", "card", "cuda")
     over(paper_nvml.PaperCard(virtualization=2))
     picked = pick_meters(unit)
-    meter, remarks = picked.meter, picked.remarks
-    assert meter is None
-    assert sum("a vGPU is a part of it" in remark for remark in remarks) == 1
+    assert picked.meter is None
+    assert sum("a vGPU is a part of it" in remark for remark in picked.remarks) == 1
     for kind in (NvmlPowerMeter, NvmlModuleMeter):
         assert kind.for_request(unit) is None
         choice = MeterChoice("nvml-power" if kind is NvmlPowerMeter else "nvml-module")

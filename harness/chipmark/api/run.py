@@ -118,8 +118,8 @@ def run(
         threads: threads of a CPU backend; 0 is its own choice.
         power_w: the unit's power in watts, declared where nothing measures it.
         meters: exactly these, as "NAME[:TARGET][,KEY=VALUE]"; the first gives the row's joules, the
-            others stand beside it. None takes the best that is here, and what meters the host and
-            the node beside it.
+            others are in `power_beside`. None takes the best that is here for the row, and what
+            meters the host and the node next to it.
         python: the interpreter of the measured processes, a vendor's own.
         fresh: a fresh process for every repeat.
         max_chunk: most prompt tokens of one launch.

@@ -25,11 +25,11 @@ from chipmark.results.manifest import (
     HostOperatorId,
     LoadResult,
     Manifest,
-    MeterId,
     Note,
     PluginId,
     PrecisionId,
 )
+from chipmark.results.meter_id import MeterId
 from chipmark.results.stored_bytes import too_few_kv_bytes, too_few_weight_bytes
 from chipmark_models.config import ModelConfig
 from chipmark_models.precision import precision_named

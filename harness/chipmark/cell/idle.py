@@ -7,7 +7,7 @@ from chipmark.cell.protocol import Idle
 
 
 def measure_idle(cell: MeasuredCell, name: str) -> None:
-    """Meter the loaded, idle device into `idle-NAME.npz`, those meters beside the row's too;
+    """Meter the loaded, idle device into `idle-NAME.npz`, by the row's meter and the others;
     nothing where the row's is none that measures."""
     seconds = cell.idle_s
     if not seconds:

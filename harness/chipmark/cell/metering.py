@@ -1,7 +1,7 @@
-"""The meters of a cell while something runs: the row's and those beside it, started and stopped.
+"""The meters of a cell while something runs: the row's and the others, started and stopped.
 
-None of them may cost the cell: one that fails, hangs, or hands over what are no samples leaves a
-note, and its readings are missing.
+None of them may cost the cell: one that fails, hangs, or hands over what cannot be samples leaves
+a note, and its readings are missing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Readings:
     own: PowerSamples | None = None
     """Of the row's meter; None where there is none, or it failed."""
     beside: Mapping[str, PowerSamples] = field(default_factory=dict)
-    """Of those beside it that did not fail, by name."""
+    """Of the others that did not fail, by name."""
     notes: tuple[Note, ...] = ()
     """What went wrong, each once."""
 

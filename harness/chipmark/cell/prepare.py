@@ -192,8 +192,8 @@ def option_notes(plan: CellPlan) -> list[Note]:
 
 
 def sim_meters(device: str, *, named: bool) -> Picked:
-    """What a simulated device tells of its power; where that is polled, an exact counter stands
-    beside it. Meters that the user named have no place on its virtual clock."""
+    """What a simulated device tells of its power; where that is polled, with an exact
+    counter as well. Meters that the user named have no place on its virtual clock."""
     info = sim_info(device)
     beside = (ReplayMeter(SIM_COUNTER_INFO),) if info.source == "polled" else ()
     remarks = ("--meter names none of a simulated device, which has its own",) if named else ()

@@ -75,8 +75,8 @@ def measure_repeat(cell: MeasuredCell, index: int) -> Repeat:
 
 def timed_run(cell: MeasuredCell, requests: Sequence[Run], power: Path) -> list[Timing]:
     """One run of every replica with meters and throttle watch running, by this process's clock; the
-    samples of the row's meter go to `power`, those beside it next to it. CellFailedError where a
-    run fails; a meter that fails is a note."""
+    samples of the row's meter go to `power`, those of the others next to it. CellFailedError where
+    a run fails; a meter that fails is a note."""
     parts = [power]
     if len(requests) > 1:
         parts = [power.with_name(f"power-{n}.npz") for n in range(len(requests))]

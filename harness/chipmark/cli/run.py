@@ -68,8 +68,8 @@ def run(
         [],
         "--meter",
         metavar="NAME[:TARGET][,KEY=VALUE]",
-        help="Read exactly the meters named, the first for the row's joules and the others beside "
-        f"them (`chipmark doctor` lists them); without it, the best that is here. {_AGAIN}",
+        help="Read exactly the meters named, the first for the row's joules, the others next to "
+        f"it (`chipmark doctor` lists them); without it, the best that is here. {_AGAIN}",
     ),
     seed: int = typer.Option(0, min=0, help="Seed of the workload and of synthetic weights."),
     feedback: str = typer.Option("forced", help="forced (the trace's tokens) or sampled."),

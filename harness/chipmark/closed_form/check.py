@@ -29,8 +29,8 @@ def check_record(folder: Path, book: Path) -> list[Finding]:
     """Every column of a record that differs from its closed form, as an error.
 
     Energy of a device that is polled may differ by the meter's stated error, which is all that
-    sampling can promise; that of the counter beside it may not. Its cost is computed from the
-    watts that were measured. A record of another backend, or of a device or scenario without a
+    sampling can promise; that of the exact counter next to it may not. Its cost is computed from
+    the watts that were measured. A record of another backend, or of a device or scenario without a
     closed form, is a finding too.
     """
     where = folder / RECORD_FILE
@@ -61,7 +61,7 @@ def _differences(folder: Path, record: Record, spec: SimSpec) -> list[str]:
 
 
 def _beside_differences(record: Record, expected: Mapping[str, Any]) -> list[str]:
-    """The exact counter that stands beside polled watts has the closed form's joules."""
+    """The exact counter next to polled watts has the closed form's joules."""
     texts = []
     for entry in (record.metrics.details.get("energy") or {}).get("beside") or []:
         for name in ("power_w", "tok_per_joule"):

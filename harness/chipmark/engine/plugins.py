@@ -71,7 +71,7 @@ def virtual_clock(name: str, backend: object) -> Clock | None:
 
 
 def counter_samples(backend: object) -> PowerColumns:
-    """The exact counter of the built-in simulated device, beside watts that are polled."""
+    """The exact counter of the built-in simulated device, next to watts that are polled."""
     return cast("_Simulated", backend).counter_samples()
 
 

@@ -20,7 +20,7 @@ class MeterChoice:
     @property
     def kept(self) -> str:
         """`NAME[:TARGET]` as a record keeps it: without options and without the user and password
-        of an address, which are nobody's who reads the record."""
+        of an address, which readers of the record must not get."""
         target = re.sub(r"//[^/@]*@", "//", self.target)
         return f"{self.name}:{target}" if target else self.name
 

@@ -1,4 +1,4 @@
-"""Which meters a cell is read by: the row's, those that stand beside it, and what could not be."""
+"""Which meters a cell is read by: the row's, those next to it, and what could not be read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Picked:
     meter: Meter | None = None
     """The row's, whose joules its columns are made from; None where there is none."""
     beside: tuple[Meter, ...] = ()
-    """Those whose readings stand beside it: of the host, of the node, or named by the user."""
+    """Those whose readings are kept next to it: of the host, of the node, or named by the user."""
     remarks: tuple[str, ...] = ()
     """What of them could not be read and why, for the row."""
 
@@ -52,7 +52,7 @@ def pick_meters(request: MeterRequest) -> Picked:
 
     Not named: the row's is what the user declared (who knows that the sensor here is wrong or does
     not see a part), else the first that meters the unit, else what the nameplate lets assume.
-    Beside it stands every one that meters the host or the node without being named. One that
+    Next to it is every one that meters the host or the node without being named. One that
     cannot be read is a remark.
     """
     return _named(request) if request.choices else _unnamed(request)
@@ -154,7 +154,7 @@ def _named(request: MeterRequest) -> Picked:
     check_names(request.choices, request.declared_w)
     meters: list[Meter] = []
     for choice in request.choices:
-        # A meter that covers the host alone tells nothing of the unit, so it is no row's.
+        # A meter that covers the host alone tells nothing of the unit, so it cannot be the row's.
         kinds: tuple[Metered, ...] = ("unit", *_AROUND) if meters else ("unit", "node")
         meter = _answer_of(choice, request, kinds, is_row=not meters)
         if _is_taken(meter.info, meters):
@@ -170,7 +170,7 @@ def _answer_of(
     choice: MeterChoice, request: MeterRequest, kinds: Sequence[Metered], *, is_row: bool
 ) -> Meter:
     """The meter that the user named, of the first of these that it meters. A refusal to meter the
-    unit is final for the row's: what covers more than a share of a machine is no meter of it."""
+    unit is final for the row's: what covers more than a share of a machine does not meter it."""
     refusals: list[ChipmarkError] = []
     for metered in kinds:
         asked = replace(request, metered=metered, choices=(choice,))

@@ -32,7 +32,7 @@ POLLED_ERROR = 0.05
 SIM_COUNTER_INFO = replace(
     SIM_INFO, name="sim-counter", method="exact counter of a simulated device that is polled"
 )
-"""What stands beside the polled watts of a simulated device."""
+"""What is kept next to the polled watts of a simulated device."""
 
 
 def sim_info(device: str) -> MeterInfo:

@@ -1,4 +1,4 @@
-"""What the meters beside a row's read: joules, watts and tokens a joule of each by itself.
+"""What the meters next to a row's own read: joules, watts and tokens a joule of each by itself.
 
 The rules of refusal are those of the row's own meter (`metrics.energy`); no column but
 `power_beside` is made from these numbers, and no comparison asks them.
@@ -21,7 +21,7 @@ _SHARE = "cpu-share"
 
 
 def beside_details(raw: RawCell, done: Sequence[OneRepeat]) -> dict[str, Any]:
-    """What `details["energy"]` holds of readings as JSON: `beside`, an entry for each meter beside
+    """What `details["energy"]` holds of readings as JSON: `beside`, an entry for each meter next to
     the row's (absent where there is none), and `reading_period_s`, the seconds between readings
     that the row's own meter reached (absent where it left none)."""
     found: dict[str, Any] = {}

@@ -41,7 +41,7 @@ class OneRepeat:
     energy: energy_of.WindowEnergy
     power: PowerSamples | None
     beside: Mapping[str, PowerSamples]
-    """Of the meters beside the row's, by name."""
+    """Of the meters next to the row's, by name."""
 
     @property
     def window_s(self) -> float:

@@ -86,7 +86,7 @@ class RepeatData:
     """What the other replicas of the engine did in this repeat; `power` is the unit's and stands
     here alone."""
     beside: Mapping[str, PowerSamples] = field(default_factory=dict)
-    """Of the meters beside, by name; those that read nothing are absent."""
+    """Of the meters next to the row's, by name; those that read nothing are absent."""
 
     @property
     def runs(self) -> tuple[RepeatData, ...]:
@@ -126,7 +126,7 @@ class CellFacts:
     replicas: int = 1
     """Engines that ran at once, each on a device of its own; `concurrency` is of all together."""
     beside: tuple[MeterInfo, ...] = ()
-    """Meters beside `meter`, whose readings no column but `power_beside` is made from."""
+    """Meters next to `meter`, whose readings no column but `power_beside` is made from."""
 
     @property
     def on_host(self) -> bool:
@@ -146,7 +146,8 @@ class RawCell:
     idle_beside: Mapping[str, tuple[PowerSamples | None, PowerSamples | None]] = field(
         default_factory=dict
     )
-    """Before and after, of the meters beside, by name; those that read neither are absent."""
+    """Before and after, of the meters next to the row's, by name; those that read neither are
+    absent."""
 
     @property
     def runs(self) -> tuple[RepeatData, ...]:

@@ -1,4 +1,4 @@
-"""Files of the meters beside a row's, in both forms of a cell: which there are, and whose."""
+"""Files of the meters next to a row's own, in both forms of a cell: which there are, and whose."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENDINGS = (".npz", ".parquet")
 
 
 def power_file(of: str, meter: str) -> str:
-    """Name, without its ending, of the file with the readings of a meter beside the row's, whose
+    """Name, without its ending, of the file with the readings of a meter next to the row's, whose
     own is called `of`."""
     return f"{of}-{file_slug(meter)}"
 
@@ -31,7 +31,7 @@ def one_file_each(names: Iterable[str]) -> None:
 
 
 def check_no_strays(folder: Path, of: str, meters: Iterable[str]) -> None:
-    """BrokenRecordError for readings beside `of` in `folder` that are of none of the meters."""
+    """BrokenRecordError for readings next to `of` in `folder` that are of none of the meters."""
     known = {power_file(of, name) for name in meters}
     for path in sorted(folder.glob(f"{of}-*")):
         if path.suffix in _ENDINGS and path.stem not in known:

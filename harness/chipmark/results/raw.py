@@ -27,7 +27,7 @@ from chipmark.metrics.rawcell import (
     SloLimits,
 )
 from chipmark.registry import is_simulated
-from chipmark.results.manifest import ChipId, Manifest, Probes, Slo, StoredPart, Timing
+from chipmark.results.manifest import ChipId, Manifest, Probes, Slo, Timing
 from chipmark.results.meter_files import (
     IDLE_AFTER,
     IDLE_BEFORE,
@@ -35,6 +35,7 @@ from chipmark.results.meter_files import (
     check_no_strays,
     power_file,
 )
+from chipmark.results.stored_part import StoredPart
 from chipmark.workload.trace import load_trace
 from chipmark_models.config import ModelConfig
 from chipmark_models.foreign_arrays import read_npz, read_parquet
@@ -150,7 +151,7 @@ def load_power(folder: Path, name: str) -> PowerSamples | None:
 
 
 def load_beside(folder: Path, of: str, meters: Sequence[MeterInfo]) -> dict[str, PowerSamples]:
-    """Power samples of the meters beside, by name, in either form: of those that left any.
+    """Power samples of the meters next to the row's, by name, of those that left any.
     BrokenRecordError where one is not whole, or of none of them."""
     check_no_strays(folder, of, (meter.name for meter in meters))
     found = {meter.name: load_power(folder, power_file(of, meter.name)) for meter in meters}

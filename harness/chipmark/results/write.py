@@ -137,7 +137,7 @@ def _write_power(
     own: PowerSamples | None,
     beside: Mapping[str, PowerSamples | None],
 ) -> None:
-    """What the row's meter and those beside it read over one stretch of time."""
+    """What the row's meter and the others read over one stretch of time."""
     from chipmark.results.raw import POWER_COLUMNS, write_parquet
 
     files = {name: own} | {power_file(name, meter): samples for meter, samples in beside.items()}

@@ -1,4 +1,4 @@
-"""The column `power_beside`: what the meters beside a row's own read, in words."""
+"""The column `power_beside`: what the meters next to a row's own read, in words."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _WORDS = {
 
 
 def power_beside(record: Record) -> str | None:
-    """`host package 41.2 W; wall 310 W`: each meter beside the row's by what it covers, with its
-    name where two cover the same, and the code of the null where it has no watts. None where none
-    stands there."""
+    """`host package 41.2 W; wall 310 W`: each meter next to the row's by what it covers, with its
+    name where two cover the same, and the code of the null where it has no watts. None where
+    there is none."""
     energy = record.metrics.details.get("energy") or {}
     entries = energy.get("beside") or []
     scopes = Counter(entry["scope"] for entry in entries)

@@ -258,7 +258,7 @@ _LIST: tuple[Column, ...] = (
     ),
     _text(
         "power_beside", "beside",
-        "mean power of W by the meters beside the row's, each with its scope; their joules and "
+        "mean power of W by the meters next to the row's, each with its scope; their joules and "
         "bounds are in `details.energy.beside`",
         Null.NOT_MEASURED,
     ),

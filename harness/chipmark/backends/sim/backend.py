@@ -206,7 +206,7 @@ class SimBackend(BackendDefaults):
         return time_s, energy_j, power_w_
 
     def counter_samples(self) -> tuple[F64, F64, F64]:
-        """(time_s, energy_j, power_w) of an exact counter beside a meter that is polled."""
+        """(time_s, energy_j, power_w) of an exact counter, next to a meter that is polled."""
         return counted_power(self.spec, self._segments, self.clock.now())
 
     def _operate(self, cells: Cells, op: KvOp, launches: list[Launch]) -> int:
