@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from chipmark.cell.meters_here import MeterHere
     from chipmark.cell.reporter import Reporter
     from chipmark.meters.calibrate import Found, Plan
@@ -247,13 +249,13 @@ def _watch(
     console: Console = stdout()
     if once or not console.is_terminal:
         for look in watch.looks(least, seconds):
-            console.print(_table(look))
+            console.print(_table(look, console.width), soft_wrap=True)
         return
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False) as live:
         for look in watch.looks(least, seconds):
-            live.update(_table(look), refresh=True)
+            live.update(_table(look, console.width), refresh=True)
 
 
 def _json(reading: MeterReading) -> dict[str, Any]:
@@ -262,22 +264,20 @@ def _json(reading: MeterReading) -> dict[str, Any]:
     return dataclasses.asdict(reading)
 
 
-def _table(look: list[MeterReading]) -> Any:
-    from rich import box
-    from rich.table import Table
+def _table(look: list[MeterReading], width: int) -> Text:
+    """A line a meter; quantities that no meter gives are left out."""
     from rich.text import Text
 
-    from chipmark_models.plain_text import plain_text
+    from chipmark.foreign_text import plain_text
+    from chipmark.table.layout import listing
+    from chipmark.table.listing import name, number, words
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for head in ("meter", "scope"):
-        table.add_column(head, no_wrap=True)
-    for head in ("watts", "joules", "cap W", "°C", "age s"):
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("covers")
+    columns = [name("meter"), name("scope")]
+    columns += map(number, ("watts", "joules", "cap\nW", "temperature\n°C", "age\ns"))
+    columns += [words("covers"), words("remarks")]
+    rows = []
     for reading in look:
-        covers = reading.covers + ("" if reading.verified else "; unverified on hardware")
-        covers += f"; {reading.problem}" if reading.problem else ""
+        remarks = ["" if reading.verified else "unverified on hardware", reading.problem]
         cells = [
             reading.meter,
             reading.scope,
@@ -286,10 +286,13 @@ def _table(look: list[MeterReading]) -> Any:
             _number(reading.cap_w, ".0f"),
             _number(reading.temperature_c, ".0f"),
             _number(reading.age_s, ".2f"),
-            covers,
+            reading.covers,
+            "; ".join(filter(None, remarks)),
         ]
-        table.add_row(*(Text(plain_text(cell)) for cell in cells))
-    return table
+        rows.append([plain_text(cell) for cell in cells])
+    shown = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    lines = listing([columns[i] for i in shown], [[row[i] for i in shown] for row in rows], width)
+    return Text("\n".join(lines))
 
 
 def _number(value: float | None, spec: str) -> str:
