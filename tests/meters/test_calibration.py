@@ -56,11 +56,6 @@ FOUND = Calibration(
 )
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHIPMARK_CACHE", str(tmp_path / "cache"))
-
-
 def test_a_meter_takes_what_was_found_and_keeps_the_rest() -> None:
     made = calibrated(replace(INFO, resolution_w=0.5), FOUND)
     assert (made.update_period_s, made.period_known, made.averaging_s) == (0.02, True, 1.0)

@@ -137,7 +137,9 @@ def calibrated_meter(name: str, request: MeterRequest) -> Meter | None:
     """
     meter = meter_factory(name).for_request(request)
     if meter is not None and meter.info.update_period_s:
-        meter.info = informed(meter.info, driver_of(request.vendor), time.time())
+        info = informed(meter.info, driver_of(request.vendor), time.time())
+        if info is not meter.info:
+            meter.info = info
     return meter
 
 
