@@ -12,9 +12,10 @@ from chipmark.errors import ChipmarkError
 from chipmark.meters.choice import MeterChoice
 from chipmark.meters.request import MeterRequest
 from chipmark.meters.tools.brsmi import BRSMI
-from chipmark.meters.tools.cards import cards_of
-from chipmark.meters.tools.devices import read_devices
+from chipmark.meters.tools.cards import card_of, cards_of
+from chipmark.meters.tools.devices import find_tool
 from chipmark.meters.tools.ixsmi import IXSMI
+from chipmark.meters.tools.mthreads_gmi import MTHREADS_GMI
 from chipmark.meters.tools.mx_smi import overview as metax
 from chipmark.meters.tools.nvidia_smi import NVIDIA_SMI
 from chipmark.meters.tools.tool import Tool
@@ -73,10 +74,42 @@ def test_a_board_of_two_gpus_has_its_watts_once(every: list[Any]) -> None:
 
 def test_details_complete_the_table(program: Make, every: list[Any]) -> None:
     program("nvidia-smi").prints(of(every, "nvidia-smi-550.127-H100"))
-    (card,) = read_devices(NVIDIA_SMI)
+    here, listed = find_tool(NVIDIA_SMI)
+    (card,) = here.completed(listed)
     assert (card.name, card.uuid[:8]) == ("NVIDIA H100 80GB HBM3", "GPU-1111")
     assert (card.clock_mhz, card.nominal_mhz, card.processes) == (1755.0, 1980.0, 1)
     assert card.throttle == ("sw_power_cap", "hw_thermal_slowdown")
+
+
+def test_cuda_numbers_cards_in_an_order_of_its_own(
+    program: Make, every: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program("nvidia-smi").prints(of(every, "nvidia-smi-470.57-V100-A100-MIG"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    request = MeterRequest("NVIDIA", "card", "cuda:0")
+    with pytest.raises(ChipmarkError, match="another order") as error:
+        NVIDIA_SMI.for_request(request)
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID" in error.value.hint
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    meter = NVIDIA_SMI.for_request(request)
+    assert meter is not None
+    assert "Tesla V100" in meter.info.covers
+
+
+@pytest.mark.parametrize(("visible", "number"), [("", 0), ("1", 1), ("1,0", 1)])
+def test_the_vendors_variable_picks_the_card(
+    every: list[Any], monkeypatch: pytest.MonkeyPatch, visible: str, number: int
+) -> None:
+    monkeypatch.setenv("MUSA_VISIBLE_DEVICES", visible)
+    answers = of(every, "mthreads-gmi-2.3.2-2xS5000")
+    dies = MTHREADS_GMI.overview.parse(answers[0]["text"])
+    found = card_of(
+        MTHREADS_GMI,
+        cards_of(MTHREADS_GMI, dies),
+        MeterRequest(MTHREADS_GMI.vendor, "card", "musa:0"),
+    )
+    assert found.numbers == (number,)
 
 
 def test_driver_without_the_instantaneous_power(program: Make, every: list[Any]) -> None:

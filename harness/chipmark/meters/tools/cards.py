@@ -148,6 +148,12 @@ def _numbered(
     if not text.isdecimal():
         raise ChipmarkError(listed, how)
     number = int(text)
+    setting, _, value = tool.listed_by.partition("=")
+    if setting and environ.get(setting, "").strip() != value:
+        raise ChipmarkError(
+            f"{listed}: the runtime may number them in another order",
+            f"set {tool.listed_by}, or {how}",
+        )
     if not variable:
         # Which of them this runtime obeys is not known.
         hiding = sorted(name for name in environ if name.endswith("VISIBLE_DEVICES"))

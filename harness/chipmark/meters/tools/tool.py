@@ -55,6 +55,9 @@ class Tool:
     """Whether an overview's text is this vendor's: programs have namesakes."""
     numbers_dies: bool = False
     """Whether it numbers the dies of a card; else every die looks like a card."""
+    listed_by: str = ""
+    """NAME=VALUE of the environment without which the vendor's runtime numbers devices in another
+    order than the tool lists them; "" where it never does."""
     averaging_s: float | None = None
     """The window that its watts are an average over, None if unknown."""
     period_s: float = 1.0
