@@ -58,6 +58,7 @@ def test_a_column_that_is_new_does_not_shift_the_others() -> None:
         ("40C   P0    104W / 350W", "40C   104W / 350W"),
         ("40C   P0    104W / 350W", "40C   104W  350W"),
         ("40C   P0    104W / 350W", "40C   P0    / 350W"),
+        ("7%         |", "7%  | 9%  |"),
     ],
 )
 def test_a_cell_that_is_not_as_its_header_has_no_watts(old: str, new: str) -> None:
