@@ -91,6 +91,15 @@ class NullReason(Code):
         "negative_net",
         "idle power times the window is more than the energy of the window",
     )
+    ERROR_NOT_STATED = "error_not_stated", "the error of the meter's sensor class is not known"
+    ERROR_WITHOUT_CAP = (
+        "error_without_cap",
+        "what the meter did not see has no bound: the most that the unit can draw is not known",
+    )
+    ERROR_OVER_100 = (
+        "error_over_100",
+        "what the meter did not see may be more than all that it saw",
+    )
     IDLE_MISSING = "idle_missing", "power at idle was not measured"
     IDLE_TOO_SHORT = "idle_too_short", "power at idle over less than 30 s or 20 updates"
     UNIT_PARTLY_USED = (

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from chipmark.codes import NullReason
-from chipmark.metrics import energy as energy_of
 from chipmark.metrics import phases
 from chipmark.metrics.attribution import attribute
+from chipmark.metrics.energy_idle import idle_power, net_energy
 from chipmark.metrics.events import DONE, RepeatView
 from chipmark.metrics.intervals import percentile
 from chipmark.metrics.names import SCHEMA
@@ -72,8 +72,8 @@ def _energy_details(raw: RawCell, done: Sequence[OneRepeat]) -> dict[str, Any]:
     joules = sum(r.energy.energy_j or 0.0 for r in known)
     window_s = sum(r.window_s for r in known)
     tokens = sum(r.metered.tokens for r in known)
-    idle = energy_of.idle_power(raw.idle_before, raw.idle_after, meter)
-    net = energy_of.net_energy(joules, idle, window_s)
+    idle = idle_power(raw.idle_before, raw.idle_after, meter)
+    net = net_energy(joules, idle, window_s)
     errors = [r.energy.error_rel for r in known]
     bound = None if None in errors else max(e for e in errors if e is not None)
     reason = None if net is not None else idle.reason or NullReason.NEGATIVE_NET
