@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from chipmark.backends.sim.power_curve import PowerCurve, pulses, ramp, steps
+from chipmark.backends.sim.power_curve import PowerCurve, steps
 from chipmark.backends.sim.sensors import Sensor
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.metrics.energy import WindowEnergy, window_energy
 
 LOADS = ("constant", "ramp", "pulses", "pulses in step", "steps")
 SENSORS = ("counter", "mean", "long mean", "odd mean", "part-time", "at a moment", "drawn moments")
+
+
+def ramp(start_s: float, end_s: float, first_w: float, last_w: float) -> PowerCurve:
+    """One straight line."""
+    ends = np.array([start_s, end_s], np.float64)
+    return PowerCurve(ends, np.array([first_w], np.float64), np.array([last_w], np.float64))
+
+
+def pulses(
+    start_s: float, end_s: float, *, period_s: float, duty: float, high_w: float, low_w: float,
+    phase: float = 0.0,
+) -> PowerCurve:  # fmt: skip
+    """`high_w` over `duty` of each period, `low_w` over the rest; a period begins `phase` of one
+    after a multiple of `period_s`."""
+    first = math.floor(start_s / period_s - phase) - 1
+    begins = (np.arange(first, math.ceil(end_s / period_s - phase) + 2) + phase) * period_s
+    knots = np.stack((begins, begins + duty * period_s), axis=1).ravel()
+    return steps(knots, np.resize([high_w, low_w], len(knots) - 1))
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,22 @@ class NullReason(Code):
         "error_over_100",
         "what the meter did not see may be more than all that it saw",
     )
+    PHASES_TOO_FEW_WINDOWS = (
+        "phases_too_few_windows",
+        "fewer than 60 windows of twice the meter's period and averaging to regress phases on",
+    )
+    PHASES_ALIKE = (
+        "phases_alike",
+        "phases change together, so that a regression cannot tell them apart (condition over 30)",
+    )
+    PHASES_DO_NOT_SUM = (
+        "phases_do_not_sum",
+        "energies of phases, idle and harness differ from the window's by over 1 %",
+    )
+    SEVERAL_DEVICES = (
+        "several_devices",
+        "one meter cannot tell which of several devices drew what",
+    )
     IDLE_MISSING = "idle_missing", "power at idle was not measured"
     IDLE_TOO_SHORT = "idle_too_short", "power at idle over less than 30 s or 20 updates"
     UNIT_PARTLY_USED = (

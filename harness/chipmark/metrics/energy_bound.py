@@ -21,14 +21,14 @@ holds. Three things are between h's readings and the power p, and their terms ad
   holds with L = ln(3 / 10^-6): sqrt(2 L S) + range x L / 3, S the sum of their variances. Of two
   neighbours half the squared difference expects at least the mean variance; over disjoint
   pairs its sum Y, independent and bounded, gives S <= 2 (sqrt(Y) + range x sqrt(L))^2, by the
-  one-sided Bernstein inequality of non-negative variables. Time without a reading lies between
+  one-sided Bernstein inequality of non-negative variables. Time without a reading is between
   least and cap.
 - Sensor: the integral of h weighs each moment of p by the number of looks whose windows hold
   it, times T / A: between floor(A/T) T/A and ceil(A/T) T/A, which is 1 where A is a multiple of
   T. Where A < T the share 1 - A / T is never seen, and a load in step with the sensor may hide in
   it: cap and least power bound it. Where A is not known nothing but these bounds the window.
   The exception is a meter that is read at drawn moments and shows the watts of that moment.
-- Edges: h lags, by A / 2 + T at most. What lies in the A + T before an edge counts by halves: it is
+- Edges: h lags, by A / 2 + T at most. The A + T before an edge counts in part: what it holds is
   at most the smaller of (cap - least) times that lag and all that h shows around the edge.
 
 The roundings of watts to their resolution may all go one way: half a step times the window. Where
@@ -106,7 +106,7 @@ def watts_bound(
     least_gap_s: float, least_w: float,
 ) -> Bound:  # fmt: skip
     """Of a trapezoid over watts. time, power: all readings. joules: the trapezoid's. least_gap_s:
-    spans from which on nothing is assumed of what lies in them."""
+    spans from which on nothing is assumed of what happened in them."""
     if meter.error_rel is None:
         return Bound(None, NullReason.ERROR_NOT_STATED)
     seconds = window[1] - window[0]
@@ -275,7 +275,7 @@ class _Spans:
 def _edge(
     spans: _Spans, at_s: float, period: float, averaging: float, low: float, limits: _Limits
 ) -> float:
-    """What lies in the lag of the sensor before an edge of the window, over the least power."""
+    """Joules over the least power in the lag of the sensor before an edge of the window."""
     reach = period + averaging
     shown = spans.at_most(at_s - reach, at_s + reach, period, limits.cap_w)
     over = max(shown - 2 * reach * limits.least_w, 0.0) / low

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,24 +68,6 @@ def steps(knots_s: Sequence[float] | F64, watts: Sequence[float] | F64) -> Power
     """Constant watts in each piece."""
     level = np.asarray(watts, np.float64)
     return PowerCurve(np.asarray(knots_s, np.float64), level, level)
-
-
-def ramp(start_s: float, end_s: float, first_w: float, last_w: float) -> PowerCurve:
-    """One straight line."""
-    ends = np.array([start_s, end_s], np.float64)
-    return PowerCurve(ends, np.array([first_w], np.float64), np.array([last_w], np.float64))
-
-
-def pulses(
-    start_s: float, end_s: float, *, period_s: float, duty: float, high_w: float, low_w: float,
-    phase: float = 0.0,
-) -> PowerCurve:  # fmt: skip
-    """`high_w` over `duty` of each period, `low_w` over the rest; a period begins `phase` of one
-    after a multiple of `period_s`."""
-    first = math.floor(start_s / period_s - phase) - 1
-    begins = (np.arange(first, math.ceil(end_s / period_s - phase) + 2) + phase) * period_s
-    knots = np.stack((begins, begins + duty * period_s), axis=1).ravel()
-    return steps(knots, np.resize([high_w, low_w], len(knots) - 1))
 
 
 def launches(
