@@ -39,6 +39,10 @@ MOST_REST = 0.01
 """Limits of DEFINITIONS, section Energy: seconds of a pure window; windows of a regression; the
 condition number of its columns, scaled to unit length; by how much the sum may differ."""
 
+LEAST_SHARE = 0.001
+"""Of W, that a phase must take for joules of its own: at ten times the mean power it draws as much
+as the sum may differ by."""
+
 _BUSY = 0.99
 """Share of a pure stretch that launches must cover: what its power is taken for."""
 
@@ -53,11 +57,11 @@ Method = Literal["pure", "regressed"]
 @dataclass(frozen=True, slots=True)
 class PhaseEnergy:
     """Joules of a phase over all repeats, with a 95 % interval (None where there is none), and its
-    seconds."""
+    seconds. Without joules and method where it took under 0.1 % of W: too little to tell."""
 
-    energy_j: float
+    energy_j: float | None
     interval: tuple[float, float] | None
-    method: Method
+    method: Method | None
     seconds: float
 
 
@@ -85,8 +89,11 @@ def phase_energies(repeats: Sequence[Metered], meter: MeterInfo) -> PhaseEnergie
     for clock, repeat in zip(clocks, repeats, strict=True):
         seconds += np.diff(clock.until(np.array([repeat.view.start_s, repeat.view.end_s])))[:, 0]
     seconds = np.maximum(seconds, 0.0)
+    present = np.flatnonzero(seconds >= LEAST_SHARE * seconds.sum())
     # Rounding of times leaves picoseconds where a phase has no time.
-    present = np.flatnonzero(seconds > 1e-9 * seconds.sum())
+    short = np.flatnonzero(
+        (seconds > 1e-9 * seconds.sum()) & (seconds < LEAST_SHARE * seconds.sum())
+    )
     whole = sum(repeat.energy_j for repeat in repeats)
     pure = _pure(repeats, clocks, meter, seconds)
     fitted = _regressed(repeats, clocks, meter, seconds, present)
@@ -94,8 +101,9 @@ def phase_energies(repeats: Sequence[Metered], meter: MeterInfo) -> PhaseEnergie
     reason = fitted.reason or NullReason.PHASES_DO_NOT_SUM
     for found in tries:
         if all(NAMES[index] in found for index in present):
-            rest = whole - sum(phase.energy_j for phase in found.values())
+            rest = whole - sum(found[NAMES[index]].energy_j or 0.0 for index in present)
             if abs(rest) <= MOST_REST * whole:
+                found |= {NAMES[i]: PhaseEnergy(None, None, None, float(seconds[i])) for i in short}
                 return PhaseEnergies({name: found[name] for name in NAMES if name in found})
             reason = NullReason.PHASES_DO_NOT_SUM
     return PhaseEnergies({}, reason)
@@ -237,15 +245,18 @@ def _regressed(
 
 def _lags(meter: MeterInfo) -> Floats:
     """By how many seconds the meter shows late, in equal shares: up to a period, for it holds what
-    it saw, and up to its averaging window."""
+    it saw, up to its averaging window, and up to a reading's period more or less, for between two
+    readings the watts of both are weighed."""
     moment = meter.jittered and not meter.averaging_s
     held = 0.0 if moment else meter.update_period_s
     averaging = meter.averaging_s or 0.0
     if meter.source == "counter":
         averaging = 0.0
     middle = (np.arange(_LAGS) + 0.5) / _LAGS
-    both = np.sort((held * middle[:, None] + averaging * middle[None, :]).ravel())
-    lags: Floats = both.reshape(_LAGS, _LAGS).mean(axis=1)
+    between = (meter.reading_period_s or 0.0) * (middle[:, None] + middle[None, :] - 1)
+    late = held * middle[:, None] + averaging * middle[None, :]
+    both = np.sort(np.add.outer(late.ravel(), between.ravel()).ravel())
+    lags: Floats = both.reshape(_LAGS, -1).mean(axis=1)
     return np.unique(lags)
 
 
