@@ -20,6 +20,7 @@ from chipmark.meters.replay import sim_info
 from chipmark.metrics.derive import derive
 from chipmark.prices.book import EXAMPLE
 from chipmark.results.raw import load_raw
+from chipmark.results.recompute import Recomputed, recompute
 from chipmark.results.store import find_records, load_record
 from chipmark.results.validate import validate_record
 from chipmark.results.write import record_raw
@@ -164,6 +165,10 @@ def test_a_polled_device_is_right_within_what_its_meter_states(
     energy = load_record(record).metrics.details["energy"]
     assert energy["method"] == "trapezoid"
     assert 0 < energy["error_rel"] < 0.3
+    (again,) = recompute([record], tmp_path / "again")
+    assert isinstance(again, Recomputed)
+    assert again.changes == ()
+    assert again.new.metrics.details["energy"] == energy
     # A card that drew a third more is outside of it.
     values = load_raw(record, load_record(record).manifest)
     power = values.repeats[0].power

@@ -172,6 +172,7 @@ def _summary(
         window_s=repeat.window_s,
         nobody_waits_s=nobody_waits_s(*repeat.views, within=repeat.window),
         energy_refused=repeat.energy.reason,
+        energy_unbounded=repeat.energy.error_reason,
         has_mbu=repeat.ratios["mbu"].value is not None,
         roofs=data.roofs,
         values=values,
