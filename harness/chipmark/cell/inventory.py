@@ -9,10 +9,12 @@ from typing import Any
 from chipmark.backends.ort.provider_scan import scan
 from chipmark.backends.torch_device.devices import plugin_modules
 from chipmark.cell.available import candidates
+from chipmark.cell.device_state import state_source
 from chipmark.cell.environment import run_module
 from chipmark.cell.prepare import meter_request
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chips_here
+from chipmark.chips.state_text import state_text
 from chipmark.meters.pick import meter_answers, row_meter
 from chipmark_models.pull import list_models
 
@@ -38,6 +40,7 @@ def inventory() -> list[Item]:
         text = f"{chip.device_name}; {chip.unit} {chip.used}/{chip.of}; {'; '.join(chip.evidence)}"
         items.append(Item("chip", chip.name, True, text))
         items += _meters(chip)
+        items.append(_state(chip))
     for text in missing:
         name, _, why = text.partition(": ")
         items.append(Item("chip", name, False, why))
@@ -55,6 +58,14 @@ def inventory() -> list[Item]:
         if importlib.util.find_spec(module) is None:
             items.append(Item("reader", module, False, purpose, "pip install 'chipmark[gguf]'"))
     return items
+
+
+def _state(chip: ChipIdentity) -> Item:
+    """What the device says of its clocks, heat and users now."""
+    source = state_source(chip)
+    text = "" if source is None else state_text(source.read())
+    by = "; ".join((f"{source.name}: {text}", *source.remarks)) if source and text else ""
+    return Item("state", chip.name, bool(by), by or "clocks, heat and throttling cannot be read")
 
 
 def as_json(items: list[Item]) -> list[dict[str, Any]]:
