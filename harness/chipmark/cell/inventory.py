@@ -15,6 +15,7 @@ from chipmark.cell.prepare import meter_request
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chips_here
 from chipmark.chips.state_text import state_text
+from chipmark.meters.calibration import calibration_note
 from chipmark.meters.pick import meter_answers, row_meter
 from chipmark_models.pull import list_models
 
@@ -88,6 +89,7 @@ def _meters(chip: ChipIdentity) -> list[Item]:
         if answer.meter is not None:
             info = answer.meter.info
             text = f"{info.source}, scope {info.scope}: {info.method}"
+            text = "; ".join(filter(None, (text, calibration_note(info))))
         if (answer.name, text) not in shown:
             shown[answer.name, text] = None
             text = f"for the {answer.metered} of {chip.name}: {text}"

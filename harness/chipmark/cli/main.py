@@ -37,7 +37,7 @@ COMMANDS = {
     "workload": "chipmark.cli.workload",
     "chips": "chipmark.cli.chips",
     "providers": "chipmark.cli.providers",
-    "power": "chipmark.cli.power_attach",
+    "power": "chipmark.cli.power",
 }
 """Commands in the order of the help, and their modules; each has an `app`."""
 

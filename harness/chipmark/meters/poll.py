@@ -6,7 +6,9 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +28,20 @@ LATE_CALLS, LATE_TIME = 0.1, 0.02
 took over this share of the time: one short stall among thousands of calls changes nothing."""
 
 _POLL_S = 0.002
+
+
+_LONGEST_PERIOD: ContextVar[float] = ContextVar("_LONGEST_PERIOD", default=math.inf)
+
+
+@contextmanager
+def read_at_least_every(seconds: float) -> Iterator[None]:
+    """Samplers that are started in the block read so often, or as often as their sensor answers:
+    to see what a sensor does between the readings of a run."""
+    token = _LONGEST_PERIOD.set(seconds)
+    try:
+        yield
+    finally:
+        _LONGEST_PERIOD.reset(token)
 
 
 class Moments:
@@ -81,6 +97,7 @@ class Sampler:
         self._calls = self._empty = self._late = 0
         self._late_s = self._longest_s = 0.0
         self._began_s = self._ended_s = self._clock()
+        self._every_s = min(self._period_s, _LONGEST_PERIOD.get())
         self.failure = ""
 
     def start(self) -> None:
@@ -106,7 +123,7 @@ class Sampler:
         return PowerSamples(time_s, energy_j, power_w, self._remarks())
 
     def _run(self) -> None:
-        moments = Moments(self._clock(), self._period_s, self._draw)
+        moments = Moments(self._clock(), self._every_s, self._draw)
         while True:
             now = self._clock()
             if self._wait(moments.after(now) - now):
