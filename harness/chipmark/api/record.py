@@ -12,6 +12,7 @@ from chipmark.results.manifest import Manifest, Note
 from chipmark.results.record import Record as StoredRecord
 
 if TYPE_CHECKING:
+    from chipmark.metrics.energy_timeline import PowerTimeline
     from chipmark.results.finding import Finding
 
 
@@ -103,6 +104,23 @@ class Record:
         from chipmark.results.validate import validate_record
 
         return validate_record(self.path)
+
+    def power_timelines(self) -> tuple[PowerTimeline, ...]:
+        """Watts of every meter over the time of each repeat, with its phases.
+
+            line = record.power_timelines()[0]
+            line.series[0].time_s, line.series[0].power_w   # seconds from W's start; NaN: a gap
+            [(mark.start_s, mark.end_s, mark.phase) for mark in line.phases]
+
+        Returns:
+            One timeline a repeat; its `series` are empty where nothing was metered.
+
+        Raises:
+            BrokenRecordError: a raw file of the record is not whole.
+        """
+        from chipmark.results.power_timeline import power_timelines
+
+        return power_timelines(self.stored)
 
     def __repr__(self) -> str:
         return f"Record({self.id!r})"
