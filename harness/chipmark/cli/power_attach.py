@@ -88,6 +88,7 @@ def attach_log(
     from chipmark.results.attach import attach
     from chipmark.results.store import load_record
     from chipmark.terminal.console import check_format, emit_json, reporting, warn
+    from chipmark_models.plain_text import one_line
 
     check_format(format_, ("rich", "json"))
     folders = folders_of(runs)
@@ -95,6 +96,10 @@ def attach_log(
         raise UsageError(
             f"-o {out} holds the records themselves, and each would be in its tables twice",
             f"give another folder: -o {out}-wall",
+        )
+    if name and not _NAME.fullmatch(name):
+        raise UsageError(
+            f"--name {one_line(name, 60)} is not a name", "letters, digits, . _ and -, at most 40"
         )
     options = {
         "time": time, "power": watts, "energy": energy, "unit": unit, "energy_unit": energy_unit,
@@ -138,6 +143,9 @@ def attach_log(
         )
     if refused:
         raise refused[0][1]
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
 def _attachment(

@@ -123,7 +123,7 @@ def log_terms(options: Mapping[str, str]) -> LogTerms:
         scope=scope,
         error_rel=_number("error", options, 0.01, 0.0, 0.5),
         wait_s=_number("wait", options, 5.0, 0.0, MOST_WAIT_S),
-        covers=options.get("covers", ""),
+        covers=one_line(options.get("covers", ""), 120),
     )
 
 
