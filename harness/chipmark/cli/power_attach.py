@@ -14,21 +14,7 @@ if TYPE_CHECKING:
     from chipmark.results.attach import Attachment
     from chipmark.results.record import Record
 
-app = typer.Typer(
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    no_args_is_help=True,
-    add_completion=False,
-    help="Meters of power.",
-)
 
-
-@app.callback()
-def power() -> None:
-    """Meters of power."""
-
-
-@app.command("attach")
 def attach_log(
     runs: list[Path] = typer.Argument(..., help="Records, or folders that hold records."),
     out: Path = typer.Option(..., "-o", "--out", help="Folder for the new records."),

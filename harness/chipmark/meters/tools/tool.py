@@ -63,6 +63,8 @@ class Tool:
     """Bound of the sensor class."""
     verified: bool = False
     """Whether it was run on that hardware."""
+    notes: tuple[str, ...] = ()
+    """What else a row must say of its watts."""
     resolution_w: float | None = None
     """The least step between two watts that it prints, None if unknown."""
 

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from chipmark.cell import meters_here as here
+from chipmark.cell.available import Offer
+from chipmark.chips.contract import ChipIdentity
+from chipmark.errors import MissingBackendError, NothingToJudgeError, UnknownNameError
+from chipmark.meters.choice import parse_choice
+from chipmark.meters.contract import MeterInfo
+from chipmark.meters.declared import ConstantMeter
+from chipmark.meters.pick import Answer
+
+CPU = ChipIdentity("an-epyc", "AMD", "EPYC", "package", 1, 1)
+CARD = ChipIdentity("a-card", "NVIDIA", "H20", "card", 1, 1)
+
+
+def meter(name: str, scope: str, covers: str = "one") -> ConstantMeter:
+    return ConstantMeter(MeterInfo(name, "polled", scope, "", 0.1, covers=covers), 80.0)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Answer]]:
+    """Two chips, and by vendor what their meters answer."""
+    answers: dict[str, list[Answer]] = {"AMD": [], "NVIDIA": []}
+    monkeypatch.setattr(here, "chips_here", lambda: ([CPU, CARD], []))
+    monkeypatch.setattr(here, "meter_answers", lambda request: answers[request.vendor])
+    offers = [Offer("torch:cpu"), Offer("triton:cuda", "no compiler"), Offer("torch:cuda")]
+    monkeypatch.setattr(here, "candidates", lambda: offers)
+
+    def chip_of(backend: str) -> ChipIdentity:
+        if backend == "torch:npu":
+            raise MissingBackendError("no such device")
+        return CARD if backend.endswith("cuda") else CPU
+
+    monkeypatch.setattr(here, "chip_of", chip_of)
+    return answers
+
+
+def test_each_meter_is_there_once_with_the_backend_that_moves_it(
+    machine: dict[str, list[Answer]],
+) -> None:
+    node = Answer("ipmi", "node", meter("ipmi", "node_dc"))
+    machine["AMD"] = [Answer("rapl", "unit", meter("rapl", "package")), node]
+    machine["NVIDIA"] = [Answer("nvml", "unit", meter("nvml", "board")), node]
+    found = here.meters_here([], "")
+    assert [(one.meter.info.name, one.backend) for one in found] == [
+        ("rapl", "torch:cpu"),
+        ("ipmi", "torch:cpu"),
+        ("nvml", "torch:cuda"),
+    ]
+    assert [one.vendor for one in found] == ["AMD", "AMD", "NVIDIA"]
+    (card,) = here.meters_here([parse_choice("nvml")], "")
+    assert card.meter.info.name == "nvml"
+    chosen = here.meters_here([], "torch:cuda")
+    assert [(one.meter.info.name, one.backend) for one in chosen] == [
+        ("nvml", "torch:cuda"),
+        ("ipmi", "torch:cuda"),
+    ]
+
+
+def test_a_card_without_a_backend_has_no_load(
+    machine: dict[str, list[Answer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine["NVIDIA"] = [Answer("nvml", "unit", meter("nvml", "board"))]
+    monkeypatch.setattr(here, "candidates", lambda: [Offer("torch:cpu"), Offer("torch:npu")])
+    assert [one.backend for one in here.meters_here([], "")] == [None]
+
+
+def test_nothing_here_says_what_each_lacks(machine: dict[str, list[Answer]]) -> None:
+    machine["AMD"] = [Answer("rapl", "unit", refusal="energy_uj is readable by root only")]
+    with pytest.raises(NothingToJudgeError, match="rapl: energy_uj is readable by root") as raised:
+        here.meters_here([], "")
+    assert "--meter sim:pulsed" in raised.value.hint
+    with pytest.raises(NothingToJudgeError, match="by the name nvml"):
+        here.meters_here([parse_choice("nvml")], "")
+
+
+def test_simulated_ones_need_no_machine_and_names_are_checked(
+    machine: dict[str, list[Answer]],
+) -> None:
+    (one,) = here.meters_here([parse_choice("sim:averaged,averaging_s=0.5")], "")
+    assert one.simulated is not None
+    assert here.on_virtual_clock([one])[0].simulated is not one.simulated
+    with pytest.raises(UnknownNameError, match="nvlm"):
+        here.meters_here([parse_choice("nvlm")], "")
