@@ -102,6 +102,7 @@ def test_rows_of_the_run_are_on_the_monotonic_clock(logger: Callable[..., Logger
     assert (info.name, info.source, info.scope, info.error_rel) == ("csv", "wall", "wall", 0.02)
     assert info.update_period_s == pytest.approx(PERIOD_S, rel=0.01)
     assert info.period_known
+    assert info.notes == ("its error of 0.02 is the user's figure",)
     wall.start()
     meter.start()
     start_s, ahead_s = time.perf_counter(), time.time() - time.perf_counter()
@@ -242,6 +243,7 @@ def test_a_stored_log_takes_the_same_road(tmp_path: Path) -> None:
     log = PowerLog(times, np.full(60, np.nan), watts_at(times))
     save_samples(path, log.within(0, now).samples(0))
     meter = named(f"log:{path},scope=node_dc")
+    assert "an error of 0.01 is taken" in meter.info.notes[0]
     assert (meter.info.name, meter.info.source, meter.info.scope) == ("log", "polled", "node_dc")
     meter.start()
     save_samples(path, log.samples(0))

@@ -44,7 +44,7 @@ def attach_log(
         help="Added to its times; START..END of one that drifts.",
     ),
     scope: str = typer.Option("wall", "--scope", help="What it meters: wall, node_dc or board."),
-    error: str = typer.Option("0.01", "--error", help="The meter's error as a share of 1."),
+    error: str = typer.Option("", "--error", help="The meter's error as a share of 1; 0.01."),
     covers: str = typer.Option("", "--covers", help="What is connected to the meter, for people."),
     name: str = typer.Option("", "--name", help="The meter's name in the rows; csv or log."),
     beside: bool = typer.Option(
