@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from chipmark.cell import meters_here as here
 from chipmark.cell.available import Offer
 from chipmark.chips.contract import ChipIdentity
+from chipmark.chips.state import Sample
 from chipmark.errors import MissingBackendError, NothingToJudgeError, UnknownNameError
 from chipmark.meters.choice import parse_choice
 from chipmark.meters.contract import MeterInfo
@@ -34,6 +37,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Answer]]:
         return CARD if backend.endswith("cuda") else CPU
 
     monkeypatch.setattr(here, "chip_of", chip_of)
+    warm = SimpleNamespace(sample=lambda: Sample(temperature_c=61.0))
+    monkeypatch.setattr(
+        here, "state_source", lambda chip, backend, choices: warm if chip is CARD else None
+    )
     return answers
 
 
@@ -50,6 +57,11 @@ def test_each_meter_is_there_once_with_the_backend_that_moves_it(
         ("nvml", "torch:cuda"),
     ]
     assert [one.vendor for one in found] == ["AMD", "AMD", "NVIDIA"]
+    rapl, ipmi, nvml = found
+    assert rapl.temperature is None
+    assert ipmi.temperature is None
+    assert nvml.temperature is not None
+    assert nvml.temperature() == 61.0
     (card,) = here.meters_here([parse_choice("nvml")], "")
     assert card.meter.info.name == "nvml"
     chosen = here.meters_here([], "torch:cuda")
@@ -57,6 +69,7 @@ def test_each_meter_is_there_once_with_the_backend_that_moves_it(
         ("nvml", "torch:cuda"),
         ("ipmi", "torch:cuda"),
     ]
+    assert chosen[1].temperature is None
 
 
 def test_a_card_without_a_backend_has_no_load(

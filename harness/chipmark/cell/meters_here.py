@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from chipmark.cell.available import candidates
+from chipmark.cell.device_state import state_source
 from chipmark.cell.prepare import meter_request
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chip_of, chips_here
@@ -17,6 +18,7 @@ from chipmark.meters.pick import Answer, meter_answers
 from chipmark.meters.plugins import meter_factory
 from chipmark.meters.request import MeterRequest
 from chipmark.meters.simulated_sensor import SENSORS, SimulatedSensor, simulated_sensor
+from chipmark.meters.watch import Temperature
 from chipmark.registry import plugins, split_backend
 
 SIM = "sim"
@@ -34,11 +36,13 @@ _HINT = (
 @dataclass(frozen=True, slots=True)
 class MeterHere:
     """A meter. vendor: of what it meters, "" of a simulated one. backend: whose work moves its
-    power, None where no backend here computes on it."""
+    power, None where no backend here computes on it. temperature: of its device, None where
+    nothing here tells it."""
 
     meter: Meter
     vendor: str
     backend: str | None
+    temperature: Temperature | None = None
 
     @property
     def simulated(self) -> SimulatedSensor | None:
@@ -62,6 +66,7 @@ def meters_here(choices: Sequence[MeterChoice], backend: str) -> list[MeterHere]
     taken: set[tuple[str, str]] = set()
     for chip, device in _chips(backend):
         request = replace(meter_request(chip, device, None), choices=tuple(real))
+        temperature = _temperature(chip, backend, tuple(real))
         for answer in _answers(request, real):
             if answer.meter is None:
                 refused.setdefault(f"{answer.name}: {answer.refusal}")
@@ -70,7 +75,9 @@ def meters_here(choices: Sequence[MeterChoice], backend: str) -> list[MeterHere]
             if (info.name, info.covers) not in taken and info.update_period_s:
                 taken.add((info.name, info.covers))
                 mover = _mover(chip, info.scope, backend)
-                found.append(MeterHere(answer.meter, chip.vendor, mover))
+                # A node has many temperatures, and none of them is a chip's.
+                warmth = None if answer.metered == "node" else temperature
+                found.append(MeterHere(answer.meter, chip.vendor, mover, warmth))
     if not found:
         asked = ", ".join(choice.name for choice in choices)
         what = f"no meter answers here by the name {asked}" if asked else "no power meter is here"
@@ -106,6 +113,13 @@ def _chips(backend: str) -> list[tuple[ChipIdentity, str]]:
 def _answers(request: MeterRequest, named: Sequence[MeterChoice]) -> list[Answer]:
     wanted = {choice.name for choice in named}
     return [a for a in meter_answers(request) if not wanted or a.name in wanted]
+
+
+def _temperature(
+    chip: ChipIdentity, backend: str, choices: tuple[MeterChoice, ...]
+) -> Temperature | None:
+    source = state_source(chip, backend, choices=choices)
+    return None if source is None else lambda: source.sample().temperature_c
 
 
 def _mover(chip: ChipIdentity, scope: Scope, backend: str) -> str | None:
