@@ -239,7 +239,7 @@ def _watch(
     from chipmark.terminal.console import emit_json_list, stdout
 
     meters = [one.meter for one in here]
-    watch = Watch(meters, MonotonicClock())
+    watch = Watch(meters, MonotonicClock(), [one.temperature for one in here])
     least = max(interval, least_look_s(meters))
     if once:
         seconds = least / 2
