@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,10 @@ class NVMLError(Exception):
 @dataclass(eq=False)
 class PaperCard:
     """`None` is a property that this card does not support. counter_s, power_s: seconds between
-    updates; a counter of 0 never moves."""
+    updates; a counter of 0 never moves. resets_s: when the counter begins anew, as it does where
+    the driver is loaded again. instant, average, usage: the calls for power that it answers;
+    fields: whether it answers queries of fields at all. module_w: by the module's scope. samples_s:
+    seconds between the samples that its driver keeps, with times of their own."""
 
     name: str = "NVIDIA H200"
     uuid: str = "GPU-aaaa0000-1111-2222-3333-444444444444"
@@ -24,8 +28,14 @@ class PaperCard:
     watts: float = 200.0
     counter_s: float | None = 0.02
     power_s: float = 0.02
+    resets_s: float | None = None
     fields: bool = True
+    instant: bool = True
+    average: bool = False
     usage: bool = True
+    module_w: float | None = None
+    samples_s: float | None = None
+    virtualization: int | None = 0
     limit: int | None = 700_000
     default: int | None = 700_000
     mig: tuple[int, int] = (0, 0)
@@ -40,13 +50,24 @@ class FakeNvml:
     """Functions that the code under test does not know of raise, as an old driver does."""
 
     NVMLError = NVMLError
+    NVML_FI_DEV_POWER_AVERAGE = 185
     NVML_FI_DEV_POWER_INSTANT = 186
+    NVML_FI_DEV_POWER_CURRENT_LIMIT = 190
+    NVML_POWER_SCOPE_MODULE = 1
+    NVML_TOTAL_POWER_SAMPLES = 0
     NVML_CLOCK_SM = 1
 
-    def __init__(self, *cards: PaperCard) -> None:
+    def __init__(
+        self,
+        *cards: PaperCard,
+        clock: Callable[[], float] = time.perf_counter,
+        unix: Callable[[], float] = time.time,
+    ) -> None:
+        """clock: seconds that move the sensors. unix: seconds by which samples are dated."""
         self.cards = list(cards)
         self.opened = self.shut = 0
-        self.start = time.perf_counter()
+        self.clock, self.unix = clock, unix
+        self.start = clock()
 
     def nvmlInit(self) -> None:
         self.opened += 1
@@ -113,19 +134,54 @@ class FakeNvml:
     def nvmlDeviceGetTotalEnergyConsumption(self, card: PaperCard) -> int:
         if card.counter_s is None or card.parent is not None:
             raise NVMLError("Not Supported")
-        ticks = int(self._seconds() / card.counter_s) if card.counter_s else 5
+        now = self._seconds()
+        if card.resets_s is not None and now >= card.resets_s:
+            now -= card.resets_s
+        ticks = int(now / card.counter_s) if card.counter_s else 5
         return int(ticks * card.counter_s * card.watts * 1000)
 
-    def nvmlDeviceGetFieldValues(self, card: PaperCard, fields: list[int]) -> list[Any]:
-        assert fields == [186]
-        if not card.fields:
+    def nvmlDeviceGetFieldValues(self, card: PaperCard, fields: list[Any]) -> list[Any]:
+        """Milliwatts; a field with a scope is a pair. A field that the card does not have is
+        answered with a code of its own."""
+        if not card.fields or card.parent is not None:
             raise NVMLError("Not Supported")
-        return [SimpleNamespace(nvmlReturn=0, value=SimpleNamespace(uiVal=self._milliwatts(card)))]
+        return [self._field(card, *(one if isinstance(one, tuple) else (one, 0))) for one in fields]
+
+    def _field(self, card: PaperCard, field: int, scope: int) -> Any:
+        own = {186: card.instant, 185: card.average, 190: card.limit is not None}[field]
+        value = None
+        if scope == self.NVML_POWER_SCOPE_MODULE and card.module_w is not None:
+            value = 1_000_000 if field == 190 else int(card.module_w * 1000) + self._tick(card)
+        elif scope == 0 and own:
+            value = card.limit if field == 190 else self._milliwatts(card)
+        answer = SimpleNamespace(uiVal=value or 0)
+        return SimpleNamespace(nvmlReturn=3 if value is None else 0, value=answer)
 
     def nvmlDeviceGetPowerUsage(self, card: PaperCard) -> int:
         if not card.usage:
             raise NVMLError("Not Supported")
         return self._milliwatts(card)
+
+    def nvmlDeviceGetSamples(self, card: PaperCard, kind: int, since_us: int) -> Any:
+        """What the driver kept of the last 120 updates of power, newer than `since_us`."""
+        if card.samples_s is None or kind != self.NVML_TOTAL_POWER_SAMPLES:
+            raise NVMLError("Not Supported")
+        last = int(self._seconds() / card.samples_s)
+        begin = self.unix() - self._seconds()
+        kept = [
+            SimpleNamespace(
+                timeStamp=int((begin + k * card.samples_s) * 1e6),
+                sampleValue=SimpleNamespace(uiVal=int(card.watts * 1000) + k % 7),
+            )
+            for k in range(last - 119, last + 1)
+        ]
+        new = [sample for sample in kept if sample.timeStamp > since_us]
+        if not new:
+            raise NVMLError("Not Found")
+        return 1, new
+
+    def nvmlDeviceGetVirtualizationMode(self, card: PaperCard) -> Any:
+        return self._or_raise(card.virtualization)
 
     def nvmlDeviceGetCurrentClocksEventReasons(self, card: PaperCard) -> Any:
         return self._or_raise(card.reasons)
@@ -143,12 +199,14 @@ class FakeNvml:
         return missing
 
     def _seconds(self) -> float:
-        return time.perf_counter() - self.start
+        return self.clock() - self.start
 
     def _milliwatts(self, card: PaperCard) -> int:
+        return int(card.watts * 1000) + self._tick(card)
+
+    def _tick(self, card: PaperCard) -> int:
         """A little more with each update, so that updates of power can be seen."""
-        tick = int(self._seconds() / card.power_s) if card.power_s else 0
-        return int(card.watts * 1000) + tick % 7
+        return int(self._seconds() / card.power_s) % 7 if card.power_s else 0
 
     def _or_raise(self, value: Any) -> Any:
         if value is None:

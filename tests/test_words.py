@@ -27,7 +27,7 @@ PHRASES = {
     r"\b(?:stands?|stood|lies|lay) (?:in|beside|under|below|above)\b": "is in",
     r"\b(?:is|are|was|were|be|been) (?:told|said)\b": "is reported",
     r"\b(?:tells|says) (?:so|it)\b": "is reported",
-    r"\bbeside\b": "next to, with",
+    r"(?<![\"'.`])\bbeside\b(?![\"'`])": "next to, with",  # in quotes: a stored field's name
     r"\bnobody\b": "no one; better, name who or what",
 }
 """A pattern, and what the field says instead."""

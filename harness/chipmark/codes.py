@@ -290,6 +290,7 @@ class FindingCode(Code):
     TRACE_HASH = "trace_hash", "the trace is not the one that the manifest names"
     MANIFEST = "manifest", "the manifest contradicts the raw files"
     NOTE_CODE = "note_code", "a note has a code that this version does not know"
+    METERS = "meters", "readings are not what their meter says, or two meters contradict each other"
     METRICS = "metrics", "the stored metrics do not follow from the raw files"
     METRICS_SCHEMA = "metrics_schema", "the metrics follow other definitions than this version's"
     CLOCK = "clock", "times of the backend, the engine and the parent contradict each other"

@@ -38,7 +38,15 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "chipmark.meters": {
         "nvml": "chipmark.meters.nvml:NvmlMeter",
+        "nvml-power": "chipmark.meters.nvml:NvmlPowerMeter",
+        "nvml-module": "chipmark.meters.nvml:NvmlModuleMeter",
+        "npu-smi": "chipmark.meters.tools.npu_smi:NPU_SMI",
+        "xpu-smi": "chipmark.meters.tools.xpu_smi:XPU_SMI",
+        "cnmon": "chipmark.meters.tools.cnmon:CNMON",
+        "hy-smi": "chipmark.meters.tools.hy_smi:HY_SMI",
         "rapl": "chipmark.meters.rapl:RaplMeter",
+        "rapl-dram": "chipmark.meters.rapl:RaplMemoryMeter",
+        "rapl-psys": "chipmark.meters.rapl:RaplPlatformMeter",
         "declared": "chipmark.meters.declared:DeclaredMeter",
     },
 }

@@ -22,6 +22,7 @@ from chipmark.cell.protocol import (
 )
 from chipmark.cell.suite import CellPlan
 from chipmark.chips.contract import ChipIdentity
+from chipmark.meters.pick import Picked
 from chipmark.results.manifest import ModelId, Probes
 
 CARD = ChipIdentity("ascend-910b3", "Huawei", "910B3", "card", 1, 1)
@@ -70,7 +71,7 @@ def cell_of(folder: Path, rawcells: ModuleType, load_answer: LoadAnswer) -> Meas
         model=model,
         in_use=None,
         chip=CARD,
-        meter=None,
+        meters=Picked(),
         repeats=2,
     )
     cell = MeasuredCell(inputs, folder / "cell", cast("Any", None))

@@ -7,7 +7,7 @@ import pytest
 from chipmark.cell.prepare import meter_request
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.nameplate import unit_nameplate_w
-from chipmark.meters.pick import pick_meter
+from chipmark.meters.pick import pick_meters
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,6 @@ def test_another_unit_has_none() -> None:
 @pytest.mark.parametrize(("power_w", "source"), [(0.01, "assumed"), (700.0, "declared")])
 def test_the_meter_of_a_run_knows_the_nameplate(power_w: float, source: str) -> None:
     card = ChipIdentity("nvidia-h200-sxm", "NVIDIA", "NVIDIA H200", "card", 1, 1)
-    meter, _ = pick_meter(meter_request(card, "cuda", power_w))
+    meter = pick_meters(meter_request(card, "cuda", power_w)).meter
     assert meter is not None
     assert meter.info.source == source

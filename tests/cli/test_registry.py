@@ -55,9 +55,8 @@ def test_built_in_plugins_are_those_of_the_distribution() -> None:
 
 
 def test_every_chip_and_meter_plugin_can_be_loaded() -> None:
-    for group in ("chipmark.chips", "chipmark.meters"):
-        for name in BUILT_IN[group]:
-            assert callable(load_plugin(group, name))
+    for name in BUILT_IN["chipmark.chips"]:
+        assert callable(load_plugin("chipmark.chips", name))
     for name in BUILT_IN["chipmark.meters"]:
         assert callable(load_plugin("chipmark.meters", name).for_request)
 

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
+from functools import partial
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -10,10 +13,15 @@ import pytest
 
 from chipmark.chips.contract import DeviceKey
 from chipmark.chips.nvml import Card
+from chipmark.codes import NullReason
 from chipmark.errors import ChipmarkError
-from chipmark.meters.nvml import NvmlMeter
-from chipmark.meters.pick import pick_meter
+from chipmark.meters.choice import MeterChoice
+from chipmark.meters.nvml import NvmlMeter, NvmlModuleMeter, NvmlPowerMeter
+from chipmark.meters.nvml_power import KeptSamples
+from chipmark.meters.pick import pick_meters
+from chipmark.meters.poll import infer_period
 from chipmark.meters.request import MeterRequest
+from chipmark.metrics.energy import window_energy
 
 
 @pytest.fixture
@@ -33,6 +41,29 @@ def meter_of(over: Any, card: Any) -> NvmlMeter:
     return NvmlMeter(Card(over(card), card))
 
 
+class Time:
+    """A clock that only sleeping moves."""
+
+    now = 100.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def at() -> Time:
+    return Time()
+
+
+def virtual(paper_nvml: ModuleType, at: Time, card: Any, kind: Any = NvmlMeter) -> Any:
+    """A meter of a card whose sensors move with a clock of paper too."""
+    fake = paper_nvml.FakeNvml(card, clock=at.clock, unix=at.clock)
+    return kind(Card(fake, card), partial(infer_period, clock=at.clock, sleep=at.sleep))
+
+
 def test_counter_is_used_where_the_card_has_one(over: Any, paper_nvml: ModuleType) -> None:
     meter = meter_of(over, paper_nvml.PaperCard())
     assert (meter.info.source, meter.info.scope) == ("counter", "board")
@@ -47,11 +78,12 @@ def test_counter_is_used_where_the_card_has_one(over: Any, paper_nvml: ModuleTyp
     assert mean_w == pytest.approx(200.0, rel=0.2)
 
 
-def test_period_is_the_counters_own_and_not_the_powers(over: Any, paper_nvml: ModuleType) -> None:
-    meter = meter_of(over, paper_nvml.PaperCard(counter_s=0.1, power_s=0.01))
-    assert meter.info.update_period_s == pytest.approx(0.1, rel=0.3)
-    polled = meter_of(over, paper_nvml.PaperCard(counter_s=None, power_s=0.05))
-    assert polled.info.update_period_s == pytest.approx(0.05, rel=0.3)
+def test_period_is_the_counters_own_and_not_the_powers(paper_nvml: ModuleType, at: Time) -> None:
+    meter = virtual(paper_nvml, at, paper_nvml.PaperCard(counter_s=0.1, power_s=0.01))
+    assert meter.info.update_period_s == pytest.approx(0.1, rel=0.005)
+    assert meter.info.reading_period_s == pytest.approx(0.025, rel=0.005)
+    polled = virtual(paper_nvml, at, paper_nvml.PaperCard(counter_s=None, power_s=0.05))
+    assert polled.info.update_period_s == pytest.approx(0.05, rel=0.01)
 
 
 def test_power_is_polled_where_the_query_of_fields_is_refused(
@@ -68,8 +100,8 @@ def test_power_is_polled_where_the_query_of_fields_is_refused(
     assert meter_of(over, paper_nvml.PaperCard(counter_s=None)).info.averaging_s is None
 
 
-def test_period_that_idle_hides_is_said_to_be_taken(over: Any, paper_nvml: ModuleType) -> None:
-    meter = meter_of(over, paper_nvml.PaperCard(counter_s=None, power_s=0.0))
+def test_period_that_idle_hides_is_said_to_be_taken(paper_nvml: ModuleType, at: Time) -> None:
+    meter = virtual(paper_nvml, at, paper_nvml.PaperCard(counter_s=None, power_s=0.0))
     assert any("was not seen at idle" in note for note in meter.info.notes)
     assert not meter.info.period_known
 
@@ -91,12 +123,13 @@ def test_the_card_that_computes_is_metered(over: Any, paper_nvml: ModuleType) ->
     fast = paper_nvml.PaperCard(uuid="GPU-02", pci="0:2:0.0", watts=400.0)
     over(slow, fast)
     told = MeterRequest("NVIDIA", "card", "cuda:0", key=DeviceKey(uuid="02"))
-    meter, remarks = pick_meter(told)
-    assert meter is not None
-    assert (meter.info.covers, remarks) == ("one card, GPU-02", ())
-    meter, remarks = pick_meter(MeterRequest("NVIDIA", "card", "cuda:0"))
-    assert meter is None
-    assert any("any of 2 cards" in remark for remark in remarks)
+    picked = pick_meters(told)
+    assert picked.meter is not None
+    assert picked.meter.info.covers == "one card, GPU-02"
+    assert not any(remark.startswith("nvml") for remark in picked.remarks)
+    picked = pick_meters(MeterRequest("NVIDIA", "card", "cuda:0"))
+    assert picked.meter is None
+    assert any("any of 2 cards" in remark for remark in picked.remarks)
 
 
 def test_slice_is_not_charged_with_its_card(
@@ -110,6 +143,196 @@ def test_slice_is_not_charged_with_its_card(
         MeterRequest("NVIDIA", "card", "cuda", key=DeviceKey(uuid=part.uuid)),
         MeterRequest("NVIDIA", "card", "cuda", key=DeviceKey(uuid=card.uuid)),
     ):
-        meter, remarks = pick_meter(request)
-        assert meter is None
-        assert any("1 of 7 parts" in remark for remark in remarks)
+        picked = pick_meters(request)
+        assert picked.meter is None
+        assert any("1 of 7 parts" in remark for remark in picked.remarks)
+
+
+@pytest.mark.parametrize(
+    ("counter", "instant", "average", "usage"), list(product((True, False), repeat=4))
+)
+def test_a_card_that_refuses_some_calls_is_read_by_another(
+    paper_nvml: ModuleType, at: Time, counter: bool, instant: bool, average: bool, usage: bool
+) -> None:
+    card = paper_nvml.PaperCard(
+        counter_s=0.02 if counter else None, instant=instant, average=average, usage=usage
+    )
+    if not (counter or instant or average or usage):
+        with pytest.raises(ChipmarkError, match="neither energy nor power"):
+            virtual(paper_nvml, at, card)
+        return
+    meter = virtual(paper_nvml, at, card)
+    info = meter.info
+    assert info.source == ("counter" if counter else "polled")
+    if not counter:
+        first = "INSTANT" if instant else "AVERAGE" if average else "GetPowerUsage"
+        assert first in info.method
+        assert info.averaging_s == (None if instant else 1.0)
+        assert info.update_period_s == pytest.approx(0.02, rel=0.01)
+        assert info.period_known
+    assert info.resolution_w == 0.001
+    assert info.jittered
+    meter.start()
+    samples = meter.stop()
+    assert np.isfinite(samples.energy_j).all() == counter
+    assert np.isfinite(samples.power_w).all() == (instant or average or usage)
+    assert samples.remarks == ()
+
+
+@pytest.mark.parametrize("lie", [0, 2**32 - 1, 25_000_000])
+def test_a_power_that_no_card_draws_is_none(
+    paper_nvml: ModuleType, at: Time, monkeypatch: pytest.MonkeyPatch, lie: int
+) -> None:
+    monkeypatch.setattr(paper_nvml.FakeNvml, "_milliwatts", lambda self, card: lie)
+    with pytest.raises(ChipmarkError, match="neither energy nor power"):
+        virtual(paper_nvml, at, paper_nvml.PaperCard(counter_s=None))
+    meter = virtual(paper_nvml, at, paper_nvml.PaperCard())
+    meter.start()
+    samples = meter.stop()
+    assert np.isnan(samples.power_w).all()
+    assert np.isfinite(samples.energy_j).all()
+
+
+def test_a_counter_that_begins_anew_is_refused(paper_nvml: ModuleType, at: Time) -> None:
+    meter = virtual(paper_nvml, at, paper_nvml.PaperCard(resets_s=8.3))
+    meter.start()
+    at.now += 8.0
+    samples = meter.stop()
+    assert np.ptp(samples.energy_j) > 0
+    begin, end = float(samples.time_s[0]), float(samples.time_s[-1])
+    found = window_energy(samples, meter.info, begin, end)
+    assert (found.energy_j, found.reason) == (None, NullReason.COUNTER_BACKWARDS)
+
+
+def test_a_card_that_goes_is_a_gap_and_is_told(paper_nvml: ModuleType, at: Time) -> None:
+    card = paper_nvml.PaperCard()
+    meter = virtual(paper_nvml, at, card)
+    meter.start()
+    card.counter_s, card.fields, card.usage = None, False, False
+    samples = meter.stop()
+    assert any("failed: the sensor gave no value" in remark for remark in samples.remarks)
+
+
+def test_updates_that_the_driver_dated_are_read_at_their_own_times(
+    over: Any, paper_nvml: ModuleType
+) -> None:
+    card = paper_nvml.PaperCard(counter_s=None, samples_s=0.02)
+    meter = meter_of(over, card)
+    assert "nvmlDeviceGetSamples" in meter.info.method
+    assert meter.info.update_period_s == pytest.approx(0.02, rel=0.001)
+    assert meter.info.reading_period_s == meter.info.update_period_s
+    assert not meter.info.jittered
+    before = time.perf_counter()
+    meter.start()
+    samples = meter.stop()
+    assert len(samples.time_s) >= 1
+    assert before - 0.03 < samples.time_s[0] <= samples.time_s[-1] <= time.perf_counter()
+    assert samples.power_w == pytest.approx(np.full(len(samples.power_w), 200.0), abs=0.01)
+
+
+def test_kept_updates_are_given_once_and_none_is_lost(paper_nvml: ModuleType, at: Time) -> None:
+    card = paper_nvml.PaperCard(samples_s=0.02)
+    fake = paper_nvml.FakeNvml(card, clock=at.clock, unix=at.clock)
+    kept = KeptSamples(Card(fake, card), at.clock, at.clock)
+    rows = kept.read()
+    assert len(rows) == 1  # the newest: what came before was not asked for
+    for step in (0.5, 0.001, 0.333, 1.0):
+        at.now += step
+        rows += kept.read()
+    times = np.array([row[0] for row in rows])
+    assert np.diff(times) == pytest.approx(np.full(len(times) - 1, 0.02), abs=2e-6)
+    assert at.now - times[-1] < 0.021
+    at.now += 5.0  # the driver keeps 120 updates, and what it dropped is a gap
+    assert len(kept.read()) == 120
+
+
+def test_updates_of_another_clock_are_not_believed(paper_nvml: ModuleType, at: Time) -> None:
+    card = paper_nvml.PaperCard(samples_s=0.02)
+    fake = paper_nvml.FakeNvml(card, clock=at.clock, unix=lambda: at.now + 3600)
+    assert KeptSamples(Card(fake, card), at.clock, at.clock).period_s() is None
+    fake = paper_nvml.FakeNvml(card, clock=at.clock, unix=at.clock)
+    kept = KeptSamples(Card(fake, card), at.clock, at.clock)
+    assert kept.period_s() == pytest.approx(0.02, rel=1e-3)
+    kept.read()
+    at.now += 0.2
+    fake.unix = lambda: at.now - 3600  # the host's clock is set back in between
+    assert kept.read() == []
+    fake.unix = lambda: at.now + 3600
+    assert kept.read() == []
+
+
+def test_power_is_a_second_source_where_there_is_a_counter(
+    over: Any, paper_nvml: ModuleType
+) -> None:
+    unit = MeterRequest("NVIDIA", "card", "cuda")
+    over(paper_nvml.PaperCard())
+    beside = NvmlPowerMeter.for_request(unit)
+    assert beside is not None
+    assert (beside.info.name, beside.info.source) == ("nvml-power", "polled")
+    assert any("second source" in note for note in beside.info.notes)
+    assert NvmlPowerMeter.for_request(MeterRequest("Intel", "package", "cpu")) is None
+    assert NvmlPowerMeter.for_request(replace(unit, metered="host")) is None
+    assert NvmlMeter.for_request(replace(unit, metered="node")) is None
+    over(paper_nvml.PaperCard(counter_s=None, power_s=0.01))
+    assert NvmlPowerMeter.for_request(unit) is None
+    named = replace(unit, choices=(MeterChoice("nvml-power"),))
+    assert NvmlPowerMeter.for_request(named) is not None
+    over(paper_nvml.PaperCard(fields=False, usage=False))
+    assert NvmlPowerMeter.for_request(unit) is None
+    with pytest.raises(ChipmarkError, match="gives no power"):
+        NvmlPowerMeter.for_request(named)
+
+
+def test_a_superchips_module_is_a_meter_of_its_own(paper_nvml: ModuleType, at: Time) -> None:
+    card = paper_nvml.PaperCard(module_w=420.0, counter_s=0.02)
+    meter = virtual(paper_nvml, at, card, NvmlModuleMeter)
+    assert (meter.info.name, meter.info.scope) == ("nvml-module", "module")
+    assert meter.info.cap_w == 1000.0
+    assert meter.info.covers.startswith("the module of one card")
+    meter.start()
+    samples = meter.stop()
+    assert samples.power_w == pytest.approx(np.full(len(samples.power_w), 420.0), abs=0.01)
+    assert np.isnan(samples.energy_j).all()
+    assert virtual(paper_nvml, at, card).info.scope == "board"
+
+
+def test_a_module_stands_beside_its_card_and_is_no_meter_of_it(
+    over: Any, paper_nvml: ModuleType
+) -> None:
+    over(paper_nvml.PaperCard(module_w=420.0, power_s=0.01))
+    unit = MeterRequest("NVIDIA", "card", "cuda")
+    assert NvmlModuleMeter.for_request(unit) is None
+    beside = NvmlModuleMeter.for_request(replace(unit, metered="host"))
+    assert beside is not None
+    assert beside.info.scope == "module"
+    assert NvmlModuleMeter.for_request(replace(unit, metered="node")) is None
+    assert NvmlModuleMeter.for_request(replace(unit, choices=(MeterChoice("nvml-module"),)))
+
+
+@pytest.mark.parametrize("module_w", [None, 200.0, 150.0])
+def test_a_card_without_a_module_has_no_meter_of_one(
+    over: Any, paper_nvml: ModuleType, module_w: float | None
+) -> None:
+    # A driver that takes no notice of the scope gives the card's own power.
+    over(paper_nvml.PaperCard(module_w=module_w, power_s=0.0))
+    unit = MeterRequest("NVIDIA", "card", "cuda")
+    assert NvmlModuleMeter.for_request(replace(unit, metered="host")) is None
+    named = replace(unit, choices=(MeterChoice("nvml-module"),))
+    with pytest.raises(ChipmarkError, match="no power of a module"):
+        NvmlModuleMeter.for_request(named)
+
+
+def test_a_vgpu_is_not_charged_with_its_card(over: Any, paper_nvml: ModuleType) -> None:
+    unit = MeterRequest("NVIDIA", "card", "cuda")
+    over(paper_nvml.PaperCard(virtualization=2))
+    picked = pick_meters(unit)
+    assert picked.meter is None
+    assert sum("a vGPU is a part of it" in remark for remark in picked.remarks) == 1
+    for kind in (NvmlPowerMeter, NvmlModuleMeter):
+        assert kind.for_request(unit) is None
+        choice = MeterChoice("nvml-power" if kind is NvmlPowerMeter else "nvml-module")
+        with pytest.raises(ChipmarkError, match="vGPU"):
+            kind.for_request(replace(unit, choices=(choice,)))
+    for mode in (None, 0, 1, 3):  # bare, passed through, the host of vGPUs, not told
+        over(paper_nvml.PaperCard(virtualization=mode))
+        assert NvmlMeter.for_request(unit) is not None

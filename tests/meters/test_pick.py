@@ -18,10 +18,11 @@ ASSUMED = AssumedPower(4.375, "cpu-share", "2 vCPUs", "TDP 280 W / 128 threads x
 
 def test_declared_power_goes_before_everything() -> None:
     request = MeterRequest("AMD", "cpu-share", "cpu", 65.0, ASSUMED, nameplate_w=4.375)
-    meter, remarks = pick.pick_meter(request)
+    picked = pick.pick_meters(request)
+    meter = picked.meter
     assert meter is not None
     assert (meter.info.source, meter.info.scope) == ("declared", "cpu-share")
-    assert remarks == ()
+    assert not any("--power-w" in remark for remark in picked.remarks)
     meter.start()
     samples = meter.stop()
     assert samples.power_w.tolist() == [65.0, 65.0]
@@ -43,16 +44,17 @@ def test_only_a_power_of_at_least_the_nameplate_is_a_bound(
     power_w: float, nameplate_w: float | None, source: str, word: str
 ) -> None:
     request = MeterRequest("NVIDIA", "card", "cuda", power_w, nameplate_w=nameplate_w)
-    meter, remarks = pick.pick_meter(request)
+    picked = pick.pick_meters(request)
+    meter = picked.meter
     assert meter is not None
     assert meter.info.source == source
     assert word in meter.info.method
-    assert bool(remarks) == (source == "assumed")
+    assert any("--power-w" in remark for remark in picked.remarks) == (source == "assumed")
 
 
 def test_nameplate_is_assumed_where_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RaplMeter, "for_request", classmethod(lambda cls, request: None))
-    meter, _ = pick.pick_meter(MeterRequest("AMD", "cpu-share", "cpu", None, ASSUMED))
+    meter = pick.pick_meters(MeterRequest("AMD", "cpu-share", "cpu", None, ASSUMED)).meter
     assert meter is not None
     assert meter.info.source == "assumed"
     assert "128 threads" in meter.info.method
@@ -61,7 +63,7 @@ def test_nameplate_is_assumed_where_nothing_is_measured(monkeypatch: pytest.Monk
 def test_measured_goes_before_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
     measured = ReplayMeter(SIM_INFO)
     monkeypatch.setattr(RaplMeter, "for_request", classmethod(lambda cls, request: measured))
-    meter, _ = pick.pick_meter(MeterRequest("AMD", "package", "cpu", None, ASSUMED))
+    meter = pick.pick_meters(MeterRequest("AMD", "package", "cpu", None, ASSUMED)).meter
     assert meter is measured
 
 
@@ -70,14 +72,16 @@ def test_refused_sensor_leaves_its_reason(monkeypatch: pytest.MonkeyPatch) -> No
         raise ChipmarkError("energy_uj is readable by root only", "sudo chmod a+r")
 
     monkeypatch.setattr(RaplMeter, "for_request", classmethod(refuse))
-    meter, remarks = pick.pick_meter(MeterRequest("AMD", "package", "cpu", None, ASSUMED))
+    picked = pick.pick_meters(MeterRequest("AMD", "package", "cpu", None, ASSUMED))
+    meter, remarks = picked.meter, picked.remarks
     assert meter is not None
     assert meter.info.source == "assumed"
     assert any("chmod" in remark for remark in remarks)
 
 
 def test_unknown_chip_has_no_meter_and_says_what_helps() -> None:
-    meter, remarks = pick.pick_meter(MeterRequest("Kunlunxin", "card", "kunlun"))
+    picked = pick.pick_meters(MeterRequest("Kunlunxin", "card", "kunlun"))
+    meter, remarks = picked.meter, picked.remarks
     assert meter is None
     assert any("--power-w" in remark for remark in remarks)
 
@@ -110,6 +114,7 @@ def test_a_meter_that_cannot_be_read_is_logged_and_remarked(
 
     monkeypatch.setattr(RaplMeter, "for_request", classmethod(refused))
     with caplog.at_level("INFO", logger="chipmark.meters"):
-        _, remarks = pick.pick_meter(MeterRequest("AMD", "package", "cpu", None))
+        remarks = pick.pick_meters(MeterRequest("AMD", "package", "cpu", None)).remarks
     assert any("energy_uj needs root" in remark for remark in remarks)
-    assert [r.name for r in caplog.records if "rapl" in r.getMessage()] == ["chipmark.meters.pick"]
+    assert {r.name for r in caplog.records if "rapl" in r.getMessage()} == {"chipmark.meters.pick"}
+    assert len([remark for remark in remarks if "energy_uj" in remark]) == 1

@@ -19,6 +19,7 @@ from chipmark.cell.suite import Overrides, load_suite
 from chipmark.cell.suite_run import run_suite
 from chipmark.errors import CellFailedError, UnknownNameError, UsageError
 from chipmark.log import logger_of
+from chipmark.meters.choice import parse_choice
 from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.registry import GROUPS, refused_plugins
 from chipmark.user_files import using
@@ -71,6 +72,7 @@ def run(
     feedback: str = "forced",
     threads: int = 0,
     power_w: float | None = None,
+    meters: str | Iterable[str] = (),
     python: str = "",
     fresh: bool = False,
     max_chunk: int = 256,
@@ -115,6 +117,9 @@ def run(
         feedback: forced (the trace's tokens) or sampled.
         threads: threads of a CPU backend; 0 is its own choice.
         power_w: the unit's power in watts, declared where nothing measures it.
+        meters: exactly these, as "NAME[:TARGET][,KEY=VALUE]"; the first gives the row's joules, the
+            others are in `power_beside`. None takes the best that is here for the row, and what
+            meters the host and the node next to it.
         python: the interpreter of the measured processes, a vendor's own.
         fresh: a fresh process for every repeat.
         max_chunk: most prompt tokens of one launch.
@@ -140,7 +145,7 @@ def run(
 
     Raises:
         UsageError: what is asked for does not fit together.
-        UnknownNameError: a suite, workload, backend, precision or scenario does not exist.
+        UnknownNameError: a suite, workload, backend, precision, scenario or meter does not exist.
         BadInputError: a file cannot be read, or a field of it is wrong.
         ModelUnavailableError: weights cannot be found or fetched.
         CellFailedError: a cell failed (`check`); the records of all are in `out`.
@@ -174,6 +179,7 @@ def run(
         feedback="sampled" if feedback == "sampled" else "forced",
         threads=threads,
         power_w=power_w,
+        meters=tuple(map(parse_choice, _texts(meters))),
         python=python,
         fresh=fresh,
         max_chunk=max_chunk,

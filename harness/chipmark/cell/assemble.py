@@ -18,17 +18,18 @@ from chipmark.cell.workloads import workload_id
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import class_of
 from chipmark.engine.plan import CACHE_POLICY
+from chipmark.meters.contract import Meter
 from chipmark.registry import is_simulated
 from chipmark.results.manifest import (
     ChipId,
     HostOperatorId,
     LoadResult,
     Manifest,
-    MeterId,
     Note,
     PluginId,
     PrecisionId,
 )
+from chipmark.results.meter_id import MeterId
 from chipmark.results.stored_bytes import too_few_kv_bytes, too_few_weight_bytes
 from chipmark_models.config import ModelConfig
 from chipmark_models.precision import precision_named
@@ -37,9 +38,10 @@ from chipmark_models.precision import precision_named
 def assemble(cell: CellOutcome, key: str, options: dict[str, Any]) -> Manifest:
     """The manifest of a cell. `options` are the choices that it was run with."""
     inputs, plan, loaded, chip = cell.inputs, cell.inputs.plan, cell.loaded, cell.inputs.chip
-    meter = inputs.meter
+    meters = inputs.meters
     done = cell.failure is None
     plugins = _plugins(cell)
+    beside = _beside_plugins(cell)
     return Manifest.model_validate(
         {
             "schema": "chipmark.cell/2",
@@ -64,24 +66,36 @@ def assemble(cell: CellOutcome, key: str, options: dict[str, Any]) -> Manifest:
             "audit": cell.audit,
             "quality": cell.quality,
             "plugins": plugins,
-            "meter": None if meter is None else MeterId(**dataclasses.asdict(meter.info)),
+            "beside_plugins": beside,
+            "meter": None if meters.meter is None else _meter_id(meters.meter),
+            "beside": tuple(map(_meter_id, meters.beside)),
             "repeats": cell.repeats_done if done else 0,
             "limits": dataclasses.asdict(inputs.settings.limits),
             "capacity": cell.capacity,
             "sweep": cell.sweep,
             "environment": recorded_environment(loaded),
             "options": {KEY: key, **options},
-            "notes": tuple(_notes(cell) + foreign_code(plugins)),
+            "notes": tuple(_notes(cell) + foreign_code(plugins, beside)),
         }
     )
 
 
+def _meter_id(meter: Meter) -> MeterId:
+    return MeterId(**dataclasses.asdict(meter.info))
+
+
+def _beside_plugins(cell: CellOutcome) -> dict[str, PluginId]:
+    if is_simulated(cell.inputs.plan.backend):
+        return {}
+    return {meter.info.name: meter_plugin(meter) for meter in cell.inputs.meters.beside}
+
+
 def _plugins(cell: CellOutcome) -> dict[str, PluginId]:
-    backend = cell.inputs.plan.backend
+    backend, meter = cell.inputs.plan.backend, cell.inputs.meters.meter
     simulated = is_simulated(backend)
     found = {
         "backend": backend_plugin(backend, cell.loaded)[0],
-        "meter": None if simulated else meter_plugin(cell.inputs.meter),
+        "meter": None if simulated or meter is None else meter_plugin(meter),
         "chip": None if simulated else chip_plugin(backend, cell.inputs.chip),
     }
     return {role: plugin for role, plugin in found.items() if plugin is not None}
@@ -160,8 +174,9 @@ def _notes(cell: CellOutcome) -> list[Note]:
             Note(code=NoteCode.UNVERIFIED_CHIP, text=f"{chip.name}: {'; '.join(chip.evidence)}")
         )
     notes += unit_notes(chip)
-    if cell.inputs.meter is not None:
-        notes += meter_notes(cell.inputs.meter.info)
+    for meter in (cell.inputs.meters.meter, *cell.inputs.meters.beside):
+        if meter is not None:
+            notes += meter_notes(meter.info)
     if cell.inputs.model.source_kind == "synthetic":
         notes.append(
             Note(code=NoteCode.WEIGHTS_SYNTHETIC, text="seeded weights of the model's shape")

@@ -45,10 +45,10 @@ from chipmark.cell.protocol import (
 )
 from chipmark.cell.provenance import installed_packages
 from chipmark.engine.clock import MonotonicClock
-from chipmark.engine.contract import Backend, Caps, Clock
+from chipmark.engine.contract import Backend, Caps, Clock, PowerColumns
 from chipmark.engine.events import save_events
 from chipmark.engine.plan import CapturedLogits, Progress, RunPlan
-from chipmark.engine.plugins import open_backend, virtual_clock
+from chipmark.engine.plugins import counter_samples, open_backend, virtual_clock
 from chipmark.errors import UnknownNameError, UsageError
 from chipmark.log import configured, logger_of
 from chipmark.processes import die_with_parent
@@ -182,9 +182,9 @@ class Child:
             save_logits(Path(command.captured), result.logits)
         samples = self.backend.power_samples()
         if command.power and samples is not None:
-            time_s, energy_j, power_w = samples
-            with Path(command.power).open("wb") as file:
-                np.savez(file, time_s=time_s, energy_j=energy_j, power_w=power_w)
+            _save_power(command.power, samples)
+        if command.counter:
+            _save_power(command.counter, counter_samples(self.backend))
         turns = result.tables["turns"]["status"]
         return RunAnswer(
             turns=len(turns),
@@ -239,6 +239,12 @@ def roof_of(probe: Callable[[], float | None]) -> float | None:
         sys.stderr.write(f"a probe ran out of memory: {error}\n")
         return None
     return None if rate is None else float(rate)
+
+
+def _save_power(path: str, samples: PowerColumns) -> None:
+    time_s, energy_j, power_w = samples
+    with Path(path).open("wb") as file:
+        np.savez(file, time_s=time_s, energy_j=energy_j, power_w=power_w)
 
 
 def save_logits(path: Path, rows: Sequence[CapturedLogits]) -> None:

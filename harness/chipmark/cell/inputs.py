@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from chipmark.cell.parity import parity_trace
 from chipmark.cell.settings import RunOptions
-from chipmark.cell.settle import PickMeter
+from chipmark.cell.settle import PickMeters
 from chipmark.cell.suite import CellPlan
 from chipmark.cell.workloads import ModelInUse
 from chipmark.chips.contract import ChipIdentity
 from chipmark.codes import NullReason
-from chipmark.meters.contract import Meter
+from chipmark.meters.pick import Picked
 from chipmark.results.manifest import ModelId, Note
 from chipmark.workload.trace import Trace
 from chipmark_models.precision import precision_named
@@ -28,13 +28,13 @@ class CellInputs:
     in_use: ModelInUse | None
     """None for a simulated device, which has no weights."""
     chip: ChipIdentity
-    meter: Meter | None
-    """Both are settled once the child has reported which card it computes on."""
+    meters: Picked
+    """Chip and meters are settled once the child has reported which card it computes on."""
     repeats: int
     settings: RunOptions = field(default_factory=RunOptions)
     notes: tuple[Note, ...] = ()
-    pick_meter: PickMeter = lambda _: (None, ())
-    """The meter of a chip, for a card that is known only after loading."""
+    pick: PickMeters = lambda _: Picked()
+    """The meters of a chip, for a card that is known only after loading."""
 
     @property
     def no_quality(self) -> NullReason | None:

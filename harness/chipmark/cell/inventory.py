@@ -11,8 +11,9 @@ from chipmark.backends.torch_device.devices import plugin_modules
 from chipmark.cell.available import candidates
 from chipmark.cell.environment import run_module
 from chipmark.cell.prepare import meter_request
+from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chips_here
-from chipmark.meters.pick import pick_meter
+from chipmark.meters.pick import meter_answers, pick_meters
 from chipmark_models.pull import list_models
 
 _FORMATS = {"gguf": "GGUF files", "tokenizers": "transcripts", "jinja2": "chat templates"}
@@ -36,15 +37,7 @@ def inventory() -> list[Item]:
     for chip in chips:
         text = f"{chip.device_name}; {chip.unit} {chip.used}/{chip.of}; {'; '.join(chip.evidence)}"
         items.append(Item("chip", chip.name, True, text))
-        meter, remarks = pick_meter(meter_request(chip, "", None))
-        if meter is not None:
-            text = f"{meter.info.source}, scope {meter.info.scope}: {meter.info.method}"
-        else:
-            text = "no power is measured"
-        remedy = "" if meter and meter.info.source in ("counter", "polled") else "; ".join(remarks)
-        if meter is not None and meter.info.source == "assumed" and not remedy:
-            remedy = "declare the unit's power: --power-w W"
-        items.append(Item("meter", chip.name, meter is not None, text, remedy))
+        items += _meters(chip)
     for text in missing:
         name, _, why = text.partition(": ")
         items.append(Item("chip", name, False, why))
@@ -67,6 +60,28 @@ def inventory() -> list[Item]:
 def as_json(items: list[Item]) -> list[dict[str, Any]]:
     """The same as JSON objects."""
     return [asdict(item) for item in items]
+
+
+def _meters(chip: ChipIdentity) -> list[Item]:
+    """The meter of a chip's row, then what every meter says of its unit, its host and its node."""
+    request = meter_request(chip, "", None)
+    meter = pick_meters(request).meter
+    text, remedy = "no power is measured", "declare the unit's power: --power-w W"
+    if meter is not None:
+        text = f"{meter.info.source}, scope {meter.info.scope}: {meter.info.method}"
+        remedy = remedy if meter.info.source == "assumed" else ""
+    items = [Item("meter", chip.name, meter is not None, text, remedy)]
+    shown: dict[tuple[str, str], None] = {}
+    for answer in meter_answers(request):
+        text = answer.refusal
+        if answer.meter is not None:
+            info = answer.meter.info
+            text = f"{info.source}, scope {info.scope}: {info.method}"
+        if (answer.name, text) not in shown:
+            shown[answer.name, text] = None
+            text = f"for the {answer.metered} of {chip.name}: {text}"
+            items.append(Item("meter", answer.name, answer.meter is not None, text))
+    return items
 
 
 def _torch_devices() -> list[Item]:

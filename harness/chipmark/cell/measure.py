@@ -16,6 +16,7 @@ from chipmark.cell.audit import longest_turn
 from chipmark.cell.contexts import Keys
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.loaded import check_loaded
+from chipmark.cell.metering import Metering
 from chipmark.cell.outcome import CellOutcome
 from chipmark.cell.parent import ChildProcess
 from chipmark.cell.plugins import child_remarks
@@ -32,6 +33,7 @@ from chipmark.engine.contract import LoadSpec
 from chipmark.engine.events import Table, load_events
 from chipmark.errors import ChipmarkError, DoesNotFitError
 from chipmark.log import logger_of
+from chipmark.meters.pick import Picked
 from chipmark.registry import is_simulated
 from chipmark.results.manifest import (
     AuditResult,
@@ -41,6 +43,7 @@ from chipmark.results.manifest import (
     QualityResult,
     SweepPoint,
 )
+from chipmark.results.meter_files import power_file
 from chipmark.results.raw import run_folders
 from chipmark.workload.trace import Trace, save_trace
 from chipmark_models.plain_text import one_line
@@ -92,6 +95,8 @@ class MeasuredCell:
         self.captured_repeat = secrets.randbelow(max(1, inputs.repeats))
         self.longest = longest_turn(inputs.trace)
         self.seals = Seals(folder)
+        self.metering = Metering(Picked())
+        """Of the chip that the loaded process settled."""
 
     @property
     def alive(self) -> bool:
@@ -217,15 +222,15 @@ class MeasuredCell:
         self._settle()
 
     def _settle(self) -> None:
-        """Chip and meter, now that the loaded process has told which device it computes on."""
+        """Chip and meters, now that the loaded process has told which device it computes on."""
         inputs = self.inputs
-        found = settle(
-            inputs.plan.backend, inputs.chip, inputs.meter, self.loaded, inputs.pick_meter
-        )
+        found = settle(inputs.plan.backend, inputs.chip, inputs.meters, self.loaded, inputs.pick)
         chip = found.chip
         if len(self.backends) > 1:
             chip = replace(chip, used=len(self.backends))
-        self.inputs = replace(inputs, chip=chip, meter=found.meter)
+        self.inputs = replace(inputs, chip=chip, meters=found.meters)
+        # A simulated device tells its watts itself, on a clock of its own.
+        self.metering = Metering(Picked() if self.simulated else found.meters)
         self.take(found.notes)
 
     def events(self) -> tuple[dict[str, Table], ...]:
@@ -254,8 +259,8 @@ class MeasuredCell:
     @property
     def idle_s(self) -> float:
         """Seconds that one measurement of idle power takes: 0 where nothing is measured."""
-        meter = self.inputs.meter
-        measured = meter is not None and meter.info.source in ("counter", "polled")
+        meter = self.inputs.meters.meter
+        measured = meter is not None and meter.info.source in ("counter", "polled", "wall")
         return self.inputs.settings.idle_s if measured and not self.simulated else 0.0
 
     def outcome(self) -> CellOutcome:
@@ -276,6 +281,11 @@ class MeasuredCell:
             peak_rss_bytes=self.peak_rss_bytes,
             peak_device_bytes=self.peak_device_bytes,
         )
+
+    def power_files(self, of: Path) -> list[Path]:
+        """Where the readings of all meters lie when those of the row's are in `of`."""
+        beside = self.inputs.meters.beside
+        return [of, *(of.with_name(f"{power_file(of.stem, m.info.name)}.npz") for m in beside)]
 
     def take(self, notes: Iterable[Note]) -> None:
         """Add what a stage has to say to the row, each note once."""

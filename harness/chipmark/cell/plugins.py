@@ -60,14 +60,14 @@ def backend_plugin(backend: str, loaded: LoadAnswer | None) -> tuple[PluginId | 
     return found, ""
 
 
-def meter_plugin(meter: Meter | None) -> PluginId | None:
-    """The plug-in that made a meter; None where there is none."""
-    if meter is None:
-        return None
-    module = type(meter).__module__
+def meter_plugin(meter: Meter) -> PluginId:
+    """The plug-in that made a meter."""
+    # The meter of every vendor's tool is of one class: what differs is the function that reads it.
+    made: object = getattr(meter, "reader", meter)
+    module = str(made.__module__)
     for name, point in plugins(_METERS).items():
         if point.value.partition(":")[0] == module:
-            return _stored(identity_of(_METERS, name, meter))
+            return _stored(identity_of(_METERS, name, made))
     return _own_or_unknown(module)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from chipmark.cell.folder import cell_key
 from chipmark.cell.inputs import CellInputs
@@ -11,7 +12,7 @@ from chipmark.cell.names import check_backend
 from chipmark.cell.replicas import check_replicas
 from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import RunOptions
-from chipmark.cell.settle import PickMeter, is_open
+from chipmark.cell.settle import PickMeters, is_open, remarks_of
 from chipmark.cell.suite import CellPlan
 from chipmark.cell.workloads import (
     ModelInUse,
@@ -28,9 +29,9 @@ from chipmark.chips.detect import chip_of
 from chipmark.chips.nameplate import nameplate, unit_nameplate_w
 from chipmark.codes import NoteCode
 from chipmark.engine.plugins import needs_weights_file
-from chipmark.meters.contract import Meter, Scope
-from chipmark.meters.pick import pick_meter
-from chipmark.meters.replay import ReplayMeter, sim_info
+from chipmark.meters.contract import Scope
+from chipmark.meters.pick import Picked, check_names, pick_meters
+from chipmark.meters.replay import SIM_COUNTER_INFO, ReplayMeter, sim_info
 from chipmark.meters.request import AssumedPower, MeterRequest
 from chipmark.registry import is_simulated, split_backend
 from chipmark.results.manifest import Note
@@ -58,44 +59,54 @@ class Preparation:
 
     def cell(self, plan: CellPlan, repeats: int) -> PreparedCell:
         """Everything a cell needs before its child starts."""
+        chip = chip_of(plan.backend)
+        check_replicas(plan, chip)
         trace = self.trace(plan)
         in_use = self._model_in_use(plan)
         identity = sim_model(plan.model) if in_use is None else in_use.identity
-        chip = chip_of(plan.backend)
-        check_replicas(plan, chip)
         pick = self._picker(plan)
-        meter, notes = self._meter(plan, chip, pick)
+        meters = self._meters(plan, chip, pick)
         inputs = CellInputs(
             plan=plan,
             trace=trace,
             model=identity,
             in_use=in_use,
             chip=chip,
-            meter=meter,
+            meters=meters,
             repeats=repeats,
             settings=self._options,
-            notes=(*notes, *chip_notes(chip), *option_notes(plan)),
-            pick_meter=pick,
+            notes=(*remarks_of(meters), *chip_notes(chip), *option_notes(plan)),
+            pick=pick,
         )
         return PreparedCell(inputs, resume_key(inputs))
 
-    def _picker(self, plan: CellPlan) -> PickMeter:
-        device = split_backend(plan.backend)[1]
+    def check_meters(self, plans: Sequence[CellPlan]) -> None:
+        """Raise UnknownNameError or UsageError where meters that the user named do not exist, or
+        cannot be read for one of these cells. Those of a card that only its loaded process can
+        name are looked for then."""
+        choices = self._options.meters
+        check_names(choices, self._options.power_w)
+        by_backend = {plan.backend: plan for plan in plans if not is_simulated(plan.backend)}
+        for plan in by_backend.values() if choices else ():
+            chip = chip_of(plan.backend)
+            if not is_open(chip):
+                self._picker(plan)(chip)
 
-        def pick(chip: ChipIdentity) -> tuple[Meter | None, tuple[str, ...]]:
-            return pick_meter(meter_request(chip, device, self._options.power_w))
+    def _picker(self, plan: CellPlan) -> PickMeters:
+        device, options = split_backend(plan.backend)[1], self._options
+
+        def pick(chip: ChipIdentity) -> Picked:
+            request = meter_request(chip, device, options.power_w)
+            return pick_meters(replace(request, choices=options.meters))
 
         return pick
 
-    def _meter(
-        self, plan: CellPlan, chip: ChipIdentity, pick: PickMeter
-    ) -> tuple[Meter | None, list[Note]]:
-        """The meter of a cell, and remarks on it. A card that is not known yet is metered as soon
-        as the loaded process reports it."""
+    def _meters(self, plan: CellPlan, chip: ChipIdentity, pick: PickMeters) -> Picked:
+        """The meters of a cell, with remarks on them. A card that is not known yet is metered as
+        soon as the loaded process reports it."""
         if is_simulated(plan.backend):
-            return ReplayMeter(sim_info(split_backend(plan.backend)[1])), []
-        meter, remarks = (None, ()) if is_open(chip) else pick(chip)
-        return meter, [Note(code=NoteCode.METER, text=text) for text in remarks]
+            return sim_meters(split_backend(plan.backend)[1], named=bool(self._options.meters))
+        return Picked() if is_open(chip) else pick(chip)
 
     def trace(self, plan: CellPlan) -> Trace:
         """The trace of a cell, for which weights are looked at but not prepared."""
@@ -178,6 +189,15 @@ def option_notes(plan: CellPlan) -> list[Note]:
         return []
     text = json.dumps(plan.options, sort_keys=True)
     return [Note(code=NoteCode.BACKEND_OPTIONS, text=f"given to {plan.backend}: {text}")]
+
+
+def sim_meters(device: str, *, named: bool) -> Picked:
+    """What a simulated device tells of its power; where that is polled, with an exact
+    counter as well. Meters that the user named have no place on its virtual clock."""
+    info = sim_info(device)
+    beside = (ReplayMeter(SIM_COUNTER_INFO),) if info.source == "polled" else ()
+    remarks = ("--meter names none of a simulated device, which has its own",) if named else ()
+    return Picked(ReplayMeter(info), beside, remarks)
 
 
 def meter_request(chip: ChipIdentity, device: str, power_w: float | None) -> MeterRequest:

@@ -265,6 +265,8 @@ class Run(Request[RunAnswer]):
     captured: str = ""
     power: str = ""
     """Where a simulated device writes its power samples."""
+    counter: str = ""
+    """Where one whose meter is polled writes its exact counter too."""
     sessions: int = 0
     """Of the trace from its start, 0 for all."""
     together: bool = False

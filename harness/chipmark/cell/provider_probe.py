@@ -32,6 +32,7 @@ from chipmark.cell.suite import CellPlan
 from chipmark.cell.workloads import check_source, find_model, prepare_model
 from chipmark.chips.detect import chip_of
 from chipmark.errors import UsageError
+from chipmark.meters.pick import Picked
 from chipmark.registry import is_simulated, split_backend
 from chipmark.results.manifest import ParityResult
 from chipmark.workload.scale import Scale
@@ -113,7 +114,7 @@ def probe(request: ProbeRequest, reporter: Reporter) -> ProviderProbe:
         model=in_use.identity,
         in_use=in_use,
         chip=chip_of(request.backend),
-        meter=None,
+        meters=Picked(),
         repeats=1,
         settings=settings,
     )

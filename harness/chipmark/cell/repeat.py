@@ -57,7 +57,7 @@ def measure_repeat(cell: MeasuredCell, index: int) -> Repeat:
     for place, own in zip(places, timed, strict=True):
         (place / "timing.json").write_text(own.model_dump_json(indent=1), encoding="utf-8")
         cell.seals.add(place / "events.npz", place / "timing.json")
-    cell.seals.add(target / "power.npz")
+    cell.seals.add(*cell.power_files(target / "power.npz"))
     if captures:
         cell.seals.add(cell.folder / "captured.npz")
     after = roofs.probe_each(cell.children, plan, inputs.settings.limits.probe_s)
@@ -74,9 +74,9 @@ def measure_repeat(cell: MeasuredCell, index: int) -> Repeat:
 
 
 def timed_run(cell: MeasuredCell, requests: Sequence[Run], power: Path) -> list[Timing]:
-    """One run of every replica with meter and throttle watch running, by this process's clock; the
-    samples of the unit's meter go to `power`. CellFailedError where one of them fails."""
-    meter = None if cell.simulated else cell.inputs.meter
+    """One run of every replica with meters and throttle watch running, by this process's clock; the
+    samples of the row's meter go to `power`, those of the others next to it. CellFailedError where
+    a run fails; a meter that fails is a note."""
     parts = [power]
     if len(requests) > 1:
         parts = [power.with_name(f"power-{n}.npz") for n in range(len(requests))]
@@ -84,9 +84,11 @@ def timed_run(cell: MeasuredCell, requests: Sequence[Run], power: Path) -> list[
         requests = [
             replace(request, power=str(part)) for request, part in zip(requests, parts, strict=True)
         ]
+        counters = cell.power_files(power)[1:]
+        if counters:
+            requests[0] = replace(requests[0], counter=str(counters[0]))
     watch = watch_for(cell.inputs.chip)
-    if meter is not None:
-        meter.start()
+    cell.metering.start()
     if watch is not None:
         watch.start()
     throttle = None
@@ -94,14 +96,14 @@ def timed_run(cell: MeasuredCell, requests: Sequence[Run], power: Path) -> list[
         found = _runs(cell, requests)
     finally:
         throttle = watch.stop() if watch is not None else None
-        samples = meter.stop() if meter is not None else None
+        readings = cell.metering.stop()
+    cell.take(readings.notes)
+    readings.save(power)
     if cell.simulated and len(parts) > 1:
         # Each die of a simulated card tells its own watts.
-        samples = summed([load_samples(part) for part in parts])
+        save_samples(power, summed([load_samples(part) for part in parts]))
         for part in parts:
             part.unlink()
-    if samples is not None:
-        save_samples(power, samples)
     for answer, _ in found:
         check_ran(answer)
         cell.note_memory(answer.peak_rss_bytes, answer.peak_device_bytes)

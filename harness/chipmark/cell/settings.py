@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from chipmark.meters.choice import MeterChoice
 from chipmark.results.manifest import Slo
 
 GRACE_S = 8.0
@@ -64,6 +65,8 @@ class RunOptions:
     """Of a CPU backend; 0 is its own choice."""
     power_w: float | None = None
     """The unit's power, declared by the user."""
+    meters: tuple[MeterChoice, ...] = ()
+    """Meters by name, the row's first; none leaves it to what is here."""
     python: str = ""
     """The interpreter of the measured processes; "" is this one."""
     fresh: bool = False
@@ -81,16 +84,21 @@ class RunOptions:
     """Files of reference logits that were computed elsewhere."""
 
     def of_suite(
-        self, slo: Slo | None, idle_s: float | None, limit_s: float | None = None
+        self,
+        slo: Slo | None,
+        idle_s: float | None,
+        limit_s: float | None = None,
+        meters: tuple[MeterChoice, ...] = (),
     ) -> RunOptions:
-        """The same, with the objective, the idle time and the limit that a suite (or the command
-        line, which goes first) names."""
+        """The same, with the objective, the idle time, the limit and the meters that a suite (or
+        the command line, which goes first) names."""
         limit_s = limit_s if self.limit_s is None else self.limit_s
         return replace(
             self,
             limits=self.limits if limit_s is None else self.limits.each(limit_s),
             slo=self.slo if slo is None else slo,
             idle_s=self.idle_s if idle_s is None else idle_s,
+            meters=self.meters or meters,
         )
 
     def kept(self, backend_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -104,6 +112,8 @@ class RunOptions:
             later["backend_options"] = dict(backend_options)
         if self.idle_s != IDLE_S:
             later["idle_s"] = self.idle_s
+        if self.meters:
+            later["meters"] = [choice.kept for choice in self.meters]
         return {
             "seed": self.seed,
             "feedback": self.feedback,

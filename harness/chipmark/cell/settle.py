@@ -1,4 +1,4 @@
-"""The card that the loaded process reports, and what follows for chip and meter.
+"""The card that the loaded process reports, and what follows for chip and meters.
 
 Before a backend has loaded, a card is known by its place in CUDA_VISIBLE_DEVICES at best. Then the
 process reports UUID, PCI address and name: either they confirm what was prepared, or they settle
@@ -17,19 +17,20 @@ from chipmark.chips.detect import chip_of
 from chipmark.chips.nvml import same_pci, same_uuid
 from chipmark.codes import NoteCode
 from chipmark.errors import CellFailedError
-from chipmark.meters.contract import Meter
+from chipmark.meters.pick import Picked
 from chipmark.results.manifest import Note
 
-PickMeter = Callable[[ChipIdentity], tuple[Meter | None, tuple[str, ...]]]
-"""The meter of a chip, and remarks for its row."""
+PickMeters = Callable[[ChipIdentity], Picked]
+"""The meters of a chip, with remarks for its row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Chip and meter of a loaded cell, with notes on the meter where it was picked only now."""
+    """Chip and meters of a loaded cell, with notes on the meters where they were picked only
+    now."""
 
     chip: ChipIdentity
-    meter: Meter | None
+    meters: Picked
     notes: tuple[Note, ...] = ()
 
 
@@ -49,34 +50,38 @@ def reported_key(described: Mapping[str, Any]) -> DeviceKey:
 def settle(
     backend: str,
     chip: ChipIdentity,
-    meter: Meter | None,
+    meters: Picked,
     loaded: LoadAnswer,
-    pick: PickMeter,
+    pick: PickMeters,
 ) -> Settled:
-    """Chip and meter of `backend` after it has loaded.
+    """Chip and meters of `backend` after it has loaded.
 
     Raises CellFailedError where the loaded device is not the one that was named and metered, and
-    UsageError where NVML does not know it.
+    UsageError where NVML does not know it, or where a meter that the user named cannot be read.
     """
     key = reported_key(loaded.describe)
     if chip.vendor != "NVIDIA":
         if chip.verified:
-            return Settled(chip, meter)
+            return Settled(chip, meters)
         # Such a chip has no name before its backend has reported one.
-        return Settled(chip_of(backend, loaded.device, key=key), meter)
+        return Settled(chip_of(backend, loaded.device, key=key), meters)
     if is_open(chip):
         chip = chip_of(backend, key.name or loaded.device, key=key)
-        meter, remarks = pick(chip)
-        notes = tuple(Note(code=NoteCode.METER, text=text) for text in remarks)
-        settled = Settled(chip, meter, notes)
+        meters = pick(chip)
+        settled = Settled(chip, meters, remarks_of(meters))
     else:
-        settled = Settled(chip, meter)
+        settled = Settled(chip, meters)
     if why := _contradiction(settled.chip, key):
         raise CellFailedError(
             f"{backend} computes on another card than the one that is named and metered: {why}",
             "set CUDA_DEVICE_ORDER=PCI_BUS_ID, or CUDA_VISIBLE_DEVICES to the card's UUID",
         )
     return settled
+
+
+def remarks_of(meters: Picked) -> tuple[Note, ...]:
+    """What a row says of meters that could not be read."""
+    return tuple(Note(code=NoteCode.METER, text=text) for text in meters.remarks)
 
 
 def _contradiction(chip: ChipIdentity, reported: DeviceKey) -> str:

@@ -12,8 +12,15 @@ from typing import Any, Literal, cast
 
 from chipmark.cell.computes import computed_pairs
 from chipmark.cell.given import GivenOption, check_idle_s, check_kinds, merged, options_for
-from chipmark.cell.suite_fields import idle_field, limit_field, replicas_field, slo_field
+from chipmark.cell.suite_fields import (
+    idle_field,
+    limit_field,
+    meters_field,
+    replicas_field,
+    slo_field,
+)
 from chipmark.errors import BadInputError, UnknownNameError, UsageError
+from chipmark.meters.choice import MeterChoice
 from chipmark.registry import split_backend
 from chipmark.results.manifest import Slo
 from chipmark.workload.replay_files import MOONCAKE_BLOCK
@@ -104,6 +111,8 @@ class Suite:
     """Seconds of idle before and after, likewise."""
     limit_s: float | None = None
     """Seconds after which each step of a cell is ended; None is the default of each."""
+    meters: tuple[MeterChoice, ...] = ()
+    """Meters by name, the row's first; none leaves it to what is here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +161,7 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
     if chosen not in tables:
         raise UnknownNameError("suite", name, names, "or give the path of a TOML file")
     table = tables[chosen]
-    known = ("title", "repeats", "budget_s", "limit_s", "slo", "idle_s", "cells")
+    known = ("title", "repeats", "budget_s", "limit_s", "slo", "idle_s", "meters", "cells")
     _known_fields(path, chosen, table, known)
     repeats = overrides.repeats if overrides.repeats is not None else table.get("repeats", 3)
     if isinstance(repeats, bool) or not isinstance(repeats, int) or not 0 < repeats <= MOST_REPEATS:
@@ -187,6 +196,7 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
         if overrides.idle_s is None
         else check_idle_s(overrides.idle_s),
         limit_field(path, chosen, table),
+        meters_field(path, chosen, table),
     )
 
 

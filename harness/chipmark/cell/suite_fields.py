@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from chipmark.cell.given import UNIT, check_idle_s, replicas_given, slo_of
 from chipmark.errors import BadInputError, UnknownNameError, UsageError
+from chipmark.meters.choice import MeterChoice, parse_choice
 from chipmark.results.manifest import Slo
 
 MIN_LIMIT_S = 1.0
@@ -48,6 +49,14 @@ def limit_field(path: Path, where: str, table: Mapping[str, Any]) -> float | Non
         problem = f"{given!r} is not seconds of at least {MIN_LIMIT_S:g}"
         raise BadInputError(path, problem, field=f"{where}.limit_s")
     return float(given)
+
+
+def meters_field(path: Path, where: str, table: Mapping[str, Any]) -> tuple[MeterChoice, ...]:
+    """`meters`, a list of texts as `--meter` takes them; none where it is not given."""
+    given = table.get("meters", [])
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise BadInputError(path, f"{given!r} is not a list of meters", field=f"{where}.meters")
+    return tuple(_checked(path, f"{where}.meters", parse_choice, text) for text in given)
 
 
 def replicas_field(path: Path, where: str, table: Mapping[str, Any]) -> int:

@@ -55,10 +55,11 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
 def _run_suite(
     suite: Suite, out: Path, options: RunOptions, reporter: Reporter, alone: bool
 ) -> RunReport:
-    options = options.of_suite(suite.slo, suite.idle_s, suite.limit_s)
+    options = options.of_suite(suite.slo, suite.idle_s, suite.limit_s, suite.meters)
     until_s = time.monotonic() + suite.budget_s
     before = stored_cells(out, options.limits.run_s)
     prepared = Preparation(options, reporter)
+    prepared.check_meters(suite.cells)
     for plan in suite.cells:
         if plan.scenario == "capacity":
             check_closed_loop(prepared.trace(plan))

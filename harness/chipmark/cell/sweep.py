@@ -89,7 +89,8 @@ def find_concurrency(cell: MeasuredCell) -> SweepResult:
         power = cell.folder / f"sweep-{n}-power.npz"
         timed_run(cell, [run_request(cell, path, n) for path in events], power)
         total = n * replicas
-        return sweep_point(events, power, total, inputs.settings.slo, inputs.meter, inputs.trace)
+        meter = inputs.meters.meter
+        return sweep_point(events, power, total, inputs.settings.slo, meter, inputs.trace)
 
     each = find_capacity(measure, cell.room.sequences)
     found = replace(each, best=each.best * replicas)

@@ -54,11 +54,15 @@ def operators_text(operators: Sequence[HostOperator]) -> str:
     )
 
 
-def foreign_code(plugins: Mapping[str, PluginId]) -> list[Note]:
-    """That the meter, or what named the chip, is not chipmark's code: nothing here checks it."""
+def foreign_code(
+    plugins: Mapping[str, PluginId], beside: Mapping[str, PluginId] | None = None
+) -> list[Note]:
+    """That a meter (the row's, or one `beside` it), or what named the chip, is not chipmark's
+    code: nothing here checks it."""
     notes = []
-    for role, code in (("meter", NoteCode.UNVERIFIED_METER), ("chip", NoteCode.UNVERIFIED_CHIP)):
-        plugin = plugins.get(role)
+    meters = [plugins.get("meter"), *(beside or {}).values()]
+    of_role = [(plugin, NoteCode.UNVERIFIED_METER) for plugin in meters]
+    for plugin, code in (*of_role, (plugins.get("chip"), NoteCode.UNVERIFIED_CHIP)):
         if plugin is not None and not plugin.built_in:
             owner = plugin.distribution or "an installed module"
             text = f"by {plugin.module} of {owner} {plugin.version}".rstrip()

@@ -22,6 +22,12 @@ POWER_AVERAGE_S = 1.0
 """nvmlDeviceGetPowerUsage is a mean over a second on Ampere and newer, except GA100; taken for
 all, since an older card's bound is then too wide and never too narrow."""
 
+POWER_FIELDS = ("NVML_FI_DEV_POWER_INSTANT", "NVML_FI_DEV_POWER_AVERAGE")
+"""Fields of a card's power, the better one first."""
+
+_MOST_W = 20_000.0
+"""No card draws more; a driver's all-ones for "unknown" is four megawatts."""
+
 THERMAL = ("sw_thermal_slowdown", "hw_thermal_slowdown")
 HARDWARE = ("hw_slowdown", "hw_power_brake_slowdown")
 """Clock event reasons that slow a card down against its settings. A software power cap is not
@@ -127,26 +133,30 @@ class Card:
         counted = "memory" if own and whole else "nothing that the driver tells; at least halves"
         return MigSlice(parent, profile, 1, of, counted)
 
-    def instant_power_w(self) -> float | None:
-        """Watts by the instantaneous field; None where the driver refuses it."""
-        field = getattr(self.nvml, "NVML_FI_DEV_POWER_INSTANT", None)
-        if field is None:
+    def field_w(self, name: str, scope: str = "") -> float | None:
+        """Watts by a power field, `NVML_FI_DEV_POWER_…`, of a scope `NVML_POWER_SCOPE_…` where one
+        is named; None where the bindings, the driver or the card do not have it."""
+        field = getattr(self.nvml, name, None)
+        which = getattr(self.nvml, scope, None) if scope else None
+        if field is None or (scope and which is None):
             return None
-        values = self.ask("nvmlDeviceGetFieldValues", [field])
-        if values and values[0].nvmlReturn == 0:
-            return float(values[0].value.uiVal) / 1000
-        return None
+        values = self.ask("nvmlDeviceGetFieldValues", [(field, which) if scope else field])
+        return watts(values[0].value.uiVal) if values and values[0].nvmlReturn == 0 else None
+
+    def usage_w(self) -> float | None:
+        """Watts by nvmlDeviceGetPowerUsage; None where the card refuses it."""
+        return watts(self.ask("nvmlDeviceGetPowerUsage"))
 
     def power_w(self) -> float | None:
-        """Watts now: the instantaneous field, else the polled power (over POWER_AVERAGE_S); None
-        where it has neither.
+        """Watts now: by the instantaneous field, else by that of the average, else by the older
+        call (both over POWER_AVERAGE_S); None where it has none.
 
         A driver may refuse the query of fields altogether while the older call works.
         """
-        if (watts := self.instant_power_w()) is not None:
-            return watts
-        milliwatts = self.ask("nvmlDeviceGetPowerUsage")
-        return None if milliwatts is None else float(milliwatts) / 1000
+        for name in POWER_FIELDS:
+            if (found := self.field_w(name)) is not None:
+                return found
+        return self.usage_w()
 
     def energy_j(self) -> float | None:
         """Joules since the driver was loaded (Volta and newer)."""
@@ -365,6 +375,13 @@ def _pci(address: str) -> tuple[int, ...] | None:
         return None
     padded = [0] * (3 - len(numbers)) + numbers
     return tuple(padded) if len(padded) == 3 and len(numbers) >= 2 else None
+
+
+def watts(milliwatts: float | None) -> float | None:
+    """Watts of NVML's milliwatts; None for what no card that answers draws: nothing at all, or
+    over 20 kW."""
+    found = None if milliwatts is None else float(milliwatts) / 1000
+    return found if found is not None and 0 < found <= _MOST_W else None
 
 
 def text(value: str | bytes) -> str:

@@ -64,6 +64,13 @@ def run(
     power_w: float | None = typer.Option(
         None, "--power-w", help="Declare the unit's power in watts, where nothing measures it."
     ),
+    meter: list[str] = typer.Option(
+        [],
+        "--meter",
+        metavar="NAME[:TARGET][,KEY=VALUE]",
+        help="Read exactly the meters named, the first for the row's joules, the others next to "
+        f"it (`chipmark doctor` lists them); without it, the best that is here. {_AGAIN}",
+    ),
     seed: int = typer.Option(0, min=0, help="Seed of the workload and of synthetic weights."),
     feedback: str = typer.Option("forced", help="forced (the trace's tokens) or sampled."),
     threads: int = typer.Option(0, min=0, help="Threads of a CPU backend; 0 is its own choice."),
@@ -144,9 +151,10 @@ def run(
                 concurrency=concurrency, scale=scale, sessions=sessions, repeats=repeats,
                 budget_s=budget_s, scenario=scenario, transcript=transcript, trace=trace,
                 block_tokens=block_tokens, out=out, seed=seed, feedback=feedback, threads=threads,
-                power_w=power_w, python=python, fresh=fresh, max_chunk=chunk, limit_s=limit_s,
-                audit_s=audit_s, options=option, slo=slo, idle_s=idle_s, replicas=replicas,
-                references=reference, providers=providers, chips=chips, reporter=reporter,
+                power_w=power_w, meters=meter, python=python, fresh=fresh, max_chunk=chunk,
+                limit_s=limit_s, audit_s=audit_s, options=option, slo=slo, idle_s=idle_s,
+                replicas=replicas, references=reference, providers=providers, chips=chips,
+                reporter=reporter,
             )  # fmt: skip
         except CellFailedError as error:
             failed = error

@@ -29,8 +29,9 @@ def check_record(folder: Path, book: Path) -> list[Finding]:
     """Every column of a record that differs from its closed form, as an error.
 
     Energy of a device that is polled may differ by the meter's stated error, which is all that
-    sampling can promise; its cost is computed from the watts that were measured. A record of
-    another backend, or of a device or scenario without a closed form, is a finding too.
+    sampling can promise; that of the exact counter next to it may not. Its cost is computed from
+    the watts that were measured. A record of another backend, or of a device or scenario without a
+    closed form, is a finding too.
     """
     where = folder / RECORD_FILE
     try:
@@ -50,7 +51,8 @@ def _differences(folder: Path, record: Record, spec: SimSpec) -> list[str]:
     raw = load_raw(folder, record.manifest)
     origins = [float(repeat.events["window"]["start_s"][0]) for repeat in raw.repeats]
     found = []
-    for name, value in expected_columns(raw.trace, spec, record.manifest, origins).items():
+    expected = expected_columns(raw.trace, spec, record.manifest, origins)
+    for name, value in expected.items():
         sampled = name in ENERGY and spec.poll_s > 0
         stored = record.metrics.values.get(name)
         if not _same(stored, value, _stated_error(record) if sampled else TOLERANCE):
@@ -59,7 +61,7 @@ def _differences(folder: Path, record: Record, spec: SimSpec) -> list[str]:
         found += _phase_differences(
             record, spec, expected_phases(raw.trace, spec, record.manifest, origins)
         )
-    return found
+    return found + _beside_differences(record, expected)
 
 
 def _phase_differences(record: Record, spec: SimSpec, expected: Mapping[str, float]) -> list[str]:
@@ -79,6 +81,17 @@ def _phase_differences(record: Record, spec: SimSpec, expected: Mapping[str, flo
         if abs(stored - joules) > room:
             found.append(f"energy of {kind} is {stored} J, the closed form says {joules} J")
     return found
+
+
+def _beside_differences(record: Record, expected: Mapping[str, Any]) -> list[str]:
+    """The exact counter next to polled watts has the closed form's joules."""
+    texts = []
+    for entry in (record.metrics.details.get("energy") or {}).get("beside") or []:
+        for name in ("power_w", "tok_per_joule"):
+            if not _same(entry[name], expected[name], TOLERANCE):
+                text = f"{name} by {entry['name']} is {entry[name]}"
+                texts.append(f"{text}, the closed form says {expected[name]}")
+    return texts
 
 
 def _cost_differences(record: Record, book: Path) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, cast
 
-from chipmark.engine.contract import I32, Backend, BackendFactory, Clock
+from chipmark.engine.contract import I32, Backend, BackendFactory, Clock, PowerColumns
 from chipmark.errors import MissingBackendError
 from chipmark.registry import SIMULATED, check_members, is_simulated, load_plugin, split_backend
 
@@ -78,5 +78,12 @@ def virtual_clock(name: str, backend: object) -> Clock | None:
     return cast("_Simulated", backend).clock
 
 
+def counter_samples(backend: object) -> PowerColumns:
+    """The exact counter of the built-in simulated device, next to watts that are polled."""
+    return cast("_Simulated", backend).counter_samples()
+
+
 class _Simulated(Protocol):
     clock: Clock
+
+    def counter_samples(self) -> PowerColumns: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,13 @@ class MeterChoice:
     name: str
     target: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> str:
+        """`NAME[:TARGET]` as a record keeps it: without options and without the user and password
+        of an address, which readers of the record must not get."""
+        target = re.sub(r"//[^/@]*@", "//", self.target)
+        return f"{self.name}:{target}" if target else self.name
 
     def check_options(self, known: tuple[str, ...]) -> None:
         """Raise UnknownNameError for an option that this meter does not have."""

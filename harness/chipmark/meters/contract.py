@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -19,11 +20,17 @@ Scope = Literal[
 DRAM by a counter of its own."""
 
 
+def file_slug(name: str) -> str:
+    """A meter's name as part of a file's name: lower-case letters, digits and single hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "meter"
+
+
 @dataclass(frozen=True, slots=True)
 class MeterInfo:
     """What a meter reads and how far it can be trusted."""
 
     name: str
+    """Its own among the meters of a cell; files that hold its readings bear it (`file_slug`)."""
     source: SourceClass
     scope: Scope
     method: str

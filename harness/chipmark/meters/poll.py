@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,27 +17,76 @@ from chipmark.meters.contract import PowerSamples
 Reading = tuple[float, float]
 """(cumulative joules, watts); NaN for what the sensor does not give."""
 
+Stamped = tuple[float, float, float]
+"""(seconds of `time.perf_counter()`, cumulative joules, watts): a reading that the sensor itself
+dated."""
 
-class Sampler:
-    """Calls `read` every `period_s` on a thread of its own, between `start` and `stop`.
+LATE_PERIODS = 3.0
+"""A call that took longer than this many periods is reported, as are slow calls in general where
+over a tenth of all took longer than one period."""
 
-    Timestamps are `time.perf_counter()` in the middle of the call: on Linux that is
-    CLOCK_MONOTONIC, which all processes share. A reading of None, or one that raises OSError, is
-    a gap and no sample; what went wrong first is kept in `failure`.
+_LATE_SHARE = 0.1
+_POLL_S = 0.002
+
+
+class Moments:
+    """One moment of reading in each period of a grid, drawn evenly within it.
+
+    A load in step with the meter then cannot hide from it, and the mean rate is the grid's.
     """
 
-    def __init__(self, read: Callable[[], Reading | None], period_s: float) -> None:
-        self._read = read
-        self._period_s = period_s
-        self._rows: list[tuple[float, float, float]] = []
-        self._stop = threading.Event()
+    def __init__(self, start_s: float, period_s: float, draw: Callable[[], float]) -> None:
+        """draw: gives shares of a period in [0, 1)."""
+        self._start_s, self._period_s, self._draw = start_s, period_s, draw
+        self._index = -1
+
+    def after(self, now_s: float) -> float:
+        """The next moment, at or after `now_s`: of the first period that has had none and is not
+        over. Periods that a slow reading took are left out, and the others stay where they are."""
+        running = math.floor((now_s - self._start_s) / self._period_s)
+        self._index = max(self._index + 1, running)
+        return max(now_s, self._start_s + (self._index + self._draw()) * self._period_s)
+
+
+class Sampler:
+    """Calls `read` once in every `period_s` on a thread of its own, between `start` and `stop`.
+
+    Timestamps are `time.perf_counter()` in the middle of the call: on Linux that is
+    CLOCK_MONOTONIC, which all processes share. A list of `Stamped` is readings with times of the
+    sensor's own. A reading of None, or one that raises OSError, ValueError or ChipmarkError, is a
+    gap without a sample; the first problem is kept in `failure`, and `stop` reports it.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Reading | list[Stamped] | None],
+        period_s: float,
+        *,
+        jitter: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+        wait: Callable[[float], bool] | None = None,
+        draw: Callable[[], float] | None = None,
+    ) -> None:
+        """jitter: whether moments are drawn within their periods, else they are on the grid.
+        wait: sleeps so many seconds and says whether to end; None for an event that `stop` sets.
+        draw: shares of a period, None for a generator that the system seeds."""
+        self._read, self._period_s, self._clock = read, period_s, clock
+        self._done = threading.Event()
+        self._wait = wait or self._done.wait
+        self._draw = draw or (random.Random().random if jitter else lambda: 0.0)
         self._thread: threading.Thread | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._rows: list[Stamped] = []
+        self._calls, self._empty, self._late, self._longest_s = 0, 0, 0, 0.0
+        self._began_s = self._ended_s = self._clock()
         self.failure = ""
 
     def start(self) -> None:
         """Begin; the first sample is taken before this returns, and must succeed."""
-        self._rows, self.failure = [], ""
-        self._stop.clear()
+        self._begin()
+        self._done.clear()
         self._sample()
         if self.failure and not self._rows:
             raise ChipmarkError(f"the power sensor cannot be read: {self.failure}")
@@ -43,56 +94,139 @@ class Sampler:
         self._thread.start()
 
     def stop(self) -> PowerSamples:
-        """Take a last sample and hand over everything since `start`, wrap already removed."""
-        self._stop.set()
+        """Take a last sample and hand over everything since `start`, wrap already removed, with
+        remarks on calls that failed or were slow."""
+        self._done.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         self._sample()
         rows = np.array(self._rows, np.float64).reshape(-1, 3)
-        return PowerSamples(rows[:, 0].copy(), rows[:, 1].copy(), rows[:, 2].copy())
+        time_s, energy_j, power_w = (rows[:, column].copy() for column in range(3))
+        return PowerSamples(time_s, energy_j, power_w, self._remarks())
 
     def _run(self) -> None:
-        # The next sample is due on a grid: a slow read does not move all later ones.
-        due = time.perf_counter() + self._period_s
-        while not self._stop.wait(max(0.0, due - time.perf_counter())):
+        moments = Moments(self._clock(), self._period_s, self._draw)
+        while True:
+            now = self._clock()
+            if self._wait(moments.after(now) - now):
+                return
             self._sample()
-            now = time.perf_counter()
-            due += self._period_s * max(1, math.ceil((now - due) / self._period_s))
 
     def _sample(self) -> None:
-        before = time.perf_counter()
+        before = self._clock()
+        reading = None
         try:
             reading = self._read()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.failure = self.failure or str(error)
-            return
-        if reading is not None:
-            middle = (before + time.perf_counter()) / 2
-            self._rows.append((middle, *reading))
+        except ChipmarkError as error:
+            self.failure = self.failure or error.message
+        after = self._ended_s = self._clock()
+        self._calls += 1
+        self._late += after - before > self._period_s
+        self._longest_s = max(self._longest_s, after - before)
+        if isinstance(reading, list):
+            # An empty list means nothing new since the last call, not a failure.
+            self._rows += reading
+        elif reading is None:
+            self._empty += 1
+        else:
+            self._rows.append(((before + after) / 2, *reading))
+
+    def _remarks(self) -> tuple[str, ...]:
+        remarks = []
+        if self._empty:
+            why = self.failure or "the sensor gave no value"
+            remarks.append(f"{self._empty} of {self._calls} readings of the meter failed: {why}")
+        slow = self._late > _LATE_SHARE * self._calls
+        if slow or self._longest_s > LATE_PERIODS * self._period_s:
+            mean_s = (self._ended_s - self._began_s) / max(1, self._calls - 1)
+            remarks.append(
+                f"{self._late} of {self._calls} readings of the meter took longer than their "
+                f"period of {self._period_s:.3g} s, the longest {self._longest_s:.3g} s; it was "
+                f"read every {mean_s:.3g} s"
+            )
+        return tuple(remarks)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How often a value changed while it was watched.
+
+    Seconds. period_s: between updates of the sensor. jitter_s: the spread of single updates around
+    it, as a standard deviation by the median of deviations; the watch's own grain is in it.
+    seen: changes of value. missed: updates that left the value as it was, or came between two
+    looks.
+    """
+
+    period_s: float
+    jitter_s: float
+    seen: int
+    missed: int
+
+
+def watch_changes(
+    read: Callable[[], float | None],
+    *,
+    updates: int = 20,
+    limit_s: float = 1.0,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Changes | None:
+    """Watch one value by reading it every 2 ms, until it has changed `updates` times after the
+    first change, or for `limit_s`.
+
+    One value, since a counter and a power of one sensor may move at different rates. None where it
+    changed fewer than two times: the power of an idle card may hold one value.
+    """
+    stop_at = clock() + limit_s
+    last: float | None = None
+    moments: list[float] = []
+    while clock() < stop_at and len(moments) <= updates:
+        value = read()
+        if value is not None and value != last:
+            if last is not None:
+                moments.append(clock())
+            last = value
+        sleep(_POLL_S)
+    return changes_of(moments)
+
+
+def changes_of(moments: list[float]) -> Changes | None:
+    """The updates behind the moments (seconds, rising) at which changes were seen; None for fewer
+    than two moments.
+
+    Spans between changes are whole multiples of the period. It begins as the lowest tenth of
+    them, so that most updates may be missed, and is then the median of spans over their multiples
+    and at last the mean over all updates, those that were missed counted.
+    """
+    spans = np.diff(moments)
+    if not len(spans):
+        return None
+    period = float(np.quantile(spans, 0.1, method="higher"))
+    if period <= 0:
+        return None
+    counts = np.maximum(1, np.rint(spans / period))
+    counts = np.maximum(1, np.rint(spans / float(np.median(spans / counts))))
+    period = float(spans.sum() / counts.sum())
+    deviations = np.abs(spans - counts * period)
+    return Changes(
+        period_s=period,
+        jitter_s=1.4826 * float(np.median(deviations)),
+        seen=len(moments),
+        missed=int((counts - 1).sum()),
+    )
 
 
 def infer_period(
     read: Callable[[], float | None],
     *,
-    updates: int = 5,
+    updates: int = 20,
     limit_s: float = 1.0,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> float | None:
-    """Median seconds between changes of one value, by reading it every 2 ms.
-
-    One value, since a counter and a power of one sensor may move at different rates. None where it
-    changed fewer than two times in `limit_s`: the power of an idle card may hold one value.
-    """
-    stop_at = clock() + limit_s
-    last: float | None = None
-    changes: list[float] = []
-    while clock() < stop_at and len(changes) <= updates:
-        value = read()
-        if value is not None and value != last:
-            if last is not None:
-                changes.append(clock())
-            last = value
-        sleep(0.002)
-    return float(np.median(np.diff(changes))) if len(changes) > 1 else None
+    """Seconds between updates of one value, see `watch_changes`; None where none were seen."""
+    found = watch_changes(read, updates=updates, limit_s=limit_s, clock=clock, sleep=sleep)
+    return None if found is None else found.period_s

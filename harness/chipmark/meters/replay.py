@@ -26,6 +26,12 @@ SIM_INFO = MeterInfo(
 """An exact counter."""
 
 
+SIM_COUNTER_INFO = replace(
+    SIM_INFO, name="sim-counter", method="exact counter of a simulated device that is polled"
+)
+"""What is kept next to the polled watts of a simulated device."""
+
+
 def sim_info(device: str) -> MeterInfo:
     """The meter of a simulated device: an exact counter, or watts that are polled."""
     simulated = simulated_factory()
@@ -85,11 +91,20 @@ def save_samples(path: str | os.PathLike[str], samples: PowerSamples) -> None:
 def load_samples(path: str | os.PathLike[str]) -> PowerSamples:
     """Read what `save_samples` wrote; BadInputError where it is not whole or goes back in time."""
     columns = read_npz(path, dict.fromkeys(("time_s", "energy_j", "power_w"), "f8"))
-    time_s = columns["time_s"]
-    if time_s.ndim != 1 or len({column.shape for column in columns.values()}) != 1:
-        raise BadInputError(path, "has columns of different lengths")
+    samples = PowerSamples(columns["time_s"], columns["energy_j"], columns["power_w"])
+    if fault := samples_fault(samples):
+        raise BadInputError(path, fault[1], field=fault[0])
+    return samples
+
+
+def samples_fault(samples: PowerSamples) -> tuple[str, str] | None:
+    """The field that is wrong ("" where it is all together) and how; None of whole samples."""
+    time_s = samples.time_s
+    shapes = {column.shape for column in (time_s, samples.energy_j, samples.power_w)}
+    if time_s.ndim != 1 or len(shapes) != 1:
+        return "", "has columns of different lengths"
     if not np.isfinite(time_s).all():
-        raise BadInputError(path, "is not finite", field="time_s")
+        return "time_s", "is not finite"
     if (np.diff(time_s) < 0).any():
-        raise BadInputError(path, "goes back in time", field="time_s")
-    return PowerSamples(time_s, columns["energy_j"], columns["power_w"])
+        return "time_s", "goes back in time"
+    return None

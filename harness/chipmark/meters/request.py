@@ -10,7 +10,7 @@ from chipmark.meters.choice import MeterChoice
 from chipmark.meters.contract import Scope
 
 Metered = Literal["unit", "host", "node"]
-"""What a meter is asked to cover: the chip's unit, the host's processors beside it, or the whole
+"""What a meter is asked to cover: the chip's unit, the host's processors next to it, or the whole
 server (its boards, its power supply, its plug)."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from chipmark.metrics import phases
+from chipmark.metrics.beside import beside_details
 from chipmark.metrics.energy_details import energy_details
 from chipmark.metrics.events import DONE, RepeatView
 from chipmark.metrics.names import SCHEMA
@@ -48,7 +49,7 @@ def details(raw: RawCell, done: Sequence[OneRepeat]) -> dict[str, Any]:
         "distinct_samples": {kind: n_distinct(by_kind(samples, kind)) for kind in KINDS},
         "work_intervals": {name: list(ends) for name, ends in work_intervals(samples).items()},
         "nameplate_bytes_s": raw.facts.nameplate_bytes_s,
-        "energy": energy_details(raw, done),
+        "energy": energy_details(raw, done) | beside_details(raw, done),
     }
 
 

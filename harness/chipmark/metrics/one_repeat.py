@@ -41,6 +41,8 @@ class OneRepeat:
     counts: dict[str, int]
     energy: energy_of.WindowEnergy
     power: PowerSamples | None
+    beside: Mapping[str, PowerSamples]
+    """Of the meters next to the row's, by name."""
 
     @property
     def window_s(self) -> float:
@@ -103,6 +105,7 @@ def one_repeat(raw: RawCell, data: RepeatData) -> OneRepeat:
         },
         energy=measured,
         power=data.power,
+        beside=data.beside,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
@@ -85,6 +85,8 @@ class RepeatData:
     others: tuple[RepeatData, ...] = ()
     """What the other replicas of the engine did in this repeat; `power` is the unit's and stands
     here alone."""
+    beside: Mapping[str, PowerSamples] = field(default_factory=dict)
+    """Of the meters next to the row's, by name; those that read nothing are absent."""
 
     @property
     def runs(self) -> tuple[RepeatData, ...]:
@@ -123,6 +125,8 @@ class CellFacts:
     """A built-in simulated device, whose clock is virtual."""
     replicas: int = 1
     """Engines that ran at once, each on a device of its own; `concurrency` is of all together."""
+    beside: tuple[MeterInfo, ...] = ()
+    """Meters next to `meter`, whose readings no column but `power_beside` is made from."""
 
     @property
     def on_host(self) -> bool:
@@ -139,6 +143,11 @@ class RawCell:
     repeats: tuple[RepeatData, ...]
     idle_before: PowerSamples | None = None
     idle_after: PowerSamples | None = None
+    idle_beside: Mapping[str, tuple[PowerSamples | None, PowerSamples | None]] = field(
+        default_factory=dict
+    )
+    """Before and after, of the meters next to the row's, by name; those that read neither are
+    absent."""
 
     @property
     def runs(self) -> tuple[RepeatData, ...]:

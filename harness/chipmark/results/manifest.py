@@ -6,7 +6,8 @@ keeps the folder's content, so that metrics can be computed again. Layout of a r
     cell.json                  this schema
     trace.npz                  the workload (workload.trace)
     repeat-K/events.npz        engine.events tables of repeat K
-    repeat-K/power.npz         time_s, energy_j, power_w of the meter (absent: not measured)
+    repeat-K/power.npz         time_s, energy_j, power_w of the row's meter (absent: not measured)
+    repeat-K/power-NAME.npz    the same of another meter (absent: it failed)
     repeat-K/probes.json       Probes
     repeat-K/timing.json       Timing: the parent's own clock around the repeat (absent: before
                                chipmark.cell/2)
@@ -14,6 +15,7 @@ keeps the folder's content, so that metrics can be computed again. Layout of a r
                                where several ran on the unit (those of replica 0 lie above)
     audit.npz                  what the audit looked at after the run (absent: not audited)
     idle-before.npz, idle-after.npz   power with the model loaded and no work (absent: not measured)
+    idle-before-NAME.npz, idle-after-NAME.npz   the same of another meter
     child.log                  what the child and its libraries printed (cut to the last 256 KiB)
 """
 
@@ -22,13 +24,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from chipmark.codes import NoteCode, NullReason
 from chipmark.errors import BrokenRecordError
 from chipmark.foreign_model import parse_model
 from chipmark.metrics.rawcell import Scenario
+from chipmark.results.meter_id import MeterId, MetersBeside
 from chipmark.results.numbers import Amount, Count, Natural, Positive, Share, Whole
+from chipmark.results.stored_part import StoredPart
 from chipmark_models.foreign_file import MIB, read_text
 from chipmark_models.precision import CLASS_PATTERN
 
@@ -37,15 +41,6 @@ MANIFEST_BYTES = 8 * MIB
 
 Factor = Annotated[str, StringConstraints(pattern=r"^\d{1,18}(/0*[1-9]\d{0,17})?$")]
 ClassName = Annotated[str, StringConstraints(pattern=CLASS_PATTERN)]
-
-
-class StoredPart(BaseModel):
-    """A part of a stored file. Frozen; unknown fields are an error, so that a misspelt one is not
-    lost, and so is a number that is not finite."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
-    )
 
 
 class Note(StoredPart):
@@ -119,26 +114,6 @@ class Slo(StoredPart):
     ttft_cold_s: Positive = 10.0
     tpot_s: Positive = 0.050
     share: Share = 0.95
-
-
-class MeterId(StoredPart):
-    """meters.contract.MeterInfo as stored."""
-
-    name: str
-    source: Literal["counter", "polled", "wall", "declared", "assumed"]
-    scope: str
-    method: str
-    update_period_s: Amount
-    averaging_s: Amount | None = None
-    error_rel: Amount | None = None
-    covers: str = ""
-    verified: bool = True
-    notes: tuple[str, ...] = ()
-    period_known: bool = True
-    reading_period_s: Amount | None = None
-    cap_w: Amount | None = None
-    resolution_w: Amount | None = None
-    jittered: bool = False
 
 
 class ReferenceId(StoredPart):
@@ -374,7 +349,12 @@ class Manifest(StoredPart):
     audit: AuditResult = AuditResult()
     quality: QualityResult = QualityResult()
     meter: MeterId | None = None
+    """The row's."""
+    beside: MetersBeside = ()
+    """Meters whose readings are kept next to the row's: of the host, of the node, a second one."""
     plugins: dict[Literal["backend", "meter", "chip"], PluginId] = Field(default_factory=dict)
+    beside_plugins: dict[str, PluginId] = Field(default_factory=dict)
+    """The code of those meters, by name."""
     repeats: Count
     limits: dict[str, float] = Field(default_factory=dict)
     """Time limits of the cell's steps in seconds, by name."""

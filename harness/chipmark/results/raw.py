@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from chipmark.chips.catalogue import catalogue, catalogue_name
@@ -18,6 +17,7 @@ from chipmark.engine.events import COLUMNS, SINCE_2, Table, check_tables, load_e
 from chipmark.errors import BrokenRecordError
 from chipmark.foreign_model import parse_model
 from chipmark.meters.contract import MeterInfo, PowerSamples
+from chipmark.meters.replay import samples_fault
 from chipmark.metrics.rawcell import (
     CellFacts,
     RawCell,
@@ -27,7 +27,15 @@ from chipmark.metrics.rawcell import (
     SloLimits,
 )
 from chipmark.registry import is_simulated
-from chipmark.results.manifest import ChipId, Manifest, Probes, Slo, StoredPart, Timing
+from chipmark.results.manifest import ChipId, Manifest, Probes, Slo, Timing
+from chipmark.results.meter_files import (
+    IDLE_AFTER,
+    IDLE_BEFORE,
+    POWER,
+    check_no_strays,
+    power_file,
+)
+from chipmark.results.stored_part import StoredPart
 from chipmark.workload.trace import load_trace
 from chipmark_models.config import ModelConfig
 from chipmark_models.foreign_arrays import read_npz, read_parquet
@@ -75,6 +83,7 @@ def facts_of(manifest: Manifest) -> CellFacts:
         clock="device" if _caps(manifest).get("clock") == "device" else "host",
         simulated=is_simulated(manifest.backend),
         replicas=manifest.replicas,
+        beside=tuple(from_stored(MeterInfo, beside) for beside in manifest.beside),
     )
 
 
@@ -97,17 +106,19 @@ def load_raw(folder: Path, manifest: Manifest) -> RawCell:
 
     Raises BrokenRecordError (or BadInputError of the trace) naming the file that is not whole.
     """
-    repeats = [(path, _repeat(path)) for path in numbered(folder, _REPEAT)]
+    facts = facts_of(manifest)
+    repeats = [(path, _repeat(path, facts.beside)) for path in numbered(folder, _REPEAT)]
     for path, repeat in repeats:
         if len(repeat.runs) != manifest.replicas:
             text = f"holds {len(repeat.runs)} replicas, not {manifest.replicas}"
             raise BrokenRecordError(path, text, field="replicas")
     return RawCell(
-        facts=facts_of(manifest),
+        facts=facts,
         trace=load_trace(folder / "trace.npz"),
         repeats=tuple(repeat for _, repeat in repeats),
-        idle_before=load_power(folder, "idle-before"),
-        idle_after=load_power(folder, "idle-after"),
+        idle_before=load_power(folder, IDLE_BEFORE),
+        idle_after=load_power(folder, IDLE_AFTER),
+        idle_beside=_idle_beside(folder, facts.beside),
     )
 
 
@@ -133,13 +144,25 @@ def load_power(folder: Path, name: str) -> PowerSamples | None:
     columns = _read_columns(folder, name, dict.fromkeys(POWER_COLUMNS, "f8"))
     if columns is None:
         return None
-    if len({len(c) for c in columns.values()}) != 1:
-        raise BrokenRecordError(folder / name, "has columns of different lengths")
-    if not np.isfinite(columns["time_s"]).all():
-        raise BrokenRecordError(folder / name, "is not finite", field="time_s")
-    if (np.diff(columns["time_s"]) < 0).any():
-        raise BrokenRecordError(folder / name, "goes back in time", field="time_s")
-    return PowerSamples(columns["time_s"], columns["energy_j"], columns["power_w"])
+    samples = PowerSamples(columns["time_s"], columns["energy_j"], columns["power_w"])
+    if fault := samples_fault(samples):
+        raise BrokenRecordError(folder / name, fault[1], field=fault[0])
+    return samples
+
+
+def load_beside(folder: Path, of: str, meters: Sequence[MeterInfo]) -> dict[str, PowerSamples]:
+    """Power samples of the meters next to the row's, by name, of those that left any.
+    BrokenRecordError where one is not whole, or of none of them."""
+    check_no_strays(folder, of, (meter.name for meter in meters))
+    found = {meter.name: load_power(folder, power_file(of, meter.name)) for meter in meters}
+    return {name: samples for name, samples in found.items() if samples is not None}
+
+
+def _idle_beside(
+    folder: Path, meters: Sequence[MeterInfo]
+) -> dict[str, tuple[PowerSamples | None, PowerSamples | None]]:
+    before, after = (load_beside(folder, of, meters) for of in (IDLE_BEFORE, IDLE_AFTER))
+    return {name: (before.get(name), after.get(name)) for name in {**before, **after}}
 
 
 def load_tables(folder: Path) -> dict[str, Table]:
@@ -191,12 +214,17 @@ def _stored_table(folder: Path, name: str) -> Table:
     return table
 
 
-def _repeat(folder: Path) -> RepeatData:
+def _repeat(folder: Path, beside: Sequence[MeterInfo]) -> RepeatData:
     first, *others = (
         RepeatData(load_tables(path), None, _roofs(path), _timing(path))
         for path in run_folders(folder)
     )
-    return replace(first, power=load_power(folder, "power"), others=tuple(others))
+    return replace(
+        first,
+        power=load_power(folder, POWER),
+        others=tuple(others),
+        beside=load_beside(folder, POWER, beside),
+    )
 
 
 def _caps(manifest: Manifest) -> dict[str, Any]:

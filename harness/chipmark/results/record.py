@@ -6,11 +6,12 @@ A record is a folder:
     trace.npz                      the work
     repeat-K/TABLE.parquet         steps, launches, rows, turns, sessions, window
     repeat-K/power.parquet         time_s, energy_j, power_w (absent: not measured)
+    repeat-K/power-NAME.parquet    the same of a meter next to the row's
     repeat-K/probes.json
     repeat-K/timing.json           the parent's clock around the repeat (since record/2)
     repeat-K/replica-R/            tables, probes.json and timing.json of replica R, from 1 on
     audit.npz                      places looked at after the run (absent: not audited)
-    idle-before.parquet, idle-after.parquet
+    idle-before.parquet, idle-after.parquet, and -NAME.parquet
     child.log
 
 An audit that was finished later lies next to the folder (`results.sidecar`).
@@ -47,9 +48,10 @@ from pydantic.dataclasses import dataclass
 from chipmark.codes import NullReason
 from chipmark.errors import BrokenRecordError
 from chipmark.foreign_model import checked_model
-from chipmark.results.manifest import Manifest, Note, StoredPart
+from chipmark.results.manifest import Manifest, Note
 from chipmark.results.numbers import Count, Number
 from chipmark.results.stored_details import check_details
+from chipmark.results.stored_part import StoredPart
 from chipmark.results.upgrades import record_1_to_2
 from chipmark_models.foreign_file import MIB, check_values, parse_json
 

@@ -19,6 +19,25 @@ class _Part(BaseModel):
 _Bounds = tuple[Number, Number]
 
 
+class _Reached(_Part):
+    median: Amount
+    largest: Amount
+
+
+class _Beside(_Part):
+    name: str
+    source: str
+    scope: str
+    covers: str = ""
+    power_w: Amount | None = None
+    energy_j: Amount | None = None
+    error_rel: Amount | None = None
+    null_reason: str | None = None
+    tok_per_joule: Amount | None = None
+    reading_period_s: _Reached | None = None
+    verified: bool = True
+
+
 class _Energy(_Part):
     energy_j: float | None = None
     error_rel: Amount | None = None
@@ -26,6 +45,8 @@ class _Energy(_Part):
     net_energy_j: _Bounds | None = None
     tok_per_joule_net: _Bounds | None = None
     out_tok_per_joule: float | None = None
+    reading_period_s: _Reached | None = None
+    beside: tuple[_Beside, ...] = ()
 
 
 class _Details(_Part):

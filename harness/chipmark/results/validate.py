@@ -21,6 +21,7 @@ from chipmark.metrics.times import slow_marks
 from chipmark.results.audit_check import audit_findings
 from chipmark.results.finding import Finding
 from chipmark.results.manifest_check import contradictions, lost_throttling
+from chipmark.results.meter_check import meter_findings
 from chipmark.results.raw import load_raw
 from chipmark.results.record import RECORD_FILE, Record
 from chipmark.results.record import SCHEMA as RECORD_SCHEMA
@@ -78,6 +79,7 @@ def _content(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
     if engine_times:
         findings += _marks(folder, raw)
         findings += _manifest(folder, record, raw)
+    findings += meter_findings(folder, raw)
     findings += audit_findings(folder, record, raw)
     findings += _recomputed(folder, record, raw)
     return findings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from chipmark.codes import NullReason
 from chipmark.errors import BrokenRecordError, UsageError
 from chipmark.results.manifest import Manifest, RecomputedFrom, load_manifest
+from chipmark.results.meter_files import IDLE_AFTER, IDLE_BEFORE, POWER, power_file
 from chipmark.results.record import (
     RECORD_FILE,
     SCHEMA,
@@ -23,6 +24,7 @@ from chipmark.results.store import file_fault, record_name, whole_folder
 from chipmark_models.files import sha256_of_file, sync
 
 if TYPE_CHECKING:
+    from chipmark.meters.contract import PowerSamples
     from chipmark.metrics.derive import Derived
     from chipmark.metrics.rawcell import RawCell, RepeatData
 
@@ -111,27 +113,38 @@ def write_recomputed(out_dir: Path, record: Record) -> Path:
 
 def _write_files(partial: Path, raw_dir: Path, raw: RawCell | None) -> None:
     from chipmark.results.audit import AUDIT_FILE
-    from chipmark.results.raw import POWER_COLUMNS, run_folders, write_parquet
+    from chipmark.results.raw import run_folders
 
     for name in ("trace.npz", "child.log", AUDIT_FILE):
         if (raw_dir / name).is_file():
             shutil.copyfile(raw_dir / name, partial / name)
     if raw is None:
         return
-    for name, samples in (("idle-before", raw.idle_before), ("idle-after", raw.idle_after)):
-        if samples is not None:
-            write_parquet(
-                partial / f"{name}.parquet", {c: getattr(samples, c) for c in POWER_COLUMNS}
-            )
+    for at, name in enumerate((IDLE_BEFORE, IDLE_AFTER)):
+        beside = {meter: idle[at] for meter, idle in raw.idle_beside.items()}
+        _write_power(partial, name, (raw.idle_before, raw.idle_after)[at], beside)
     for index, folder in enumerate(_repeat_folders(raw_dir)):
         target = partial / f"repeat-{index}"
         repeat = raw.repeats[index]
         for source, run in zip(run_folders(folder), repeat.runs, strict=True):
             _write_run(target / source.relative_to(folder), source, run)
-        if repeat.power is not None:
-            write_parquet(
-                target / "power.parquet", {c: getattr(repeat.power, c) for c in POWER_COLUMNS}
-            )
+        _write_power(target, POWER, repeat.power, repeat.beside)
+
+
+def _write_power(
+    target: Path,
+    name: str,
+    own: PowerSamples | None,
+    beside: Mapping[str, PowerSamples | None],
+) -> None:
+    """What the row's meter and the others read over one stretch of time."""
+    from chipmark.results.raw import POWER_COLUMNS, write_parquet
+
+    files = {name: own} | {power_file(name, meter): samples for meter, samples in beside.items()}
+    for stem, samples in files.items():
+        if samples is not None:
+            columns = {column: getattr(samples, column) for column in POWER_COLUMNS}
+            write_parquet(target / f"{stem}.parquet", columns)
 
 
 def _write_run(target: Path, source: Path, run: RepeatData) -> None:

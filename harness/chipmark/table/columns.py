@@ -256,6 +256,12 @@ _LIST: tuple[Column, ...] = (
         "die, package, board, node_dc, wall, facility; cpu-share or sim where that is the unit",
         Null.NOT_MEASURED,
     ),
+    _text(
+        "power_beside", "beside",
+        "mean power of W by the meters next to the row's, each with its scope; their joules and "
+        "bounds are in `details.energy.beside`",
+        Null.NOT_MEASURED,
+    ),
     _rate(
         "tok_per_joule", "1/J", "tok/J", "(n_new + n_out) / energy of W, gross",
         *_POWER, kind="energy",

@@ -11,6 +11,7 @@ from chipmark.codes import NoteCode, NullReason
 from chipmark.prices.book import PriceBook
 from chipmark.results.quality_loss import perplexities, quality_lost
 from chipmark.results.record import SCHEMA, Record
+from chipmark.table.beside import power_beside
 from chipmark.table.capacity import METRICS_1, cut_words, is_cut, of_first_definitions, slo_missed
 from chipmark.table.columns import COLUMNS
 from chipmark.table.comparable import MEASURED, Standing, is_simulated, standing
@@ -69,7 +70,8 @@ def sheet(record: Record, book: PriceBook | None) -> Sheet:
         standing=standing(record),
         costing=costing,
         values=values,
-        reasons=_of_loading(record)
+        reasons={"power_beside": NullReason.NOT_MEASURED}
+        | _of_loading(record)
         | _not_kept(record)
         | _quality_reasons(record)
         | record.metrics.null_reasons
@@ -141,6 +143,7 @@ def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
         "replicas": m.replicas,
         "energy_source": None if m.meter is None else m.meter.source,
         "power_scope": None if m.meter is None else m.meter.scope,
+        "power_beside": power_beside(record),
         "parity": _parity(record),
         "ep_coverage": None if m.load is None else m.load.ep_coverage,
         "load_s": None if m.load is None else m.load.load_s,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chipmark.backends.sim.cells import Cells, expected_ids, sampled_ids, two_largest
-from chipmark.backends.sim.polling import polled_power
+from chipmark.backends.sim.polling import counted_power, polled_power
 from chipmark.backends.sim.spec import SPECS, SimSpec, check_options, spec_of
 from chipmark.engine.clock import VirtualClock
 from chipmark.engine.computed import ComputedPrecision
@@ -216,6 +216,10 @@ class SimBackend(BackendDefaults):
         time_s, power_w_ = np.array(times), np.array(powers) + self._card_w
         energy_j = np.concatenate([[0.0], np.cumsum(np.diff(time_s) * power_w_[:-1])])
         return time_s, energy_j, power_w_
+
+    def counter_samples(self) -> tuple[F64, F64, F64]:
+        """(time_s, energy_j, power_w) of an exact counter, next to a meter that is polled."""
+        return counted_power(self.spec, self._segments, self.clock.now())
 
     def _operate(self, cells: Cells, op: KvOp, launches: list[Launch]) -> int:
         """Do a KV operation; the tokens it copied."""

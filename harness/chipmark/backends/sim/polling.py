@@ -1,8 +1,11 @@
-"""Readings of a meter that is polled, over a simulated device whose power may pulse."""
+"""Readings over a simulated device whose power may pulse: of a meter that is polled, and of an
+exact counter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import numpy as np
 
 from chipmark.backends.sim.power_curve import PowerCurve, launches, modulated
 from chipmark.backends.sim.sensors import Readings, Sensor
@@ -25,6 +28,20 @@ def polled_power(
         "watts", spec.sensor_s, spec.sensor_s, read_period_s=spec.poll_s, drawn=True, key=_KEY
     )
     return sensor.readings(curve, 0.0, now_s + 2 * (spec.poll_s + spec.sensor_s))
+
+
+def counted_power(
+    spec: SimSpec, segments: Sequence[tuple[float, float, float]], now_s: float
+) -> Readings:
+    """(time_s, energy_j, power_w) at every change of power from second 0 to `now_s`.
+
+    `energy_j` is the exact integral and linear in between; `power_w` is NaN, as a counter has no
+    watts of the moment.
+    """
+    curve = power_curve(spec, segments, now_s)
+    knots = curve.knots_s
+    time_s = np.unique(np.concatenate(([0.0, now_s], knots[(knots > 0) & (knots < now_s)])))
+    return time_s, curve.energy(time_s), np.full(len(time_s), np.nan)
 
 
 def power_curve(

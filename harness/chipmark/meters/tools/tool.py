@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chipmark.meters.contract import Scope
+from chipmark.meters.request import MeterRequest
+from chipmark.meters.tools.meter import ToolMeter, meter_of
 from chipmark.meters.tools.reading import DieReading
 
 
@@ -18,35 +20,60 @@ class Query:
     parse: Callable[[str], tuple[DieReading, ...]]
     """Reads what was printed; () where it is nothing that it knows. Never raises, whatever the
     text. Of a query with `{card}` the readings have the card that the text names, else 0."""
+    quick: bool = False
+    """Of a detail: whether it is quicker than the overview; the meter then looks for watts there
+    first."""
 
     @property
     def per_card(self) -> bool:
         """Whether it is asked once a card."""
         return any("{card}" in argument for argument in self.arguments)
 
+    def arguments_for(self, card: int) -> tuple[str, ...]:
+        """The arguments with the number of a card."""
+        return tuple(argument.replace("{card}", str(card)) for argument in self.arguments)
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A command-line tool that a vendor's driver installs."""
+    """A command-line tool that a vendor's driver installs; also the factory of its meter, so that
+    an entry point of `chipmark.meters` names it."""
 
     name: str
     """Also the meter's."""
     vendor: str
     """As in the catalogue."""
     programs: tuple[str, ...]
-    """Names of the program, the first that is on the PATH is asked."""
+    """Names of the program; the first on the PATH whose answer `is_own` is asked."""
     scope: Scope
     overview: Query
-    """Lists every device."""
+    """Lists every device. Its `parse` is a function of the module that defines the tool: by it a
+    record says which code read the watts."""
     details: tuple[Query, ...] = ()
-    """Asked for what the overview lacks (power above all), in this order."""
+    """Asked for what the overview lacks, in this order."""
     is_own: Callable[[str], bool] = lambda text: True
-    """Whether a text is this vendor's: programs have namesakes."""
+    """Whether an overview's text is this vendor's: programs have namesakes."""
+    numbers_dies: bool = False
+    """Whether it numbers the dies of a card; else every die looks like a card."""
     averaging_s: float | None = None
     """The window that its watts are an average over, None if unknown."""
     period_s: float = 1.0
-    """How often the sensor is said to change; nothing here has measured it."""
+    """How often the sensor changes by its documents; nothing here has measured it."""
     error_rel: float | None = 0.05
     """Bound of the sensor class."""
     verified: bool = False
     """Whether it was run on that hardware."""
+    resolution_w: float | None = None
+    """The least step between two watts that it prints, None if unknown."""
+
+    @property
+    def polled(self) -> tuple[Query, ...]:
+        """Its queries in the order in which the meter looks for watts: what else an answer has
+        (limit, load) is checked with them, so the overview goes before slow details."""
+        quick = tuple(query for query in self.details if query.quick)
+        return (*quick, self.overview, *(query for query in self.details if not query.quick))
+
+    def for_request(self, request: MeterRequest) -> ToolMeter | None:
+        """The meter of the card that computes; None for other vendors' units and where the tool is
+        not here. Raises ChipmarkError with what to do where the card cannot be found or metered."""
+        return meter_of(self, request)
