@@ -3,8 +3,8 @@
 The table is read by its header (drivers change its widths), the CSV by its columns' names, the log
 by its sections. `power.draw` is a mean over a second on Ampere and newer, except GA100;
 `power.draw.instant` is not, and older drivers refuse it with the whole query. The sensor is quicker
-than it is asked here, since every question starts a process. Namesakes: the tools
-of vendors that pose as CUDA, told by their own banners.
+than it is asked here, since every question starts a process. Tools of vendors that pose as CUDA may
+have its name, and are known by their own banners.
 """
 
 from __future__ import annotations
