@@ -38,6 +38,12 @@ def many_records() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def simulated_meters() -> ModuleType:
+    """`tests/simulated_meters.py`: loads and sensors in closed form, drawn from a seed."""
+    return _beside("simulated_meters")
+
+
+@pytest.fixture(scope="session")
 def paper_nvml() -> ModuleType:
     """`tests/fake_nvml.py`: NVML's bindings over cards that are not there."""
     return _beside("fake_nvml")
@@ -55,6 +61,12 @@ def install_nvml(monkeypatch: pytest.MonkeyPatch, paper_nvml: ModuleType) -> Cal
         return fake
 
     return over
+
+
+@pytest.fixture(scope="session")
+def paper_amdsmi() -> ModuleType:
+    """`tests/fake_amdsmi.py`: amdsmi's bindings over cards that are not there."""
+    return _beside("fake_amdsmi")
 
 
 @pytest.fixture(scope="session")

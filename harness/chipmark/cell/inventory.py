@@ -15,7 +15,8 @@ from chipmark.cell.prepare import meter_request
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chips_here
 from chipmark.chips.state_text import state_text
-from chipmark.meters.pick import meter_answers, pick_meters
+from chipmark.meters.calibration import calibration_note
+from chipmark.meters.pick import meter_answers, row_meter
 from chipmark_models.pull import list_models
 
 _FORMATS = {"gguf": "GGUF files", "tokenizers": "transcripts", "jinja2": "chat templates"}
@@ -76,7 +77,7 @@ def as_json(items: list[Item]) -> list[dict[str, Any]]:
 def _meters(chip: ChipIdentity) -> list[Item]:
     """The meter of a chip's row, then what every meter says of its unit, its host and its node."""
     request = meter_request(chip, "", None)
-    meter = pick_meters(request).meter
+    meter = row_meter(request)
     text, remedy = "no power is measured", "declare the unit's power: --power-w W"
     if meter is not None:
         text = f"{meter.info.source}, scope {meter.info.scope}: {meter.info.method}"
@@ -88,6 +89,7 @@ def _meters(chip: ChipIdentity) -> list[Item]:
         if answer.meter is not None:
             info = answer.meter.info
             text = f"{info.source}, scope {info.scope}: {info.method}"
+            text = "; ".join(filter(None, (text, calibration_note(info))))
         if (answer.name, text) not in shown:
             shown[answer.name, text] = None
             text = f"for the {answer.metered} of {chip.name}: {text}"

@@ -239,6 +239,7 @@ class MeasuredCell:
         chip = found.chip
         if len(self.backends) > 1:
             chip = replace(chip, used=len(self.backends))
+        self.notes = [note for note in self.notes if note not in found.stale]
         self.inputs = replace(inputs, chip=chip, meters=found.meters)
         # A simulated device tells its watts itself, on a clock of its own.
         self.metering = Metering(Picked() if self.simulated else found.meters)

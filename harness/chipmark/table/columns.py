@@ -253,7 +253,8 @@ _LIST: tuple[Column, ...] = (
     ),
     _text(
         "power_scope", "scope",
-        "die, package, board, node_dc, wall, facility; cpu-share or sim where that is the unit",
+        "die, package, memory, board, module, node_dc, wall, facility; cpu-share or sim where that "
+        "is the unit",
         Null.NOT_MEASURED,
     ),
     _text(
