@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from chipmark.chips.state import DeviceState, Sample
 from chipmark.chips.state_watch import StateWatch
 from chipmark.errors import ChipmarkError
 from chipmark.meters.request import MeterRequest
+from chipmark.meters.tools import state
 from chipmark.meters.tools.cards import Card
 from chipmark.meters.tools.devices import ToolHere
+from chipmark.meters.tools.npu_smi import NPU_SMI
 from chipmark.meters.tools.reading import DieReading
 from chipmark.meters.tools.state import ToolSource, tool_source
 from chipmark.meters.tools.tool import Query, Tool
@@ -202,11 +205,11 @@ def test_an_even_throttle_of_an_ascend_is_seen_by_npu_smi(program: Callable[[str
     assert found is not None
     watch = StateWatch(found)
     watch.start()
-    state = watch.stop()
-    assert (state.source, state.before.nominal_mhz) == ("npu-smi", 1650)
-    assert state.during is not None
-    assert state.during.clock_uncapped_mhz == 1320
-    assert (state.before.busy, state.before.temperature_c) == (0.9, 33)
+    told = watch.stop()
+    assert (told.source, told.before.nominal_mhz) == ("npu-smi", 1650)
+    assert told.during is not None
+    assert told.during.clock_uncapped_mhz == 1320
+    assert (told.before.busy, told.before.temperature_c) == (0.9, 33)
 
 
 def test_the_card_that_computes_is_asked(program: Callable[[str], Any]) -> None:
@@ -221,3 +224,16 @@ def test_a_vendor_without_a_tool_has_no_source(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ChipmarkError, match="npu-smi"):
         tool_source(ASCEND)
+
+
+def test_the_second_tool_of_a_vendor_is_asked_where_the_first_is_not_here(
+    program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = replace(NPU_SMI, name="other", programs=("no-such-smi",))
+    monkeypatch.setattr(state, "_tools", lambda: iter((missing, NPU_SMI)))
+    with pytest.raises(ChipmarkError, match="no-such-smi"):
+        tool_source(ASCEND)
+    program("npu-smi").prints(answers({}))
+    found = tool_source(ASCEND)
+    assert found is not None
+    assert found.name == "npu-smi"

@@ -134,18 +134,28 @@ class ToolSource:
 
 
 def tool_source(request: MeterRequest) -> ToolSource | None:
-    """What tells the state of the card that `request` is about: its vendor's tool, None where
-    chipmark reads no tool of that vendor. Raises ChipmarkError where the tool is not here, cannot
-    be read, or does not tell the card from others."""
+    """What tells the state of the card that `request` is about: the first of its vendor's tools
+    that can, None where chipmark reads no tool of that vendor. Raises ChipmarkError where none of
+    them is here, can be read, and tells the card from others."""
+    failure: ChipmarkError | None = None
     for tool in _tools():
         if tool.vendor != request.vendor:
             continue
-        here, readings = find_tool(tool)
-        wanted = [field for field in ("pci", "uuid") if getattr(request.key, field)]
-        if wanted:
-            readings = here.completed(readings, wanted)
-        return ToolSource(here, card_that_computes(tool, cards_of(tool, readings), request))
+        try:
+            return _source(tool, request)
+        except ChipmarkError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
     return None
+
+
+def _source(tool: Tool, request: MeterRequest) -> ToolSource:
+    here, readings = find_tool(tool)
+    wanted = [field for field in ("pci", "uuid") if getattr(request.key, field)]
+    if wanted:
+        readings = here.completed(readings, wanted)
+    return ToolSource(here, card_that_computes(tool, cards_of(tool, readings), request))
 
 
 def _tools() -> Iterator[Tool]:
