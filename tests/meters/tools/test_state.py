@@ -102,6 +102,13 @@ def test_the_dies_of_a_card_are_one_device(paper: Paper) -> None:
     )  # fmt: skip
 
 
+def test_what_was_not_listed_as_a_die_is_not_of_the_card(paper: Paper) -> None:
+    paper.says("0 0 temperature_c=40")
+    device = source(paper)
+    paper.says("0 0 temperature_c=40", "0 9 temperature_c=90")  # as a board's own controller
+    assert device.read().temperature_c == 40
+
+
 def test_a_count_of_half_a_card_is_none(paper: Paper) -> None:
     paper.says("0 0 ecc_errors=1 processes=0", "0 1 temperature_c=60")
     found = source(paper).read()
