@@ -34,9 +34,9 @@ def parsed(text: str) -> tuple[DieReading, ...]:
         values: dict[str, Any] = {}
         for part in rest:
             name, _, value = part.partition("=")
-            number = int(value) if value.isdigit() else value
-            values[name] = (value,) if name == "throttle" else float(number)
-        found.append(DieReading(int(card), int(die), name="Paper", **values))
+            text = {"throttle": (value,), "name": value}
+            values[name] = text[name] if name in text else float(value)
+        found.append(DieReading(int(card), int(die), **{"name": "Paper"} | values))
     return tuple(found)
 
 
@@ -135,6 +135,23 @@ def test_the_limit_is_known_by_its_watts_or_its_reason(
     clock.now += 5
     sample = device.sample()
     assert (sample.capped, sample.loaded, sample.clock_mhz) == (capped, True, 1000)
+
+
+def test_idle_by_its_reason_is_not_under_load(paper: Paper) -> None:
+    clock = Time()
+    paper.says("0 0 clock_mhz=300 busy=0.9 throttle=idle")
+    device = source(paper, clock)
+    device.read()
+    clock.now += 5
+    assert device.sample().loaded is False
+
+
+@pytest.mark.parametrize(("name", "nominal"), [("MXC500", 1700), ("GeForce-RTX-4090", None)])
+def test_the_highest_clock_of_a_card_for_displays_is_not_nominal(
+    paper: Paper, name: str, nominal: float | None
+) -> None:
+    paper.says(f"0 0 clock_mhz=300 nominal_mhz=1700 name={name}")
+    assert source(paper).read().nominal_mhz == nominal
 
 
 def test_one_answer_serves_a_read_and_its_sample(paper: Paper) -> None:
