@@ -6,6 +6,7 @@ import importlib.util
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -46,6 +47,26 @@ def simulated_meters() -> ModuleType:
 def paper_nvml() -> ModuleType:
     """`tests/fake_nvml.py`: NVML's bindings over cards that are not there."""
     return _beside("fake_nvml")
+
+
+@pytest.fixture
+def install_nvml(monkeypatch: pytest.MonkeyPatch, paper_nvml: ModuleType) -> Callable[..., Any]:
+    """Put NVML over the given cards in the place of pynvml, with no CUDA variable set."""
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.delenv(name, raising=False)
+
+    def over(*cards: Any) -> Any:
+        fake = paper_nvml.FakeNvml(*cards)
+        monkeypatch.setitem(sys.modules, "pynvml", fake)
+        return fake
+
+    return over
+
+
+@pytest.fixture(scope="session")
+def paper_amdsmi() -> ModuleType:
+    """`tests/fake_amdsmi.py`: amdsmi's bindings over cards that are not there."""
+    return _beside("fake_amdsmi")
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,12 @@ class PaperCard:
     children: list[PaperCard] = field(default_factory=list)
     reasons: int | None = 0x1
     capability: tuple[int, int] = (9, 0)
+    clock: int | None = None
+    most: int | None = None
+    celsius: int | None = None
+    errors: int | None = None
+    pids: list[int] | None = None
+    use: int | None = None
 
 
 class FakeNvml:
@@ -56,6 +62,8 @@ class FakeNvml:
     NVML_POWER_SCOPE_MODULE = 1
     NVML_TOTAL_POWER_SAMPLES = 0
     NVML_CLOCK_SM = 1
+    NVML_CLOCK_MEM = 2
+    NVML_TEMPERATURE_GPU = 0
 
     def __init__(
         self,
@@ -188,6 +196,25 @@ class FakeNvml:
 
     def nvmlDeviceGetCudaComputeCapability(self, card: PaperCard) -> tuple[int, int]:
         return card.capability
+
+    def nvmlDeviceGetClockInfo(self, card: PaperCard, which: int) -> Any:
+        return self._or_raise(card.clock if which == self.NVML_CLOCK_SM else None)
+
+    def nvmlDeviceGetMaxClockInfo(self, card: PaperCard, which: int) -> Any:
+        return self._or_raise(card.most if which == self.NVML_CLOCK_SM else None)
+
+    def nvmlDeviceGetTemperature(self, card: PaperCard, sensor: int) -> Any:
+        return self._or_raise(card.celsius)
+
+    def nvmlDeviceGetTotalEccErrors(self, card: PaperCard, kind: int, counter: int) -> Any:
+        assert (kind, counter) == (1, 0)  # uncorrected, volatile
+        return self._or_raise(card.errors)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, card: PaperCard) -> Any:
+        return [SimpleNamespace(pid=pid) for pid in self._or_raise(card.pids)]
+
+    def nvmlDeviceGetUtilizationRates(self, card: PaperCard) -> Any:
+        return SimpleNamespace(gpu=self._or_raise(card.use))
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("nvml"):

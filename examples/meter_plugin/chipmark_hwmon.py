@@ -1,6 +1,7 @@
-"""`hwmon`: board power by a sensor of Linux hwmon, whose file CHIPMARK_HWMON names.
+"""`hwmon`: board power by a sensor of Linux hwmon, whose file CHIPMARK_HWMON or --meter names.
 
     CHIPMARK_HWMON=/sys/class/hwmon/hwmon3/power1_input chipmark run quick -b torch:mychip
+    chipmark run quick -b torch:mychip --meter hwmon:/sys/class/hwmon/hwmon3/power1_input
 
 The file holds microwatts (Documentation/hwmon/sysfs-interface of the kernel).
 """
@@ -38,13 +39,18 @@ class HwmonMeter:
 
     @classmethod
     def for_request(cls, request):
-        """None where this is not the meter of the unit that is asked for."""
-        named = os.environ.get(VARIABLE)
-        if not named or request.unit != "card":
+        """None where this is not the meter of what is asked for."""
+        if request.metered != "unit" or request.unit != "card":
+            return None  # of the host or the node another meter is asked
+        choice = request.choice("hwmon")  # what the user gave with --meter
+        if choice is not None:
+            choice.check_options(())
+        path = (choice.target if choice else "") or os.environ.get(VARIABLE)
+        if not path:
             return None
-        if not os.access(named, os.R_OK):
-            raise ChipmarkError(f"{VARIABLE}={named} cannot be read", "name a power1_input file")
-        return cls(Path(named), f"the board of {request.device}")
+        if not os.access(path, os.R_OK):
+            raise ChipmarkError(f"{path} cannot be read", "name a power1_input file")
+        return cls(Path(path), f"the board of {request.device}")
 
     def start(self):
         self.sampler.start()

@@ -1,11 +1,13 @@
 """The meter on a file of our own: `pytest`."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from chipmark_hwmon import VARIABLE, HwmonMeter
 
-from chipmark.errors import ChipmarkError
+from chipmark.errors import ChipmarkError, UnknownNameError
+from chipmark.meters.choice import MeterChoice, parse_choice
 from chipmark.meters.request import MeterRequest
 
 CARD = MeterRequest(vendor="MyVendor", unit="card", device="mychip:0")
@@ -26,6 +28,22 @@ def test_it_reads_microwatts(tmp_path, monkeypatch):
 def test_it_leaves_other_units_alone(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     assert HwmonMeter.for_request(CARD) is None
+
+
+def test_the_users_own_word_goes_first(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "missing"))
+    sensor = tmp_path / "power2_input"
+    sensor.write_text("75000000\n")
+    meter = HwmonMeter.for_request(replace(CARD, choices=(MeterChoice("hwmon", str(sensor)),)))
+    assert meter.info.method.startswith("power2_input")
+    with pytest.raises(UnknownNameError, match="scale"):
+        HwmonMeter.for_request(replace(CARD, choices=(parse_choice("hwmon,scale=2"),)))
+
+
+def test_it_meters_boards_and_not_what_is_around_them(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    assert HwmonMeter.for_request(replace(CARD, metered="host")) is None
+    assert HwmonMeter.for_request(replace(CARD, metered="node")) is None
 
 
 def test_it_says_what_cannot_be_read(tmp_path, monkeypatch):

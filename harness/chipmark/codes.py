@@ -232,6 +232,31 @@ class NoteCode(Code):
         "the device slowed down because of power or another hardware limit",
     )
     THROTTLE_UNKNOWN = "throttle_unknown", "whether the device throttled could not be read"
+    CLOCK_BELOW_NOMINAL = (
+        "clock_below_nominal",
+        "the clock under load was over 5 % below the device's own nominal clock, and not because "
+        "of its power limit; not ranked",
+    )
+    OTHER_PROCESSES = (
+        "other_processes",
+        "processes of others used the device, its clock and its watts; not ranked",
+    )
+    HOST_LOAD = (
+        "host_load",
+        "other processes used the host's CPUs, whose watts are in the joules; energy is not ranked",
+    )
+    ECC_ERRORS = (
+        "ecc_errors",
+        "the device counted more uncorrected memory errors while it was measured; not ranked",
+    )
+    STATE_CHANGED = (
+        "state_changed",
+        "a setting of the device (power limit, MIG) changed while it was measured; not ranked",
+    )
+    SHARED_DEVICE = (
+        "shared_device",
+        "the device is a share of a card, and what the rest does is not seen; not ranked",
+    )
     POWER_LIMIT = "power_limit", "the power limit is below the default; part of the chip's identity"
     ENERGY_ASSUMED = "energy_assumed", "power is assumed, not measured; never ranked"
     ENERGY_DECLARED = "energy_declared", "power is a nameplate figure, not measured; never ranked"

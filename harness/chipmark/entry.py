@@ -85,7 +85,7 @@ class Interrupts:
 
     def _raise(self, frame: FrameType | None) -> None:
         """Raise, but not into an import: libraries make errors of their own of what is raised while
-        they are imported, or go on without a part of themselves."""
+        they are imported, or continue without a part of themselves."""
         if _importing(frame) and time.monotonic() - self._at_s < LONGEST_IMPORT_S:
             self._later()
             return

@@ -105,6 +105,18 @@ def test_chips_of_other_vendors_take_the_name_that_the_backend_says() -> None:
     assert settle("ort:cann", chip, Picked(), told, picks([])).chip.name == "ascend-910b3"
 
 
+def test_the_card_that_another_vendors_process_reports_is_the_one_that_is_metered() -> None:
+    chip, asked = chip_of("ort:cann"), []
+    told = loaded("Ascend 910B3", pci="00000000:c1:00.0")
+    before = Picked(remarks=("any of 2 cards",))
+    found = settle("ort:cann", chip, before, told, picks(asked))
+    assert found.chip.key == DeviceKey(pci="00000000:c1:00.0", name="Ascend 910B3")
+    assert asked == [found.chip.key]
+    assert found.meters.meter is not None
+    assert [note.text for note in found.notes] == ["a remark"]
+    assert [note.text for note in found.stale] == ["any of 2 cards"]
+
+
 def test_word_of_a_child_that_says_nothing() -> None:
     assert reported_key({}) == DeviceKey()
     assert reported_key({"hardware": None}) == DeviceKey()

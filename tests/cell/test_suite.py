@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from chipmark.cell.settings import Limits, RunOptions
 from chipmark.cell.suite import Overrides, Suite, groups, load_suite, order_of, suite_names
 from chipmark.errors import BadInputError, ChipmarkError, UnknownNameError, UsageError
+from chipmark.meters.choice import parse_choice
 
 HERE = ("torch:cpu", "ort:cpu")
 MINE = """
@@ -168,3 +170,25 @@ def test_a_limit_that_is_none_names_the_field(tmp_path: Path, given: str) -> Non
     limited = MINE.replace("repeats = 4", f"repeats = 4\nlimit_s = {given}")
     with pytest.raises(BadInputError, match=r"mine\.limit_s"):
         load_suite(_file(tmp_path, limited), Overrides(), ())
+
+
+def test_meters_of_a_suite_are_those_of_the_command_line(tmp_path: Path) -> None:
+    head = "[mine]\nrepeats = 1\n"
+    cells = '[[mine.cells]]\nworkload = "func-call"\nbackend = "sim:golden"\n'
+
+    def read(meters: str) -> Suite:
+        path = tmp_path / "mine.toml"
+        path.write_text(f"{head}meters = {meters}\n{cells}")
+        return load_suite(str(path), Overrides(), [])
+
+    names = [(m.name, m.target) for m in read('["nvml", "csv:wall.csv,time=T"]').meters]
+    assert names == [("nvml", ""), ("csv", "wall.csv")]
+    settings = RunOptions().of_suite(None, None, None, read('["rapl"]').meters)
+    assert settings.kept()["meters"] == ["rapl"]
+    own = replace(settings, meters=(parse_choice("nvml"),))
+    assert own.of_suite(None, None, None, read('["rapl"]').meters).kept()["meters"] == ["nvml"]
+    assert "meters" not in RunOptions().kept()
+    for wrong, text in (('"rapl"', "not a list of meters"), ('[",a=b"]', "names no meter")):
+        with pytest.raises(BadInputError, match=text) as found:
+            read(wrong)
+        assert found.value.field == "mine.meters"

@@ -61,7 +61,7 @@ CLEANS_UP = """
 import sys, time
 import chipmark.cli.main as main
 from chipmark.entry import entry
-def work(arguments):
+def work(arguments, interrupted):
     try:
         print("working", flush=True)
         time.sleep(60)
@@ -90,7 +90,7 @@ IN_EXEC = """
 import sys, time
 import chipmark.cli.main as main
 from chipmark.entry import entry
-def work(arguments):
+def work(arguments, interrupted):
     exec("print('working', flush=True); time.sleep(60)")
 main.run_to_the_end = work
 entry()
@@ -111,7 +111,7 @@ def end():
     print("ending", flush=True)
     time.sleep(1.0)
 atexit.register(end)
-main.run_to_the_end = lambda arguments: 3
+main.run_to_the_end = lambda *given: 3
 entry()
 """
 
@@ -146,7 +146,7 @@ class Kept:
     def __del__(self):
         print("working", flush=True)
         time.sleep(2)
-def work(arguments):
+def work(arguments, interrupted):
     kept = Kept()
     del kept
     time.sleep(60)
@@ -160,3 +160,58 @@ def test_an_interrupt_that_is_swallowed_is_raised_again(number: signal.Signals) 
     code, said = interrupted(SWALLOWED, "working", number)
     assert code == 128 + number
     assert said.splitlines() == [f"interrupted by {number.name}; what was written whole stands"]
+
+
+IN_AN_IMPORT = """
+import sys, time
+from pathlib import Path
+import chipmark.cli.main as main
+from chipmark.entry import entry
+folder = Path(sys.argv[1])
+(folder / "library.py").write_text('''
+import time
+try:
+    print("working", flush=True)
+    time.sleep(1.0)
+except BaseException as error:
+    raise ValueError("a library's own error") from error
+''')
+sys.path.insert(0, str(folder))
+def work(arguments, interrupted):
+    import library
+    time.sleep(60)
+main.run_to_the_end = work
+entry()
+"""
+
+
+def test_an_interrupt_waits_for_the_end_of_an_import(tmp_path: Path) -> None:
+    program = IN_AN_IMPORT.replace("sys.argv[1]", repr(str(tmp_path)))
+    code, said = interrupted(program, "working", signal.SIGTERM)
+    assert code == 143
+    assert said.splitlines() == ["interrupted by SIGTERM; what was written whole stands"]
+
+
+MADE_INTO_ANOTHER = """
+import sys, time
+import chipmark.cli.main as main
+from chipmark.entry import entry
+class Half:
+    def __del__(self):
+        raise AttributeError("never made whole")
+def app(arguments, prog_name):
+    half = Half()
+    try:
+        print("working", flush=True)
+        time.sleep(60)
+    except BaseException as error:
+        raise ValueError("a library's own error") from error
+main.app = app
+entry()
+"""
+
+
+def test_an_error_that_a_library_makes_of_an_interrupt_is_the_interrupt() -> None:
+    code, said = interrupted(MADE_INTO_ANOTHER, "working", signal.SIGTERM)
+    assert code == 143
+    assert said.splitlines() == ["interrupted by SIGTERM; what was written whole stands"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import chipmark.errors
+from chipmark.registry import BUILT_IN
 from chipmark.table.columns import COLUMNS
 from chipmark.table.columns_page import page
 
@@ -36,6 +37,11 @@ def test_every_measured_column_has_its_definition():
 def test_links_lead_to_files(path):
     missing = [to for to in LINK.findall(path.read_text()) if not (path.parent / to).exists()]
     assert not missing
+
+
+def test_every_meter_is_on_the_page_of_power():
+    named = set(re.findall(r"`([a-z-]+)`", (ROOT / "docs/power.md").read_text()))
+    assert set(BUILT_IN["chipmark.meters"]) <= named
 
 
 def test_readme_is_short():

@@ -179,6 +179,19 @@ def test_a_card_that_refuses_some_calls_is_read_by_another(
     assert samples.remarks == ()
 
 
+def test_a_reading_asks_nothing_that_the_card_refused(
+    paper_nvml: ModuleType, at: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter = virtual(paper_nvml, at, paper_nvml.PaperCard(fields=False))
+    asked: list[object] = []
+    monkeypatch.setattr(
+        paper_nvml.FakeNvml, "nvmlDeviceGetFieldValues", lambda self, *rest: asked.append(rest)
+    )
+    meter.start()
+    assert np.isfinite(meter.stop().power_w).all()
+    assert asked == []
+
+
 @pytest.mark.parametrize("lie", [0, 2**32 - 1, 25_000_000])
 def test_a_power_that_no_card_draws_is_none(
     paper_nvml: ModuleType, at: Time, monkeypatch: pytest.MonkeyPatch, lie: int
@@ -265,7 +278,7 @@ def test_power_is_a_second_source_where_there_is_a_counter(
     over: Any, paper_nvml: ModuleType
 ) -> None:
     unit = MeterRequest("NVIDIA", "card", "cuda")
-    over(paper_nvml.PaperCard())
+    over(paper_nvml.PaperCard(counter_s=0.005, power_s=0.005))
     beside = NvmlPowerMeter.for_request(unit)
     assert beside is not None
     assert (beside.info.name, beside.info.source) == ("nvml-power", "polled")
@@ -273,10 +286,15 @@ def test_power_is_a_second_source_where_there_is_a_counter(
     assert NvmlPowerMeter.for_request(MeterRequest("Intel", "package", "cpu")) is None
     assert NvmlPowerMeter.for_request(replace(unit, metered="host")) is None
     assert NvmlMeter.for_request(replace(unit, metered="node")) is None
-    over(paper_nvml.PaperCard(counter_s=None, power_s=0.01))
+    over(paper_nvml.PaperCard(counter_s=None, power_s=0.005))
     assert NvmlPowerMeter.for_request(unit) is None
     named = replace(unit, choices=(MeterChoice("nvml-power"),))
     assert NvmlPowerMeter.for_request(named) is not None
+    over(paper_nvml.PaperCard(counter_s=0.005, power_s=0.005))
+    both = pick_meters(replace(unit, choices=(MeterChoice("nvml"), MeterChoice("nvml-power"))))
+    assert both.meter is not None
+    assert both.meter.info.name == "nvml"
+    assert [meter.info.name for meter in both.beside] == ["nvml-power"]
     over(paper_nvml.PaperCard(fields=False, usage=False))
     assert NvmlPowerMeter.for_request(unit) is None
     with pytest.raises(ChipmarkError, match="gives no power"):
@@ -299,8 +317,12 @@ def test_a_superchips_module_is_a_meter_of_its_own(paper_nvml: ModuleType, at: T
 def test_a_module_stands_beside_its_card_and_is_no_meter_of_it(
     over: Any, paper_nvml: ModuleType
 ) -> None:
-    over(paper_nvml.PaperCard(module_w=420.0, power_s=0.01))
+    over(paper_nvml.PaperCard(module_w=420.0, power_s=0.005, counter_s=0.005))
     unit = MeterRequest("NVIDIA", "card", "cuda")
+    picked = pick_meters(unit)
+    assert picked.meter is not None
+    assert (picked.meter.info.name, picked.meter.info.scope) == ("nvml", "board")
+    assert "nvml-module" in [meter.info.name for meter in picked.beside]
     assert NvmlModuleMeter.for_request(unit) is None
     beside = NvmlModuleMeter.for_request(replace(unit, metered="host"))
     assert beside is not None
@@ -334,5 +356,5 @@ def test_a_vgpu_is_not_charged_with_its_card(over: Any, paper_nvml: ModuleType) 
         with pytest.raises(ChipmarkError, match="vGPU"):
             kind.for_request(replace(unit, choices=(choice,)))
     for mode in (None, 0, 1, 3):  # bare, passed through, the host of vGPUs, not told
-        over(paper_nvml.PaperCard(virtualization=mode))
+        over(paper_nvml.PaperCard(virtualization=mode, counter_s=0.005))
         assert NvmlMeter.for_request(unit) is not None

@@ -16,6 +16,7 @@ from chipmark.meters.poll import (
     Stamped,
     changes_of,
     infer_period,
+    read_at_least_every,
     watch_changes,
 )
 
@@ -200,7 +201,7 @@ def test_a_sensor_slower_than_its_period_lowers_the_rate_and_is_told() -> None:
     assert sampler.stop().remarks == ()
 
 
-def test_one_slow_call_among_many_is_told_where_it_leaves_a_gap() -> None:
+def test_one_slow_call_among_many_is_told_where_it_took_a_part_of_the_time() -> None:
     def stalled(stall_s: float) -> Callable[[Time], Reading]:
         calls = iter(range(10_000))
 
@@ -210,7 +211,7 @@ def test_one_slow_call_among_many_is_told_where_it_leaves_a_gap() -> None:
 
         return read
 
-    for stall_s, told in ((0.2, 0), (0.4, 1)):
+    for stall_s, told in ((0.15, 0), (0.25, 1)):
         sampler, _ = sampled(stalled(stall_s), 0.1, 10.0)
         sampler.start()
         assert len(sampler.stop().remarks) == told
@@ -246,3 +247,19 @@ def test_readings_that_the_sensor_dated_keep_their_times() -> None:
     assert samples.time_s.tolist() == [0.5, 0.7, 0.9]
     assert samples.power_w.tolist() == [1.0, 2.0, 3.0]
     assert samples.remarks == ()
+
+
+def test_a_sampler_reads_more_often_where_it_is_asked_to_and_never_less() -> None:
+    def readings(every_s: float | None) -> int:
+        sampler, over = sampled(lambda at: (math.nan, at.now), 0.5, limit_s=10.0)
+        if every_s is None:
+            sampler.start()
+        else:
+            with read_at_least_every(every_s):
+                sampler.start()
+        while over.now < over.limit_s:
+            time.sleep(0.001)
+        return len(sampler.stop().time_s)
+
+    assert readings(None) == readings(2.0)
+    assert readings(0.1) == pytest.approx(5 * readings(None), rel=0.1)

@@ -118,6 +118,23 @@ def test_throttling_that_a_repeat_saw_cannot_be_left_out(record: Path) -> None:
     assert _codes(record) == {"manifest"}
 
 
+def test_a_state_that_a_repeat_saw_cannot_be_left_out(record: Path) -> None:
+    path = record / "repeat-1" / "timing.json"
+    timing = json.loads(path.read_text())
+    other = {"other_processes": 1, "other_pids": [7]}
+    state = {"source": "NVML", "before": {}, "during": None, "after": other}
+    path.write_text(json.dumps(timing | {"state": state}))
+    _seal(record)
+    texts = [f.text for f in validate(record) if f.severity == "error"]
+    assert len(texts) == 1
+    assert "repeat 1 was other_processes" in texts[0]
+    _seal(record, notes=[{"code": "other_processes", "text": "pid 7"}])
+    assert _codes(record) == set()
+    path.write_text(json.dumps(timing | {"state": state | {"befor": {}}}))
+    _seal(record)
+    assert _codes(record) == {"raw"}
+
+
 def test_a_capacity_that_its_sweep_did_not_find_is_a_contradiction(record: Path) -> None:
     _seal(record, scenario="capacity", capacity={"concurrency": 8, "cut": False})
     texts = [f.text for f in validate(record) if f.severity == "error"]

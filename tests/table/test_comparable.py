@@ -64,6 +64,11 @@ def test_equal_work_is_comparable_in_speed_and_energy(make_record: Make) -> None
         ({"notes": [{"code": "throttled_thermal", "text": "slowed"}]}, "throttled_thermal"),
         ({"notes": [{"code": "throttled_hardware", "text": "power"}]}, "throttled_hardware"),
         ({"notes": [{"code": "not_steady", "text": "drifts"}]}, "not_steady"),
+        ({"notes": [{"code": "clock_below_nominal", "text": "80 %"}]}, "clock_below_nominal"),
+        ({"notes": [{"code": "other_processes", "text": "pid 7"}]}, "other_processes: pid 7"),
+        ({"notes": [{"code": "ecc_errors", "text": "2 more"}]}, "ecc_errors: 2 more"),
+        ({"notes": [{"code": "state_changed", "text": "700 W to 400 W"}]}, "state_changed"),
+        ({"notes": [{"code": "shared_device", "text": "vGPU"}]}, "shared_device: vGPU"),
     ],
 )
 def test_what_bars_a_row_from_every_ranking(
@@ -104,6 +109,7 @@ def test_what_never_bars_a_row(make_record: Make, change: dict[str, Any]) -> Non
         ({"meter__source": "assumed"}, "assumed, not measured"),
         ({"chip__of": 2}, "not known"),
         ({"meter": None}, "not known"),
+        ({"notes": [{"code": "host_load", "text": "30 %"}]}, "host_load: 30 %"),
     ],
 )
 def test_what_bars_energy_only(make_record: Make, change: dict[str, Any], reason: str) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import psutil
 
+from chipmark.chips.device_users import DeviceUsers
 from chipmark.chips.nvml import SLOWDOWN, Card, cards, open_nvml
+from chipmark.chips.state_card import compute_pids
 from chipmark.errors import MissingBackendError
 
 
@@ -95,14 +97,11 @@ def card_states(nvml: Any) -> tuple[CardState, ...]:
 
 
 def _card(card: Card, index: int) -> CardState:
-    running = card.ask("nvmlDeviceGetComputeRunningProcesses") or ()
     reasons = card.reason_mask()
-    sensor = getattr(card.nvml, "NVML_TEMPERATURE_GPU", 0)
-    own = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
     return CardState(
         index=index,
         sm_clock_mhz=card.clock_mhz(),
-        temperature_c=card.ask("nvmlDeviceGetTemperature", sensor),
+        temperature_c=card.temperature_c(),
         throttle=None if reasons is None else reasons & SLOWDOWN,
-        others=tuple(sorted(int(p.pid) for p in running if int(p.pid) not in own)),
+        others=DeviceUsers().others(compute_pids(card)).pids,
     )

@@ -9,11 +9,14 @@ from typing import Any
 from chipmark.backends.ort.provider_scan import scan
 from chipmark.backends.torch_device.devices import plugin_modules
 from chipmark.cell.available import candidates
+from chipmark.cell.device_state import state_source
 from chipmark.cell.environment import run_module
 from chipmark.cell.prepare import meter_request
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chips_here
-from chipmark.meters.pick import meter_answers, pick_meters
+from chipmark.chips.state_text import state_text
+from chipmark.meters.calibration import calibration_note
+from chipmark.meters.pick import meter_answers, row_meter
 from chipmark_models.pull import list_models
 
 _FORMATS = {"gguf": "GGUF files", "tokenizers": "transcripts", "jinja2": "chat templates"}
@@ -38,6 +41,7 @@ def inventory() -> list[Item]:
         text = f"{chip.device_name}; {chip.unit} {chip.used}/{chip.of}; {'; '.join(chip.evidence)}"
         items.append(Item("chip", chip.name, True, text))
         items += _meters(chip)
+        items.append(_state(chip))
     for text in missing:
         name, _, why = text.partition(": ")
         items.append(Item("chip", name, False, why))
@@ -57,6 +61,14 @@ def inventory() -> list[Item]:
     return items
 
 
+def _state(chip: ChipIdentity) -> Item:
+    """What the device says of its clocks, heat and users now."""
+    source = state_source(chip)
+    text = "" if source is None else state_text(source.read())
+    by = "; ".join((f"{source.name}: {text}", *source.remarks)) if source and text else ""
+    return Item("state", chip.name, bool(by), by or "clocks, heat and throttling cannot be read")
+
+
 def as_json(items: list[Item]) -> list[dict[str, Any]]:
     """The same as JSON objects."""
     return [asdict(item) for item in items]
@@ -65,7 +77,7 @@ def as_json(items: list[Item]) -> list[dict[str, Any]]:
 def _meters(chip: ChipIdentity) -> list[Item]:
     """The meter of a chip's row, then what every meter says of its unit, its host and its node."""
     request = meter_request(chip, "", None)
-    meter = pick_meters(request).meter
+    meter = row_meter(request)
     text, remedy = "no power is measured", "declare the unit's power: --power-w W"
     if meter is not None:
         text = f"{meter.info.source}, scope {meter.info.scope}: {meter.info.method}"
@@ -77,6 +89,7 @@ def _meters(chip: ChipIdentity) -> list[Item]:
         if answer.meter is not None:
             info = answer.meter.info
             text = f"{info.source}, scope {info.scope}: {info.method}"
+            text = "; ".join(filter(None, (text, calibration_note(info))))
         if (answer.name, text) not in shown:
             shown[answer.name, text] = None
             text = f"for the {answer.metered} of {chip.name}: {text}"

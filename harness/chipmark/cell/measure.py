@@ -10,10 +10,12 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from chipmark.cell.audit import longest_turn
 from chipmark.cell.contexts import Keys
+from chipmark.cell.device_state import state_source
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.loaded import check_loaded
 from chipmark.cell.metering import Metering
@@ -27,6 +29,7 @@ from chipmark.cell.room import Room
 from chipmark.cell.seals import Seals
 from chipmark.cell.settle import settle
 from chipmark.cell.workloads import sim_load
+from chipmark.chips.state import DeviceState, StateSource
 from chipmark.codes import NoteCode, NullReason
 from chipmark.engine.computed import class_of
 from chipmark.engine.contract import LoadSpec
@@ -94,6 +97,8 @@ class MeasuredCell:
         self.check_s = self.repeat_s = 0.0
         self.captured_repeat = secrets.randbelow(max(1, inputs.repeats))
         self.longest = longest_turn(inputs.trace)
+        self.first_state: DeviceState | None = None
+        """Of the device before the first repeat."""
         self.seals = Seals(folder)
         self.metering = Metering(Picked())
         """Of the chip that the loaded process settled."""
@@ -102,6 +107,12 @@ class MeasuredCell:
     def alive(self) -> bool:
         """No step has failed."""
         return self.failure is None
+
+    @cached_property
+    def device(self) -> StateSource | None:
+        """What tells the state of the device, which is asked for once it is loaded."""
+        inputs = self.inputs
+        return state_source(inputs.chip, inputs.plan.backend, choices=inputs.settings.meters)
 
     @property
     def simulated(self) -> bool:
@@ -228,6 +239,7 @@ class MeasuredCell:
         chip = found.chip
         if len(self.backends) > 1:
             chip = replace(chip, used=len(self.backends))
+        self.notes = [note for note in self.notes if note not in found.stale]
         self.inputs = replace(inputs, chip=chip, meters=found.meters)
         # A simulated device tells its watts itself, on a clock of its own.
         self.metering = Metering(Picked() if self.simulated else found.meters)

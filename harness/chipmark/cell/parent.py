@@ -15,6 +15,7 @@ from typing import Any
 from chipmark.cell.checked_json import FieldError, from_mapping, to_mapping
 from chipmark.cell.environment import child_environment
 from chipmark.cell.protocol import GO, Answer, Close, CloseAnswer, ErrorAnswer, Request
+from chipmark.chips.device_users import WORKER
 from chipmark.errors import CellFailedError, DoesNotFitError
 from chipmark.processes import LogTail
 from chipmark.supervised import Supervised
@@ -46,7 +47,7 @@ class ChildProcess:
         spec: str,
         folder: Path,
         python: str = "",
-        module: str = "chipmark.cell.child",
+        module: str = WORKER,
         backend: str = "",
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One timed repeat: two probes around a run, with meter and throttle watch."""
+"""One timed repeat: two probes around a run, with its meter, and its device watched."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chipmark.cell import roofs, timing
+from chipmark.cell.device_state import busy_at_rest
 from chipmark.cell.loaded import check_ran
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.protocol import Run, RunAnswer
-from chipmark.chips.throttle import throttle_notes, watch_for
+from chipmark.chips.state import RepeatState
+from chipmark.chips.state_notes import state_notes, throttle_notes
+from chipmark.chips.state_watch import StateWatch
 from chipmark.meters.replay import load_samples, save_samples, summed
 from chipmark.results.manifest import Note, Probes, Timing
 
@@ -24,8 +27,8 @@ class Repeat:
 
     index: int
     timing: Timing
-    """By this process's clock, with the throttle reasons that were seen; of the first replica, as
-    are the probes."""
+    """By this process's clock, with the state of the device; of the first replica, as are the
+    probes."""
     probes: Probes
     notes: tuple[Note, ...]
     seconds: float
@@ -42,6 +45,7 @@ def measure_repeat(cell: MeasuredCell, index: int) -> Repeat:
     plan = roofs.roof_plan(
         inputs.chip, cell.loaded, inputs.trace, cell.sessions_each, inputs.settings.threads
     )
+    at_rest = _at_rest(cell) if index == 0 else None
     before = roofs.probe_each(cell.children, plan, inputs.settings.limits.probe_s)
     # With sampled feedback the contexts are not the trace's, so there is nothing to compare.
     captures = index == cell.captured_repeat and inputs.settings.feedback == "forced"
@@ -53,7 +57,10 @@ def measure_repeat(cell: MeasuredCell, index: int) -> Repeat:
             capture_turn=cell.longest[1],
             captured=str(cell.folder / "captured.npz"),
         )
-    timed = timed_run(cell, requests, target / "power.npz")
+    first, *others = timed_run(cell, requests, target / "power.npz")
+    if first.state is not None:
+        first = first.model_copy(update={"state": replace(first.state, busy_before=at_rest)})
+    timed = [first, *others]
     for place, own in zip(places, timed, strict=True):
         (place / "timing.json").write_text(own.model_dump_json(indent=1), encoding="utf-8")
         cell.seals.add(place / "events.npz", place / "timing.json")
@@ -67,14 +74,32 @@ def measure_repeat(cell: MeasuredCell, index: int) -> Repeat:
     for place, found in zip(places, probes, strict=True):
         (place / "probes.json").write_text(found.model_dump_json(indent=1), encoding="utf-8")
         cell.seals.add(place / "probes.json")
-    seen = () if cell.simulated else throttle_notes(timed[0].throttle, inputs.chip.name)
     sizes = dict.fromkeys(note for found in probes for note in roofs.size_notes(found))
-    notes = (*(Note(code=code, text=text) for code, text in seen), *sizes)
-    return Repeat(index, timed[0], probes[0], notes, time.monotonic() - began)
+    notes = (*_notes(cell, first), *sizes)
+    return Repeat(index, first, probes[0], notes, time.monotonic() - began)
+
+
+def _at_rest(cell: MeasuredCell) -> float | None:
+    """How busy the device is by what is not of this run; not asked of the host's CPUs, which
+    always have something else to do, and which tell what that takes."""
+    on_host = cell.inputs.chip.on_host
+    return None if cell.device is None or on_host else busy_at_rest(cell.device)
+
+
+def _notes(cell: MeasuredCell, timing: Timing) -> list[Note]:
+    """What the row must say of its device in this repeat: each kind of thing once, by the first
+    repeat that shows it; the record has every repeat's state."""
+    found = throttle_notes(timing.throttle, cell.inputs.chip.name)
+    if timing.state is not None:
+        if cell.first_state is None:
+            cell.first_state = timing.state.before
+        found += state_notes(timing.state, cell.first_state, cell.inputs.chip)
+    known = {note.code for note in cell.notes}
+    return [Note(code=code, text=text) for code, text in found if code not in known]
 
 
 def timed_run(cell: MeasuredCell, requests: Sequence[Run], power: Path) -> list[Timing]:
-    """One run of every replica with meters and throttle watch running, by this process's clock; the
+    """One run of every replica with its meters and its device watched, by this process's clock; the
     samples of the row's meter go to `power`, those of the others next to it. CellFailedError where
     a run fails; a meter that fails is a note."""
     parts = [power]
@@ -87,15 +112,16 @@ def timed_run(cell: MeasuredCell, requests: Sequence[Run], power: Path) -> list[
         counters = cell.power_files(power)[1:]
         if counters:
             requests[0] = replace(requests[0], counter=str(counters[0]))
-    watch = watch_for(cell.inputs.chip)
+    watch = None if cell.device is None else StateWatch(cell.device)
     cell.metering.start()
     if watch is not None:
         watch.start()
-    throttle = None
+    state = RepeatState("")
     try:
         found = _runs(cell, requests)
     finally:
-        throttle = watch.stop() if watch is not None else None
+        if watch is not None:
+            state = watch.stop()
         readings = cell.metering.stop()
     cell.take(readings.notes)
     readings.save(power)
@@ -107,7 +133,12 @@ def timed_run(cell: MeasuredCell, requests: Sequence[Run], power: Path) -> list[
     for answer, _ in found:
         check_ran(answer)
         cell.note_memory(answer.peak_rss_bytes, answer.peak_device_bytes)
-    return [timed.model_copy(update={"throttle": throttle}) for _, timed in found]
+    first, *others = (timed for _, timed in found)
+    seen = {"throttle": state.slowdowns()}
+    return [
+        first.model_copy(update=seen | {"state": state}),
+        *(timed.model_copy(update=seen) for timed in others),
+    ]
 
 
 def _runs(cell: MeasuredCell, requests: Sequence[Run]) -> list[tuple[RunAnswer, Timing]]:

@@ -32,6 +32,8 @@ class Settled:
     chip: ChipIdentity
     meters: Picked
     notes: tuple[Note, ...] = ()
+    stale: tuple[Note, ...] = ()
+    """Notes on meters that were picked before the card was known, and are no longer read."""
 
 
 def is_open(chip: ChipIdentity) -> bool:
@@ -63,8 +65,12 @@ def settle(
     if chip.vendor != "NVIDIA":
         if chip.verified:
             return Settled(chip, meters)
-        # Such a chip has no name before its backend has reported one.
-        return Settled(chip_of(backend, loaded.device, key=key), meters)
+        # Such a chip has no name before its backend has reported one, and no address either.
+        chip = chip_of(backend, loaded.device, key=key)
+        if chip.key == DeviceKey():
+            return Settled(chip, meters)
+        found = pick(chip)
+        return Settled(chip, found, remarks_of(found), stale=remarks_of(meters))
     if is_open(chip):
         chip = chip_of(backend, key.name or loaded.device, key=key)
         meters = pick(chip)

@@ -62,7 +62,7 @@ def chip_of(
         posing = poser(device, key, root)
         if posing is not None:
             _LOG.info("%s poses as %s: it is a chip of %s", backend, device, posing.name)
-            return identify_vendor(posing, loaded_device or key.name, root)
+            return _with_key(identify_vendor(posing, loaded_device or key.name, root), key)
     for name in plugins("chipmark.chips"):
         try:
             found = chip_identifier(name)(device, key=key)
@@ -72,12 +72,12 @@ def chip_of(
             alike = [entry for entry in vendors if vendor_trace(entry, root).pci_devices]
             if not alike:
                 raise
-            return _of_vendor(backend, alike[0], loaded_device, root)
+            return _with_key(_of_vendor(backend, alike[0], loaded_device, root), key)
         if isinstance(found, ChipIdentity):
             _LOG.info("%s runs on %s: %s", backend, found.name, "; ".join(found.evidence))
             return found
     if vendors:
-        return _of_vendor(backend, vendors[0], loaded_device, root)
+        return _with_key(_of_vendor(backend, vendors[0], loaded_device, root), key)
     return ChipIdentity(
         name="unknown",
         vendor="unknown",
@@ -95,6 +95,13 @@ def _of_vendor(backend: str, entry: VendorEntry, loaded_device: str, root: Path)
     chip = identify_vendor(entry, loaded_device, root)
     visible = os.environ.get(entry.visible, "") if entry.visible else ""
     return replace(chip, devices=sibling_devices(backend, chip.of, visible))
+
+
+def _with_key(chip: ChipIdentity, key: DeviceKey) -> ChipIdentity:
+    """With what tells this very card from others, where the loaded process reported it: by it a
+    vendor's library or tool finds the card to meter."""
+    told = {name: value for name, value in (("uuid", key.uuid), ("pci", key.pci)) if value}
+    return replace(chip, context={**chip.context, **told})
 
 
 def _simulated_chip(device: str, device_name: str) -> ChipIdentity:

@@ -199,11 +199,14 @@ class Card:
     def reasons(self) -> tuple[str, ...] | None:
         """The same by name; bits that are not known here as `reason_0x…`."""
         mask = self.reason_mask()
-        if mask is None:
-            return None
-        known = [name for name, bit in _REASONS.items() if mask & bit]
-        rest = mask & ~sum(_REASONS.values())
-        return (*known, *((f"reason_{rest:#x}",) if rest else ()))
+        return None if mask is None else reason_names(mask)
+
+
+def reason_names(mask: int) -> tuple[str, ...]:
+    """Names of clock event reasons by their bits; bits that are not known as `reason_0x…`."""
+    known = [name for name, bit in _REASONS.items() if mask & bit]
+    rest = mask & ~sum(_REASONS.values())
+    return (*known, *((f"reason_{rest:#x}",) if rest else ()))
 
 
 _opened: list[Any] = []

@@ -37,6 +37,7 @@ COMMANDS = {
     "workload": "chipmark.cli.workload",
     "chips": "chipmark.cli.chips",
     "providers": "chipmark.cli.providers",
+    "power": "chipmark.cli.power",
 }
 """Commands in the order of the help, and their modules; each has an `app`."""
 
@@ -139,7 +140,7 @@ def _never() -> bool:
 
 def main(arguments: Sequence[str], interrupted: Callable[[], bool] = _never) -> int:
     """Run a command line and return its exit code; a ChipmarkError is shown without traceback, any
-    other error with it, and a sentence that it is a fault of chipmark. Once `interrupted` says so,
+    other error with it, and a sentence that it is a fault of chipmark. Once `interrupted` is true,
     an error is the interrupt's doing: a library may have made another error of it."""
     try:
         app(list(arguments), prog_name="chipmark")

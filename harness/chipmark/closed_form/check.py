@@ -64,6 +64,17 @@ def _differences(folder: Path, record: Record, spec: SimSpec) -> list[str]:
     return found + _beside_differences(record, expected)
 
 
+def _beside_differences(record: Record, expected: Mapping[str, Any]) -> list[str]:
+    """The exact counter next to polled watts has the closed form's joules."""
+    texts = []
+    for entry in (record.metrics.details.get("energy") or {}).get("beside") or []:
+        for name in ("power_w", "tok_per_joule"):
+            if not _same(entry[name], expected[name], TOLERANCE):
+                text = f"{name} by {entry['name']} is {entry[name]}"
+                texts.append(f"{text}, the closed form says {expected[name]}")
+    return texts
+
+
 def _phase_differences(record: Record, spec: SimSpec, expected: Mapping[str, float]) -> list[str]:
     """Joules of phases that differ by more than a thousandth by an exact counter; of a meter that
     is polled, by more than a tenth and more than twice their 95 % interval."""
@@ -81,17 +92,6 @@ def _phase_differences(record: Record, spec: SimSpec, expected: Mapping[str, flo
         if abs(stored - joules) > room:
             found.append(f"energy of {kind} is {stored} J, the closed form says {joules} J")
     return found
-
-
-def _beside_differences(record: Record, expected: Mapping[str, Any]) -> list[str]:
-    """The exact counter next to polled watts has the closed form's joules."""
-    texts = []
-    for entry in (record.metrics.details.get("energy") or {}).get("beside") or []:
-        for name in ("power_w", "tok_per_joule"):
-            if not _same(entry[name], expected[name], TOLERANCE):
-                text = f"{name} by {entry['name']} is {entry[name]}"
-                texts.append(f"{text}, the closed form says {expected[name]}")
-    return texts
 
 
 def _cost_differences(record: Record, book: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 from chipmark.engine.contract import I32, Backend, BackendFactory, Clock, PowerColumns
@@ -37,6 +38,17 @@ def needs_weights_file(name: str) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a simulated device says of its clock and heat, the same at every moment. throttle: the
+    reasons that it gives, None where it hides them."""
+
+    nominal_mhz: float
+    clock_mhz: float
+    temperature_c: float
+    throttle: tuple[str, ...] | None
+
+
 class SimulatedFactory(BackendFactory, Protocol):
     """What the built-in simulated device answers in addition. No other is asked: such answers
     replace the oracle and a meter."""
@@ -59,6 +71,10 @@ class SimulatedFactory(BackendFactory, Protocol):
 
     def dies(self, device: str) -> int:
         """Devices of the card that the device is one of."""
+        ...
+
+    def condition(self, device: str) -> Condition:
+        """Its clock, heat and throttle reasons."""
         ...
 
 

@@ -21,7 +21,7 @@ class MeterChoice:
     def kept(self) -> str:
         """`NAME[:TARGET]` as a record keeps it: without options and without the user and password
         of an address, which readers of the record must not get."""
-        target = re.sub(r"//[^/@]*@", "//", self.target)
+        target = re.sub(r"//[^/]*@", "//", self.target)
         return f"{self.name}:{target}" if target else self.name
 
     def check_options(self, known: tuple[str, ...]) -> None:

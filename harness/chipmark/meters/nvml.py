@@ -25,9 +25,10 @@ from chipmark.meters.nvml_power import (
     PowerWay,
     in_module,
     module_way,
+    power_call,
     power_way,
 )
-from chipmark.meters.poll import Reading, Sampler, infer_period
+from chipmark.meters.poll import MakeSampler, Reading, Sampler, infer_period
 from chipmark.meters.request import MeterRequest
 
 _ERROR_REL = 0.05
@@ -58,7 +59,9 @@ class _CardMeter:
 class NvmlMeter(_CardMeter):
     """One whole card. Sampled four times an update, at most every 10 ms."""
 
-    def __init__(self, card: Card, infer: InferPeriod = infer_period) -> None:
+    def __init__(
+        self, card: Card, infer: InferPeriod = infer_period, sampler: MakeSampler = Sampler
+    ) -> None:
         """Raises ChipmarkError for a MIG slice, a vGPU and a card without any sensor."""
         refuse_part(card)
         self._card = card
@@ -69,8 +72,10 @@ class NvmlMeter(_CardMeter):
                     "this card gives neither energy nor power by NVML",
                     "give the board's power with --power-w, or go without energy",
                 )
-            self.info, self._sampler = _by_power(card, "nvml", "board", way)
+            self.info = _by_power(card, "nvml", "board", way)
+            self._sampler = sampler(way.read, way.asked_s)
             return
+        self._power = power_call(card)
         # Of the value that is integrated: power moves at a rate of its own.
         found = infer(card.energy_j)
         period = found or FALLBACK_PERIOD_S
@@ -91,7 +96,7 @@ class NvmlMeter(_CardMeter):
             resolution_w=_STEP_W,
             jittered=True,
         )
-        self._sampler = Sampler(self._read, reading)
+        self._sampler = sampler(self._read, reading)
 
     @classmethod
     def for_request(cls, request: MeterRequest) -> NvmlMeter | None:
@@ -103,7 +108,8 @@ class NvmlMeter(_CardMeter):
         return None if card is None else cls(card)
 
     def _read(self) -> Reading | None:
-        energy, power = self._card.energy_j(), self._card.power_w()
+        energy = self._card.energy_j()
+        power = None if self._power is None else self._power[1]()
         if energy is None and power is None:
             return None
         return (
@@ -122,7 +128,8 @@ class NvmlPowerMeter(_CardMeter):
         if way is None:
             raise ChipmarkError("this card gives no power by NVML", "leave out --meter nvml-power")
         note = "the second source of the card that nvml counts: it shows consistency, not accuracy"
-        self.info, self._sampler = _by_power(card, "nvml-power", "board", way, note)
+        self.info = _by_power(card, "nvml-power", "board", way, note)
+        self._sampler = Sampler(way.read, way.asked_s)
 
     @classmethod
     def for_request(cls, request: MeterRequest) -> NvmlPowerMeter | None:
@@ -145,7 +152,8 @@ class NvmlModuleMeter(_CardMeter):
                 "leave out --meter nvml-module",
             )
         note = "covers the GPU, the CPU and the memory of its package, whoever used them"
-        self.info, self._sampler = _by_power(card, "nvml-module", "module", way, note)
+        self.info = _by_power(card, "nvml-module", "module", way, note)
+        self._sampler = Sampler(way.read, way.asked_s)
 
     @classmethod
     def for_request(cls, request: MeterRequest) -> NvmlModuleMeter | None:
@@ -207,13 +215,11 @@ def _covers(card: Card) -> str:
     return f"one card, {card.uuid or card.pci or card.name}"
 
 
-def _by_power(
-    card: Card, name: str, scope: Scope, way: PowerWay, *notes: str
-) -> tuple[MeterInfo, Sampler]:
-    """What a meter of watts says of itself, and its sampler."""
+def _by_power(card: Card, name: str, scope: Scope, way: PowerWay, *notes: str) -> MeterInfo:
+    """What a meter of watts says of itself."""
     module = scope == "module"
     limit = "NVML_FI_DEV_POWER_CURRENT_LIMIT"
-    info = MeterInfo(
+    return MeterInfo(
         name=name,
         source="polled",
         scope=scope,
@@ -230,4 +236,3 @@ def _by_power(
         resolution_w=_STEP_W,
         jittered=not way.dated,
     )
-    return info, Sampler(way.read, way.asked_s)

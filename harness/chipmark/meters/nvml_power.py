@@ -73,8 +73,14 @@ def power_way(card: Card, infer: InferPeriod = infer_period) -> PowerWay | None:
             averaging_s=None,
             dated=True,
         )
-    calls: list[_Call] = [(name, partial(card.field_w, name)) for name in POWER_FIELDS]
-    return _polled([*calls, ("nvmlDeviceGetPowerUsage", card.usage_w)], infer)
+    return _polled(power_call(card), infer)
+
+
+def power_call(card: Card) -> _Call | None:
+    """The first call for a card's watts that it answers; None where it refuses all. By it a reading
+    asks once, whatever else the driver refuses."""
+    fields: list[_Call] = [(name, partial(card.field_w, name)) for name in POWER_FIELDS]
+    return _answered([*fields, ("nvmlDeviceGetPowerUsage", card.usage_w)])
 
 
 def in_module(card: Card) -> bool:
@@ -83,26 +89,29 @@ def in_module(card: Card) -> bool:
     A module draws more than its card: a driver that takes no notice of the scope, and gives the
     card's own power, is not believed.
     """
-    whole = next((found for _, read in _module_calls(card) if (found := read()) is not None), None)
-    own = card.power_w()
+    call = _answered(_module_calls(card))
+    whole, own = call and call[1](), card.power_w()
     return whole is not None and (own is None or whole > own)
 
 
 def module_way(card: Card, infer: InferPeriod = infer_period) -> PowerWay | None:
     """How to read the watts of the module that a card is a part of; None without a module."""
-    return _polled(_module_calls(card), infer) if in_module(card) else None
+    return _polled(_answered(_module_calls(card)), infer) if in_module(card) else None
 
 
 def _module_calls(card: Card) -> list[_Call]:
     return [(f"{name} of the module", partial(card.field_w, name, MODULE)) for name in POWER_FIELDS]
 
 
-def _polled(calls: Sequence[_Call], infer: InferPeriod) -> PowerWay | None:
-    """By the first call that answers."""
-    answered = next(((name, read) for name, read in calls if read() is not None), None)
-    if answered is None:
+def _answered(calls: Sequence[_Call]) -> _Call | None:
+    return next(((name, read) for name, read in calls if read() is not None), None)
+
+
+def _polled(call: _Call | None, infer: InferPeriod) -> PowerWay | None:
+    """By one call, again and again."""
+    if call is None:
         return None
-    name, read = answered
+    name, read = call
     found = infer(read)
     period_s = found or FALLBACK_PERIOD_S
     reading_s = max(LEAST_READING_S, period_s / 4)

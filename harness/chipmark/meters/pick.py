@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from chipmark.errors import BadInputError, ChipmarkError, UnknownNameError, UsageError
 from chipmark.log import logger_of
+from chipmark.meters.calibration import calibrated_meter
 from chipmark.meters.choice import MeterChoice
 from chipmark.meters.contract import Meter, MeterInfo, file_slug
 from chipmark.meters.declared import AssumedMeter, DeclaredMeter
@@ -55,6 +56,11 @@ def pick_meters(request: MeterRequest) -> Picked:
     cannot be read is a remark.
     """
     return _named(request) if request.choices else _unnamed(request)
+
+
+def row_meter(request: MeterRequest) -> Meter | None:
+    """The meter of the unit alone, where none was named; None where there is none."""
+    return _of_unit(request, [])
 
 
 def meter_answers(request: MeterRequest) -> tuple[Answer, ...]:
@@ -122,7 +128,7 @@ def _asked(request: MeterRequest, *, first: bool) -> list[Answer]:
         if name == _DECLARED:
             continue
         try:
-            meter = meter_factory(name).for_request(request)
+            meter = calibrated_meter(name, request)
         except ChipmarkError as error:
             _LOG.info("meter %s cannot be read: %s", name, error.message)
             text = f"{error.message}. {error.hint}".strip()
@@ -174,7 +180,7 @@ def _answer_of(
     for metered in kinds:
         asked = replace(request, metered=metered, choices=(choice,))
         try:
-            meter = meter_factory(choice.name).for_request(asked)
+            meter = calibrated_meter(choice.name, asked)
         except ChipmarkError as error:
             refusals.append(error)
             if is_row:

@@ -6,7 +6,9 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +23,25 @@ Stamped = tuple[float, float, float]
 """(seconds of `time.perf_counter()`, cumulative joules, watts): a reading that the sensor itself
 dated."""
 
-LATE_PERIODS = 3.0
-"""A call that took longer than this many periods is reported, as are slow calls in general where
-over a tenth of all took longer than one period."""
+LATE_CALLS, LATE_TIME = 0.1, 0.02
+"""Calls that took longer than their period are reported where they are over this share of all, or
+took over this share of the time: one short stall among thousands of calls changes nothing."""
 
-_LATE_SHARE = 0.1
 _POLL_S = 0.002
+
+
+_LONGEST_PERIOD: ContextVar[float] = ContextVar("_LONGEST_PERIOD", default=math.inf)
+
+
+@contextmanager
+def read_at_least_every(seconds: float) -> Iterator[None]:
+    """Samplers that are started in the block read so often, or as often as their sensor answers:
+    to see what a sensor does between the readings of a run."""
+    token = _LONGEST_PERIOD.set(seconds)
+    try:
+        yield
+    finally:
+        _LONGEST_PERIOD.reset(token)
 
 
 class Moments:
@@ -79,8 +94,10 @@ class Sampler:
 
     def _begin(self) -> None:
         self._rows: list[Stamped] = []
-        self._calls, self._empty, self._late, self._longest_s = 0, 0, 0, 0.0
+        self._calls = self._empty = self._late = 0
+        self._late_s = self._longest_s = 0.0
         self._began_s = self._ended_s = self._clock()
+        self._every_s = min(self._period_s, _LONGEST_PERIOD.get())
         self.failure = ""
 
     def start(self) -> None:
@@ -106,7 +123,7 @@ class Sampler:
         return PowerSamples(time_s, energy_j, power_w, self._remarks())
 
     def _run(self) -> None:
-        moments = Moments(self._clock(), self._period_s, self._draw)
+        moments = Moments(self._clock(), self._every_s, self._draw)
         while True:
             now = self._clock()
             if self._wait(moments.after(now) - now):
@@ -124,8 +141,10 @@ class Sampler:
             self.failure = self.failure or error.message
         after = self._ended_s = self._clock()
         self._calls += 1
-        self._late += after - before > self._period_s
-        self._longest_s = max(self._longest_s, after - before)
+        if after - before > self._period_s:
+            self._late += 1
+            self._late_s += after - before
+            self._longest_s = max(self._longest_s, after - before)
         if isinstance(reading, list):
             # An empty list means nothing new since the last call, not a failure.
             self._rows += reading
@@ -139,15 +158,19 @@ class Sampler:
         if self._empty:
             why = self.failure or "the sensor gave no value"
             remarks.append(f"{self._empty} of {self._calls} readings of the meter failed: {why}")
-        slow = self._late > _LATE_SHARE * self._calls
-        if slow or self._longest_s > LATE_PERIODS * self._period_s:
-            mean_s = (self._ended_s - self._began_s) / max(1, self._calls - 1)
+        span_s = self._ended_s - self._began_s
+        if self._late > LATE_CALLS * self._calls or self._late_s > LATE_TIME * span_s:
+            mean_s = span_s / max(1, self._calls - 1)
             remarks.append(
                 f"{self._late} of {self._calls} readings of the meter took longer than their "
                 f"period of {self._period_s:.3g} s, the longest {self._longest_s:.3g} s; it was "
                 f"read every {mean_s:.3g} s"
             )
         return tuple(remarks)
+
+
+MakeSampler = Callable[[Callable[[], Reading | list[Stamped] | None], float], Sampler]
+"""`Sampler`, or one with a clock of its own: what reads, and the seconds between readings."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ import numpy as np
 
 from chipmark.errors import ChipmarkError
 from chipmark.meters.contract import MeterInfo, PowerSamples, Scope
-from chipmark.meters.poll import Reading, Sampler
+from chipmark.meters.poll import MakeSampler, Reading, Sampler
 from chipmark.meters.request import Metered, MeterRequest
 
 _FOLDER = Path("/sys/class/powercap")
@@ -59,8 +59,11 @@ def zones(folder: Path = _FOLDER) -> list[Zone]:
         seen = {zone.name for zone in found}
         names: dict[str, str] = {}
         entries = [(_numbers(entry, control), entry) for entry in folder.glob(f"{control}:*")]
-        for numbers, entry in sorted((n, e) for n, e in entries if n and (e / "name").is_file()):
-            own = (entry / "name").read_text().strip()
+        for numbers, entry in sorted((n, e) for n, e in entries if n):
+            try:
+                own = (entry / "name").read_text(errors="replace").strip()
+            except OSError:
+                continue  # a zone that leads nowhere, or that its driver has just taken away
             names[entry.name] = own
             owner = names.get(entry.name.rpartition(":")[0], "") if len(numbers) > 1 else ""
             name = f"{own} of {owner}" if owner else own
@@ -119,7 +122,7 @@ class _Counters:
         self,
         domains: list[Domain],
         cap_w: float | None = None,
-        sampler: Callable[[Callable[[], Reading], float], Sampler] = Sampler,
+        sampler: MakeSampler = Sampler,
     ) -> None:
         self._domains = domains
         self.info = MeterInfo(
@@ -153,16 +156,16 @@ class _Counters:
             domains = [Domain(zone.folder, zone.name) for zone in found]
             for domain in domains:
                 domain.joules()
-        except (FileNotFoundError, ValueError) as error:
-            raise ChipmarkError(
-                f"{folder} shows packages without a counter that can be read ({error})",
-                "declare the power with --power-w, or go without energy",
-            ) from error
         except PermissionError as error:
             raise ChipmarkError(
                 f"{error.filename} is readable by root only",
                 f"run `sudo chmod a+r {folder}/intel-rapl:*/energy_uj`, grant CAP_DAC_READ_SEARCH, "
                 "or declare the power with --power-w",
+            ) from error
+        except (OSError, ValueError) as error:
+            raise ChipmarkError(
+                f"{folder} shows packages without a counter that can be read ({error})",
+                "declare the power with --power-w, or go without energy",
             ) from error
         limits = [_limit_w(zone.folder) for zone in found]
         known = [limit for limit in limits if limit is not None]

@@ -17,6 +17,7 @@ from chipmark.metrics.one_repeat import OneRepeat
 from chipmark.metrics.quantiles import work_intervals
 from chipmark.metrics.rawcell import RawCell
 from chipmark.metrics.samples import KINDS, by_kind, n_distinct
+from chipmark.metrics.states import state_details
 from chipmark.metrics.waiting import nobody_waits_s
 from chipmark.workload.passes import trace_ids
 from chipmark.workload.trace import Trace
@@ -50,6 +51,7 @@ def details(raw: RawCell, done: Sequence[OneRepeat]) -> dict[str, Any]:
         "work_intervals": {name: list(ends) for name, ends in work_intervals(samples).items()},
         "nameplate_bytes_s": raw.facts.nameplate_bytes_s,
         "energy": energy_details(raw, done) | beside_details(raw, done),
+        "state": state_details(raw.repeats),
     }
 
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Literal
 
 from chipmark.chips.contract import HOST_UNITS
+from chipmark.chips.state import RepeatState
 from chipmark.engine.events import Table
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.workload.trace import Trace
@@ -70,6 +71,8 @@ class RunTiming:
     """The same just after the command."""
     throttle: tuple[str, ...] | None = None
     """Names of throttle reasons seen; None where nothing could tell."""
+    state: RepeatState | None = None
+    """The device before, during and after; None in records from before it was kept."""
 
 
 @dataclass(frozen=True, slots=True)

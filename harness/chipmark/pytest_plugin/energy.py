@@ -15,7 +15,7 @@ from chipmark.chips.detect import chip_of
 from chipmark.chips.nameplate import unit_nameplate_w
 from chipmark.codes import NullReason
 from chipmark.meters.contract import Meter, MeterInfo, PowerSamples
-from chipmark.meters.pick import pick_meters
+from chipmark.meters.pick import row_meter
 from chipmark.meters.request import MeterRequest
 from chipmark.metrics.energy import WindowEnergy, energy_at, window_energy
 from chipmark.registry import is_simulated
@@ -47,7 +47,7 @@ class Joules:
                 nameplate_w=unit_nameplate_w(chip),
                 key=chip.key,
             )
-            self._meter = pick_meters(request).meter
+            self._meter = row_meter(request)
 
     @property
     def info(self) -> MeterInfo | None:

@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
+from chipmark.chips.state import RepeatState
 from chipmark.codes import NoteCode, NullReason
 from chipmark.errors import BrokenRecordError
 from chipmark.foreign_model import parse_model
@@ -243,6 +244,8 @@ class Timing(StoredPart):
     """The same just after the command was answered."""
     throttle: tuple[str, ...] | None = None
     """Throttle reasons seen during the repeat, by name; None where nothing could tell."""
+    state: RepeatState | None = None
+    """The device before, during and after; of the first replica's timing alone."""
     unix_s: float | None = None
     """Unix time minus this clock, after the repeat: what the log of another clock is aligned by.
     None in records from before it was kept."""

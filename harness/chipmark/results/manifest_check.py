@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from chipmark.chips.throttle import throttle_notes
+from chipmark.chips.state_notes import state_notes, throttle_notes
 from chipmark.engine.computed import class_of, linear_input_of
-from chipmark.metrics.rawcell import RawCell
+from chipmark.metrics.rawcell import RawCell, RunTiming
 from chipmark.registry import is_simulated
 from chipmark.results.manifest import AuditResult, Manifest
 from chipmark.results.quality_loss import quality_contradictions
@@ -43,13 +43,18 @@ def wrong_tolerance(manifest: Manifest, audit: AuditResult) -> str:
     return _tolerance_text("audit", audit.tolerance_rms_rel, right)
 
 
-def lost_throttling(manifest: Manifest, seen: Sequence[tuple[str, ...] | None]) -> Iterator[str]:
-    """Throttling that repeats saw (`Timing.throttle`) and no note of the manifest has."""
+def lost_state(manifest: Manifest, seen: Sequence[RunTiming | None]) -> Iterator[str]:
+    """What repeats saw of their device (`Timing.throttle`, `Timing.state`) and no note of the
+    manifest has."""
     codes = {note.code for note in manifest.notes}
-    for index, reasons in enumerate(seen):
-        if reasons is None:
-            continue
-        for code, text in throttle_notes(reasons, manifest.chip.name):
+    states = [None if timing is None else timing.state for timing in seen]
+    first = next((state.before for state in states if state is not None), None)
+    for index, (timing, state) in enumerate(zip(seen, states, strict=True)):
+        throttle = None if timing is None else timing.throttle
+        notes = [] if throttle is None else throttle_notes(throttle, manifest.chip.name)
+        if state is not None and first is not None:
+            notes += state_notes(state, first, manifest.chip)
+        for code, text in notes:
             if code not in codes:
                 yield f"repeat {index} was {code} ({text}), which no note says"
 

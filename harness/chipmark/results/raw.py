@@ -107,7 +107,7 @@ def load_raw(folder: Path, manifest: Manifest) -> RawCell:
     Raises BrokenRecordError (or BadInputError of the trace) naming the file that is not whole.
     """
     facts = facts_of(manifest)
-    repeats = [(path, _repeat(path, facts.beside)) for path in numbered(folder, _REPEAT)]
+    repeats = [(path, _repeat(path, facts.beside)) for path in numbered_repeats(folder)]
     for path, repeat in repeats:
         if len(repeat.runs) != manifest.replicas:
             text = f"holds {len(repeat.runs)} replicas, not {manifest.replicas}"
@@ -132,6 +132,11 @@ def numbered(folder: Path, name: re.Pattern[str]) -> list[Path]:
         if path.is_dir() and (match := name.fullmatch(path.name))
     ]
     return [path for _, path in sorted(found)]
+
+
+def numbered_repeats(folder: Path) -> list[Path]:
+    """Folders of a cell's repeats, in their order."""
+    return numbered(folder, _REPEAT)
 
 
 def run_folders(repeat: Path) -> list[Path]:

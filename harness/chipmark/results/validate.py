@@ -20,7 +20,7 @@ from chipmark.metrics.rawcell import RawCell
 from chipmark.metrics.times import slow_marks
 from chipmark.results.audit_check import audit_findings
 from chipmark.results.finding import Finding
-from chipmark.results.manifest_check import contradictions, lost_throttling
+from chipmark.results.manifest_check import contradictions, lost_state
 from chipmark.results.meter_check import meter_findings
 from chipmark.results.raw import load_raw
 from chipmark.results.record import RECORD_FILE, Record
@@ -93,10 +93,9 @@ def _place(folder: Path, raw: RawCell, index: int) -> Path:
 
 
 def _manifest(folder: Path, record: Record, raw: RawCell) -> list[Finding]:
-    throttle = [None if r.timing is None else r.timing.throttle for r in raw.repeats]
     texts = [
         *contradictions(record.manifest, raw),
-        *lost_throttling(record.manifest, throttle),
+        *lost_state(record.manifest, [repeat.timing for repeat in raw.repeats]),
     ]
     return [Finding("error", FindingCode.MANIFEST, folder / RECORD_FILE, text) for text in texts]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,27 +88,53 @@ def write_recomputed(out_dir: Path, record: Record) -> Path:
     missing or was changed, UsageError where the result already exists or would lie inside the
     old record; in every case no half record is left, and the old one is not touched.
     """
-    old = record.path.resolve()
-    if out_dir.resolve().is_relative_to(old):
-        raise UsageError(f"{out_dir} lies inside the record {record.id}", "give another folder")
-    for name, entry in record.files.items():
-        if fault := file_fault(record.path, name, entry):
-            raise BrokenRecordError(record.path / name, fault.text)
+    return write_anew(
+        out_dir, record, record.manifest, lambda _: None, "its metrics were derived anew before"
+    )
+
+
+def write_anew(
+    out_dir: Path,
+    record: Record,
+    manifest: Manifest,
+    change: Callable[[Path], None],
+    hint: str,
+) -> Path:
+    """As `write_recomputed`, under another manifest, of files that `change` may change in the
+    folder that holds their copies. `hint`: why the result may exist already."""
+    check_source(out_dir, record)
     source = RecomputedFrom(
         id=record.id,
         self_sha256=record.self_sha256,
         measured_as=record.measured_as,
         metrics_schema=record.metrics.schema_,
     )
-    manifest = record.manifest.model_copy(update={"recomputed_from": source})
-    _, derived = derived_from(record.path, manifest)
+    manifest = manifest.model_copy(update={"recomputed_from": source})
     name = record_name(manifest)
-    with whole_folder(out_dir, name, "its metrics were derived anew before") as partial:
+    with whole_folder(out_dir, name, hint) as partial:
         for stored in record.files:
             (partial / stored).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(record.path / stored, partial / stored)
+        change(partial)
+        try:
+            _, derived = derived_from(partial, manifest)
+        except BrokenRecordError as error:
+            # The copy is gone by the time that someone reads its name.
+            where = str(error.path).replace(str(partial), str(record.path), 1)
+            raise BrokenRecordError(where, error.problem, field=error.field) from error
         _write_document(partial, name, manifest, derived)
     return out_dir / name
+
+
+def check_source(out_dir: Path, record: Record) -> None:
+    """Raise UsageError where a record's result would lie inside it, BrokenRecordError where one
+    of its files is missing or was changed."""
+    old = record.path.resolve()
+    if out_dir.resolve().is_relative_to(old):
+        raise UsageError(f"{out_dir} lies inside the record {record.id}", "give another folder")
+    for name, entry in record.files.items():
+        if fault := file_fault(record.path, name, entry):
+            raise BrokenRecordError(record.path / name, fault.text)
 
 
 def _write_files(partial: Path, raw_dir: Path, raw: RawCell | None) -> None:

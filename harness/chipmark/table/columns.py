@@ -253,7 +253,8 @@ _LIST: tuple[Column, ...] = (
     ),
     _text(
         "power_scope", "scope",
-        "die, package, board, node_dc, wall, facility; cpu-share or sim where that is the unit",
+        "die, package, memory, board, module, node_dc, wall, facility; cpu-share or sim where that "
+        "is the unit",
         Null.NOT_MEASURED,
     ),
     _text(
@@ -347,8 +348,9 @@ EXTRA_KEYS: tuple[str, ...] = ("intervals", "rank", "null_reasons", "details")
 --rank-by among the comparable rows of its group, shared where intervals overlap. null_reasons: a
 code for each null column. details: net and output tokens per joule, error bounds, cost by class,
 break-even price, price inputs with their provenance, marks of doubt by column, intervals over
-other work of this kind (never used for ranks), why rows are not comparable (`not_comparable`, by
-kind) or have no rank (`not_ranked`), and the path of the record."""
+other work of this kind (never used for ranks), the device in each repeat (`state`), why rows are
+not comparable (`not_comparable`, by kind) or have no rank (`not_ranked`), and the path of the
+record."""
 
 RANKABLE: tuple[str, ...] = tuple(
     c.name for c in _LIST if c.kind is not None and c.direction != "none"

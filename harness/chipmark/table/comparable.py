@@ -32,7 +32,16 @@ _UNSTEADY_NOTES = (
     NoteCode.NOT_STEADY,
     NoteCode.THROTTLED_THERMAL,
     NoteCode.THROTTLED_HARDWARE,
+    NoteCode.CLOCK_BELOW_NOMINAL,
+    NoteCode.OTHER_PROCESSES,
+    NoteCode.ECC_ERRORS,
+    NoteCode.STATE_CHANGED,
+    NoteCode.SHARED_DEVICE,
 )
+_FOREIGN_WATTS = (NoteCode.HOST_LOAD,)
+"""What bars energy and not speed: the repeats of rows rotate, so that a host's other load falls on
+all alike, but a meter of its packages counts the watts of others."""
+
 _PRECISION = "precision class"
 _JSON_FIELDS = ("cache policy", "SLO")
 _SCENARIO_FIELDS = ("number of sessions", "SLO")
@@ -328,6 +337,8 @@ def _own_energy(record: Record) -> Iterator[str]:
         yield f"the meter covers a {meter.scope}, the unit is a share of it"
     elif not whole_unit(record):
         yield "a part of the unit was used"
+    if meter.source in MEASURED:
+        yield from _noted(record, _FOREIGN_WATTS)
 
 
 def _cost(row: Standing, base: Standing, money: Sequence[Money]) -> tuple[str, ...]:
@@ -342,7 +353,9 @@ def _own_cost(row: Standing, money: Money) -> Iterator[str]:
         yield "cost is ranked in the capacity scenario only"
     elif row.not_found:
         yield row.not_found
-    if money.power_enters and row.subject.meter_source not in MEASURED:
-        yield f"the energy in the cost is {row.subject.meter_source or 'unknown'}"
+    if money.power_enters:
+        if row.subject.meter_source not in MEASURED:
+            yield f"the energy in the cost is {row.subject.meter_source or 'unknown'}"
+        yield from (reason for reason in row.energy if reason.startswith(_FOREIGN_WATTS))
     if not money.priced:
         yield "there is no cost"

@@ -36,6 +36,11 @@ _PLAIN: Mapping[str, str] = {
     "far_over_roof": "far over a measured roof",
     "throttled_thermal": "throttled by temperature",
     "throttled_hardware": "throttled by a hardware limit",
+    "clock_below_nominal": "slower than its nominal clock",
+    "other_processes": "the device was shared with other processes",
+    "ecc_errors": "memory errors while measured",
+    "state_changed": "a setting changed while measured",
+    "shared_device": "a share of a card",
 }
 """Heads of refusals in the plain words of a sentence."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from chipmark.errors import ChipmarkError
+from chipmark.meters.choice import MeterChoice
 from chipmark.meters.request import MeterRequest
 from chipmark.meters.tools.cards import Holder
 from chipmark.meters.tools.reading import QUANTITIES, DieReading, Missing
@@ -21,10 +23,8 @@ TEXTS = ("name", "pci", "uuid", "shared", "whole_card")
 def query_of(stored: Any, arguments: str) -> Query:
     tool = stored.tool
     for query in (tool.overview, *tool.details):
-        pattern = " ".join(query.arguments)
-        if pattern == arguments or (
-            query.per_card and arguments.startswith(pattern.partition("{card}")[0])
-        ):
+        pattern = re.escape(" ".join(query.arguments)).replace(re.escape("{card}"), r"\d+")
+        if re.fullmatch(pattern, arguments):
             return query
     raise AssertionError(f"{tool.name} is never asked {arguments!r}")
 
@@ -40,7 +40,8 @@ def test_answers_are_read(stored: Any) -> None:
 def test_the_meter_of_a_whole_tool(stored: Any, program: Callable[[str], Any]) -> None:
     wanted = stored.content["meter"]
     program(wanted.get("program", stored.tool.programs[0])).prints(stored.answers)
-    request = MeterRequest(stored.tool.vendor, "card", wanted.get("device", "any"))
+    choices = (MeterChoice(stored.tool.name, wanted["choice"]),) if "choice" in wanted else ()
+    request = MeterRequest(stored.tool.vendor, "card", wanted.get("device", "any"), choices=choices)
     if "refused" in wanted:
         with pytest.raises(ChipmarkError, match=wanted["refused"]):
             stored.tool.for_request(request)
@@ -63,6 +64,8 @@ def shown(reading: DieReading) -> dict[str, object]:
     values = asdict(reading)
     found = {name: values[name] for name in TEXTS if values[name]}
     found |= {name: values[name] for name in QUANTITIES if values[name] is not None}
+    if reading.throttle is not None:
+        found["throttle"] = [*reading.throttle]
     silent = {n: w.name for n, w in reading.missing.items() if w is not Missing.NOT_PRINTED}
     return {"card": reading.card, "die": reading.die, "missing": silent, **found}
 

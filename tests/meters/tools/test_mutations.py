@@ -165,7 +165,7 @@ def check(query: Query, text: str) -> None:
             if value == 0 and name != "processes":
                 assert 0.0 in printed, (name, text)
         if reading.processes == 0:
-            assert re.search(r"processes", text, re.IGNORECASE), text
+            assert re.search(r"process", text, re.IGNORECASE), text
         for power in (reading.power_w, reading.cap_w):
             if power is not None:
                 assert any(

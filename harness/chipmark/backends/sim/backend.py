@@ -34,6 +34,7 @@ from chipmark.engine.contract import (
     Phase,
     Step,
 )
+from chipmark.engine.plugins import Condition
 from chipmark.errors import ContractError
 
 F64 = NDArray[np.float64]
@@ -96,6 +97,12 @@ class SimBackend(BackendDefaults):
         """Devices of the card; 1 of an unknown one."""
         name = device.partition(":")[0]
         return SPECS[name].dies if name in SPECS else 1
+
+    @staticmethod
+    def condition(device: str) -> Condition:
+        """What the device says of its clock, by its constants; of an unknown one, as golden."""
+        spec = SPECS.get(device.partition(":")[0], SPECS["golden"])
+        return Condition(spec.nominal_mhz, spec.clock_mhz, spec.temperature_c, spec.throttle)
 
     def load(self, spec: LoadSpec) -> Loaded:
         """Simulated weights and KV. DoesNotFitError beyond `SimSpec.memory_bytes`."""

@@ -33,15 +33,14 @@ def polled_power(
 def counted_power(
     spec: SimSpec, segments: Sequence[tuple[float, float, float]], now_s: float
 ) -> Readings:
-    """(time_s, energy_j, power_w) at every change of power from second 0 to `now_s`.
+    """(time_s, energy_j, power_w) at every change of power from second 0 to after `now_s`.
 
-    `energy_j` is the exact integral and linear in between; `power_w` is NaN, as a counter has no
-    watts of the moment.
+    `energy_j` is the exact integral, linear in between as power holds until the next change;
+    `power_w` is NaN, as a counter has no watts of the moment.
     """
     curve = power_curve(spec, segments, now_s)
-    knots = curve.knots_s
-    time_s = np.unique(np.concatenate(([0.0, now_s], knots[(knots > 0) & (knots < now_s)])))
-    return time_s, curve.energy(time_s), np.full(len(time_s), np.nan)
+    time_s = curve.knots_s
+    return time_s, curve.energy(time_s), np.full(time_s.size, np.nan)
 
 
 def power_curve(

@@ -76,6 +76,12 @@ class SimSpec:
     """Devices of the card, each as these constants say."""
     card_w: float = 0.0
     """Watts of the card without its dies, whatever they do; read with its first die."""
+    nominal_mhz: float = 1000.0
+    clock_mhz: float = 1000.0
+    """What the device says of its clock; its times are in the constants above."""
+    temperature_c: float = 60.0
+    throttle: tuple[str, ...] | None = ()
+    """Reasons that it gives for a low clock; None where it gives none and hides whether it has."""
 
     def __post_init__(self) -> None:
         if self.pulse_s and not self.poll_s:
@@ -186,6 +192,16 @@ SPECS: Mapping[str, SimSpec] = {
             matmul_flop_s=2.5e13,
         ),
         SimSpec("twin", dies=2, card_w=40.0),
+        SimSpec(
+            "hot",
+            prefill_s=1.25e-5,
+            decode_s=1.25e-3,
+            context_s=1.25e-8,
+            copy_s=1.25e-7,
+            clock_mhz=800.0,
+            temperature_c=95.0,
+            throttle=None,
+        ),
         SimSpec("pulsed", pulse_s=0.05, pulse_depth=0.6, poll_s=0.002, sensor_s=0.008),
         SimSpec("null", prefill_s=0.0, decode_s=1e-6, context_s=0.0, verify=False),
         SimSpec(
@@ -202,7 +218,8 @@ SPECS: Mapping[str, SimSpec] = {
 """`golden`: overhead 0, so that a trace's totals are known in closed form at any concurrency. The
 other golden ones cover what capabilities can be. `slow`: a quarter of golden's speed at less than
 half of its power. `twin`: a card of two dies, each as golden; `sim:twin:1` is the
-second. `pulsed`: golden with power in pulses, whose sensor shows the mean of each 8 ms, so that no
+second. `hot`: golden at 0.8 of its clock from the first launch on, which it does not explain.
+`pulsed`: golden with power in pulses, whose sensor shows the mean of each 8 ms, so that no
 pulse is lost between readings; its joules are right within the error that the meter states.
 `null`: costs next to nothing; what a run over it takes is the engine's own time."""
 

@@ -102,7 +102,7 @@ def _output(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, s
     data = bytearray()
     out = process.stdout.fileno()
     os.set_blocking(out, False)
-    end = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None
+    end = _announced_end(process.pid)
     try:
         with selectors.DefaultSelector() as selector:
             selector.register(out, selectors.EVENT_READ)
@@ -126,6 +126,15 @@ def _output(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, s
     finally:
         if end is not None:
             os.close(end)
+
+
+def _announced_end(pid: int) -> int | None:
+    """A descriptor that is readable once the process has ended; None where the kernel, or the
+    container's filter of system calls, does not give one."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
 
 
 def _drain(pipe: int, data: bytearray, *, until_empty: bool) -> bool:

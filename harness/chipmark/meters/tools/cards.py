@@ -76,12 +76,10 @@ def card_of(
 ) -> Card:
     """The card that `request` is about.
 
-    By the user's `--meter TOOL:NUMBER`, by PCI address or UUID where both tell, by being the only
-    one, else by the device's number through the vendor's variable of visible devices. Raises
-    ChipmarkError that says what to set where none of these decides, for a part of a card, and for a
-    card of which not all dies are listed.
+    As `card_that_computes`; raises ChipmarkError for a part of a card, too, and for a card of which
+    not all dies are listed.
     """
-    card = _wanted(tool, cards, request, os.environ if environ is None else environ)
+    card = card_that_computes(tool, cards, request, environ)
     parts = [die.shared for die in card.dies if die.shared]
     if parts:
         raise ChipmarkError(
@@ -97,13 +95,23 @@ def card_of(
     return card
 
 
-def _wanted(
-    tool: Tool, cards: Sequence[Card], request: MeterRequest, environ: Mapping[str, str]
+def card_that_computes(
+    tool: Tool,
+    cards: Sequence[Card],
+    request: MeterRequest,
+    environ: Mapping[str, str] | None = None,
 ) -> Card:
+    """The card that `request` is about, whole or a part of one.
+
+    By the user's `--meter TOOL:NUMBER`, by PCI address or UUID where both tell, by being the only
+    one, else by the device's number through the vendor's variable of visible devices. Raises
+    ChipmarkError that says what to set where none of these decides.
+    """
     how = f"name it by the number that {tool.name} gives it: --meter {tool.name}:NUMBER"
     choice = request.choice(tool.name)
-    if choice is not None and choice.target:
+    if choice is not None:
         choice.check_options(())
+    if choice is not None and choice.target:
         found = [card for card in cards if choice.target in map(str, card.numbers)]
         if not found:
             listed = ", ".join(str(number) for card in cards for number in card.numbers)
@@ -124,7 +132,7 @@ def _wanted(
             return found[0]
     if len(cards) == 1:
         return cards[0]
-    return _numbered(tool, cards, request.device, environ, how)
+    return _numbered(tool, cards, request.device, os.environ if environ is None else environ, how)
 
 
 def _numbered(
@@ -140,6 +148,12 @@ def _numbered(
     if not text.isdecimal():
         raise ChipmarkError(listed, how)
     number = int(text)
+    setting, _, value = tool.listed_by.partition("=")
+    if setting and environ.get(setting, "").strip() != value:
+        raise ChipmarkError(
+            f"{listed}: the runtime may number them in another order",
+            f"set {tool.listed_by}, or {how}",
+        )
     if not variable:
         # Which of them this runtime obeys is not known.
         hiding = sorted(name for name in environ if name.endswith("VISIBLE_DEVICES"))

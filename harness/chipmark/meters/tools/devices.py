@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 from chipmark.chips.nvml import same_pci
 from chipmark.errors import ChipmarkError, MissingBackendError
-from chipmark.meters.tools.ask import LIMIT_S, ask, find_programs
+from chipmark.meters.tools.ask import LIMIT_S, Answer, ask, find_programs
 from chipmark.meters.tools.reading import QUANTITIES, DieReading, merged, without_suspects
+from chipmark_models.plain_text import one_line
+
+_WORDS = 200
 
 Place = tuple[int, int]
 """Numbers of a card and a die, as the tool has them."""
@@ -125,28 +128,26 @@ def find_tool(tool: Tool, limit_s: float = LIMIT_S) -> tuple[ToolHere, tuple[Die
             problems.append(answer.problem)
         elif not tool.is_own(answer.text):
             problems.append(f"{program} is another vendor's program, or prints another language")
-        elif readings := tool.overview.parse(answer.text):
-            return ToolHere(tool, program), readings
         else:
-            problems.append(_unread(program, tool.overview.arguments))
+            asked = _read(program, tool.overview, tool.overview.arguments, answer)
+            if asked.readings:
+                return ToolHere(tool, program), asked.readings
+            problems.append(asked.problem)
     raise ChipmarkError("; ".join(problems), _hint(programs[0], tool.overview))
 
 
-def read_devices(tool: Tool, limit_s: float = LIMIT_S) -> tuple[DieReading, ...]:
-    """Every die that the tool lists, with all that it tells of each.
-
-    Each call takes `limit_s` at most. Raises MissingBackendError where the tool is not here and
-    ChipmarkError where it cannot be read.
-    """
-    here, readings = find_tool(tool, limit_s)
-    return here.completed(readings, limit_s=limit_s)
-
-
 def _asked(program: str, query: Query, arguments: tuple[str, ...], limit_s: float) -> Asked:
-    answer = ask(program, arguments, limit_s)
+    return _read(program, query, arguments, ask(program, arguments, limit_s))
+
+
+def _read(program: str, query: Query, arguments: tuple[str, ...], answer: Answer) -> Asked:
     if answer.problem:
         return Asked((), answer.problem, answer.seconds)
-    readings = query.parse(answer.text)
+    try:
+        readings = query.parse(answer.text)
+    except Exception as error:  # a reader's fault costs its reading, never the run
+        problem = f"{_call(program, arguments)} cannot be read: {one_line(repr(error), _WORDS)}"
+        return Asked((), problem, answer.seconds)
     return Asked(readings, "" if readings else _unread(program, arguments), answer.seconds)
 
 
@@ -165,9 +166,12 @@ def _place(found: DieReading, dies: dict[Place, DieReading]) -> Place | None:
     return place if place in dies else None
 
 
+def _call(program: str, arguments: tuple[str, ...]) -> str:
+    return f"`{' '.join((Path(program).name, *arguments))}`"
+
+
 def _unread(program: str, arguments: tuple[str, ...]) -> str:
-    call = " ".join((Path(program).name, *arguments))
-    return f"`{call}` printed nothing that chipmark can read"
+    return f"{_call(program, arguments)} printed nothing that chipmark can read"
 
 
 def _hint(program: str, query: Query) -> str:

@@ -54,6 +54,7 @@ _MEMBERS = {
     "temperature (sensor junction) (c)": ("temperature_c", CELSIUS),
     "temperature (sensor core) (c)": ("temperature_c", CELSIUS),
     "temperature (sensor edge) (c)": ("temperature_c", CELSIUS),
+    "gpu use (%)": ("busy", PERCENT),
     "dcu use (%)": ("busy", PERCENT),
     "hcu use (%)": ("busy", PERCENT),
     "sclk clock speed": ("clock_mhz", MEGAHERTZ),
@@ -72,7 +73,12 @@ _MEMBER = re.compile(r'"([^"]*)"\s*:\s*(?:"([^"]*)"|([^",{}\s]+))')
 
 
 def read_json(text: str) -> tuple[DieReading, ...]:
-    """`hy-smi --json` with whatever was asked for; members of other names are left out."""
+    """`hy-smi --json` with whatever was asked for."""
+    return read_members(text)
+
+
+def read_members(text: str) -> tuple[DieReading, ...]:
+    """The JSON of rocm-smi and of what descends from it; members of other names are left out."""
     found = []
     for card in _CARD.finditer(text):
         members = {

@@ -40,6 +40,7 @@ MOST_QUIET_S = 30.0
 _BUSY_SHARE = 0.8  # of its time that a tool may take for one call, before it is asked less often
 _SPIKE = 2.0
 _LEAST_CALL_S = 0.05
+_ALIKE, _ALIKE_W = 1.5, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +102,8 @@ class ToolMeter:
         if now < self._quiet_until_s or limit_s < _LEAST_CALL_S:
             return []
         watts, why = self._watts(limit_s)
-        if watts is None and limit_s < self._limit_s:
-            return []  # it was not given its time
+        if watts is None and limit_s < self._limit_s and time.perf_counter() >= now + limit_s:
+            return []  # at the end it is not given its whole time, and is not blamed for that
         self._asked += 1
         if watts is not None:
             self._failed = 0
@@ -135,6 +136,8 @@ def meter_of(tool: Tool, request: MeterRequest) -> ToolMeter | None:
     try:
         here, readings = find_tool(tool)
     except MissingBackendError:
+        if request.choice(tool.name) is not None:
+            raise  # the user named it
         return None
     wanted = [name for name in ("pci", "uuid") if getattr(request.key, name)]
     if wanted:
@@ -151,6 +154,8 @@ def power_query(here: ToolHere, overview: tuple[DieReading, ...], card: Card) ->
     tool = here.tool
     reasons: list[str] = []
     limits = {(r.card, r.die): r.cap_w for r in overview}
+    shown = watts_of(tool, overview, card)
+    shown_w = math.nan if shown is None else shown.of(overview, card) or math.nan
     for query in tool.polled:
         asked = here.ask(query, card.numbers)
         if asked.problem:
@@ -160,15 +165,27 @@ def power_query(here: ToolHere, overview: tuple[DieReading, ...], card: Card) ->
         cap = max((c for p in card.places if (c := limits.get(p)) is not None), default=None)
         readings = [without_suspects(reading, cap) for reading in asked.readings]
         watts = watts_of(tool, readings, card)
-        if watts is not None:
+        now_w = None if watts is None else watts.of(readings, card)
+        if watts is not None and now_w is not None:
+            by_name = query is tool.overview or math.isnan(shown_w)
+            if not by_name and not _alike(now_w, shown_w):
+                # Read by position or from another version: the overview names its columns.
+                reasons.append(f"{now_w:g} W by {' '.join(query.arguments)}, {shown_w:g} W before")
+                continue
             _LOG.info("%s %s: %s", here.program, " ".join(query.arguments), watts.text)
             cap = limit_of(watts, [limits.get(place) for place in card.places])
             return PowerQuery(query, card, watts, cap, asked.seconds)
-        reasons += [r.missing["power_w"] for r in readings if r.card in card.numbers]
+        reasons += [r.missing["power_w"] for r in readings if "power_w" in r.missing]
     raise ChipmarkError(
         f"{tool.name} gives no watts of {card.text}: {'; '.join(dict.fromkeys(reasons))}",
         "some tools give power to root only; else declare the card's power with --power-w",
     )
+
+
+def _alike(one_w: float, other_w: float) -> bool:
+    """Whether two readings of one card in the same seconds may both be its watts."""
+    low, high = sorted((one_w, other_w))
+    return high <= _ALIKE * low or high - low <= _ALIKE_W
 
 
 def _info(here: ToolHere, power: PowerQuery, period_s: float) -> MeterInfo:
@@ -182,6 +199,7 @@ def _info(here: ToolHere, power: PowerQuery, period_s: float) -> MeterInfo:
             f"unverified on hardware: {tool.name} is read by its documents, tested on made answers"
         ]
     )
+    notes += tool.notes
     notes.append(
         f"a reading's time is the middle of a call of the tool, which took {power.seconds:.2g} s"
     )

@@ -105,6 +105,6 @@ class _Processes:
                 self.of[card] += 1
 
     def say(self, device: Fields) -> None:
-        """The device's count, where the list tells it."""
+        """The device's count, where the list holds it."""
         if self.of[device.card] or self.none or (self.whole and self.of.total()):
             device.say(processes=self.of[device.card])

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from chipmark.cell import repeat, stages
+from chipmark.cell import measure, repeat, stages
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.protocol import (
@@ -22,23 +22,29 @@ from chipmark.cell.protocol import (
 )
 from chipmark.cell.suite import CellPlan
 from chipmark.chips.contract import ChipIdentity
+from chipmark.chips.state import DeviceState, RepeatState, Sample
+from chipmark.codes import NoteCode
 from chipmark.meters.pick import Picked
 from chipmark.results.manifest import ModelId, Probes
 
 CARD = ChipIdentity("ascend-910b3", "Huawei", "910B3", "card", 1, 1)
 
 
-class Watch:
-    """Slows down in the first repeat only."""
+class Device:
+    """Each read of it takes the next of the given states; at rest it is asked once more."""
 
-    def __init__(self) -> None:
-        self.started = 0
+    name = "paper"
+    period_s = None
+    remarks: tuple[str, ...] = ()
 
-    def start(self) -> None:
-        self.started += 1
+    def __init__(self, *states: DeviceState) -> None:
+        self.states = list(states)
 
-    def stop(self) -> tuple[str, ...]:
-        return ("hw_thermal_slowdown",) if self.started == 1 else ()
+    def read(self) -> DeviceState:
+        return self.states.pop(0)
+
+    def sample(self) -> Sample:
+        raise AssertionError("asked before and after only")
 
 
 class Child:
@@ -89,12 +95,15 @@ def cell_of(folder: Path, rawcells: ModuleType, load_answer: LoadAnswer) -> Meas
 def test_throttling_of_one_repeat_is_noted_and_its_reasons_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rawcells: ModuleType, load_answer: LoadAnswer
 ) -> None:
-    watch = Watch()
-    monkeypatch.setattr(repeat, "watch_for", lambda chip: watch)
+    calm, hot = DeviceState(throttle=()), DeviceState(throttle=("hw_thermal_slowdown",))
+    device = Device(calm, calm, hot, calm, calm)
+    monkeypatch.setattr(measure, "state_source", lambda chip, backend, choices: device)
     cell = cell_of(tmp_path, rawcells, load_answer)
     stages.repeat(cell)
     timing = json.loads((cell.folder / "repeat-0/timing.json").read_text(encoding="utf-8"))
     assert timing["throttle"] == ["hw_thermal_slowdown"]
+    assert timing["state"]["after"]["throttle"] == ["hw_thermal_slowdown"]
+    assert timing["state"]["before"]["throttle"] == timing["state"]["remarks"] == []
     stages.repeat(cell)
     timing = json.loads((cell.folder / "repeat-1/timing.json").read_text(encoding="utf-8"))
     assert timing["throttle"] == []
@@ -114,4 +123,33 @@ def test_device_that_does_not_tell_is_unknown(
     cell = cell_of(tmp_path, rawcells, load_answer)
     done = repeat.measure_repeat(cell, 0)
     assert done.timing.throttle is None
-    assert "throttle_unknown" in [note.code for note in done.notes]
+    assert done.timing.state == RepeatState("")
+    assert [note.code for note in done.notes if note.code != "probe_size"] == ["throttle_unknown"]
+
+
+def test_changes_are_found_between_repeats_and_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rawcells: ModuleType, load_answer: LoadAnswer
+) -> None:
+    good, bad = DeviceState(throttle=(), ecc_errors=0), DeviceState(throttle=(), ecc_errors=3)
+    device = Device(good, good, good, *[bad] * 4)
+    monkeypatch.setattr(measure, "state_source", lambda chip, backend, choices: device)
+    cell = cell_of(tmp_path, rawcells, load_answer)
+    for expected in (0, 1, 1):
+        stages.repeat(cell)
+        assert [note.code for note in cell.notes].count(NoteCode.ECC_ERRORS) == expected
+
+
+def test_a_device_that_stays_busy_at_rest_is_used_by_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rawcells: ModuleType, load_answer: LoadAnswer
+) -> None:
+    busy = DeviceState(throttle=(), busy=0.4)
+    monkeypatch.setattr(measure, "state_source", lambda chip, backend, choices: Device(*[busy] * 5))
+    monkeypatch.setattr(repeat, "busy_at_rest", lambda source: source.read().busy)
+    cell = cell_of(tmp_path, rawcells, load_answer)
+    stages.repeat(cell)
+    timing = json.loads((cell.folder / "repeat-0/timing.json").read_text(encoding="utf-8"))
+    assert timing["state"]["busy_before"] == 0.4
+    assert "other_processes" in [note.code for note in cell.notes]
+    stages.repeat(cell)
+    timing = json.loads((cell.folder / "repeat-1/timing.json").read_text(encoding="utf-8"))
+    assert timing["state"]["busy_before"] is None

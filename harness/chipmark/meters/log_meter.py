@@ -1,0 +1,321 @@
+"""A log that a logger of its own writes while the run lasts: a wall meter's CSV, as a rule.
+
+It is read when the run ends, from where it was when the run began, and its Unix times are put on
+this machine's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from chipmark.errors import ChipmarkError, UnknownNameError, UsageError
+from chipmark.meters.choice import MeterChoice
+from chipmark.meters.clock_alignment import Flags
+from chipmark.meters.contract import MeterInfo, PowerSamples, Scope
+from chipmark.meters.csv_form import COLUMN_OPTIONS, csv_form, offset_of
+from chipmark.meters.csv_log import CsvLog, Mark
+from chipmark.meters.power_log import PowerLog, moment, stored_log
+from chipmark.meters.request import MeterRequest
+from chipmark_models.plain_text import one_line
+
+LOG_OPTIONS = ("scope", "error", "wait", "covers")
+"""Of every log, apart from how its file is read."""
+
+SCOPES: tuple[Scope, ...] = ("wall", "node_dc", "board")
+ERROR_REL = 0.01
+"""Of a meter whose error the user does not give: what those sold for the purpose state."""
+
+STALE_S = 300.0
+"""A log that was written to longer ago has no logger; loggers hold back rows for a minute or two.
+"""
+
+MOST_WAIT_S = 20.0
+"""Within what a cell gives a meter to stop."""
+
+CLOCK_S = 2.0
+"""By how much the newest row may differ from the moment at which it was written, on top of two
+periods."""
+
+_STEP_S = 0.1
+_POLL_S = 0.1
+_LEAST_ROWS = 3
+_PERIOD_S = 1.0  # of a log that has no rows yet
+_NOTHING = PowerSamples(np.zeros(0), np.zeros(0), np.zeros(0))
+
+
+class LogSource(Protocol):
+    """A log's file, read again and again."""
+
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+        ...
+
+    def mark(self) -> Mark | None:
+        """A place shortly before the end."""
+        ...
+
+    def read(self, since: Mark | None = None) -> PowerLog:
+        """Rows from there on; all without it."""
+        ...
+
+    def naive(self) -> bool:
+        """Whether its times have no zone of their own."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLog:
+    """An `.npz` of samples by Unix time, which is written whole."""
+
+    path: Path
+
+    def mark(self) -> Mark | None:
+        """It has no rows that could be read alone."""
+        return None
+
+    def read(self, since: Mark | None = None) -> PowerLog:
+        """All of it."""
+        return stored_log(self.path)
+
+    def naive(self) -> bool:
+        """Its times are Unix time."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class LogTerms:
+    """What the user says of a log, apart from how it is read."""
+
+    scope: Scope = "wall"
+    error_rel: float = ERROR_REL
+    error_given: bool = False
+    wait_s: float = 5.0
+    covers: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Both clocks at one moment. Defaults read this machine's; tests give others."""
+
+    unix: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.perf_counter
+    sleep: Callable[[float], None] = time.sleep
+
+    def ahead_s(self) -> float:
+        """Unix time minus the monotonic clock."""
+        before = self.monotonic()
+        unix = self.unix()
+        return unix - (before + self.monotonic()) / 2
+
+
+def log_terms(options: Mapping[str, str]) -> LogTerms:
+    """Scope, error and waiting time of a log; UsageError or UnknownNameError."""
+    said = options.get("scope", "wall")
+    scope = next((known for known in SCOPES if known == said), None)
+    if scope is None:
+        raise UnknownNameError("scope of a power log", said, SCOPES)
+    return LogTerms(
+        scope=scope,
+        error_rel=_number("error", options, ERROR_REL, 0.0, 0.5),
+        error_given="error" in options,
+        wait_s=_number("wait", options, 5.0, 0.0, MOST_WAIT_S),
+        covers=one_line(options.get("covers", ""), 120),
+    )
+
+
+def log_info(name: str, path: Path, log: PowerLog, terms: LogTerms, what: str) -> MeterInfo:
+    """What a log's samples are. Its rows are the sensor's updates: each is a new reading."""
+    period = log.period_s
+    error = f"its error of {terms.error_rel:.3g} is the user's figure"
+    if not terms.error_given:
+        error = f"an error of {terms.error_rel:.3g} is taken; error= is for the meter's own"
+    counts = bool(np.isfinite(log.energy_j).any())
+    return MeterInfo(
+        name=name,
+        source="wall" if terms.scope == "wall" else "counter" if counts else "polled",
+        scope=terms.scope,
+        method=f"{what} {one_line(path.name, 80)}, aligned by Unix time",
+        update_period_s=period or _PERIOD_S,
+        error_rel=terms.error_rel,
+        covers=terms.covers or f"what the {terms.scope} meter of that log is connected to",
+        notes=(error,),
+        # A counter's steps may be coarser than its rows.
+        period_known=period is not None and not counts,
+        reading_period_s=period,
+        resolution_w=log.resolution_w,
+    )
+
+
+class LogMeter:
+    """A source that is read at the end from where it was at the start."""
+
+    def __init__(
+        self,
+        source: LogSource,
+        info: MeterInfo,
+        *,
+        offset_s: float = 0.0,
+        wait_s: float = 5.0,
+        clocks: Clocks | None = None,
+    ) -> None:
+        self.info = info
+        self._source, self._offset_s, self._wait_s = source, offset_s, wait_s
+        self._clocks = clocks or Clocks()
+        self._mark: Mark | None = None
+        self._start_s = self._ahead_s = math.nan
+
+    def start(self) -> None:
+        """Note where the log is; ChipmarkError where it cannot be read."""
+        self._mark = self._source.mark()
+        self._start_s = self._clocks.monotonic()
+        self._ahead_s = self._clocks.ahead_s()
+
+    def stop(self) -> PowerSamples:
+        """The rows since `start` and one more at each end, on the monotonic clock.
+
+        Waits until the log has a row of now, at most `wait_s`. A log that cannot be read any longer
+        gives none, with the reason in the remarks.
+        """
+        end_s, ahead_s = self._clocks.monotonic(), self._clocks.ahead_s()
+        remarks = []
+        if abs(ahead_s - self._ahead_s) > _STEP_S:
+            remarks.append(
+                f"this machine's clock was set by {ahead_s - self._ahead_s:+.3g} s in the run; the "
+                "log is aligned by its state at the end"
+            )
+        try:
+            log = self._rows_until(end_s + ahead_s, end_s)
+        except ChipmarkError as error:
+            return replace(_NOTHING, remarks=(error.message,))
+        if log.missing:
+            remarks.append(f"{log.missing} rows have no reading")
+        late_s = end_s + ahead_s - (float(log.unix_s[-1]) if len(log.unix_s) else math.inf)
+        if late_s > 0:
+            said = f"ends {late_s:.3g} s before the run" if math.isfinite(late_s) else "has no row"
+            remarks.append(f"the log {said} did; a logger that holds back rows needs wait=SECONDS")
+        cut = log.within(self._start_s + ahead_s, end_s + ahead_s)
+        return replace(cut.samples(ahead_s), remarks=tuple(remarks))
+
+    def _rows_until(self, unix_s: float, stopped_s: float) -> PowerLog:
+        while True:
+            log = self._source.read(self._mark).moved(self._offset_s)
+            reached = len(log.unix_s) > 0 and log.unix_s[-1] >= unix_s
+            if reached or self._clocks.monotonic() - stopped_s >= self._wait_s:
+                return log
+            self._clocks.sleep(_POLL_S)
+
+
+class CsvMeter(LogMeter):
+    """`--meter csv:FILE,time=COLUMN,power=COLUMN`."""
+
+    @classmethod
+    def for_request(cls, request: MeterRequest) -> CsvMeter | None:
+        """The log that the user names; None where none is named. Raises ChipmarkError where it is
+        not as described, or its clock is not this machine's."""
+        choice = request.choice("csv")
+        if choice is None:
+            return None
+        choice.check_options((*COLUMN_OPTIONS, *LOG_OPTIONS))
+        path, form, terms = _file(choice), csv_form(choice.options), log_terms(choice.options)
+        source = CsvLog(path, form)
+        offset_s = _constant(form.offset_s)
+        log = source.read(source.mark()).moved(offset_s)
+        check_live(source, log, zone_ahead_s(form.times.zone, log), offset_s)
+        info = log_info("csv", source.path, log, terms, "rows of")
+        return cls(source, info, offset_s=offset_s, wait_s=terms.wait_s)
+
+
+class StoredLogMeter(LogMeter):
+    """`--meter log:FILE.npz`."""
+
+    @classmethod
+    def for_request(cls, request: MeterRequest) -> StoredLogMeter | None:
+        """As `CsvMeter.for_request`, of an `.npz` by Unix time."""
+        choice = request.choice("log")
+        if choice is None:
+            return None
+        choice.check_options(("offset", *LOG_OPTIONS))
+        terms = log_terms(choice.options)
+        offset_s = _constant(offset_of(choice.options.get("offset", "0")))
+        source = StoredLog(_file(choice))
+        log = source.read().moved(offset_s)
+        check_live(source, log, 0.0, offset_s)
+        info = log_info("log", source.path, log, terms, "samples of")
+        return cls(source, info, offset_s=offset_s, wait_s=terms.wait_s)
+
+
+def check_live(source: LogSource, log: PowerLog, zone_s: float, offset_s: float) -> None:
+    """Raise UsageError where a log's clock is not this machine's, with the offset that was found,
+    and where no one writes to it any longer.
+
+    The newest row was written when the file last changed, so that the file's own time tells the
+    clock of the logger whatever zone it has.
+    """
+    if len(log.unix_s) < _LEAST_ROWS:
+        return
+    written_s = source.path.stat().st_mtime
+    period = log.period_s or _PERIOD_S
+    newest = float(log.unix_s[-1])
+    ahead_s = newest - written_s
+    # A row is written after its time, by up to a period and what the logger holds back.
+    if ahead_s > 2 * period + CLOCK_S or ahead_s < -(2 * period + CLOCK_S):
+        raise UsageError(
+            f"{source.path}: its newest row is of {moment(newest)} and was written at "
+            f"{moment(written_s)}, so its clock is ahead by {ahead_s:.0f} s",
+            Flags(source.naive(), zone_s, (offset_s, offset_s)).against(ahead_s),
+        )
+    if (age_s := time.time() - written_s) > max(STALE_S, 3 * period):
+        raise UsageError(
+            f"{source.path} was last written {age_s:.0f} s ago: no logger writes to it",
+            "start the logger before the run, or attach the log afterwards: chipmark power attach",
+        )
+
+
+def zone_ahead_s(zone: datetime.tzinfo, log: PowerLog) -> float:
+    """Seconds by which a zone is ahead of UTC at a log's end."""
+    at = float(log.unix_s[-1]) if len(log.unix_s) else 0.0
+    found = zone.utcoffset(datetime.datetime.fromtimestamp(at, datetime.UTC).replace(tzinfo=None))
+    return 0.0 if found is None else found.total_seconds()
+
+
+def _constant(offset_s: tuple[float, float]) -> float:
+    if offset_s[0] != offset_s[1]:
+        raise UsageError(
+            "offset=START..END is of a log that was attached; a run in progress takes one offset",
+            "offset=SECONDS",
+        )
+    return offset_s[0]
+
+
+def _file(choice: MeterChoice) -> Path:
+    if not choice.target:
+        raise UsageError(f"--meter {choice.name} names no file", f"--meter {choice.name}:FILE,...")
+    return Path(choice.target)
+
+
+def _number(
+    option: str, options: Mapping[str, str], usual: float, least: float, most: float
+) -> float:
+    text = options.get(option)
+    if text is None:
+        return usual
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise UsageError(
+            f"{option}={one_line(text, 40)} of a power log is not a number from {least:g} to "
+            f"{most:g}",
+            f"for example {option}={usual:g}",
+        )
+    return value
