@@ -13,7 +13,7 @@ from chipmark.backends.sim.sensors import Sensor
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.metrics.energy import WindowEnergy, window_energy
 
-LOADS = ("constant", "ramp", "pulses", "pulses in step", "steps")
+LOADS = ("constant", "ramp", "pulses", "pulses in step", "steps", "jumps")
 SENSORS = ("counter", "mean", "long mean", "odd mean", "part-time", "at a moment", "drawn moments")
 
 
@@ -151,6 +151,11 @@ def _load(
     if load == "steps":
         knots = np.sort(draw.uniform(first, last, int(draw.integers(3, 60))))
         return steps(knots, draw.uniform(idle, top, len(knots) - 1))
+    if load == "jumps":
+        # Between idle and the cap, at the edges of the window too: nothing is further off.
+        inner = draw.uniform(start_s, start_s + seconds, int(draw.integers(1, 40)))
+        knots = np.unique([first, start_s, *inner, start_s + seconds, last])
+        return steps(knots, draw.choice([idle, 1.02 * top], len(knots) - 1))
     beat = float(10 ** draw.uniform(-2, np.log10(2)))
     if load == "pulses in step":
         of = sensor.update_period_s if draw.random() < 0.6 else 0.0

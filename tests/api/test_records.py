@@ -206,5 +206,6 @@ def test_power_over_time_is_there_as_data(records: chipmark.Records) -> None:
     assert line.phases[0].phase == "prefill_cold"
     assert line.phases[0].start_s == pytest.approx(0.0, abs=1e-9)
     assert line.phases[-1].end_s == pytest.approx(line.window_s)
+    assert records[0].details["energy"]["phases"]["decode"]["method"] == "regressed"
     joules = np.trapezoid(series.power_w[inside], series.time_s[inside])
     assert joules == pytest.approx(records[0].per_repeat[0]["power_w"] * line.window_s, rel=0.01)

@@ -13,6 +13,7 @@ import pytest
 from chipmark.engine.events import Table
 from chipmark.meters.power_log import PowerLog
 from chipmark.meters.replay import save_samples
+from chipmark.results.raw import load_raw
 from chipmark.results.store import find_records, load_record
 from chipmark.results.validate import validate_record
 from chipmark.results.write import record_raw, write_recomputed
@@ -32,9 +33,10 @@ def record(rawcells: ModuleType, tmp_path: Path) -> Path:
     return made(rawcells, tmp_path, power=None, meter=None)
 
 
-def made(rawcells: ModuleType, tmp_path: Path, unix_s: float | None = UNIX_S, **words) -> Path:
-    rawcells.T0, before = 100.0, rawcells.T0
-    assert before == 100.0
+def made(
+    rawcells: ModuleType, tmp_path: Path, unix_s: float | None = UNIX_S, idle=(), **words
+) -> Path:
+    """A record whose repeats begin at 100 s, 300 s and 500 s."""
     raw = rawcells.write_raw(tmp_path / "raw", slows=(1.0,) * 3, **words)
     for index, slow in enumerate(SLOWS):
         repeat = raw / f"repeat-{index}"
@@ -45,6 +47,9 @@ def made(rawcells: ModuleType, tmp_path: Path, unix_s: float | None = UNIX_S, **
         if words.get("power", True) is not None:
             start_s, end_s = window(events)
             save_samples(repeat / "power.npz", rawcells.counter(20.0, start_s, end_s, 2000))
+    for name, (start_s, end_s) in zip(("before", "after"), idle, strict=False):
+        samples = rawcells.counter(10.0, start_s + 2.5, end_s - 2.5, 400)
+        save_samples(raw / f"idle-{name}.npz", samples)
     return record_raw(tmp_path / "runs", raw)
 
 
@@ -160,6 +165,21 @@ def test_what_measured_before_stands_next_to_it(
     assert named.code == 0
 
 
+def test_idle_is_read_from_the_log_where_it_was_measured(
+    chipmark, rawcells: ModuleType, tmp_path: Path
+) -> None:
+    """Idle from 60 s to 92 s of the cell's clock, before the first repeat at 100 s."""
+    record = made(rawcells, tmp_path, idle=[(60.0, 92.0), (640.0, 672.0)])
+    log = wall(rawcells, tmp_path / "wall.csv")
+    assert chipmark(*arguments(record, log, tmp_path / "out")).code == 0
+    (folder,) = find_records([tmp_path / "out"])
+    new = load_record(folder)
+    assert new.metrics.details["energy"]["idle_w"] == pytest.approx([100.0, 100.0], rel=0.001)
+    assert {p.stem for p in folder.glob("idle-*")} == {
+        "idle-before", "idle-after", "idle-before-hand", "idle-after-hand",
+    }  # fmt: skip
+
+
 def new_power(rawcells: ModuleType) -> float:
     spans = [window(rawcells.tables(s, 100.0 + 200 * i)) for i, s in enumerate(SLOWS)]
     joules = sum(float(np.diff(joules_until(rawcells, np.array(span)))[0]) for span in spans)
@@ -239,6 +259,40 @@ def test_records_that_no_log_can_be_laid_over(
     answer = chipmark(*arguments(tmp_path / "sim", log, tmp_path / "out"))
     assert answer.code == 2
     assert "virtual" in answer.err
+
+
+@pytest.mark.long
+def test_a_log_of_a_real_run_is_within_its_bound(chipmark, tmp_path: Path) -> None:
+    """Real launches of torch; watts in closed form of them, by a clock that is 2 s ahead."""
+    run = ("run", "quick", "-b", "torch:cpu", "-m", "tiny", "--sessions", 4, "--repeats", 1)
+    assert chipmark(*run, "-o", tmp_path / "runs").code == 0
+    (folder,) = find_records([tmp_path / "runs"])
+    old = load_record(folder)
+    repeats = load_raw(folder, old.manifest).repeats
+    unix_s = json.loads((folder / "repeat-0" / "timing.json").read_text())["unix_s"]
+    spans = [window(repeat.events) for repeat in repeats]
+
+    def joules(at_s: np.ndarray) -> np.ndarray:
+        total = 80.0 * at_s
+        for launches in (repeat.events["launches"] for repeat in repeats):
+            for start, end in zip(launches["start_s"], launches["end_s"], strict=True):
+                total = total + 200 * np.clip(at_s - start, 0, end - start)
+        return total
+
+    at_s = np.arange(spans[0][0] - 30, spans[-1][1] + 30, 0.05)
+    power = (joules(at_s + 0.025) - joules(at_s - 0.025)) / 0.05
+    log = tmp_path / "wall.npz"
+    save_samples(log, PowerLog(at_s + unix_s + 2, np.full(len(at_s), np.nan), power).samples(0))
+    out = tmp_path / "out"
+    answer = chipmark("power", "attach", folder, "--log", log, "-o", out)
+    if answer.code == 2:  # where the work had contrast
+        assert "--offset -" in answer.err
+    answer = chipmark("power", "attach", folder, "--log", log, "-o", out, "--offset", "-2")
+    assert answer.code == 0, answer.err
+    (found,) = find_records([out])
+    energy = load_record(found).metrics.details["energy"]
+    exact = sum(float(np.diff(joules(np.array(span)))[0]) for span in spans)
+    assert abs(energy["energy_j"] - exact) <= energy["error_rel"] * exact
 
 
 def test_bad_input_names_the_fix_in_this_commands_flags(

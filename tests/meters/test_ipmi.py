@@ -62,18 +62,40 @@ def test_what_is_no_reading_is_null_with_a_reason(text: str, why: str) -> None:
     assert why in reading.why
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_mutated_answers_give_watts_in_range_or_a_reason(data: st.DataObject) -> None:
-    text = printed()
-    at = data.draw(st.integers(0, len(text)))
-    cut = data.draw(st.integers(0, 30))
-    text = text[:at] + data.draw(st.text(max_size=20)) + text[at + cut :]
+JUNK = (
+    "0", "-", "N/A", ".", "e9", ",", ":", "\n", "\0", "kW", "Watts", "\uff19", "\u00b2",
+    "\x1b[31m", "∞", "deactivated", "Instantaneous power reading:", "9" * 400, " " * 90, "",
+)  # fmt: skip
+
+
+def mutated(seed: int) -> str:
+    """An answer with one to four parts replaced by others, and what it was."""
+    bits, text = np.random.Philox(seed).random_raw(16).tolist(), printed()
+    for n in range(1 + bits[0] % 4):
+        at, cut, junk = bits[1 + n] % (len(text) + 1), bits[5 + n] % 40, bits[9 + n] % len(JUNK)
+        text = text[:at] + JUNK[junk] + text[at + cut :]
+    return text
+
+
+def check(text: str) -> None:
     reading = parse_dcmi(text)
     if reading.power_w is None:
         assert reading.why
     else:
         assert 0 < reading.power_w <= 20_000
+
+
+@pytest.mark.parametrize("count", [5_000, pytest.param(100_000, marks=pytest.mark.long)])
+def test_mutated_answers_give_watts_in_range_or_a_reason(count: int) -> None:
+    for seed in range(count):
+        check(mutated(seed))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=200))
+def test_any_text_gives_watts_in_range_or_a_reason(text: str) -> None:
+    check(text)
+    check(printed(text))
 
 
 def test_samples_have_the_watts_and_the_gaps_their_reasons() -> None:

@@ -13,7 +13,15 @@ import pytest
 from chipmark.errors import BadInputError, UnknownNameError, UsageError
 from chipmark.meters.choice import parse_choice
 from chipmark.meters.contract import Meter
-from chipmark.meters.log_meter import CsvMeter, StoredLogMeter
+from chipmark.meters.log_meter import (
+    Clocks,
+    CsvMeter,
+    LogMeter,
+    LogTerms,
+    StoredLog,
+    StoredLogMeter,
+    log_info,
+)
 from chipmark.meters.power_log import PowerLog
 from chipmark.meters.replay import save_samples
 from chipmark.meters.request import MeterRequest
@@ -94,6 +102,7 @@ def test_rows_of_the_run_are_on_the_monotonic_clock(logger: Callable[..., Logger
     assert (info.name, info.source, info.scope, info.error_rel) == ("csv", "wall", "wall", 0.02)
     assert info.update_period_s == pytest.approx(PERIOD_S, rel=0.01)
     assert info.period_known
+    assert info.notes == ("its error of 0.02 is the user's figure",)
     wall.start()
     meter.start()
     start_s, ahead_s = time.perf_counter(), time.time() - time.perf_counter()
@@ -141,6 +150,60 @@ def test_a_logger_that_stopped_leaves_what_it_wrote(logger: Callable[..., Logger
     assert "before the run did; a logger that holds back rows needs wait=" in samples.remarks[0]
 
 
+class Hands:
+    """Both clocks of a machine, moved by hand."""
+
+    def __init__(self) -> None:
+        self.monotonic_s, self.ahead_s = 50.0, 1795770000.0
+        self.slept: list[float] = []
+
+    def clocks(self) -> Clocks:
+        return Clocks(
+            unix=lambda: self.monotonic_s + self.ahead_s,
+            monotonic=lambda: self.monotonic_s,
+            sleep=self.sleep,
+        )
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.monotonic_s += seconds
+
+
+def test_a_clock_that_was_set_in_the_run_is_told(tmp_path: Path) -> None:
+    hands, path = Hands(), tmp_path / "wall.npz"
+    times = hands.ahead_s + np.arange(0.0, 200.0)
+    save_samples(path, PowerLog(times, np.full(200, np.nan), times - hands.ahead_s).samples(0))
+    source = StoredLog(path)
+    info = log_info("log", path, source.read(), LogTerms(), "samples of")
+    meter = LogMeter(source, info, clocks=hands.clocks())
+    meter.start()
+    hands.monotonic_s += 60
+    samples = meter.stop()
+    assert samples.remarks == ()
+    assert samples.time_s.tolist() == list(range(50, 111))
+    assert samples.power_w.tolist() == list(range(50, 111))
+    meter.start()
+    hands.ahead_s += 3
+    hands.monotonic_s += 60
+    samples = meter.stop()
+    assert "clock was set by +3 s in the run" in samples.remarks[0]
+    assert samples.time_s[-1] == 170.0
+
+
+def test_a_log_that_ends_early_is_waited_for_and_told(tmp_path: Path) -> None:
+    hands, path = Hands(), tmp_path / "wall.npz"
+    times = hands.ahead_s + np.arange(0.0, 100.0)
+    save_samples(path, PowerLog(times, np.full(100, np.nan), np.full(100, 7.0)).samples(0))
+    info = log_info("log", path, StoredLog(path).read(), LogTerms(), "samples of")
+    meter = LogMeter(StoredLog(path), info, wait_s=5.0, clocks=hands.clocks())
+    meter.start()
+    hands.monotonic_s += 60
+    samples = meter.stop()
+    assert 5.0 <= sum(hands.slept) < 5.5
+    assert samples.time_s[-1] == 99.0
+    assert "ends 11 s before the run did" in samples.remarks[0]
+
+
 def test_another_clock_is_refused_with_the_flag(logger: Callable[..., Logger]) -> None:
     wall = logger(ahead_s=75.0)
     with pytest.raises(UsageError, match="its clock is ahead by 75 s") as error:
@@ -180,6 +243,7 @@ def test_a_stored_log_takes_the_same_road(tmp_path: Path) -> None:
     log = PowerLog(times, np.full(60, np.nan), watts_at(times))
     save_samples(path, log.within(0, now).samples(0))
     meter = named(f"log:{path},scope=node_dc")
+    assert "an error of 0.01 is taken" in meter.info.notes[0]
     assert (meter.info.name, meter.info.source, meter.info.scope) == ("log", "polled", "node_dc")
     meter.start()
     save_samples(path, log.samples(0))

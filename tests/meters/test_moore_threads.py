@@ -141,9 +141,7 @@ def test_power_that_fails_midway_is_a_gap(install: Any) -> None:
 def test_the_tool_is_asked_where_the_library_refuses(install: Any) -> None:
     install(card(1, mw=None))
     remarks = pick_meters(request()).remarks
-    assert any(
-        remark.startswith("mtml: ") and "--meter mthreads-gmi" in remark for remark in remarks
-    )
+    assert any(r.startswith("mtml: ") and "--meter mthreads-gmi" in r for r in remarks)
 
 
 def test_other_chips_and_the_host_are_not_its(install: Any) -> None:

@@ -70,7 +70,7 @@ def test_https_is_verified_and_the_password_is_shown_nowhere(
         with pytest.raises(ChipmarkError, match="refuses the user monitor") as error:
             meter(f"{name},verify=no")
         assert SECRET not in str(error.value)
-        with pytest.raises(UsageError, match="no certificate"):
+        with pytest.raises(UsageError, match="not a certificate"):
             meter(f"{name},ca={tmp_path / 'key'}")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chipmark.results.manifest import Manifest, Note
 from chipmark.results.record import Record as StoredRecord
@@ -71,6 +71,12 @@ class Record:
     def null_reasons(self) -> Mapping[str, str]:
         """The code of the reason for each metric that is None."""
         return MappingProxyType(self.stored.metrics.null_reasons)
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What is known beyond the metrics, as JSON: among others `energy`, with net values, the
+        stated error, joules by phase (`phases`) and by unit of work (`per`)."""
+        return MappingProxyType(self.stored.metrics.details)
 
     @property
     def notes(self) -> tuple[Note, ...]:

@@ -44,7 +44,7 @@ def attach_log(
         help="Added to its times; START..END of one that drifts.",
     ),
     scope: str = typer.Option("wall", "--scope", help="What it meters: wall, node_dc or board."),
-    error: str = typer.Option("0.01", "--error", help="The meter's error as a share of 1."),
+    error: str = typer.Option("", "--error", help="The meter's error as a share of 1; 0.01."),
     covers: str = typer.Option("", "--covers", help="What is connected to the meter, for people."),
     name: str = typer.Option("", "--name", help="The meter's name in the rows; csv or log."),
     beside: bool = typer.Option(
@@ -74,6 +74,7 @@ def attach_log(
     from chipmark.results.attach import attach
     from chipmark.results.store import load_record
     from chipmark.terminal.console import check_format, emit_json, reporting, warn
+    from chipmark_models.plain_text import one_line
 
     check_format(format_, ("rich", "json"))
     folders = folders_of(runs)
@@ -81,6 +82,10 @@ def attach_log(
         raise UsageError(
             f"-o {out} holds the records themselves, and each would be in its tables twice",
             f"give another folder: -o {out}-wall",
+        )
+    if name and not _NAME.fullmatch(name):
+        raise UsageError(
+            f"--name {one_line(name, 60)} is not a name", "letters, digits, . _ and -, at most 40"
         )
     options = {
         "time": time, "power": watts, "energy": energy, "unit": unit, "energy_unit": energy_unit,
@@ -124,6 +129,9 @@ def attach_log(
         )
     if refused:
         raise refused[0][1]
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
 def _attachment(

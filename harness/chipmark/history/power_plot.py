@@ -21,6 +21,8 @@ _COLOURS = {
     "prefill_cold": "tab:red", "prefill_append": "tab:orange", "prefill_refill": "tab:brown",
     "decode": "tab:blue", "mixed": "tab:purple", "kv": "tab:green",
 }  # fmt: skip
+_LINES = ("black", "tab:cyan", "tab:pink", "tab:olive", "tab:gray")
+"""Of meters, none of them a phase's colour."""
 
 
 def plot_power(lines: Sequence[tuple[str, PowerTimeline]], path: Path) -> int:
@@ -48,7 +50,7 @@ def plot_power(lines: Sequence[tuple[str, PowerTimeline]], path: Path) -> int:
         for rank, series in enumerate(line.series):
             time_s, power_w = thinned(series.time_s, series.power_w)
             handles += axes.plot(
-                time_s, power_w, linewidth=0.8, label=series.meter, color=f"C{(rank + 7) % 10}"
+                time_s, power_w, linewidth=0.8, label=series.meter, color=_LINES[rank % len(_LINES)]
             )
         if line.idle_w is not None:
             low, high = line.idle_w

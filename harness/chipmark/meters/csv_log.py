@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import math
 import re
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,9 +102,7 @@ class CsvLog:
 
     def read(self, since: Mark | None = None) -> PowerLog:
         """The rows from a mark on, all without one. Raises BadInputError with line and field."""
-        unix_s: list[float] = []
-        energy_j: list[float] = []
-        power_w: list[float] = []
+        unix_s, energy_j, power_w = array("d"), array("d"), array("d")
         for number, line in self._lines(since or self.first):
             fields = self._fields(number, line)
             if fields is None:

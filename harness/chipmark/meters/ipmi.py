@@ -34,7 +34,6 @@ _ERROR_REL = 0.05  # controllers state none; that of sensors on boards
 _ACCESS = "run as root, or give your user read and write access to {device} (a udev rule)"
 _MODULES = "load the kernel's driver: sudo modprobe ipmi_si ipmi_devintf"
 
-_LINE = re.compile(r"^\s*([^:\n]{1,60}?)\s*:\s*(.{0,80}?)\s*$", re.MULTILINE)
 _UNIT = re.compile(r"\s*watts$", re.IGNORECASE)  # which follows "N/A", too
 _SECONDS = re.compile(r"(\d{1,9})\s*seconds?\b", re.IGNORECASE)
 
@@ -54,7 +53,8 @@ class DcmiReading:
 
 def parse_dcmi(text: str) -> DcmiReading:
     """The reading out of what the tool printed, whatever that is; never raises."""
-    fields = {name.lower(): value for name, value in _LINE.findall(text)}
+    lines = (line.partition(":") for line in text.splitlines())
+    fields = {name.strip().lower(): value.strip() for name, colon, value in lines if colon}
     state = fields.get("power reading state is", "").lower()
     activated = {"activated": True, "deactivated": False}.get(state)
     seconds = _SECONDS.match(fields.get("sampling period", ""))

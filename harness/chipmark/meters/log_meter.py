@@ -30,6 +30,9 @@ LOG_OPTIONS = ("scope", "error", "wait", "covers")
 """Of every log, apart from how its file is read."""
 
 SCOPES: tuple[Scope, ...] = ("wall", "node_dc", "board")
+ERROR_REL = 0.01
+"""Of a meter whose error the user does not give: what those sold for the purpose state."""
+
 STALE_S = 300.0
 """A log that was written to longer ago has no logger; loggers hold back rows for a minute or two.
 """
@@ -93,7 +96,8 @@ class LogTerms:
     """What the user says of a log, apart from how it is read."""
 
     scope: Scope = "wall"
-    error_rel: float = 0.01
+    error_rel: float = ERROR_REL
+    error_given: bool = False
     wait_s: float = 5.0
     covers: str = ""
 
@@ -121,17 +125,19 @@ def log_terms(options: Mapping[str, str]) -> LogTerms:
         raise UnknownNameError("scope of a power log", said, SCOPES)
     return LogTerms(
         scope=scope,
-        error_rel=_number("error", options, 0.01, 0.0, 0.5),
+        error_rel=_number("error", options, ERROR_REL, 0.0, 0.5),
+        error_given="error" in options,
         wait_s=_number("wait", options, 5.0, 0.0, MOST_WAIT_S),
-        covers=options.get("covers", ""),
+        covers=one_line(options.get("covers", ""), 120),
     )
 
 
-def log_info(
-    name: str, path: Path, log: PowerLog, terms: LogTerms, what: str, notes: tuple[str, ...] = ()
-) -> MeterInfo:
+def log_info(name: str, path: Path, log: PowerLog, terms: LogTerms, what: str) -> MeterInfo:
     """What a log's samples are. Its rows are the sensor's updates: each is a new reading."""
     period = log.period_s
+    error = f"its error of {terms.error_rel:.3g} is the user's figure"
+    if not terms.error_given:
+        error = f"an error of {terms.error_rel:.3g} is taken; error= is for the meter's own"
     counts = bool(np.isfinite(log.energy_j).any())
     return MeterInfo(
         name=name,
@@ -141,7 +147,7 @@ def log_info(
         update_period_s=period or _PERIOD_S,
         error_rel=terms.error_rel,
         covers=terms.covers or f"what the {terms.scope} meter of that log is connected to",
-        notes=(*notes, f"its error of {terms.error_rel:.3g} is the user's figure"),
+        notes=(error,),
         # A counter's steps may be coarser than its rows.
         period_known=period is not None and not counts,
         reading_period_s=period,

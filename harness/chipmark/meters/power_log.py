@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from chipmark.errors import BadInputError
 from chipmark.meters.contract import PowerSamples
@@ -60,7 +60,7 @@ class PowerLog:
         return PowerSamples(self.unix_s - minus_s, self.energy_j, self.power_w)
 
 
-def merged(unix_s: list[float], energy_j: list[float], power_w: list[float]) -> PowerLog:
+def merged(unix_s: ArrayLike, energy_j: ArrayLike, power_w: ArrayLike) -> PowerLog:
     """A log of rows whose times do not fall. Rows of one time (a logger that writes whole seconds
     twice) become one: their mean watts, their last joules. Rows without any reading are left out.
     """
@@ -87,7 +87,7 @@ def stored_log(path: str | os.PathLike[str]) -> PowerLog:
     Raises BadInputError where it is not whole, goes back in time, or has another clock's times.
     """
     found = load_samples(path)
-    log = merged(found.time_s.tolist(), found.energy_j.tolist(), found.power_w.tolist())
+    log = merged(found.time_s, found.energy_j, found.power_w)
     if len(log.unix_s) and not _UNIX_LEAST_S < log.unix_s[0] <= log.unix_s[-1] < _UNIX_MOST_S:
         raise BadInputError(
             path,

@@ -27,7 +27,8 @@ holds. Three things are between h's readings and the power p, and their terms ad
   it, times T / A: between floor(A/T) T/A and ceil(A/T) T/A, which is 1 where A is a multiple of
   T. Where A < T the share 1 - A / T is never seen, and a load in step with the sensor may hide in
   it: cap and least power bound it. Where A is not known nothing but these bounds the window.
-  The exception is a meter that is read at drawn moments and shows the watts of that moment.
+  The exception is a meter that is read at drawn moments (`jittered`), states no averaging, and
+  has no period longer than that of reading: it vouches that no load can be in step with it.
 - Edges: h lags, by A / 2 + T at most. The A + T before an edge counts in part: what it holds is
   at most the smaller of (cap - least) times that lag and all that h shows around the edge.
 

@@ -46,6 +46,9 @@ as the sum may differ by."""
 _BUSY = 0.99
 """Share of a pure stretch that launches must cover: what its power is taken for."""
 
+_OWN = 0.98
+"""Share of a window that phases with joules of their own must make up."""
+
 _MOST_WINDOWS = 2000
 _LAGS = 16
 _DRAWS = 400
@@ -214,8 +217,11 @@ def _regressed(
     for clock, repeat in zip(clocks, repeats, strict=True):
         count = int(repeat.view.window_s / least_s + 1e-9)
         cuts = np.linspace(repeat.view.start_s, repeat.view.end_s, count + 1)
-        columns.append(np.diff(clock.lagged(cuts, lags))[present].T)
-        energies.append(np.diff(energy_at(repeat.samples, meter, cuts)))
+        parts = np.diff(clock.lagged(cuts, lags))
+        # By its lag the first and the last window may hold what was before and after W.
+        own = parts[present].sum(axis=0) >= _OWN * np.diff(cuts)
+        columns.append(parts[present].T[own])
+        energies.append(np.diff(energy_at(repeat.samples, meter, cuts))[own])
     features, joules = np.concatenate(columns), np.concatenate(energies)
     if len(joules) < LEAST_WINDOWS:
         return PhaseEnergies({}, NullReason.PHASES_TOO_FEW_WINDOWS)

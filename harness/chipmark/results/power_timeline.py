@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.metrics.energy_idle import idle_power
 from chipmark.metrics.energy_timeline import PowerTimeline, power_timeline
 from chipmark.metrics.replicas import common_window, own_views
-from chipmark.results.raw import load_power, load_raw
+from chipmark.results.raw import load_raw
 from chipmark.results.record import Record
-
-_OTHER = re.compile(r"power-([a-z0-9-]*[a-z][a-z0-9-]*)\.(?:npz|parquet)")
-"""A file with the readings of a meter that is not the row's, by its name."""
 
 
 def power_timelines(record: Record) -> tuple[PowerTimeline, ...]:
@@ -28,12 +23,10 @@ def power_timelines(record: Record) -> tuple[PowerTimeline, ...]:
         readings: dict[str, tuple[PowerSamples, MeterInfo | None]] = {}
         if meter is not None and data.power is not None and len(data.power.time_s):
             readings[meter.name] = (data.power, meter)
-        folder = record.path / f"repeat-{index}"
-        for path in sorted(folder.iterdir()):
-            if match := _OTHER.fullmatch(path.name):
-                samples = load_power(folder, path.stem)
-                if samples is not None and len(samples.time_s):
-                    readings[match[1]] = (samples, None)
+        for other in raw.facts.beside:
+            samples = data.beside.get(other.name)
+            if samples is not None and len(samples.time_s):
+                readings[other.name] = (samples, other)
         own = own_views(data)
         window = common_window(own, raw.facts.scenario)
         found.append(power_timeline(index, own[0], window, readings, idle_w))

@@ -27,7 +27,8 @@ Schema history
                         those of an upgraded record stay chipmark.metrics/1, which is never
                         ranked with newer ones (`chipmark recompute` derives them anew into a
                         record whose manifest names the old one in `recomputed_from`; its raw
-                        files are the old one's, byte for byte).
+                        files are the old one's, byte for byte; only `chipmark power attach`
+                        adds the readings of a log, which the manifest's options name).
 
 An older schema is brought up to date by one function a step in `UPGRADES`; a newer one is
 refused by name.
