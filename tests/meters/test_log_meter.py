@@ -182,9 +182,16 @@ def test_a_clock_that_was_set_in_the_run_is_told(tmp_path: Path) -> None:
     assert samples.remarks == ()
     assert samples.time_s.tolist() == list(range(50, 111))
     assert samples.power_w.tolist() == list(range(50, 111))
+    # A logger whose clock is 75 s ahead, with the offset that takes it back.
+    save_samples(path, PowerLog(times + 75, np.full(200, np.nan), times - hands.ahead_s).samples(0))
+    corrected = LogMeter(source, info, offset_s=-75.0, clocks=hands.clocks())
+    corrected.start()
+    hands.monotonic_s += 20
+    assert corrected.stop().power_w.tolist() == list(range(110, 131))
+    save_samples(path, PowerLog(times, np.full(200, np.nan), times - hands.ahead_s).samples(0))
     meter.start()
     hands.ahead_s += 3
-    hands.monotonic_s += 60
+    hands.monotonic_s += 40
     samples = meter.stop()
     assert "clock was set by +3 s in the run" in samples.remarks[0]
     assert samples.time_s[-1] == 170.0

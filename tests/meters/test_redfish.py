@@ -13,7 +13,7 @@ from chipmark.meters.redfish import RedfishMeter, watts_of
 from chipmark.meters.redfish_service import PASSWORD, RedfishService
 from chipmark.meters.request import MeterRequest
 
-from .redfish_server import Bmc, dripping, resources, serving
+from .redfish_server import Bmc, dripping, endless, resources, serving
 
 SECRET = "correct-horse-7"
 
@@ -194,6 +194,16 @@ def test_an_answer_that_drips_is_cut_at_the_limit(bmc: Bmc) -> None:
         service.get("/slow")
     assert time.monotonic() - began < 30  # far below the minute that the answer would take
     service.close()
+
+
+def test_an_answer_is_read_up_to_its_most_bytes(bmc: Bmc) -> None:
+    sent: list[int] = []
+    bmc.resources["/large"] = endless(sent)
+    service = RedfishService.of(parse_choice(f"redfish:{bmc.address}"))
+    with pytest.raises(ChipmarkError, match="over 1,048,576 bytes"):
+        service.get("/large")
+    service.close()
+    assert sent[0] < 64 << 20
 
 
 def test_a_service_that_ends_an_idle_connection_is_asked_again(meter: Named, bmc: Bmc) -> None:

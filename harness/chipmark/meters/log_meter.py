@@ -134,7 +134,7 @@ def log_terms(options: Mapping[str, str]) -> LogTerms:
 
 def log_info(name: str, path: Path, log: PowerLog, terms: LogTerms, what: str) -> MeterInfo:
     """What a log's samples are. Its rows are the sensor's updates: each is a new reading."""
-    period = log.period_s
+    period, file = log.period_s, one_line(path.name, 80)
     error = f"its error of {terms.error_rel:.3g} is the user's figure"
     if not terms.error_given:
         error = f"an error of {terms.error_rel:.3g} is taken; error= is for the meter's own"
@@ -143,10 +143,10 @@ def log_info(name: str, path: Path, log: PowerLog, terms: LogTerms, what: str) -
         name=name,
         source="wall" if terms.scope == "wall" else "counter" if counts else "polled",
         scope=terms.scope,
-        method=f"{what} {one_line(path.name, 80)}, aligned by Unix time",
+        method=f"{what} {file}, aligned by Unix time",
         update_period_s=period or _PERIOD_S,
         error_rel=terms.error_rel,
-        covers=terms.covers or f"what the {terms.scope} meter of that log is connected to",
+        covers=terms.covers or f"what the {terms.scope} meter of {file} is connected to",
         notes=(error,),
         # A counter's steps may be coarser than its rows.
         period_known=period is not None and not counts,
