@@ -128,6 +128,18 @@ def test_several_chassis_with_power_need_a_choice(meter: Named, bmc: Bmc) -> Non
         meter(f"redfish:{bmc.address},chassis=Backplan")
 
 
+def test_a_part_of_the_server_is_not_the_server(meter: Named, bmc: Bmc) -> None:
+    part = "/redfish/v1/Chassis/Backplane"
+    bmc.resources[part] = {"ChassisType": "Component"}
+    bmc.resources[f"{part}/EnvironmentMetrics"] = {"PowerWatts": {"Reading": 651.5}}
+    assert meter(f"redfish:{bmc.address}")._ask() == (512.0, "")
+    with pytest.raises(UsageError, match="is a part of the server") as error:
+        meter(f"redfish:{bmc.address},chassis=Backplane")
+    assert "scope=" in error.value.hint
+    found = meter(f"redfish:{bmc.address},chassis=Backplane,scope=board")
+    assert (found.info.scope, found._ask()) == ("board", (651.5, ""))
+
+
 @pytest.mark.parametrize(
     ("value", "why"),
     [(0, "0 W"), (None, "null"), ("512", "not a number"), (True, "not a number"), (-1, "outside"),
