@@ -165,6 +165,24 @@ def test_what_measured_before_stands_next_to_it(
     assert named.code == 0
 
 
+def test_a_counter_is_attached_as_one(
+    chipmark, record: Path, rawcells: ModuleType, tmp_path: Path
+) -> None:
+    at_s, log = np.arange(50.0, 700.0, 0.5), tmp_path / "plug.csv"
+    joules = joules_until(rawcells, at_s)
+    rows = (f"{t + UNIX_S:.3f};{j / 3600:.5f}\n" for t, j in zip(at_s, joules, strict=True))
+    log.write_text("Time;E (Wh)\n" + "".join(rows).replace(".", ","))
+    words = ("power", "attach", record, "--csv", log, "--time", "Time", "--energy", "E (Wh)")
+    answer = chipmark(*words, "--decimal", ",", "-o", tmp_path / "out", "--format", "json")
+    assert answer.code == 0, answer.err
+    (found,) = answer.json["records"]
+    assert all(abs(lag) <= 0.5 for lag in found["lag_s"])
+    assert found["power_w"] == pytest.approx(new_power(rawcells), rel=1e-3)
+    (folder,) = find_records([tmp_path / "out"])
+    new = load_record(folder)
+    assert new.metrics.details["energy"]["method"] == "counter"
+
+
 def test_idle_is_read_from_the_log_where_it_was_measured(
     chipmark, rawcells: ModuleType, tmp_path: Path
 ) -> None:
