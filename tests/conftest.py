@@ -38,6 +38,12 @@ def many_records() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def simulated_meters() -> ModuleType:
+    """`tests/simulated_meters.py`: loads and sensors in closed form, drawn from a seed."""
+    return _beside("simulated_meters")
+
+
+@pytest.fixture(scope="session")
 def paper_nvml() -> ModuleType:
     """`tests/fake_nvml.py`: NVML's bindings over cards that are not there."""
     return _beside("fake_nvml")

@@ -91,6 +91,31 @@ class NullReason(Code):
         "negative_net",
         "idle power times the window is more than the energy of the window",
     )
+    ERROR_NOT_STATED = "error_not_stated", "the error of the meter's sensor class is not known"
+    ERROR_WITHOUT_CAP = (
+        "error_without_cap",
+        "what the meter did not see has no bound: the most that the unit can draw is not known",
+    )
+    ERROR_OVER_100 = (
+        "error_over_100",
+        "what the meter did not see may be more than all that it saw",
+    )
+    PHASES_TOO_FEW_WINDOWS = (
+        "phases_too_few_windows",
+        "fewer than 60 windows of twice the meter's period and averaging to regress phases on",
+    )
+    PHASES_ALIKE = (
+        "phases_alike",
+        "phases change together, so that a regression cannot tell them apart (condition over 30)",
+    )
+    PHASES_DO_NOT_SUM = (
+        "phases_do_not_sum",
+        "energies of phases, idle and harness differ from the window's by over 1 %",
+    )
+    SEVERAL_DEVICES = (
+        "several_devices",
+        "one meter cannot tell which of several devices drew what",
+    )
     IDLE_MISSING = "idle_missing", "power at idle was not measured"
     IDLE_TOO_SHORT = "idle_too_short", "power at idle over less than 30 s or 20 updates"
     UNIT_PARTLY_USED = (

@@ -5,6 +5,7 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 
@@ -192,3 +193,19 @@ def test_rendering_is_what_the_command_prints(
     assert main(["table", str(PUBLISHED), "--format", format]) == 0
     printed = capsys.readouterr().out
     assert printed == chipmark.load(PUBLISHED).render(format)
+
+
+def test_power_over_time_is_there_as_data(records: chipmark.Records) -> None:
+    lines = records[0].power_timelines()
+    assert [line.repeat for line in lines] == list(range(records[0].manifest.repeats))
+    line = lines[0]
+    (series,) = line.series
+    assert series.meter == "sim"
+    inside = (series.time_s >= 0) & (series.time_s <= line.window_s)
+    assert set(np.round(series.power_w[inside])) <= {80.0, 150.0, 200.0, 300.0}
+    assert line.phases[0].phase == "prefill_cold"
+    assert line.phases[0].start_s == pytest.approx(0.0, abs=1e-9)
+    assert line.phases[-1].end_s == pytest.approx(line.window_s)
+    assert records[0].details["energy"]["phases"]["decode"]["method"] == "regressed"
+    joules = np.trapezoid(series.power_w[inside], series.time_s[inside])
+    assert joules == pytest.approx(records[0].per_repeat[0]["power_w"] * line.window_s, rel=0.01)

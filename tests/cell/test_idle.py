@@ -101,6 +101,28 @@ def test_what_another_process_writes_there_is_found(
         cell.seals.check()
 
 
+def test_a_cell_that_ends_is_not_metered_any_longer(
+    tmp_path: Path, rawcells: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counted(ReplayMeter):
+        stopped = 0
+
+        def stop(self) -> PowerSamples:
+            self.stopped += 1
+            return super().stop()
+
+    own, other = Counted(meter("card", 50.0).info), Counted(meter("pdu", 90.0).info)
+    cell, child = cell_of(tmp_path, rawcells, Picked(own, (other,)))
+
+    def died(request: Idle, limit_s: float) -> None:
+        raise CellFailedError("the child ended")
+
+    monkeypatch.setattr(child, "answer_to", died)
+    with pytest.raises(CellFailedError):
+        stages.idle_before(cell)
+    assert (own.stopped, other.stopped) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("source", "measured"),
     [("counter", True), ("polled", True), ("wall", True), ("declared", False), ("assumed", False)],

@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from chipmark.cell import meters_here as here
 from chipmark.cell.available import Offer
 from chipmark.chips.contract import ChipIdentity
-from chipmark.errors import MissingBackendError, NothingToJudgeError, UnknownNameError
+from chipmark.chips.state import Sample
+from chipmark.errors import (
+    ChipmarkError,
+    MissingBackendError,
+    NothingToJudgeError,
+    UnknownNameError,
+    UsageError,
+)
 from chipmark.meters.choice import parse_choice
-from chipmark.meters.contract import MeterInfo
+from chipmark.meters.contract import Meter, MeterInfo
 from chipmark.meters.declared import ConstantMeter
 from chipmark.meters.pick import Answer
+from chipmark.meters.request import MeterRequest
 
 CPU = ChipIdentity("an-epyc", "AMD", "EPYC", "package", 1, 1)
 CARD = ChipIdentity("a-card", "NVIDIA", "H20", "card", 1, 1)
@@ -25,6 +35,16 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Answer]]:
     answers: dict[str, list[Answer]] = {"AMD": [], "NVIDIA": []}
     monkeypatch.setattr(here, "chips_here", lambda: ([CPU, CARD], []))
     monkeypatch.setattr(here, "meter_answers", lambda request: answers[request.vendor])
+
+    def named(name: str, request: MeterRequest) -> Meter | None:
+        for answer in answers[request.vendor]:
+            if (answer.name, answer.metered) == (name, request.metered):
+                if answer.refusal:
+                    raise ChipmarkError(answer.refusal)
+                return answer.meter
+        return None
+
+    monkeypatch.setattr(here, "calibrated_meter", named)
     offers = [Offer("torch:cpu"), Offer("triton:cuda", "no compiler"), Offer("torch:cuda")]
     monkeypatch.setattr(here, "candidates", lambda: offers)
 
@@ -34,6 +54,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Answer]]:
         return CARD if backend.endswith("cuda") else CPU
 
     monkeypatch.setattr(here, "chip_of", chip_of)
+    warm = SimpleNamespace(sample=lambda: Sample(temperature_c=61.0))
+    monkeypatch.setattr(
+        here, "state_source", lambda chip, backend, choices: warm if chip is CARD else None
+    )
     return answers
 
 
@@ -50,6 +74,11 @@ def test_each_meter_is_there_once_with_the_backend_that_moves_it(
         ("nvml", "torch:cuda"),
     ]
     assert [one.vendor for one in found] == ["AMD", "AMD", "NVIDIA"]
+    rapl, ipmi, nvml = found
+    assert rapl.temperature is None
+    assert ipmi.temperature is None
+    assert nvml.temperature is not None
+    assert nvml.temperature() == 61.0
     (card,) = here.meters_here([parse_choice("nvml")], "")
     assert card.meter.info.name == "nvml"
     chosen = here.meters_here([], "torch:cuda")
@@ -57,6 +86,7 @@ def test_each_meter_is_there_once_with_the_backend_that_moves_it(
         ("nvml", "torch:cuda"),
         ("ipmi", "torch:cuda"),
     ]
+    assert chosen[1].temperature is None
 
 
 def test_a_card_without_a_backend_has_no_load(
@@ -73,6 +103,21 @@ def test_nothing_here_says_what_each_lacks(machine: dict[str, list[Answer]]) -> 
         here.meters_here([], "")
     assert "--meter sim:pulsed" in raised.value.hint
     with pytest.raises(NothingToJudgeError, match="by the name nvml"):
+        here.meters_here([parse_choice("nvml")], "")
+
+
+def test_a_fault_in_what_is_named_is_wrong_usage(
+    machine: dict[str, list[Answer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine["NVIDIA"] = [Answer("nvml", "unit", refusal="this card has no sensor")]
+    with pytest.raises(NothingToJudgeError, match="nvml: this card has no sensor"):
+        here.meters_here([parse_choice("nvml")], "")
+
+    def faulty(name: str, request: MeterRequest) -> None:
+        raise UsageError("--meter csv names no file")
+
+    monkeypatch.setattr(here, "calibrated_meter", faulty)
+    with pytest.raises(UsageError, match="no file"):
         here.meters_here([parse_choice("nvml")], "")
 
 

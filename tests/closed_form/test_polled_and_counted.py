@@ -34,7 +34,9 @@ def test_both_are_stored_and_agree_within_their_bounds(pulsed: Path) -> None:
     assert counter["error_rel"] == 0.0
     assert energy["energy_j"] != counter["energy_j"]
     assert abs(energy["energy_j"] - counter["energy_j"]) < energy["error_rel"] * energy["energy_j"]
-    assert energy["reading_period_s"]["median"] == pytest.approx(0.007)
+    # Once in each 2 ms, at a drawn moment.
+    assert energy["reading_period_s"]["median"] == pytest.approx(0.002, rel=0.2)
+    assert energy["reading_period_s"]["largest"] < 0.004
     assert validate_record(pulsed) == []
 
 

@@ -16,9 +16,11 @@ from chipmark.engine.contract import LoadSpec
 from chipmark.engine.events import save_events
 from chipmark.engine.loop import run
 from chipmark.engine.plan import RunPlan
+from chipmark.meters.replay import sim_info
 from chipmark.metrics.derive import derive
 from chipmark.prices.book import EXAMPLE
 from chipmark.results.raw import load_raw
+from chipmark.results.recompute import Recomputed, recompute
 from chipmark.results.store import find_records, load_record
 from chipmark.results.validate import validate_record
 from chipmark.results.write import record_raw
@@ -120,6 +122,9 @@ def test_the_way_through_the_house_agrees_with_the_closed_form(
             1 + 1e-9
         )
         assert metrics.values["decode_rows"] == 1.0
+    phases = metrics.details["energy"]["phases"]
+    assert {p["method"] for p in phases.values()} <= {"regressed", "pure", None}
+    assert phases["decode"]["energy_j"] > 0
     energy = metrics.details["energy"]["by_session"]
     assert energy["allocated_j"] + energy["unallocated_j"] == pytest.approx(energy["energy_j"])
 
@@ -145,6 +150,36 @@ def test_a_wrong_clock_shows_against_the_closed_form(rawcells: ModuleType, tmp_p
     texts = " ".join(f.text for f in check_record(record, EXAMPLE))
     assert "power_w" in texts
     assert "tok_per_joule" in texts
+    assert "energy of decode" in texts
+
+
+def test_a_polled_device_is_right_within_what_its_meter_states(
+    rawcells: ModuleType, tmp_path: Path
+) -> None:
+    raw = simulated(rawcells, tmp_path, "pulsed", small(4), 2)
+    document = json.loads((raw / "cell.json").read_text())
+    document["meter"] = dataclasses.asdict(sim_info("pulsed"))
+    (raw / "cell.json").write_text(json.dumps(document))
+    record = record_raw(tmp_path / "out", raw)
+    assert [f.text for f in check_record(record, EXAMPLE)] == []
+    energy = load_record(record).metrics.details["energy"]
+    assert energy["method"] == "trapezoid"
+    assert 0 < energy["error_rel"] < 0.3
+    (again,) = recompute([record], tmp_path / "again")
+    assert isinstance(again, Recomputed)
+    assert again.changes == ()
+    assert again.new.metrics.details["energy"] == energy
+    # A card that drew a third more is outside of it.
+    values = load_raw(record, load_record(record).manifest)
+    power = values.repeats[0].power
+    assert power is not None
+    more = dataclasses.replace(power, power_w=power.power_w * 4 / 3)
+    off = derive(
+        dataclasses.replace(values, repeats=(dataclasses.replace(values.repeats[0], power=more),))
+    )
+    ratio = (off.metrics["power_w"] or 0) / (load_record(record).metrics.values["power_w"] or 1)
+    assert ratio == pytest.approx(4 / 3)
+    assert ratio - 1 > energy["error_rel"]
 
 
 def test_the_capacity_lane_uses_sessions_again(rawcells: ModuleType, tmp_path: Path) -> None:

@@ -99,8 +99,8 @@ def test_pulses_have_the_joules_of_their_constants():
     joules = window_joules(want, spec, start)
     steady = window_joules(want, replace(spec, pulse_s=0.0, poll_s=0.0), start)
     assert joules != pytest.approx(steady, rel=1e-6)
-    # The same integral by a reading every 10 microseconds.
-    fine = SimBackend(replace(spec, poll_s=1e-5))
+    # The same integral by a reading of the moment every 10 microseconds.
+    fine = SimBackend(replace(spec, poll_s=1e-5, sensor_s=0.0))
     fine._segments = backend._segments
     fine.clock.sleep_until(backend.clock.now())
     time_s, counter, power_w = fine.power_samples()

@@ -179,3 +179,12 @@ def test_a_machine_is_known_by_its_id_and_not_by_the_id_itself(tmp_path: Path) -
     (tmp_path / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     assert machine_id(tmp_path) not in (without, "0123456789abcdef")
     assert len(machine_id(tmp_path)) == 16
+
+
+def test_to_look_for_one_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHIPMARK_CACHE", str(tmp_path / "a" / "cache"))
+    assert load_calibrations() == []
+    assert forget_calibrations() == 0
+    assert list(tmp_path.iterdir()) == []
+    store_calibrations([FOUND])
+    assert load_calibrations() == [FOUND]

@@ -63,8 +63,8 @@ def test_what_is_no_reading_is_null_with_a_reason(text: str, why: str) -> None:
 
 
 JUNK = (
-    "0", "-", "N/A", ".", "e9", ",", ":", "\n", "\0", "kW", "Watts", "\uff19", "\u00b2", "\x1b[31m", "∞",
-    "deactivated", "Instantaneous power reading:", "9" * 400, " " * 90, "",
+    "0", "-", "N/A", ".", "e9", ",", ":", "\n", "\0", "kW", "Watts", "\uff19", "\u00b2",
+    "\x1b[31m", "∞", "deactivated", "Instantaneous power reading:", "9" * 400, " " * 90, "",
 )  # fmt: skip
 
 

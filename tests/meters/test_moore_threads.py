@@ -12,7 +12,7 @@ from chipmark.errors import ChipmarkError
 from chipmark.meters import moore_threads
 from chipmark.meters.choice import MeterChoice
 from chipmark.meters.moore_threads import MtmlMeter, open_mtml
-from chipmark.meters.pick import pick_meter
+from chipmark.meters.pick import pick_meters
 from chipmark.meters.request import MeterRequest
 
 
@@ -140,10 +140,8 @@ def test_power_that_fails_midway_is_a_gap(install: Any) -> None:
 
 def test_the_tool_is_asked_where_the_library_refuses(install: Any) -> None:
     install(card(1, mw=None))
-    _, remarks = pick_meter(request())
-    assert any(
-        remark.startswith("mtml: ") and "--meter mthreads-gmi" in remark for remark in remarks
-    )
+    remarks = pick_meters(request()).remarks
+    assert any(r.startswith("mtml: ") and "--meter mthreads-gmi" in r for r in remarks)
 
 
 def test_other_chips_and_the_host_are_not_its(install: Any) -> None:

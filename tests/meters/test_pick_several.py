@@ -164,6 +164,18 @@ def test_what_meters_the_host_alone_is_never_the_rows(here: Any) -> None:
     assert names(picked) == ("declared", ["rapl"])
 
 
+def test_a_refusal_to_meter_the_unit_is_final_for_the_rows_own(here: Any) -> None:
+    def both(request: MeterRequest) -> Meter | None:
+        if request.metered == "unit":
+            raise ChipmarkError("a share of a package has no sensor", "go without energy")
+        return meter("both", "node_dc")
+
+    here(nvml=of("unit", "nvml"), both=both)
+    with pytest.raises(UsageError, match="--meter both: a share of a package has no sensor"):
+        pick.pick_meters(named("both"))
+    assert names(pick.pick_meters(named("nvml", "both"))) == ("nvml", ["both"])
+
+
 def test_a_name_given_twice_and_a_power_without_a_place_are_refused(here: Any) -> None:
     here(nvml=of("unit", "nvml"), other=lambda request: meter("nvml"))
     with pytest.raises(UsageError, match="names nvml twice"):

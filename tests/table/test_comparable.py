@@ -228,6 +228,19 @@ def test_measured_sources_meet_and_their_stated_errors_widen_the_interval(
     )
 
 
+def test_costs_of_energy_without_a_bound_have_no_interval(make_record: Make) -> None:
+    book = load_book(EXAMPLE)
+    chip = {"chip__name": "nvidia-h200-sxm"}
+    known, unknown = make_record(**chip), make_record(meter__error_rel=None, **chip)
+    assert "error_null_reason" in unknown.metrics.details["energy"]
+    assert any("no bound of the error" in note.text for note in unknown.metrics.notes)
+    for record, has in ((known, True), (unknown, False)):
+        row = build_rows([record], book)[0]
+        assert row.values["cost_per_session"] is not None
+        assert ("cost_per_session" in row.intervals) is has
+        assert ("tok_per_joule" in row.intervals) is has
+
+
 def test_a_meter_without_a_stated_error_ranks_nobody(make_record: Make) -> None:
     records = [make_record(), make_record(backend="b:1", watts=5.0, meter__error_rel=None)]
     rows = build_rows(records, None, rank_by="tok_per_joule")

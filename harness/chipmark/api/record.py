@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chipmark.results.manifest import Manifest, Note
 from chipmark.results.record import Record as StoredRecord
 
 if TYPE_CHECKING:
+    from chipmark.metrics.energy_timeline import PowerTimeline
     from chipmark.results.finding import Finding
 
 
@@ -72,6 +73,12 @@ class Record:
         return MappingProxyType(self.stored.metrics.null_reasons)
 
     @property
+    def details(self) -> Mapping[str, Any]:
+        """What is known beyond the metrics, as JSON: among others `energy`, with net values, the
+        stated error, joules by phase (`phases`) and by unit of work (`per`)."""
+        return MappingProxyType(self.stored.metrics.details)
+
+    @property
     def notes(self) -> tuple[Note, ...]:
         """Remarks with `code` and `text`: those of the run, then those of the metrics."""
         return (*self.stored.manifest.notes, *self.stored.metrics.notes)
@@ -103,6 +110,23 @@ class Record:
         from chipmark.results.validate import validate_record
 
         return validate_record(self.path)
+
+    def power_timelines(self) -> tuple[PowerTimeline, ...]:
+        """Watts of every meter over the time of each repeat, with its phases.
+
+            line = record.power_timelines()[0]
+            line.series[0].time_s, line.series[0].power_w   # seconds from W's start; NaN: a gap
+            [(mark.start_s, mark.end_s, mark.phase) for mark in line.phases]
+
+        Returns:
+            One timeline a repeat; its `series` are empty where nothing was metered.
+
+        Raises:
+            BrokenRecordError: a raw file of the record is not whole.
+        """
+        from chipmark.results.power_timeline import power_timelines
+
+        return power_timelines(self.stored)
 
     def __repr__(self) -> str:
         return f"Record({self.id!r})"

@@ -16,11 +16,14 @@ def measure_idle(cell: MeasuredCell, name: str) -> None:
     for child in cell.children:
         child.wake()
     cell.metering.start()
-    for child in cell.children:
-        child.send_request(request)
-    for child in cell.children:
-        child.answer_to(request, seconds + cell.inputs.settings.limits.grace_s)
-    readings = cell.metering.stop()
+    try:
+        for child in cell.children:
+            child.send_request(request)
+        for child in cell.children:
+            child.answer_to(request, seconds + cell.inputs.settings.limits.grace_s)
+    finally:
+        # A cell that ends here must not be metered while the others run.
+        readings = cell.metering.stop()
     own = cell.folder / f"idle-{name}.npz"
     readings.save(own)
     cell.seals.add(*cell.power_files(own))

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import get_args
 
 from chipmark.cell.available import candidates
+from chipmark.cell.device_state import state_source
 from chipmark.cell.prepare import meter_request
 from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chip_of, chips_here
 from chipmark.engine.clock import VirtualClock
-from chipmark.errors import ChipmarkError, NothingToJudgeError, UnknownNameError
+from chipmark.errors import (
+    BadInputError,
+    ChipmarkError,
+    NothingToJudgeError,
+    UnknownNameError,
+    UsageError,
+)
+from chipmark.meters.calibration import calibrated_meter
 from chipmark.meters.choice import MeterChoice
 from chipmark.meters.contract import Meter, Scope
 from chipmark.meters.pick import Answer, meter_answers
 from chipmark.meters.plugins import meter_factory
-from chipmark.meters.request import MeterRequest
+from chipmark.meters.request import Metered, MeterRequest
 from chipmark.meters.simulated_sensor import SENSORS, SimulatedSensor, simulated_sensor
+from chipmark.meters.watch import Temperature
 from chipmark.registry import plugins, split_backend
 
 SIM = "sim"
 HOST = "torch:cpu"
 """A backend on the host: its chip is this machine's processors."""
 
+_METERED: tuple[Metered, ...] = get_args(Metered)
 _HOST_SCOPES: tuple[Scope, ...] = ("package", "memory", "cpu-share", "node_dc", "wall")
 _HINT = (
     "a card needs its vendor's driver and library or tool; processors need /sys/class/powercap, "
@@ -34,11 +46,13 @@ _HINT = (
 @dataclass(frozen=True, slots=True)
 class MeterHere:
     """A meter. vendor: of what it meters, "" of a simulated one. backend: whose work moves its
-    power, None where no backend here computes on it."""
+    power, None where no backend here computes on it. temperature: of its device, None where
+    it is not known."""
 
     meter: Meter
     vendor: str
     backend: str | None
+    temperature: Temperature | None = None
 
     @property
     def simulated(self) -> SimulatedSensor | None:
@@ -62,6 +76,7 @@ def meters_here(choices: Sequence[MeterChoice], backend: str) -> list[MeterHere]
     taken: set[tuple[str, str]] = set()
     for chip, device in _chips(backend):
         request = replace(meter_request(chip, device, None), choices=tuple(real))
+        temperature = _temperature(chip, backend, tuple(real))
         for answer in _answers(request, real):
             if answer.meter is None:
                 refused.setdefault(f"{answer.name}: {answer.refusal}")
@@ -70,7 +85,9 @@ def meters_here(choices: Sequence[MeterChoice], backend: str) -> list[MeterHere]
             if (info.name, info.covers) not in taken and info.update_period_s:
                 taken.add((info.name, info.covers))
                 mover = _mover(chip, info.scope, backend)
-                found.append(MeterHere(answer.meter, chip.vendor, mover))
+                # A node has many temperatures, and none of them is a chip's.
+                warmth = None if answer.metered == "node" else temperature
+                found.append(MeterHere(answer.meter, chip.vendor, mover, warmth))
     if not found:
         asked = ", ".join(choice.name for choice in choices)
         what = f"no meter answers here by the name {asked}" if asked else "no power meter is here"
@@ -103,9 +120,31 @@ def _chips(backend: str) -> list[tuple[ChipIdentity, str]]:
     return [(chip, "") for chip in chips_here()[0]]
 
 
-def _answers(request: MeterRequest, named: Sequence[MeterChoice]) -> list[Answer]:
-    wanted = {choice.name for choice in named}
-    return [a for a in meter_answers(request) if not wanted or a.name in wanted]
+def _answers(request: MeterRequest, named: Sequence[MeterChoice]) -> Iterator[Answer]:
+    """What every meter says to a request, or those that are named. A fault in what was named (its
+    target, an option) is raised."""
+    if not named:
+        yield from meter_answers(request)
+        return
+    for choice, metered in product(named, _METERED):
+        asked = replace(request, metered=metered, choices=(choice,))
+        try:
+            meter = calibrated_meter(choice.name, asked)
+        except (UsageError, UnknownNameError, BadInputError):
+            raise
+        except ChipmarkError as error:
+            text = f"{error.message}. {error.hint}".strip()
+            yield Answer(choice.name, metered, refusal=text)
+        else:
+            if meter is not None:
+                yield Answer(choice.name, metered, meter)
+
+
+def _temperature(
+    chip: ChipIdentity, backend: str, choices: tuple[MeterChoice, ...]
+) -> Temperature | None:
+    source = state_source(chip, backend, choices=choices)
+    return None if source is None else lambda: source.sample().temperature_c
 
 
 def _mover(chip: ChipIdentity, scope: Scope, backend: str) -> str | None:

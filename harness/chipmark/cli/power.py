@@ -1,4 +1,4 @@
-"""`chipmark power calibrate` and `chipmark power watch`: what meters are, and what they say."""
+"""`chipmark power`: what meters are, what they say, and the logs and pictures of their watts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from chipmark.cli.power_attach import attach_log
+from chipmark.cli.power_plot import plot
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 
 app.command("attach")(attach_log)
+app.command("plot")(plot)
 
 _METER = typer.Option(
     [],
@@ -239,7 +241,7 @@ def _watch(
     from chipmark.terminal.console import emit_json_list, stdout
 
     meters = [one.meter for one in here]
-    watch = Watch(meters, MonotonicClock())
+    watch = Watch(meters, MonotonicClock(), [one.temperature for one in here])
     least = max(interval, least_look_s(meters))
     if once:
         seconds = least / 2

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chipmark.backends.sim.spec import SPECS, SimSpec, spec_of
-from chipmark.closed_form.columns import expected_columns
+from chipmark.closed_form.columns import expected_columns, expected_phases
 from chipmark.closed_form.cost import expected_cost
 from chipmark.codes import FindingCode
 from chipmark.errors import ChipmarkError
@@ -57,6 +57,10 @@ def _differences(folder: Path, record: Record, spec: SimSpec) -> list[str]:
         stored = record.metrics.values.get(name)
         if not _same(stored, value, _stated_error(record) if sampled else TOLERANCE):
             found.append(f"{name} is {stored}, the closed form says {value}")
+    if spec.dies == 1:
+        found += _phase_differences(
+            record, spec, expected_phases(raw.trace, spec, record.manifest, origins)
+        )
     return found + _beside_differences(record, expected)
 
 
@@ -69,6 +73,25 @@ def _beside_differences(record: Record, expected: Mapping[str, Any]) -> list[str
                 text = f"{name} by {entry['name']} is {entry[name]}"
                 texts.append(f"{text}, the closed form says {expected[name]}")
     return texts
+
+
+def _phase_differences(record: Record, spec: SimSpec, expected: Mapping[str, float]) -> list[str]:
+    """Joules of phases that differ by more than a thousandth by an exact counter; of a meter that
+    is polled, by more than a tenth and more than twice their 95 % interval."""
+    phases = (record.metrics.details.get("energy") or {}).get("phases") or {}
+    found = []
+    for kind, joules in expected.items():
+        parts = [p for name, p in phases.items() if name.startswith(kind) and p["method"]]
+        if not parts:
+            continue
+        stored = math.fsum(part["energy_j"] for part in parts)
+        room = 1e-3 * joules
+        if spec.poll_s > 0:
+            ends = [part["interval"] or (part["energy_j"],) * 2 for part in parts]
+            room = max(0.1 * joules, math.fsum(high - low for low, high in ends))
+        if abs(stored - joules) > room:
+            found.append(f"energy of {kind} is {stored} J, the closed form says {joules} J")
+    return found
 
 
 def _cost_differences(record: Record, book: Path) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from chipmark.backends.sim.spec import SimSpec
 from chipmark.closed_form.bytes_and_flops import decode_bytes, prefill_flops
-from chipmark.closed_form.power import window_joules
+from chipmark.closed_form.power import phase_joules, window_joules
 from chipmark.closed_form.stepping import TurnRun, WholeRun, stepped
 from chipmark.errors import UsageError
 from chipmark.results.manifest import Manifest, Slo
@@ -28,16 +28,7 @@ def expected_columns(
     origins_s: the device's clock when the window of each repeat began. Raises UsageError where
     there is no closed form (see `stepping.stepped`; the scenario `capacity` has none).
     """
-    if manifest.scenario != "equal_n":
-        raise UsageError("the closed form is that of the scenario equal_n")
-    if manifest.load is None:
-        raise UsageError("the cell was not loaded, so its chunk size is not known")
-    run = stepped(
-        trace,
-        spec,
-        clients=manifest.concurrency // manifest.replicas,
-        max_chunk=int(manifest.load.caps["max_chunk"]),
-    )
+    run = expected_run(trace, spec, manifest)
     values: dict[str, float | None] = {}
     values |= _rates(run, trace)
     values |= _latencies(run)
@@ -50,6 +41,30 @@ def expected_columns(
     unit = _of_unit(values, manifest.replicas)
     whole = manifest.chip.used == manifest.chip.of
     return unit | _energy(run, trace, spec, sum(joules) / len(joules), manifest.replicas, whole)
+
+
+def expected_phases(
+    trace: Trace, spec: SimSpec, manifest: Manifest, origins_s: Sequence[float]
+) -> dict[str, float]:
+    """Expected joules over all repeats of `prefill`, `decode`, `kv` and `idle`; raises as
+    `expected_columns`."""
+    run = expected_run(trace, spec, manifest)
+    each = [phase_joules(run, spec, origin) for origin in origins_s]
+    return {name: math.fsum(joules[name] for joules in each) for name in each[0]}
+
+
+def expected_run(trace: Trace, spec: SimSpec, manifest: Manifest) -> WholeRun:
+    """The run of each replica; UsageError where there is no closed form."""
+    if manifest.scenario != "equal_n":
+        raise UsageError("the closed form is that of the scenario equal_n")
+    if manifest.load is None:
+        raise UsageError("the cell was not loaded, so its chunk size is not known")
+    return stepped(
+        trace,
+        spec,
+        clients=manifest.concurrency // manifest.replicas,
+        max_chunk=int(manifest.load.caps["max_chunk"]),
+    )
 
 
 def _of_unit(values: dict[str, float | None], replicas: int) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Joules of a simulated run, integrated from the device's constants."""
+"""Joules of a simulated run and of its phases, integrated from the device's constants."""
 
 from __future__ import annotations
 
@@ -13,15 +13,20 @@ def window_joules(run: WholeRun, spec: SimSpec, origin_s: float) -> float:
 
     origin_s: the device's clock at the window's start, on which pulses keep their beat.
     """
+    return math.fsum(phase_joules(run, spec, origin_s).values())
+
+
+def phase_joules(run: WholeRun, spec: SimSpec, origin_s: float) -> dict[str, float]:
+    """The same by kind of launch and `idle`, the time between launches."""
     watts = {"prefill": spec.prefill_w, "decode": spec.decode_w, "kv": spec.kv_w}
-    joules, busy = 0.0, 0.0
+    joules, busy = dict.fromkeys((*watts, "idle"), 0.0), 0.0
     for launch in run.launches:
-        seconds = launch.end_s - launch.start_s
-        busy += seconds
-        joules += watts[launch.kind] * _weighted(
+        busy += launch.end_s - launch.start_s
+        joules[launch.kind] += watts[launch.kind] * _weighted(
             origin_s + launch.start_s, origin_s + launch.end_s, spec
         )
-    return joules + spec.idle_w * (run.window_s - busy)
+    joules["idle"] = spec.idle_w * (run.window_s - busy)
+    return joules
 
 
 def _weighted(start_s: float, end_s: float, spec: SimSpec) -> float:

@@ -61,6 +61,14 @@ class SimulatedFactory(BackendFactory, Protocol):
         """How often the device's meter is read; 0 for an exact counter."""
         ...
 
+    def sensor_s(self, device: str) -> float:
+        """The period over which the device's sensor averages; 0 where it shows a moment's watts."""
+        ...
+
+    def most_w(self, device: str) -> float | None:
+        """Watts that the card never exceeds; None of an unknown one."""
+        ...
+
     def dies(self, device: str) -> int:
         """Devices of the card that the device is one of."""
         ...

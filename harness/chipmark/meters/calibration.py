@@ -24,7 +24,7 @@ from chipmark.foreign_model import parse_model
 from chipmark.meters.contract import Meter, MeterInfo
 from chipmark.meters.plugins import meter_factory
 from chipmark.meters.request import MeterRequest
-from chipmark_models.cache import cache_path
+from chipmark_models.cache import cache_folder, cache_path
 from chipmark_models.files import whole_file
 from chipmark_models.foreign_file import SETTINGS_BYTES, read_text
 
@@ -34,6 +34,7 @@ LONGEST_S = 30 * 86_400.0
 SCHEMA = "chipmark.meters/1"
 _USED, _NOT_USED = "calibrated on", "calibration not used"
 _AHEAD_S = 86_400.0
+_FOLDER = "meters"
 
 _HINT = "delete it, or run `chipmark power calibrate --forget`"
 
@@ -166,17 +167,29 @@ def calibration_note(info: MeterInfo) -> str:
 
 
 def calibration_path() -> Path:
-    """The file of this machine, in the cache."""
-    return cache_path("meters", f"{machine_id()}.json")
+    """The file of this machine, in the cache, whose folder is made."""
+    return cache_path(_FOLDER, f"{machine_id()}.json")
 
 
 def load_calibrations() -> list[Calibration]:
     """Those of this machine, [] where there are none. BadInputError for a broken file."""
-    path = calibration_path()
-    if not os.path.lexists(path):
+    path = _stored_path()
+    if path is None:
         return []
     text = read_text(path, SETTINGS_BYTES, hint=_HINT)
     return parse_model(Stored, text, path, hint=_HINT).calibrations
+
+
+def _stored_path() -> Path | None:
+    """The file where it is there. To look for it makes no folder: a run that ends before it has
+    begun leaves nothing."""
+    folder = cache_folder()
+    if not folder.is_dir():
+        nearest = next((parent for parent in folder.parents if parent.exists()), Path("/"))
+        if os.access(nearest, os.W_OK):
+            return None  # what could have been made there was not
+    path = calibration_path()
+    return path if os.path.lexists(path) else None
 
 
 def store_calibrations(new: Collection[Calibration]) -> Path:
@@ -191,8 +204,8 @@ def forget_calibrations(names: Collection[str] = ()) -> int:
 
     A broken file goes whole where no name is given.
     """
-    path = calibration_path()
-    if not os.path.lexists(path):
+    path = _stored_path()
+    if path is None:
         return 0
     if not names:
         try:

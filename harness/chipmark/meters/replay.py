@@ -25,9 +25,6 @@ SIM_INFO = MeterInfo(
 )
 """An exact counter."""
 
-POLLED_ERROR = 0.05
-"""Stated error of a simulated device's meter that is polled: what pulses may hide from it."""
-
 
 SIM_COUNTER_INFO = replace(
     SIM_INFO, name="sim-counter", method="exact counter of a simulated device that is polled"
@@ -37,15 +34,20 @@ SIM_COUNTER_INFO = replace(
 
 def sim_info(device: str) -> MeterInfo:
     """The meter of a simulated device: an exact counter, or watts that are polled."""
-    period_s = simulated_factory().meter_period_s(device)
+    simulated = simulated_factory()
+    period_s = simulated.meter_period_s(device)
     if not period_s:
         return SIM_INFO
     return replace(
         SIM_INFO,
         source="polled",
-        method="watts of the moment of a simulated device, on its virtual clock",
-        update_period_s=period_s,
-        error_rel=POLLED_ERROR,
+        method="watts of a simulated device, read at drawn moments on its virtual clock",
+        update_period_s=simulated.sensor_s(device) or period_s,
+        averaging_s=simulated.sensor_s(device),
+        reading_period_s=period_s,
+        cap_w=simulated.most_w(device),
+        resolution_w=0.0,
+        jittered=True,
     )
 
 

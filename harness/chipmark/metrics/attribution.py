@@ -34,7 +34,7 @@ def attribute(
     named = [view.tables[name]["session"] for name in ("sessions", "turns", "rows")]
     sessions = np.unique(np.concatenate(named)).astype(np.int64)
     joules = np.zeros(len(sessions))
-    spans = _step_spans(view)
+    spans = step_spans(view)
     unallocated = 0.0
     shares = _step_shares(view, facts, sessions)
     at_start = energy_at(samples, meter, spans[:, 0])
@@ -60,7 +60,7 @@ def attribute(
     return Attribution(sessions, joules, unallocated)
 
 
-def _step_spans(view: RepeatView) -> Floats:
+def step_spans(view: RepeatView) -> Floats:
     """Per step (start, end) of its host and device time, clipped to W, without overlaps.
 
     A step begins with the engine's planning and ends when its tokens are visible; of two steps

@@ -14,6 +14,7 @@ import numpy as np
 from chipmark.codes import NullReason
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.metrics.energy import WindowEnergy, window_energy
+from chipmark.metrics.energy_idle import idle_power
 from chipmark.metrics.one_repeat import OneRepeat
 from chipmark.metrics.rawcell import RawCell
 
@@ -39,7 +40,8 @@ def _entry(raw: RawCell, meter: MeterInfo, done: Sequence[OneRepeat]) -> dict[st
     A null of `tok_per_joule` alone is of a unit that is a part of what meters can tell apart.
     """
     read = [(repeat, repeat.beside.get(meter.name)) for repeat in done]
-    each = [(repeat, window_energy(samples, meter, *repeat.window)) for repeat, samples in read]
+    least_w = idle_power(*raw.idle_beside.get(meter.name, (None, None)), meter).low_w or 0.0
+    each = [(r, window_energy(samples, meter, *r.window, least_w)) for r, samples in read]
     known = [(repeat, energy) for repeat, energy in each if energy.energy_j is not None]
     joules = sum(energy.energy_j or 0.0 for _, energy in known)
     seconds = sum(repeat.window_s for repeat, _ in known)
@@ -56,6 +58,7 @@ def _entry(raw: RawCell, meter: MeterInfo, done: Sequence[OneRepeat]) -> dict[st
         "power_w": joules / seconds if known else None,
         "energy_j": joules if known else None,
         "error_rel": _bound([energy for _, energy in known]),
+        "error_null_reason": next((e.error_reason for _, e in known if e.error_rel is None), None),
         "null_reason": reason,
         "tok_per_joule": tokens / joules if joules > 0 and not part else None,
         "repeats": len(known),

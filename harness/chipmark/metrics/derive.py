@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from chipmark.codes import NoteCode, NullReason
-from chipmark.metrics import energy, latency
+from chipmark.metrics import latency
 from chipmark.metrics.attainment import attainment, slo_bound, slo_notes
 from chipmark.metrics.details import details
+from chipmark.metrics.energy_idle import idle_power
 from chipmark.metrics.intervals import Interval, by_repeat
 from chipmark.metrics.names import COUNTS, METRICS, OF_ROOFS, PROBED_ROOFS, RATIOS, SCHEMA
 from chipmark.metrics.one_repeat import OneRepeat, one_repeat
@@ -104,7 +105,7 @@ def derive(raw: RawCell) -> Derived:
     views = [joined for r in every for joined in r.own]
     notes += clock_notes(raw, views)
     notes += remarks(raw.facts, summaries, over, probed)
-    if text := energy.idle_power(raw.idle_before, raw.idle_after, raw.facts.meter).note:
+    if text := idle_power(raw.idle_before, raw.idle_after, raw.facts.meter).note:
         notes.append((NoteCode.IDLE_RANGE, text))
     claim = attainment(views, raw.facts.slo, raw.facts.scenario, raw.trace)
     if raw.facts.scenario == "capacity":
@@ -171,6 +172,7 @@ def _summary(
         window_s=repeat.window_s,
         nobody_waits_s=nobody_waits_s(*repeat.views, within=repeat.window),
         energy_refused=repeat.energy.reason,
+        energy_unbounded=repeat.energy.error_reason,
         has_mbu=repeat.ratios["mbu"].value is not None,
         roofs=data.roofs,
         values=values,

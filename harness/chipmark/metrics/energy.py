@@ -1,7 +1,7 @@
 """Joules of a window from a meter's samples: refused where they cannot carry the number.
 
 By counter difference, else by trapezoid, interpolated at the edges of the window; a declared or
-assumed power is a constant times the window. Gross is the headline; net takes idle power off.
+assumed power is a constant times the window. How far they may be off: `energy_bound`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ import numpy as np
 
 from chipmark.codes import NullReason
 from chipmark.meters.contract import MeterInfo, PowerSamples
+from chipmark.metrics.energy_bound import counter_bound, watts_bound
 from chipmark.metrics.events import Floats
 
 MIN_UPDATES = 20
 GAP_PERIODS = 3.0
 MAX_GAP = 0.20
 STUCK_PERIODS = 20.0
-IDLE_MIN_S = 30.0
-IDLE_DRIFT = 0.05
 """Limits of DEFINITIONS, section Energy: updates of a window; a gap in units of the larger of
 sensor and reading period; the share of the window that gaps may sum to; periods after which a
-counter that stands still is stuck; seconds of idle; relative difference of idle before and after.
-"""
+counter that stands still is stuck."""
 
 EnergyMethod = Literal["counter", "trapezoid", "constant", "none"]
 """How joules follow from samples; `none` where there are no samples."""
@@ -41,38 +39,28 @@ class WindowEnergy:
     reason: NullReason | None
     method: EnergyMethod
     error_rel: float | None = None
-    """Bound of sensor class, aliasing, gaps and edges together; None where the sensor class has no
-    known bound, or where there are gaps and the most that the unit can draw is not known."""
+    """Bound of sensor class, aliasing, gaps and edges together (`energy_bound`); None where there
+    is none, see `error_reason`."""
     updates: int = 0
     """Of the sensor in the window, by its period where that is known, else changes of value."""
     largest_gap_s: float = 0.0
     """Longest time without a sample."""
     gap_s: float = 0.0
     """Sum of the gaps."""
-
-
-@dataclass(frozen=True, slots=True)
-class IdlePower:
-    """Power with the model loaded and no work, before and after; equal ends unless they differ
-    by over 5 %."""
-
-    low_w: float | None
-    high_w: float | None
-    reason: NullReason | None = None
-    """Why it is not known."""
-
-    @property
-    def note(self) -> str:
-        """The text of note `idle_range`; "" where both ends agree."""
-        if self.low_w is None or self.high_w is None or self.low_w == self.high_w:
-            return ""
-        return f"idle power {self.low_w:.4g} W to {self.high_w:.4g} W, before and after"
+    error_reason: NullReason | None = None
+    """Why joules that are known have no bound."""
 
 
 def window_energy(
-    samples: PowerSamples | None, meter: MeterInfo | None, start_s: float, end_s: float
+    samples: PowerSamples | None,
+    meter: MeterInfo | None,
+    start_s: float,
+    end_s: float,
+    least_w: float = 0.0,
 ) -> WindowEnergy:
-    """Energy drawn between two times of the samples' clock, under the rules of refusal."""
+    """Energy drawn between two times of the samples' clock, under the rules of refusal. least_w:
+    the least that the unit draws (idle) as this meter shows it, which bounds what it did not see.
+    """
     if meter is None or samples is None or not len(samples.time_s):
         return WindowEnergy(None, NullReason.NOT_MEASURED, "none")
     window = end_s - start_s
@@ -82,10 +70,12 @@ def window_energy(
         power = samples.power_w[np.isfinite(samples.power_w)]
         if not len(power):
             return WindowEnergy(None, NullReason.NOT_MEASURED, "constant")
-        return WindowEnergy(float(power.mean()) * window, None, "constant", meter.error_rel)
+        stated = None if meter.error_rel is not None else NullReason.ERROR_NOT_STATED
+        joules = float(power.mean()) * window
+        return WindowEnergy(joules, None, "constant", meter.error_rel, error_reason=stated)
     if int(np.isfinite(samples.energy_j).sum()) >= 2:
-        return _by_counter(samples, meter, start_s, end_s)
-    return _by_trapezoid(samples, meter, start_s, end_s)
+        return _by_counter(samples, meter, start_s, end_s, least_w)
+    return _by_trapezoid(samples, meter, start_s, end_s, least_w)
 
 
 def energy_at(samples: PowerSamples, meter: MeterInfo, times_s: Floats) -> Floats:
@@ -109,40 +99,8 @@ def energy_at(samples: PowerSamples, meter: MeterInfo, times_s: Floats) -> Float
     return base + (times_s - inside) * power_at
 
 
-def idle_power(
-    before: PowerSamples | None, after: PowerSamples | None, meter: MeterInfo | None
-) -> IdlePower:
-    """Idle power from the two idle stretches, each at least 30 s and 20 updates."""
-    if meter is None or meter.source in ("declared", "assumed"):
-        return IdlePower(None, None, NullReason.IDLE_MISSING)
-    values = []
-    for samples in (before, after):
-        if samples is None or len(samples.time_s) < 2:
-            return IdlePower(None, None, NullReason.IDLE_MISSING)
-        start_s, end_s = float(samples.time_s[0]), float(samples.time_s[-1])
-        if end_s - start_s < IDLE_MIN_S - 1e-6:
-            return IdlePower(None, None, NullReason.IDLE_TOO_SHORT)
-        energy = window_energy(samples, meter, start_s, end_s)
-        if energy.energy_j is None:
-            few = energy.reason in (NullReason.POWER_TOO_FEW_UPDATES, NullReason.COUNTER_TOO_COARSE)
-            return IdlePower(None, None, NullReason.IDLE_TOO_SHORT if few else energy.reason)
-        values.append(energy.energy_j / (end_s - start_s))
-    low, high = min(values), max(values)
-    if high - low <= IDLE_DRIFT * low:
-        low = high = (low + high) / 2
-    return IdlePower(low, high)
-
-
-def net_energy(energy_j: float, idle: IdlePower, window_s: float) -> tuple[float, float] | None:
-    """(low, high) of E_W - P_idle x W in joules; None where idle is unknown or net is negative."""
-    if idle.low_w is None or idle.high_w is None:
-        return None
-    low, high = energy_j - idle.high_w * window_s, energy_j - idle.low_w * window_s
-    return (low, high) if low >= 0 else None
-
-
 def _by_counter(
-    samples: PowerSamples, meter: MeterInfo, start_s: float, end_s: float
+    samples: PowerSamples, meter: MeterInfo, start_s: float, end_s: float, least_w: float
 ) -> WindowEnergy:
     good = np.isfinite(samples.energy_j)
     time, energy = samples.time_s[good], samples.energy_j[good]
@@ -173,22 +131,16 @@ def _by_counter(
         return refused(NullReason.POWER_GAPS)
     ends = _extended(time, energy, np.array([start_s, end_s]))
     joules = float(ends[1] - ends[0])
-    error = None
-    if meter.error_rel is not None and joules > 0:
-        # Between the two readings around an edge the counter only rises; each reading may be one
-        # update old.
-        lost = sum(
-            max(float(value) - low, high - float(value))
-            for value, (low, high) in zip(
-                ends, (_read_around(time, energy, at) for at in (start_s, end_s)), strict=True
-            )
-        )
-        error = meter.error_rel + lost / joules + 2 * (period + unread) / window
-    return WindowEnergy(joules, None, "counter", error, updates, largest, gap_s)
+    bound = counter_bound(
+        meter, time, energy, (start_s, end_s), (float(ends[0]), float(ends[1])), least_w
+    )
+    return WindowEnergy(
+        joules, None, "counter", bound.error_rel, updates, largest, gap_s, bound.reason
+    )
 
 
 def _by_trapezoid(
-    samples: PowerSamples, meter: MeterInfo, start_s: float, end_s: float
+    samples: PowerSamples, meter: MeterInfo, start_s: float, end_s: float, least_w: float
 ) -> WindowEnergy:
     good = np.isfinite(samples.power_w)
     time, power = samples.time_s[good], samples.power_w[good]
@@ -213,21 +165,10 @@ def _by_trapezoid(
         return refused(NullReason.POWER_GAPS)
     cumulative = energy_at(samples, meter, edges)
     joules = float(cumulative[-1] - cumulative[0])
-    if meter.error_rel is None or joules <= 0:
-        return WindowEnergy(joules, None, "trapezoid", None, updates, largest, gap_s)
-    at_edges = np.interp(edges, time, power)
-    # Between two samples the true curve may be anywhere between their values, in a gap anywhere
-    # up to the unit's limit; the edges may be smeared by one averaging window.
-    aliased = np.abs(np.diff(at_edges)) * spans / 2
-    gaps = spans > least
-    if gaps.any():
-        if meter.cap_w is None:
-            return WindowEnergy(joules, None, "trapezoid", None, updates, largest, gap_s)
-        hidden = np.maximum(0.0, meter.cap_w * spans - np.diff(cumulative))
-        aliased = np.where(gaps, np.maximum(aliased, hidden), aliased)
-    smear = (meter.averaging_s or meter.update_period_s) * float(np.ptp(seen))
-    error = meter.error_rel + (float(aliased.sum()) + smear) / joules
-    return WindowEnergy(joules, None, "trapezoid", error, updates, largest, gap_s)
+    bound = watts_bound(meter, time, power, (start_s, end_s), joules, least, least_w)
+    return WindowEnergy(
+        joules, None, "trapezoid", bound.error_rel, updates, largest, gap_s, bound.reason
+    )
 
 
 def _updates(meter: MeterInfo, window_s: float, changes: int) -> int:
@@ -272,16 +213,6 @@ def _bracket(time: Floats, at_s: float) -> tuple[float, float]:
     if after == len(time) or time[after] == at_s or after == 0:
         return at_s, at_s
     return float(time[after - 1]), float(time[after])
-
-
-def _read_around(time: Floats, energy: Floats, at_s: float) -> tuple[float, float]:
-    """The counter's readings around a moment; twice its value there where one is missing."""
-    low, high = _bracket(time, at_s)
-    if low == high:
-        value = float(_extended(time, energy, np.array([at_s]))[0])
-        return value, value
-    values = np.interp([low, high], time, energy)
-    return float(values[0]), float(values[1])
 
 
 def _largest_gap(time: Floats, start_s: float, end_s: float) -> float:

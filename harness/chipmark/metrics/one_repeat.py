@@ -9,6 +9,7 @@ from chipmark.codes import NullReason
 from chipmark.meters.contract import PowerSamples
 from chipmark.metrics import energy as energy_of
 from chipmark.metrics import latency, phases, replicas, roofline
+from chipmark.metrics.energy_idle import idle_power
 from chipmark.metrics.events import RepeatView
 from chipmark.metrics.names import METRICS
 from chipmark.metrics.quantiles import quantiles
@@ -69,7 +70,8 @@ def one_repeat(raw: RawCell, data: RepeatData) -> OneRepeat:
     ended = [latency.completed_sessions(joined) for joined in views]
     shares = replicas.shares(views, window[1] - window[0])
     metered = replicas.total(parts, shares)
-    measured = energy_of.window_energy(data.power, facts.meter, *window)
+    idle = idle_power(raw.idle_before, raw.idle_after, facts.meter)
+    measured = energy_of.window_energy(data.power, facts.meter, *window, idle.low_w or 0.0)
     if not shares and measured.reason is None:
         measured = energy_of.WindowEnergy(None, NullReason.W_TOO_SHORT, "none")
     each = [

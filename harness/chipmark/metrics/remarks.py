@@ -37,6 +37,8 @@ class RepeatSummary:
     """Seconds of W without an outstanding turn."""
     energy_refused: NullReason | None
     """Why the energy of W is not known; None where it is."""
+    energy_unbounded: NullReason | None
+    """Why its error has no bound; None where it has one."""
     has_mbu: bool
     roofs: Roofs | None
     values: Mapping[str, float | int | None]
@@ -132,6 +134,10 @@ def _energy(facts: CellFacts, done: Sequence[RepeatSummary]) -> list[Remark]:
     refused = next((r.energy_refused for r in done if r.energy_refused), None)
     if refused is not None and refused != NullReason.NOT_MEASURED:
         notes.append((NoteCode.ENERGY_REFUSED, f"{meter.name}: {refused}"))
+    unbounded = next((r.energy_unbounded for r in done if r.energy_unbounded), None)
+    if unbounded is not None and meter.source not in _NOT_MEASURED:
+        text = f"{meter.name}: no bound of the error of its joules, so they are not ranked"
+        notes.append((NoteCode.METER, f"{text}: {unbounded.text}"))
     if meter.source in _NOT_MEASURED:
         notes.append((_NOT_MEASURED[meter.source], meter.method))
     return notes

@@ -12,6 +12,7 @@ import numpy as np
 from chipmark.codes import FindingCode
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.metrics.energy import window_energy
+from chipmark.metrics.energy_idle import idle_power
 from chipmark.metrics.one_repeat import one_repeat
 from chipmark.metrics.rawcell import RawCell, RepeatData
 from chipmark.results.finding import Finding
@@ -76,7 +77,11 @@ def _contradictions(raw: RawCell, repeat: RepeatData) -> Iterator[tuple[bool, st
     window = one_repeat(raw, repeat).window
     read = []
     for meter, samples in _readings(raw, repeat):
-        energy = window_energy(samples, meter, *window)
+        idle = (raw.idle_before, raw.idle_after)
+        if meter is not raw.facts.meter:
+            idle = raw.idle_beside.get(meter.name, (None, None))
+        least_w = idle_power(*idle, meter).low_w or 0.0
+        energy = window_energy(samples, meter, *window, least_w)
         known = energy.energy_j is not None and energy.error_rel is not None
         if known and meter.source in _MEASURED:
             joules = energy.energy_j or 0.0

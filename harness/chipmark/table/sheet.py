@@ -241,14 +241,19 @@ def _money_intervals(
     record: Record, costing: Costing, values: Mapping[str, Any], intervals: Mapping[str, Bounds]
 ) -> dict[str, Bounds]:
     """Money moves with sessions per hour: their interval, mirrored, and the meter's error on the
-    energy in it. Prices are not in it."""
+    energy in it; measured energy without a stated error leaves costs without an interval. Prices
+    are not in it."""
     rate, bounds = values.get("sessions_per_hour"), intervals.get("sessions_per_hour")
     if not rate or bounds is None or bounds[0] is None or bounds[1] is None:
         return {}
-    error = (record.metrics.details.get("energy") or {}).get("error_rel") or 0.0
-    off = error * costing.energy_share if costing.power_enters else 0.0
+    meter, off = record.manifest.meter, 0.0
+    bounded = True
+    if costing.power_enters and meter is not None:
+        error = (record.metrics.details.get("energy") or {}).get("error_rel")
+        bounded = error is not None or meter.source not in MEASURED
+        off = (error or 0.0) * costing.energy_share
     found: dict[str, Bounds] = {}
-    for name in COSTS:
+    for name in COSTS if bounded else ():
         if (value := values.get(name)) is not None and bounds[0] > 0:
             low, high = value * rate / bounds[1], value * rate / bounds[0]
             found[name] = (low * max(1 - off, 0.0), high * (1 + off))

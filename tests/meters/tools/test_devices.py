@@ -6,13 +6,20 @@ from typing import Any
 import pytest
 
 from chipmark.errors import ChipmarkError, MissingBackendError
-from chipmark.meters.tools.devices import find_tool, read_devices
+from chipmark.meters.tools.devices import find_tool
 from chipmark.meters.tools.hy_smi import HY_SMI
 from chipmark.meters.tools.npu_smi import NPU_SMI
 from chipmark.meters.tools.reading import DieReading, Missing, merged, without_suspects
+from chipmark.meters.tools.tool import Tool
 from chipmark.meters.tools.xpu_smi import XPU_SMI
 
 Make = Callable[[str], Any]
+
+
+def read_devices(tool: Tool) -> tuple[DieReading, ...]:
+    """All that a tool tells of every die."""
+    here, readings = find_tool(tool)
+    return here.completed(readings)
 
 
 def prints(program: Any, every: list[Any], stem: str) -> Any:

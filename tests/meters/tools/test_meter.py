@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from chipmark.cell.plugins import meter_plugin
-from chipmark.errors import ChipmarkError
+from chipmark.errors import ChipmarkError, MissingBackendError, UnknownNameError, UsageError
+from chipmark.meters.choice import MeterChoice
 from chipmark.meters.contract import PowerSamples
 from chipmark.meters.request import MeterRequest
 from chipmark.meters.tools import meter as metering
@@ -240,6 +241,20 @@ def test_other_units_are_not_this_tools(tool: Any, request_: MeterRequest) -> No
 def test_without_the_tool_there_is_no_meter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert NPU_SMI.for_request(REQUEST) is None
+    named = replace(REQUEST, choices=(MeterChoice("npu-smi"),))
+    with pytest.raises(MissingBackendError, match="not on the PATH"):
+        NPU_SMI.for_request(named)
+
+
+def test_the_user_names_the_card_and_nothing_else(tool: Any) -> None:
+    named = replace(REQUEST, choices=(MeterChoice("npu-smi", "3"),))
+    meter = NPU_SMI.for_request(named)
+    assert meter is not None
+    with pytest.raises(UsageError, match="lists no such card"):
+        NPU_SMI.for_request(replace(REQUEST, choices=(MeterChoice("npu-smi", "0"),)))
+    choice = MeterChoice("npu-smi", options={"card": "3"})
+    with pytest.raises(UnknownNameError, match="card"):
+        NPU_SMI.for_request(replace(REQUEST, choices=(choice,)))
 
 
 def test_a_namesake_is_passed_by(program: Make) -> None:

@@ -81,6 +81,18 @@ class SimBackend(BackendDefaults):
         return SPECS[name].poll_s if name in SPECS else 0.0
 
     @staticmethod
+    def sensor_s(device: str) -> float:
+        """The period over which the device's sensor averages; 0 where it shows a moment's watts."""
+        name = device.partition(":")[0]
+        return SPECS[name].sensor_s if name in SPECS else 0.0
+
+    @staticmethod
+    def most_w(device: str) -> float | None:
+        """Watts that the card never exceeds; None of an unknown one."""
+        name = device.partition(":")[0]
+        return SPECS[name].most_w if name in SPECS else None
+
+    @staticmethod
     def dies(device: str) -> int:
         """Devices of the card; 1 of an unknown one."""
         name = device.partition(":")[0]

@@ -58,7 +58,11 @@ class SimSpec:
     """Power is (1 + depth) times the phase's in the first half of a period, (1 - depth) times in
     the second, on the device's clock."""
     poll_s: float = 0.0
-    """The meter is read so often, and says watts at that moment; 0 is an exact counter."""
+    """The meter is read once in every such period, at a moment drawn evenly within it; 0 is an
+    exact counter."""
+    sensor_s: float = 0.0
+    """A meter that is polled shows the mean watts of the last whole period of this length; 0: the
+    watts of the moment of reading."""
     load_s: float = 2.0
     compile_s: float = 0.5
     weight_bytes: int = 500_000_000
@@ -94,6 +98,12 @@ class SimSpec:
         if phase == "mixed":
             return self.mixed_w
         return self.decode_w if phase == "decode" else self.prefill_w
+
+    @property
+    def most_w(self) -> float:
+        """Watts that the card never exceeds, whatever its dies do."""
+        phases = (self.prefill_w, self.decode_w, self.mixed_w, self.kv_w)
+        return self.dies * max(self.idle_w, max(phases) * (1 + self.pulse_depth)) + self.card_w
 
     def launch_s(self, plan: LaunchPlan) -> float:
         """Seconds of one launch, by the formula at the top."""
@@ -192,7 +202,7 @@ SPECS: Mapping[str, SimSpec] = {
             temperature_c=95.0,
             throttle=None,
         ),
-        SimSpec("pulsed", pulse_s=0.05, pulse_depth=0.6, poll_s=0.007),
+        SimSpec("pulsed", pulse_s=0.05, pulse_depth=0.6, poll_s=0.002, sensor_s=0.008),
         SimSpec("null", prefill_s=0.0, decode_s=1e-6, context_s=0.0, verify=False),
         SimSpec(
             "null-slots",
@@ -209,9 +219,9 @@ SPECS: Mapping[str, SimSpec] = {
 other golden ones cover what capabilities can be. `slow`: a quarter of golden's speed at less than
 half of its power. `twin`: a card of two dies, each as golden; `sim:twin:1` is the
 second. `hot`: golden at 0.8 of its clock from the first launch on, which it does not explain.
-`pulsed`: golden with power in pulses, which a polled meter samples; its joules
-are right within the meter's stated error. `null`: costs next to nothing; what a run over it
-takes is the engine's own time."""
+`pulsed`: golden with power in pulses, whose sensor shows the mean of each 8 ms, so that no
+pulse is lost between readings; its joules are right within the error that the meter states.
+`null`: costs next to nothing; what a run over it takes is the engine's own time."""
 
 
 def spec_of(device: str) -> tuple[SimSpec, int]:

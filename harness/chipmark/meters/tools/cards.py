@@ -109,8 +109,9 @@ def card_that_computes(
     """
     how = f"name it by the number that {tool.name} gives it: --meter {tool.name}:NUMBER"
     choice = request.choice(tool.name)
-    if choice is not None and choice.target:
+    if choice is not None:
         choice.check_options(())
+    if choice is not None and choice.target:
         found = [card for card in cards if choice.target in map(str, card.numbers)]
         if not found:
             listed = ", ".join(str(number) for card in cards for number in card.numbers)
@@ -147,6 +148,12 @@ def _numbered(
     if not text.isdecimal():
         raise ChipmarkError(listed, how)
     number = int(text)
+    setting, _, value = tool.listed_by.partition("=")
+    if setting and environ.get(setting, "").strip() != value:
+        raise ChipmarkError(
+            f"{listed}: the runtime may number them in another order",
+            f"set {tool.listed_by}, or {how}",
+        )
     if not variable:
         # Which of them this runtime obeys is not known.
         hiding = sorted(name for name in environ if name.endswith("VISIBLE_DEVICES"))

@@ -136,16 +136,6 @@ def find_tool(tool: Tool, limit_s: float = LIMIT_S) -> tuple[ToolHere, tuple[Die
     raise ChipmarkError("; ".join(problems), _hint(programs[0], tool.overview))
 
 
-def read_devices(tool: Tool, limit_s: float = LIMIT_S) -> tuple[DieReading, ...]:
-    """Every die that the tool lists, with all that it tells of each.
-
-    Each call takes `limit_s` at most. Raises MissingBackendError where the tool is not here and
-    ChipmarkError where it cannot be read.
-    """
-    here, readings = find_tool(tool, limit_s)
-    return here.completed(readings, limit_s=limit_s)
-
-
 def _asked(program: str, query: Query, arguments: tuple[str, ...], limit_s: float) -> Asked:
     return _read(program, query, arguments, ask(program, arguments, limit_s))
 

@@ -35,7 +35,10 @@ PCI = r"(?P<pci>\S+)"
 UNREADABLE = "?"
 """Stands for a field whose cell is not as its header says."""
 
-_UNKNOWN = r"\S+(?:\s\S+)*?"
+_WORD = r"(?!\d[\d.]*\s?W(?:\s|$))[^\s/]\S*"
+_UNKNOWN = rf"{_WORD}(?:\s{_WORD})*?"
+# A figure in watts and what is behind a slash belong to no unknown label: where a value is missing
+# before them, a limit would be read as the draw.
 _LONGEST_CELL, _LONGEST_LINE, _MOST_LINES = 120, 300, 4000
 # of what can be a table: the rest of a flood is not looked at
 _RULE = re.compile(r"[-=+|*#\s]*[-=]{3}[-=+|*#\s]*")

@@ -136,6 +136,8 @@ def meter_of(tool: Tool, request: MeterRequest) -> ToolMeter | None:
     try:
         here, readings = find_tool(tool)
     except MissingBackendError:
+        if request.choice(tool.name) is not None:
+            raise  # the user named it
         return None
     wanted = [name for name in ("pci", "uuid") if getattr(request.key, name)]
     if wanted:

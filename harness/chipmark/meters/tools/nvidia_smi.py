@@ -49,6 +49,7 @@ NVIDIA_SMI = Tool(
         Query(("-q", "-i", "{card}"), log_readings),
     ),
     is_own=_is_nvidia,
+    listed_by="CUDA_DEVICE_ORDER=PCI_BUS_ID",
     averaging_s=POWER_AVERAGE_S,
     period_s=0.1,
 )

@@ -55,6 +55,9 @@ class Tool:
     """Whether an overview's text is this vendor's: programs have namesakes."""
     numbers_dies: bool = False
     """Whether it numbers the dies of a card; else every die looks like a card."""
+    listed_by: str = ""
+    """NAME=VALUE of the environment without which the vendor's runtime numbers devices in another
+    order than the tool lists them; "" where it never does."""
     averaging_s: float | None = None
     """The window that its watts are an average over, None if unknown."""
     period_s: float = 1.0
@@ -77,5 +80,8 @@ class Tool:
 
     def for_request(self, request: MeterRequest) -> ToolMeter | None:
         """The meter of the card that computes; None for other vendors' units and where the tool is
-        not here. Raises ChipmarkError with what to do where the card cannot be found or metered."""
+        not here, unless the user named it (then MissingBackendError).
+
+        Raises ChipmarkError with what to do where the card cannot be found or metered.
+        """
         return meter_of(self, request)

@@ -1,0 +1,139 @@
+"""Stated bounds against sensors whose load is known in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chipmark.backends.sim.power_curve import steps
+from chipmark.backends.sim.sensors import Sensor
+from chipmark.meters.contract import PowerSamples
+from chipmark.metrics.energy import window_energy
+
+
+def outside(meters: ModuleType, seed: int, count: int) -> tuple[list[Any], dict[str, list[float]]]:
+    """Cases whose true joules lie outside their bound, and all bounds by kind of sensor."""
+    wrong, bounds = [], dict[str, list[float]]()
+    for case in meters.cases(seed, count):
+        found = case.measured
+        if found.energy_j is None or found.error_rel is None:
+            assert found.reason or found.error_reason
+            continue
+        bounds.setdefault(case.kind, []).append(found.error_rel)
+        error = abs(case.true_j - found.energy_j) / found.energy_j
+        if error > found.error_rel + 1e-9:
+            wrong.append(case)
+    return wrong, bounds
+
+
+def test_true_joules_are_inside_the_stated_bound(simulated_meters: ModuleType) -> None:
+    wrong, bounds = outside(simulated_meters, 20261127, 1000)
+    assert not wrong, wrong[0]
+    assert set(bounds) == set(simulated_meters.SENSORS)
+    # They are of use: most cases have one, and those of a sensor that sees everything are narrow.
+    assert sum(map(len, bounds.values())) > 900
+    for kind in ("counter", "mean", "long mean"):
+        assert np.median(bounds[kind]) < 0.15
+
+
+@pytest.mark.long
+def test_true_joules_are_inside_the_stated_bound_in_many_cases(
+    simulated_meters: ModuleType,
+) -> None:
+    wrong, _ = outside(simulated_meters, 4, 20000)
+    assert not wrong, wrong[0]
+
+
+@pytest.mark.parametrize("load", ["constant", "ramp", "fast pulses", "slow pulses"])
+def test_a_counter_is_within_a_thousandth(simulated_meters: ModuleType, load: str) -> None:
+    pulses = simulated_meters.pulses
+    curve = {
+        "constant": steps([0, 70], [250.0]),
+        "ramp": simulated_meters.ramp(5, 65, 60.0, 400.0),
+        "fast pulses": pulses(0, 70, period_s=0.01, duty=0.3, high_w=400.0, low_w=60.0),
+        "slow pulses": pulses(0, 70, period_s=2.0, duty=0.3, high_w=400.0, low_w=60.0),
+    }[load]
+    sensor = Sensor("counter", 0.02, phase=0.3, resolution=0.001, read_period_s=0.005, drawn=True)
+    samples = PowerSamples(*sensor.readings(curve, 4.0, 66.0))
+    found = window_energy(samples, simulated_meters.info(sensor), 5.0, 65.0)
+    true_j = float(np.diff(curve.energy(np.array([5.0, 65.0])))[0])
+    assert found.energy_j == pytest.approx(true_j, rel=1e-3)
+    assert found.error_rel is not None
+    assert abs(found.energy_j - true_j) <= found.error_rel * found.energy_j
+
+
+@pytest.mark.parametrize("period_s", [0.01, 0.05, 0.1, 0.5, 2.0])
+def test_counter_and_polled_tool_of_one_card_agree(
+    simulated_meters: ModuleType, period_s: float
+) -> None:
+    curve = simulated_meters.pulses(0, 70, period_s=period_s, duty=0.4, high_w=400.0, low_w=60.0)
+    counter = Sensor("counter", 0.02, phase=0.3, gain=0.02, read_period_s=0.005)
+    polled = Sensor("watts", 0.1, 0.1, gain=-0.03, resolution=1.0, read_period_s=0.025, drawn=True)
+    found = [
+        window_energy(
+            PowerSamples(*s.readings(curve, 4, 66)),
+            simulated_meters.info(s, cap_w=420.0),
+            5.0,
+            65.0,
+        )
+        for s in (counter, polled)
+    ]
+    low, high = [], []
+    for one in found:
+        assert one.energy_j is not None
+        assert one.error_rel is not None
+        low.append(one.energy_j * (1 - one.error_rel))
+        high.append(one.energy_j * (1 + one.error_rel))
+    assert max(low) <= min(high)
+
+
+def in_step(meters: ModuleType, sensor: Sensor) -> tuple[float, float, PowerSamples]:
+    """(true joules, joules by its mean reading, readings) of a load that is low wherever a sensor
+    on the grid of 0.1 s looks."""
+    curve = meters.pulses(0, 70, period_s=0.1, duty=0.5, high_w=400.0, low_w=60.0, phase=0.02)
+    samples = PowerSamples(*sensor.readings(curve, 4.0, 66.0))
+    true_j = float(np.diff(curve.energy(np.array([5.0, 65.0])))[0])
+    return true_j, float(np.nanmean(samples.power_w)) * 60, samples
+
+
+def test_a_load_in_step_with_a_sensor_is_in_the_bound(simulated_meters: ModuleType) -> None:
+    sensor = Sensor("watts", 0.1, 0.0, phase=0.99, read_period_s=0.025, drawn=True)
+    true_j, seen_j, samples = in_step(simulated_meters, sensor)
+    assert seen_j == pytest.approx(60 * 60)
+    assert true_j > 3 * seen_j
+    # Moments of reading are drawn, and yet every reading is of a moment of the sensor's own.
+    for averaging_s in (None, 0.0, 0.025):
+        found = window_energy(
+            samples, simulated_meters.info(sensor, averaging_s=averaging_s), 5.0, 65.0, 60.0
+        )
+        assert (found.error_rel, found.error_reason) == (None, "error_without_cap")
+        capped = simulated_meters.info(sensor, averaging_s=averaging_s, cap_w=420.0)
+        found = window_energy(samples, capped, 5.0, 65.0, 60.0)
+        assert (found.error_rel, found.error_reason) == (None, "error_over_100")
+
+
+def test_scatter_bounds_only_what_is_read_at_drawn_moments(simulated_meters: ModuleType) -> None:
+    sensor = Sensor("watts", 0.0, read_period_s=0.01, drawn=True, key=5)
+    true_j, seen_j, samples = in_step(simulated_meters, sensor)
+    meter = simulated_meters.info(sensor, cap_w=420.0)
+    found = window_energy(samples, meter, 5.0, 65.0, 60.0)
+    assert found.energy_j == pytest.approx(true_j, rel=0.05)
+    assert found.error_rel is not None
+    assert abs(true_j / found.energy_j - 1) < found.error_rel < 0.2
+    even = window_energy(samples, replace(meter, jittered=False), 5.0, 65.0, 60.0)
+    assert even.error_rel is not None
+    assert even.error_rel > 0.7
+    assert seen_j > 0
+
+
+def test_idle_power_narrows_what_was_not_seen(simulated_meters: ModuleType) -> None:
+    sensor = Sensor("watts", 0.1, 0.0, read_period_s=0.025)
+    curve = steps([0, 70], [100.0])
+    samples = PowerSamples(*sensor.readings(curve, 4.0, 66.0))
+    meter = simulated_meters.info(sensor, averaging_s=None, cap_w=150.0)
+    assert window_energy(samples, meter, 5.0, 65.0).error_rel == pytest.approx(1.0)
+    assert window_energy(samples, meter, 5.0, 65.0, 80.0).error_rel == pytest.approx(0.5)
