@@ -94,7 +94,7 @@ def wall(
 def arguments(record: Path, log: Path, out: Path, *more: object) -> tuple[object, ...]:
     return (
         "power", "attach", record, "--csv", log, "--time", "Time", "--power", "P (W)", "-o", out,
-        *more,
+        "--averaging", "row", *more,
     )  # fmt: skip
 
 
@@ -305,7 +305,10 @@ def test_a_log_of_a_real_run_is_within_its_bound(chipmark, tmp_path: Path) -> No
     answer = chipmark("power", "attach", folder, "--log", log, "-o", out)
     if answer.code == 2:  # where the work had contrast
         assert "--offset -" in answer.err
-    answer = chipmark("power", "attach", folder, "--log", log, "-o", out, "--offset", "-2")
+    answer = chipmark(
+        "power", "attach", folder, "--log", log, "-o", out, "--offset", "-2",
+        "--averaging", "row",
+    )  # fmt: skip
     assert answer.code == 0, answer.err
     (found,) = find_records([out])
     energy = load_record(found).metrics.details["energy"]
