@@ -94,7 +94,7 @@ def wall(
 def arguments(record: Path, log: Path, out: Path, *more: object) -> tuple[object, ...]:
     return (
         "power", "attach", record, "--csv", log, "--time", "Time", "--power", "P (W)", "-o", out,
-        *more,
+        "--averaging", "row", *more,
     )  # fmt: skip
 
 
@@ -163,6 +163,24 @@ def test_what_measured_before_stands_next_to_it(
     assert "--name" in answer.err
     named = chipmark(*arguments(folder, log, tmp_path / "twice", "--beside", "--name", "rack"))
     assert named.code == 0
+
+
+def test_a_counter_is_attached_as_one(
+    chipmark, record: Path, rawcells: ModuleType, tmp_path: Path
+) -> None:
+    at_s, log = np.arange(50.0, 700.0, 0.5), tmp_path / "plug.csv"
+    joules = joules_until(rawcells, at_s)
+    rows = (f"{t + UNIX_S:.3f};{j / 3600:.5f}\n" for t, j in zip(at_s, joules, strict=True))
+    log.write_text("Time;E (Wh)\n" + "".join(rows).replace(".", ","))
+    words = ("power", "attach", record, "--csv", log, "--time", "Time", "--energy", "E (Wh)")
+    answer = chipmark(*words, "--decimal", ",", "-o", tmp_path / "out", "--format", "json")
+    assert answer.code == 0, answer.err
+    (found,) = answer.json["records"]
+    assert all(abs(lag) <= 0.5 for lag in found["lag_s"])
+    assert found["power_w"] == pytest.approx(new_power(rawcells), rel=1e-3)
+    (folder,) = find_records([tmp_path / "out"])
+    new = load_record(folder)
+    assert new.metrics.details["energy"]["method"] == "counter"
 
 
 def test_idle_is_read_from_the_log_where_it_was_measured(
@@ -287,7 +305,10 @@ def test_a_log_of_a_real_run_is_within_its_bound(chipmark, tmp_path: Path) -> No
     answer = chipmark("power", "attach", folder, "--log", log, "-o", out)
     if answer.code == 2:  # where the work had contrast
         assert "--offset -" in answer.err
-    answer = chipmark("power", "attach", folder, "--log", log, "-o", out, "--offset", "-2")
+    answer = chipmark(
+        "power", "attach", folder, "--log", log, "-o", out, "--offset", "-2",
+        "--averaging", "row",
+    )  # fmt: skip
     assert answer.code == 0, answer.err
     (found,) = find_records([out])
     energy = load_record(found).metrics.details["energy"]

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -104,6 +104,24 @@ def certificate(folder: Path) -> Path:
     files = ["-keyout", str(folder / "key.pem"), "-out", str(made)]
     subprocess.run([*words.split(), *files], check=True, capture_output=True)
     return made
+
+
+def endless(sent: list[int]) -> Callable[[BaseHTTPRequestHandler], None]:
+    """An answer of 256 MiB; `sent` gets how much of it was taken."""
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(256 << 20))
+        handler.end_headers()
+        sent.append(0)
+        try:
+            while sent[-1] < 256 << 20:
+                handler.wfile.write(b" " * (64 << 10))
+                sent[-1] += 64 << 10
+        except OSError:
+            return  # the reader left, as it should
+
+    return send
 
 
 def dripping(handler: BaseHTTPRequestHandler) -> None:

@@ -92,6 +92,14 @@ def test_rows_of_one_second_become_their_mean(tmp_path: Path) -> None:
     assert found.power_w.tolist() == [15.0, 5.0]
 
 
+def test_means_since_the_row_before_sum_to_a_counter(tmp_path: Path) -> None:
+    text = f"Time,Watts\n{T},5\n{T + 1},10\n{T + 4},20\n"
+    found = read(tmp_path, text).integrated()
+    assert found.energy_j.tolist() == [0.0, 10.0, 70.0]
+    lacking = read(tmp_path, text + f"{T + 5},N/A\n{T + 6},20\n").integrated()
+    assert np.isnan(lacking.energy_j).all()
+
+
 def test_a_line_that_is_still_written_is_left_out(tmp_path: Path) -> None:
     found = read(tmp_path, f"Time,Watts\n{T},100\n{T + 1},10")
     assert found.power_w.tolist() == [100.0]

@@ -13,7 +13,7 @@ from chipmark.meters.redfish import RedfishMeter, watts_of
 from chipmark.meters.redfish_service import PASSWORD, RedfishService
 from chipmark.meters.request import MeterRequest
 
-from .redfish_server import Bmc, dripping, resources, serving
+from .redfish_server import Bmc, dripping, endless, resources, serving
 
 SECRET = "correct-horse-7"
 
@@ -128,6 +128,18 @@ def test_several_chassis_with_power_need_a_choice(meter: Named, bmc: Bmc) -> Non
         meter(f"redfish:{bmc.address},chassis=Backplan")
 
 
+def test_a_part_of_the_server_is_not_the_server(meter: Named, bmc: Bmc) -> None:
+    part = "/redfish/v1/Chassis/Backplane"
+    bmc.resources[part] = {"ChassisType": "Component"}
+    bmc.resources[f"{part}/EnvironmentMetrics"] = {"PowerWatts": {"Reading": 651.5}}
+    assert meter(f"redfish:{bmc.address}")._ask() == (512.0, "")
+    with pytest.raises(UsageError, match="is a part of the server") as error:
+        meter(f"redfish:{bmc.address},chassis=Backplane")
+    assert "scope=" in error.value.hint
+    found = meter(f"redfish:{bmc.address},chassis=Backplane,scope=board")
+    assert (found.info.scope, found._ask()) == ("board", (651.5, ""))
+
+
 @pytest.mark.parametrize(
     ("value", "why"),
     [(0, "0 W"), (None, "null"), ("512", "not a number"), (True, "not a number"), (-1, "outside"),
@@ -194,6 +206,16 @@ def test_an_answer_that_drips_is_cut_at_the_limit(bmc: Bmc) -> None:
         service.get("/slow")
     assert time.monotonic() - began < 30  # far below the minute that the answer would take
     service.close()
+
+
+def test_an_answer_is_read_up_to_its_most_bytes(bmc: Bmc) -> None:
+    sent: list[int] = []
+    bmc.resources["/large"] = endless(sent)
+    service = RedfishService.of(parse_choice(f"redfish:{bmc.address}"))
+    with pytest.raises(ChipmarkError, match="over 1,048,576 bytes"):
+        service.get("/large")
+    service.close()
+    assert sent[0] < 64 << 20
 
 
 def test_a_service_that_ends_an_idle_connection_is_asked_again(meter: Named, bmc: Bmc) -> None:

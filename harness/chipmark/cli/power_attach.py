@@ -45,6 +45,10 @@ def attach_log(
     ),
     scope: str = typer.Option("wall", "--scope", help="What it meters: wall, node_dc or board."),
     error: str = typer.Option("", "--error", help="The meter's error as a share of 1; 0.01."),
+    averaging: str = typer.Option(
+        "", "--averaging", metavar="SECONDS", help="What a row is a mean over; row: since the last."
+    ),
+    cap: str = typer.Option("", "--cap", metavar="WATTS", help="The most that can be drawn there."),
     covers: str = typer.Option("", "--covers", help="What is connected to the meter, for people."),
     name: str = typer.Option("", "--name", help="The meter's name in the rows; csv or log."),
     beside: bool = typer.Option(
@@ -91,6 +95,7 @@ def attach_log(
         "time": time, "power": watts, "energy": energy, "unit": unit, "energy_unit": energy_unit,
         "zone": zone, "format": time_format, "decimal": decimal, "encoding": encoding,
         "offset": offset, "scope": scope, "error": error, "covers": covers,
+        "averaging": averaging, "cap": cap,
     }  # fmt: skip
     done: list[tuple[Record, Record, tuple[Lag, ...]]] = []
     refused: list[tuple[Path, ChipmarkError]] = []
@@ -155,20 +160,20 @@ def _attachment(
     if csv is not None:
         form = csv_form(options)
         source = CsvLog(csv, form)
-        log = source.read()
+        log = terms.rows_of(source.read())
         zone_s = zone_ahead_s(form.times.zone, log)
         flags = Flags(source.naive(), zone_s, form.offset_s, style)
         info = log_info(name or "csv", csv, log, terms, "rows of")
         return Attachment(csv, sha256_of_file(csv), log, info, flags)
     assert npz is not None
-    log = StoredLog(npz).read()
+    log = terms.rows_of(StoredLog(npz).read())
     flags = Flags(False, 0.0, offset_of(options.get("offset", "0")), style)
     info = log_info(name or "log", npz, log, terms, "samples of")
     return Attachment(npz, sha256_of_file(npz), log, info, flags)
 
 
 _OPTION = re.compile(
-    r"\b(time|power|energy|unit|energy_unit|zone|format|decimal|encoding|offset|error)="
+    r"\b(time|power|energy|unit|energy_unit|zone|format|decimal|encoding|offset|error|averaging|cap)="
 )
 
 

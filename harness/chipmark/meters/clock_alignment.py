@@ -153,8 +153,7 @@ def lags_of(log: PowerLog, repeats: Sequence[Activity]) -> tuple[Lag, Lag]:
     drift. It is found where power follows work better than chance would let it. One near 0 that
     explains as well is taken before others, since regular work fits itself again a turn later.
     """
-    known = np.isfinite(log.power_w)
-    time, power = log.unix_s[known], log.power_w[known]
+    time, power = _watts(log)
     if len(time) < _LEAST_PERIODS:
         return _unknown("the log has too few readings of power")
     period = float(np.median(np.diff(time)))
@@ -204,6 +203,16 @@ def contradiction(lags: Sequence[Lag], period_s: float, flags: Flags) -> str:
         return ""
     mean = (first + last) / 2
     return f"its clock is ahead of the run's work by {_hours(mean)}; {flags.against(mean)}"
+
+
+def _watts(log: PowerLog) -> tuple[Floats, Floats]:
+    """Times and watts of a log: as read, else the mean between two readings of its counter."""
+    known = np.isfinite(log.power_w)
+    if known.any():
+        return log.unix_s[known], log.power_w[known]
+    counted = np.isfinite(log.energy_j)
+    time, joules = log.unix_s[counted], log.energy_j[counted]
+    return (time[1:] + time[:-1]) / 2, np.diff(joules) / np.diff(time)
 
 
 def _unknown(why: str, explained: float = 0.0) -> tuple[Lag, Lag]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 
@@ -26,12 +26,15 @@ from chipmark.meters.power_log import PowerLog, moment, stored_log
 from chipmark.meters.request import MeterRequest
 from chipmark_models.plain_text import one_line
 
-LOG_OPTIONS = ("scope", "error", "wait", "covers")
+LOG_OPTIONS = ("scope", "error", "averaging", "cap", "wait", "covers")
 """Of every log, apart from how its file is read."""
 
 SCOPES: tuple[Scope, ...] = ("wall", "node_dc", "board")
 ERROR_REL = 0.01
 """Of a meter whose error the user does not give: what those sold for the purpose state."""
+
+ROW = "row"
+"""`averaging=row`: each row is the mean since the row before."""
 
 STALE_S = 300.0
 """A log that was written to longer ago has no logger; loggers hold back rows for a minute or two.
@@ -44,8 +47,13 @@ CLOCK_S = 2.0
 """By how much the newest row may differ from the moment at which it was written, on top of two
 periods."""
 
+_NO_BOUND = (
+    "nothing says what happened between its rows, so watts have no error bound: averaging=row where "
+    "each is a mean since the last, or cap=WATTS"
+)
 _STEP_S = 0.1
 _POLL_S = 0.1
+_EDGE_PERIODS = 2.0  # that are kept at each end, and by which a log may end early without a word
 _LEAST_ROWS = 3
 _PERIOD_S = 1.0  # of a log that has no rows yet
 _NOTHING = PowerSamples(np.zeros(0), np.zeros(0), np.zeros(0))
@@ -98,8 +106,15 @@ class LogTerms:
     scope: Scope = "wall"
     error_rel: float = ERROR_REL
     error_given: bool = False
+    averaging_s: float | None = None
+    """What each row is a mean over; inf for the time since the row before."""
+    cap_w: float | None = None
     wait_s: float = 5.0
     covers: str = ""
+
+    def rows_of(self, log: PowerLog) -> PowerLog:
+        """A log's rows as they are integrated: means since the row before are a counter."""
+        return log.integrated() if self.averaging_s == math.inf else log
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +133,7 @@ class Clocks:
 
 
 def log_terms(options: Mapping[str, str]) -> LogTerms:
-    """Scope, error and waiting time of a log; UsageError or UnknownNameError."""
+    """What options say of a log; UsageError or UnknownNameError."""
     said = options.get("scope", "wall")
     scope = next((known for known in SCOPES if known == said), None)
     if scope is None:
@@ -127,6 +142,10 @@ def log_terms(options: Mapping[str, str]) -> LogTerms:
         scope=scope,
         error_rel=_number("error", options, ERROR_REL, 0.0, 0.5),
         error_given="error" in options,
+        averaging_s=math.inf
+        if options.get("averaging") == ROW
+        else _number("averaging", options, None, 1e-3, 3600.0),
+        cap_w=_number("cap", options, None, 1.0, 1e6),
         wait_s=_number("wait", options, 5.0, 0.0, MOST_WAIT_S),
         covers=one_line(options.get("covers", ""), 120),
     )
@@ -134,23 +153,27 @@ def log_terms(options: Mapping[str, str]) -> LogTerms:
 
 def log_info(name: str, path: Path, log: PowerLog, terms: LogTerms, what: str) -> MeterInfo:
     """What a log's samples are. Its rows are the sensor's updates: each is a new reading."""
-    period = log.period_s
+    period, file = log.period_s, one_line(path.name, 80)
+    update_s = period or _PERIOD_S
+    averaging_s = update_s if terms.averaging_s == math.inf else terms.averaging_s
     error = f"its error of {terms.error_rel:.3g} is the user's figure"
     if not terms.error_given:
         error = f"an error of {terms.error_rel:.3g} is taken; error= is for the meter's own"
-    counts = bool(np.isfinite(log.energy_j).any())
+    counts = bool(np.isfinite(log.energy_j).any()) and terms.averaging_s != math.inf
     return MeterInfo(
         name=name,
         source="wall" if terms.scope == "wall" else "counter" if counts else "polled",
         scope=terms.scope,
-        method=f"{what} {one_line(path.name, 80)}, aligned by Unix time",
-        update_period_s=period or _PERIOD_S,
+        method=f"{what} {file}, aligned by Unix time",
+        update_period_s=update_s,
+        averaging_s=averaging_s,
         error_rel=terms.error_rel,
-        covers=terms.covers or f"what the {terms.scope} meter of that log is connected to",
-        notes=(error,),
+        covers=terms.covers or f"what the {terms.scope} meter of {file} is connected to",
+        notes=(error,) if averaging_s or terms.cap_w else (error, _NO_BOUND),
         # A counter's steps may be coarser than its rows.
         period_known=period is not None and not counts,
         reading_period_s=period,
+        cap_w=terms.cap_w,
         resolution_w=log.resolution_w,
     )
 
@@ -164,11 +187,11 @@ class LogMeter:
         info: MeterInfo,
         *,
         offset_s: float = 0.0,
-        wait_s: float = 5.0,
+        terms: LogTerms | None = None,
         clocks: Clocks | None = None,
     ) -> None:
         self.info = info
-        self._source, self._offset_s, self._wait_s = source, offset_s, wait_s
+        self._source, self._offset_s, self._terms = source, offset_s, terms or LogTerms()
         self._clocks = clocks or Clocks()
         self._mark: Mark | None = None
         self._start_s = self._ahead_s = math.nan
@@ -180,36 +203,37 @@ class LogMeter:
         self._ahead_s = self._clocks.ahead_s()
 
     def stop(self) -> PowerSamples:
-        """The rows since `start` and one more at each end, on the monotonic clock.
+        """The rows since `start` and two periods more at each end, on the monotonic clock: what a
+        counter held at an edge is known from the readings around it.
 
-        Waits until the log has a row of now, at most `wait_s`. A log that cannot be read any longer
+        Waits until the log has them, at most `wait_s`. A log that cannot be read any longer
         gives none, with the reason in the remarks.
         """
         end_s, ahead_s = self._clocks.monotonic(), self._clocks.ahead_s()
-        remarks = []
+        edge_s, remarks = _EDGE_PERIODS * self.info.update_period_s, []
         if abs(ahead_s - self._ahead_s) > _STEP_S:
             remarks.append(
                 f"this machine's clock was set by {ahead_s - self._ahead_s:+.3g} s in the run; the "
                 "log is aligned by its state at the end"
             )
         try:
-            log = self._rows_until(end_s + ahead_s, end_s)
+            log = self._terms.rows_of(self._rows_until(end_s + ahead_s + edge_s, end_s))
         except ChipmarkError as error:
             return replace(_NOTHING, remarks=(error.message,))
         if log.missing:
             remarks.append(f"{log.missing} rows have no reading")
         late_s = end_s + ahead_s - (float(log.unix_s[-1]) if len(log.unix_s) else math.inf)
-        if late_s > 0:
+        if late_s > edge_s:
             said = f"ends {late_s:.3g} s before the run" if math.isfinite(late_s) else "has no row"
             remarks.append(f"the log {said} did; a logger that holds back rows needs wait=SECONDS")
-        cut = log.within(self._start_s + ahead_s, end_s + ahead_s)
+        cut = log.within(self._start_s + ahead_s - edge_s, end_s + ahead_s + edge_s)
         return replace(cut.samples(ahead_s), remarks=tuple(remarks))
 
     def _rows_until(self, unix_s: float, stopped_s: float) -> PowerLog:
         while True:
             log = self._source.read(self._mark).moved(self._offset_s)
             reached = len(log.unix_s) > 0 and log.unix_s[-1] >= unix_s
-            if reached or self._clocks.monotonic() - stopped_s >= self._wait_s:
+            if reached or self._clocks.monotonic() - stopped_s >= self._terms.wait_s:
                 return log
             self._clocks.sleep(_POLL_S)
 
@@ -231,7 +255,7 @@ class CsvMeter(LogMeter):
         log = source.read(source.mark()).moved(offset_s)
         check_live(source, log, zone_ahead_s(form.times.zone, log), offset_s)
         info = log_info("csv", source.path, log, terms, "rows of")
-        return cls(source, info, offset_s=offset_s, wait_s=terms.wait_s)
+        return cls(source, info, offset_s=offset_s, terms=terms)
 
 
 class StoredLogMeter(LogMeter):
@@ -250,7 +274,7 @@ class StoredLogMeter(LogMeter):
         log = source.read().moved(offset_s)
         check_live(source, log, 0.0, offset_s)
         info = log_info("log", source.path, log, terms, "samples of")
-        return cls(source, info, offset_s=offset_s, wait_s=terms.wait_s)
+        return cls(source, info, offset_s=offset_s, terms=terms)
 
 
 def check_live(source: LogSource, log: PowerLog, zone_s: float, offset_s: float) -> None:
@@ -302,9 +326,21 @@ def _file(choice: MeterChoice) -> Path:
     return Path(choice.target)
 
 
+@overload
 def _number(
     option: str, options: Mapping[str, str], usual: float, least: float, most: float
-) -> float:
+) -> float: ...
+
+
+@overload
+def _number(
+    option: str, options: Mapping[str, str], usual: None, least: float, most: float
+) -> float | None: ...
+
+
+def _number(
+    option: str, options: Mapping[str, str], usual: float | None, least: float, most: float
+) -> float | None:
     text = options.get(option)
     if text is None:
         return usual
@@ -316,6 +352,6 @@ def _number(
         raise UsageError(
             f"{option}={one_line(text, 40)} of a power log is not a number from {least:g} to "
             f"{most:g}",
-            f"for example {option}={usual:g}",
+            f"for example {option}={least if usual is None else usual:g}",
         )
     return value

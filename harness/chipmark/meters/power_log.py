@@ -45,6 +45,15 @@ class PowerLog:
         """The same with seconds added to its times."""
         return replace(self, unix_s=self.unix_s + offset_s) if offset_s else self
 
+    def integrated(self) -> PowerLog:
+        """The same with a counter, of watts that are each the mean since the row before: their
+        sums lose nothing, however long a row took. Without change where there is a counter, or a
+        row without a reading, for then the sum does not hold what that row would have."""
+        if self.missing or np.isfinite(self.energy_j).any() or len(self.unix_s) < 2:
+            return self
+        steps = self.power_w[1:] * np.diff(self.unix_s)
+        return replace(self, energy_j=np.concatenate(([0.0], np.cumsum(steps))))
+
     def within(self, start_s: float, end_s: float) -> PowerLog:
         """The rows from the last before `start_s` to the first after `end_s`, both by Unix time:
         the edges of a window between two rows are interpolated."""

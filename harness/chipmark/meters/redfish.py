@@ -26,6 +26,9 @@ SCOPES: tuple[Scope, ...] = ("node_dc", "wall", "board", "module")
 _ROOT = "/redfish/v1/Chassis"
 _MOST_CHASSIS = 64
 _MOST_SUPPLIES = 32
+_PARTS = frozenset(("Card", "Cartridge", "Component", "Module", "Zone"))
+"""Types of chassis that are a part of a server: a baseboard of GPUs lists each of them."""
+
 _ERROR_REL = 0.05  # controllers state none; that of sensors on boards
 _PERIOD_S = 1.0
 
@@ -160,6 +163,13 @@ def _resource(service: RedfishService, choice: MeterChoice) -> tuple[str, tuple[
         if wanted not in names:
             raise UnknownNameError(f"chassis of {service.address}", wanted, names)
         chassis = [chassis[names.index(wanted)]]
+        if _is_part(service, chassis[0]) and "scope" not in choice.options:
+            raise UsageError(
+                f"the chassis {wanted} of {service.address} is a part of the server",
+                f"add scope=, one of {', '.join(SCOPES)}",
+            )
+    else:
+        chassis = [path for path in chassis if not _is_part(service, path)]
     found = [resource for path in chassis if (resource := _powered(service, path)) is not None]
     if not found:
         shown = ", ".join(names) or "none"
@@ -185,6 +195,12 @@ def _chassis(service: RedfishService) -> list[str]:
     if not found:
         raise ServiceError(f"{_ROOT} lists no chassis", "name a resource with path= and scope=")
     return found
+
+
+def _is_part(service: RedfishService, chassis: str) -> bool:
+    document = service.find(chassis)
+    kind = None if document is None else document.get("ChassisType")
+    return isinstance(kind, str) and kind in _PARTS
 
 
 def _powered(service: RedfishService, chassis: str) -> tuple[str, tuple[str, ...]] | None:
