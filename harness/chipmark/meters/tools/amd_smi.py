@@ -22,14 +22,14 @@ _QUANTITIES = (
     ("cap_w", WATTS, ("limit.socket_power", "limit.ppt0.socket_power_limit", "limit.max_power")),
     ("temperature_c", CELSIUS, ("temperature.hotspot", "temperature.edge")),
     ("clock_mhz", MEGAHERTZ, ("clock.gfx_0.clk", "clock.gfx.clk")),
-    ("nominal_mhz", MEGAHERTZ, ("clock.gfx_0.max_clk", "clock.gfx.max_clk")),
     ("memory_clock_mhz", MEGAHERTZ, ("clock.mem_0.clk", "clock.mem.clk")),
     ("busy", PERCENT, ("usage.gfx_activity",)),
     ("memory_used_bytes", BYTES, ("mem_usage.used_vram",)),
     ("memory_total_bytes", BYTES, ("mem_usage.total_vram",)),
     ("ecc_errors", COUNT, ("ecc.total_uncorrectable_count",)),
 )  # fmt: skip
-"""A reading's field, its unit, and where it may be found, the better place first."""
+"""A reading's field, its unit, and where it may be found, the better place first. `max_clk` is the
+highest clock of a boost and no nominal one: a card below it need not be slowed down."""
 
 _BEGIN = re.compile(r"^\s*[\[{]", re.MULTILINE)
 _WHOLE = ("", "N/A", "SPX")

@@ -47,7 +47,6 @@ _PLACES: Mapping[str, tuple[Place, ...]] = {
     ),
     "temperature_c": (("temperature", "gpu current temp"),),
     "clock_mhz": (("clocks", "graphics"),),
-    "nominal_mhz": (("max clocks", "graphics"),),
     "memory_clock_mhz": (("clocks", "memory"),),
     "busy": (("utilization", "gpu"),),
     "memory_used_bytes": (("fb memory usage", "used"),),
