@@ -15,6 +15,7 @@ from chipmark.cell.workloads import ModelInUse, prepare_model
 from chipmark.chips.contract import ChipIdentity
 from chipmark.engine.computed import linear_input_of
 from chipmark.errors import UnknownNameError
+from chipmark.meters.pick import Picked
 from chipmark.results.manifest import PrecisionId
 from chipmark_models.precision import precision_class
 from chipmark_models.weights.open import open_weights
@@ -33,7 +34,7 @@ def in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelInUse:
 def cell_of(in_use: ModelInUse | None) -> Any:
     inputs = SimpleNamespace(
         in_use=in_use,
-        meter=None,
+        meters=Picked(),
         settings=RunOptions(),
         chip=ChipIdentity("chip", "vendor", "device", "card", 1, 1),
         model=in_use.identity if in_use else SimpleNamespace(source_kind="sim"),

@@ -130,8 +130,8 @@ def test_device_that_does_not_tell_is_unknown(
 def test_changes_are_found_between_repeats_and_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rawcells: ModuleType, load_answer: LoadAnswer
 ) -> None:
-    good, bad = DeviceState(throttle=(), ecc_errors=0), DeviceState(throttle=(), ecc_errors=3)
-    device = Device(good, good, good, *[bad] * 4)
+    counts = (0, 0, 0, 3, 3, 4, 5)
+    device = Device(*(DeviceState(throttle=(), ecc_errors=count) for count in counts))
     monkeypatch.setattr(measure, "state_source", lambda chip, backend, choices: device)
     cell = cell_of(tmp_path, rawcells, load_answer)
     for expected in (0, 1, 1):

@@ -53,7 +53,8 @@ def test_a_reason_in_the_middle_of_a_repeat_is_kept() -> None:
     device = Device(calm, hot, calm)
     watch = StateWatch(device)
     watch.start()
-    while device.asked < 3:
+    until = time.monotonic() + 30
+    while device.asked < 3 and time.monotonic() < until:
         time.sleep(0.005)
     state = watch.stop()
     assert state.during is not None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chipmark.errors import ChipmarkError, UnknownNameError, UsageError
-from chipmark.meters import pick
+from chipmark.meters import calibration, pick
 from chipmark.meters.choice import parse_choice
 from chipmark.meters.contract import Meter, MeterInfo, file_slug
 from chipmark.meters.declared import DeclaredMeter
@@ -55,6 +55,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         monkeypatch.setattr(pick, "plugins", lambda group: known)
         monkeypatch.setattr(pick, "meter_factory", factory)
+        monkeypatch.setattr(calibration, "meter_factory", factory)
 
     return install
 

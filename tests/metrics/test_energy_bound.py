@@ -137,3 +137,58 @@ def test_idle_power_narrows_what_was_not_seen(simulated_meters: ModuleType) -> N
     meter = simulated_meters.info(sensor, averaging_s=None, cap_w=150.0)
     assert window_energy(samples, meter, 5.0, 65.0).error_rel == pytest.approx(1.0)
     assert window_energy(samples, meter, 5.0, 65.0, 80.0).error_rel == pytest.approx(0.5)
+
+
+def test_watts_that_are_all_rounded_one_way(simulated_meters: ModuleType) -> None:
+    sensor = Sensor("watts", 0.1, 0.1, resolution=1.0, read_period_s=0.025)
+    curve = steps([0, 70], [100.49])
+    samples = PowerSamples(*sensor.readings(curve, 4.0, 66.0))
+    found = window_energy(samples, simulated_meters.info(sensor), 5.0, 65.0, 100.0)
+    assert found.energy_j == pytest.approx(6000.0)
+    assert found.error_rel == pytest.approx(0.005, rel=0.1)
+
+
+def test_a_coarse_counter_is_off_by_a_step(simulated_meters: ModuleType) -> None:
+    sensor = Sensor("counter", 0.02, resolution=20.0, read_period_s=0.005)
+    curve = steps([0, 70], [100.0])
+    samples = PowerSamples(*sensor.readings(curve, 4.0, 36.0))
+    ratios = []
+    for start_s in np.arange(5.0, 5.5, 0.03):
+        found = window_energy(samples, simulated_meters.info(sensor), start_s, start_s + 25.97)
+        assert found.energy_j is not None
+        assert found.error_rel is not None
+        ratios.append(abs(2597 / found.energy_j - 1) / found.error_rel)
+    assert 0.5 < max(ratios) <= 1
+
+
+def test_updates_that_are_always_read_early_or_late(simulated_meters: ModuleType) -> None:
+    # Nine updates in ten readings: where watts rise late in the span between two readings and
+    # fall early, the trapezoid is too high each time.
+    sensor = Sensor("watts", 0.1, 0.1, read_period_s=0.09, read_phase=0.05)
+    ratios = []
+    for high in range(1, 9):
+        for shift in range(9):
+            curve = simulated_meters.pulses(
+                0, 70, period_s=0.9, duty=high / 9, high_w=400.0, low_w=60.0, phase=shift / 9
+            )
+            samples = PowerSamples(*sensor.readings(curve, 4.0, 66.0))
+            found = window_energy(samples, simulated_meters.info(sensor), 5.0, 65.0, 60.0)
+            true_j = float(np.diff(curve.energy(np.array([5.0, 65.0])))[0])
+            assert found.energy_j is not None
+            assert found.error_rel is not None
+            ratios.append(abs(true_j / found.energy_j - 1) / found.error_rel)
+    assert 0.5 < max(ratios) <= 1
+
+
+def test_what_a_gap_hides_may_be_all_that_the_cap_allows(simulated_meters: ModuleType) -> None:
+    # A card that draws its limit in every gap, and next to nothing where it is read.
+    gaps = tuple((at, at + 0.5) for at in np.arange(7.0, 63.0, 5.0))
+    sensor = Sensor("watts", 0.01, 0.01, read_period_s=0.005, gaps=gaps)
+    knots = np.array([0.0, *[edge for a, b in gaps for edge in (a + 0.01, b - 0.02)], 70.0])
+    curve = steps(knots, np.resize([70.0, 400.0], len(knots) - 1))
+    samples = PowerSamples(*sensor.readings(curve, 4.0, 66.0))
+    found = window_energy(samples, simulated_meters.info(sensor, cap_w=400.0), 5.0, 65.0, 70.0)
+    true_j = float(np.diff(curve.energy(np.array([5.0, 65.0])))[0])
+    assert found.energy_j is not None
+    assert found.error_rel is not None
+    assert 0.9 < (true_j / found.energy_j - 1) / found.error_rel <= 1

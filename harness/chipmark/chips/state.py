@@ -15,14 +15,26 @@ _CHECKED: Mapping[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 
 UNVERIFIED = "unverified on hardware"
 """How a source says that it was written from documents and never run on what it reads."""
-IDLE = "gpu_idle"
-"""The reason by which a card says that its clocks are low because nothing runs on it."""
 CPU_THERMAL = "cpu_thermal"
 """The name of a rise of the kernel's thermal_throttle counters."""
 
 _HEAT = ("therm", "temp", "thm", "prochot")
 _FORCED = ("hw_", "hardware", "brake")
 _CAP = ("power_cap", "power cap", "ppt")
+
+
+_DISPLAY = ("geforce", "rtx", "titan", "quadro")
+
+
+def holds_highest_clock(name: str) -> bool:
+    """Whether a card of this name holds the highest clock that its driver names, unless it says why
+    not. Cards for displays do not: theirs is that of the best chip at its coolest."""
+    return not any(word in name.lower() for word in _DISPLAY)
+
+
+def is_idle(reason: str) -> bool:
+    """Whether a throttle reason is that nothing runs on the device."""
+    return reason.lower().endswith("idle")
 
 
 def is_thermal(reason: str) -> bool:

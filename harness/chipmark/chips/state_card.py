@@ -6,7 +6,14 @@ from typing import Any
 
 from chipmark.chips import nvml as nv
 from chipmark.chips.device_users import DeviceUsers
-from chipmark.chips.state import IDLE, UNVERIFIED, DeviceState, Sample, is_power_cap
+from chipmark.chips.state import (
+    UNVERIFIED,
+    DeviceState,
+    Sample,
+    holds_highest_clock,
+    is_idle,
+    is_power_cap,
+)
 
 _PERIOD_S = 0.1  # reasons last for seconds; NVML answers in a fraction of a millisecond
 _USERS_EVERY = 10
@@ -19,10 +26,6 @@ step its clocks stay up."""
 _UNCORRECTED, _VOLATILE = 1, 0  # nvmlMemoryErrorType_t, nvmlEccCounterType_t
 _VIRTUAL = {2: "vGPU", 3: "vGPU host", 4: "vSGA host"}
 """nvmlGpuVirtualizationMode_t; a card that is passed through is whole."""
-
-_DISPLAY = ("geforce", "rtx", "titan", "quadro")
-"""Names of cards for displays: their highest clock is that of the best chip at its coolest, which
-they do not reach and give no reason for, so it is not their nominal clock."""
 
 
 class CardSource:
@@ -67,7 +70,7 @@ class CardSource:
         reasons, busy = card.reasons(), _busy(card)
         loaded = None if busy is None else busy >= _LOADED
         if reasons is not None:
-            loaded = IDLE not in reasons and loaded is not False
+            loaded = not any(map(is_idle, reasons)) and loaded is not False
         ask = self._asked % _USERS_EVERY == 0
         others = self._users.others(compute_pids(card)) if ask else None
         return Sample(
@@ -101,8 +104,8 @@ def _nominal_mhz(card: nv.Card) -> float | None:
     which = getattr(card.nvml, "NVML_CLOCK_SM", None)
     if which is None:
         return None
-    display = any(word in card.name.lower() for word in _DISPLAY)
-    asked = "nvmlDeviceGetDefaultApplicationsClock" if display else "nvmlDeviceGetMaxClockInfo"
+    highest = holds_highest_clock(card.name)
+    asked = "nvmlDeviceGetMaxClockInfo" if highest else "nvmlDeviceGetDefaultApplicationsClock"
     return _number(card.ask(asked, which)) or None
 
 

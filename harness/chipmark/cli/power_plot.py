@@ -8,7 +8,7 @@ import typer
 
 
 def plot(
-    runs: list[Path] = typer.Argument(..., metavar="RUN...", help="Records, or folders of them."),
+    runs: list[Path] = typer.Argument(..., help="Records, or folders of them."),
     out: Path = typer.Option(..., "-o", "--out", help="The picture: .svg, .png or .pdf."),
     repeat: int | None = typer.Option(
         None, "--repeat", min=0, help="Only this timed repeat of each record; the first is 0."
@@ -17,7 +17,7 @@ def plot(
     """Draw the power of a run over time: every meter, phases shaded, idle power dashed.
 
     A panel is a repeat, its time that of W. Where nothing was read there is no line. A counter's
-    watts are those of the time between two of its updates. Needs `chipmark[plot]`.
+    watts are those of the time between two of its updates. Needs the extra `plot` (matplotlib).
 
     Exit codes: 0 drawn; 2 bad input; 3 nothing was metered.
 

@@ -54,7 +54,9 @@ def test_the_meter_of_a_whole_tool(stored: Any, program: Callable[[str], Any]) -
     assert not meter.info.verified
     meter.start()
     samples = meter.stop()
-    assert samples.power_w.tolist() == [wanted["watts"]] * 2
+    # A moment drawn within the period may fall between the first and the last reading.
+    assert len(samples.power_w) >= 2
+    assert set(samples.power_w.tolist()) == {wanted["watts"]}
     assert all(math.isnan(value) for value in samples.energy_j)
     assert samples.remarks == tuple(wanted.get("remarks", ()))
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from chipmark.meters.tools.frames import UNREADABLE, Label, frame_rows, process_counts
+from chipmark.meters.tools.frames import UNREADABLE, Label, frame_rows, processes_of
 from chipmark.meters.tools.nvidia_like import TABLE
 
 FRAME = """
@@ -58,6 +58,7 @@ def test_a_column_that_is_new_does_not_shift_the_others() -> None:
         ("40C   P0    104W / 350W", "40C   104W / 350W"),
         ("40C   P0    104W / 350W", "40C   104W  350W"),
         ("40C   P0    104W / 350W", "40C   P0    / 350W"),
+        ("7%         |", "7%  | 9%  |"),
     ],
 )
 def test_a_cell_that_is_not_as_its_header_has_no_watts(old: str, new: str) -> None:
@@ -105,12 +106,16 @@ def test_processes_are_counted_by_card() -> None:
 | 2 12 b 3MiB |
 | 2 13 c |
 """
-    counts = process_counts(table)
-    assert counts is not None
-    assert (counts[0], counts[1], counts[2]) == (1, 0, 2)
-    none = process_counts("| Process: |\n| no process found |")
-    assert none is not None
-    assert not none
+    listed = processes_of(table + "+---+\n\n")
+    assert [listed.printed(card) for card in range(3)] == [
+        {"processes": "1"},
+        {"processes": "0"},
+        {"processes": "2"},
+    ]
+    assert processes_of("| Process: |\n| no process found |").printed(5) == {"processes": "0"}
+    # A row that was cut off may have been of any card.
+    cut = processes_of(table)
+    assert (cut.printed(1), cut.printed(2)) == ({}, {"processes": "2"})
     # A table whose rows are not read is no sign of an idle card.
-    assert process_counts("| Processes: |\n| 进程 |") is None
-    assert process_counts(FRAME) is None
+    assert processes_of("| Processes: |\n| 进程 |\n+---+\n").printed(0) == {}
+    assert processes_of(FRAME).printed(0) == {}

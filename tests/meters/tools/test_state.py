@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from chipmark.chips.state import DeviceState, Sample
 from chipmark.chips.state_watch import StateWatch
 from chipmark.errors import ChipmarkError
 from chipmark.meters.request import MeterRequest
+from chipmark.meters.tools import state
 from chipmark.meters.tools.cards import Card
 from chipmark.meters.tools.devices import ToolHere
+from chipmark.meters.tools.npu_smi import NPU_SMI
 from chipmark.meters.tools.reading import DieReading
 from chipmark.meters.tools.state import ToolSource, tool_source
 from chipmark.meters.tools.tool import Query, Tool
@@ -31,9 +34,9 @@ def parsed(text: str) -> tuple[DieReading, ...]:
         values: dict[str, Any] = {}
         for part in rest:
             name, _, value = part.partition("=")
-            number = int(value) if value.isdigit() else value
-            values[name] = (value,) if name == "throttle" else float(number)
-        found.append(DieReading(int(card), int(die), name="Paper", **values))
+            text = {"throttle": (value,), "name": value}
+            values[name] = text[name] if name in text else float(value)
+        found.append(DieReading(int(card), int(die), **{"name": "Paper"} | values))
     return tuple(found)
 
 
@@ -99,6 +102,13 @@ def test_the_dies_of_a_card_are_one_device(paper: Paper) -> None:
     )  # fmt: skip
 
 
+def test_what_was_not_listed_as_a_die_is_not_of_the_card(paper: Paper) -> None:
+    paper.says("0 0 temperature_c=40")
+    device = source(paper)
+    paper.says("0 0 temperature_c=40", "0 9 temperature_c=90")  # as a board's own controller
+    assert device.read().temperature_c == 40
+
+
 def test_a_count_of_half_a_card_is_none(paper: Paper) -> None:
     paper.says("0 0 ecc_errors=1 processes=0", "0 1 temperature_c=60")
     found = source(paper).read()
@@ -125,6 +135,23 @@ def test_the_limit_is_known_by_its_watts_or_its_reason(
     clock.now += 5
     sample = device.sample()
     assert (sample.capped, sample.loaded, sample.clock_mhz) == (capped, True, 1000)
+
+
+def test_idle_by_its_reason_is_not_under_load(paper: Paper) -> None:
+    clock = Time()
+    paper.says("0 0 clock_mhz=300 busy=0.9 throttle=idle")
+    device = source(paper, clock)
+    device.read()
+    clock.now += 5
+    assert device.sample().loaded is False
+
+
+@pytest.mark.parametrize(("name", "nominal"), [("MXC500", 1700), ("GeForce-RTX-4090", None)])
+def test_the_highest_clock_of_a_card_for_displays_is_not_nominal(
+    paper: Paper, name: str, nominal: float | None
+) -> None:
+    paper.says(f"0 0 clock_mhz=300 nominal_mhz=1700 name={name}")
+    assert source(paper).read().nominal_mhz == nominal
 
 
 def test_one_answer_serves_a_read_and_its_sample(paper: Paper) -> None:
@@ -202,11 +229,11 @@ def test_an_even_throttle_of_an_ascend_is_seen_by_npu_smi(program: Callable[[str
     assert found is not None
     watch = StateWatch(found)
     watch.start()
-    state = watch.stop()
-    assert (state.source, state.before.nominal_mhz) == ("npu-smi", 1650)
-    assert state.during is not None
-    assert state.during.clock_uncapped_mhz == 1320
-    assert (state.before.busy, state.before.temperature_c) == (0.9, 33)
+    told = watch.stop()
+    assert (told.source, told.before.nominal_mhz) == ("npu-smi", 1650)
+    assert told.during is not None
+    assert told.during.clock_uncapped_mhz == 1320
+    assert (told.before.busy, told.before.temperature_c) == (0.9, 33)
 
 
 def test_the_card_that_computes_is_asked(program: Callable[[str], Any]) -> None:
@@ -221,3 +248,16 @@ def test_a_vendor_without_a_tool_has_no_source(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ChipmarkError, match="npu-smi"):
         tool_source(ASCEND)
+
+
+def test_the_second_tool_of_a_vendor_is_asked_where_the_first_is_not_here(
+    program: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = replace(NPU_SMI, name="other", programs=("no-such-smi",))
+    monkeypatch.setattr(state, "_tools", lambda: iter((missing, NPU_SMI)))
+    with pytest.raises(ChipmarkError, match="no-such-smi"):
+        tool_source(ASCEND)
+    program("npu-smi").prints(answers({}))
+    found = tool_source(ASCEND)
+    assert found is not None
+    assert found.name == "npu-smi"

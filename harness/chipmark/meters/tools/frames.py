@@ -77,11 +77,26 @@ def frame_rows(text: str, labels: Sequence[Label]) -> list[dict[str, str]]:
     return rows
 
 
-def process_counts(text: str) -> Counter[int] | None:
-    """Processes of each card by the table of processes below the devices; None where there is
-    none, or where it neither lists any nor says that there are none."""
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The list of processes below the devices."""
+
+    counts: Counter[int]
+    """Of the cards that have rows in it."""
+    whole: bool
+    """Whether it has its end: a row that was cut off may have been of any card."""
+
+    def printed(self, card: int) -> dict[str, str]:
+        """The field `processes` of a card as text, {} where the list does not tell."""
+        count = self.counts[card]
+        return {"processes": str(count)} if count or self.whole else {}
+
+
+def processes_of(text: str) -> Processes:
+    """What a table says of processes; where it has no list, or one without rows that does not say
+    that there are none, nothing is known of any card."""
     counts: Counter[int] = Counter()
-    within = said = False
+    within = none = ended = False
     for line in text.splitlines()[:_MOST_LINES]:
         bare = line.strip(" |*\t")
         if len(line) > _LONGEST_LINE:
@@ -89,12 +104,13 @@ def process_counts(text: str) -> Counter[int] | None:
         if re.match(r"process(?:es)? ?:", bare, re.IGNORECASE):
             within = True
         elif within and _NO_PROCESS.match(bare):
-            said = True
+            none = True
         elif within:
             words = bare.split()
             if len(words) > 2 and re.fullmatch(r"\d{1,4}", words[0]) and _ID.fullmatch(words[1]):
                 counts[int(words[0])] += 1
-    return counts if counts or said else None
+        ended = bool(_RULE.fullmatch(line.strip())) or (ended and not bare)
+    return Processes(counts, none or (ended and counts.total() > 0))
 
 
 _ID = re.compile(r"\d{1,10}|N/A|-")

@@ -19,7 +19,7 @@ from chipmark.meters.tools.frames import (
     USED_OF_TOTAL,
     Label,
     frame_rows,
-    process_counts,
+    processes_of,
 )
 from chipmark.meters.tools.logs import DeviceLog, Place, device_logs, device_objects
 from chipmark.meters.tools.printed import first_of_each, reading_of
@@ -59,12 +59,11 @@ _BEGINS = re.compile(r"GPU\s?(?P<card>\d{1,4})\b(?:\s+(?P<pci>[0-9A-Fa-f:.]+))?(
 
 def overview(text: str) -> tuple[DieReading, ...]:
     """The devices of the bare command's table; it has no watts."""
-    counts = process_counts(text)
+    processes = processes_of(text)
     readings = []
     for row in frame_rows(text, _TABLE):
         card = int(row["card"])
-        if counts is not None:
-            row["processes"] = str(counts[card])
+        row |= processes.printed(card)
         kind = row.get("kind", "Physical")
         readings.append(reading_of(card, row, shared="" if kind == "Physical" else kind))
     return first_of_each(readings)

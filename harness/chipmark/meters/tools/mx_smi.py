@@ -22,7 +22,7 @@ from chipmark.meters.tools.frames import (
     WATT,
     Label,
     frame_rows,
-    process_counts,
+    processes_of,
 )
 from chipmark.meters.tools.logs import DeviceLog, device_logs
 from chipmark.meters.tools.printed import first_of_each, reading_of, unit_behind, with_unit
@@ -63,7 +63,7 @@ _LONGEST_LINE = 1000
 def overview(text: str) -> tuple[DieReading, ...]:
     """The devices of the bare command's table."""
     by_board = frame_rows(text, _BY_BOARD)
-    counts = process_counts(text)
+    processes = processes_of(text)
     dies: Counter[int] = Counter()
     readings = []
     for row in by_board or frame_rows(text, _BY_GPU):
@@ -72,8 +72,7 @@ def overview(text: str) -> tuple[DieReading, ...]:
         used, total = row.get("memory_used_bytes"), row.get("memory_total_bytes", "")
         if used is not None:
             row["memory_used_bytes"] = with_unit(used, unit_behind(total))
-        if counts is not None:
-            row["processes"] = str(counts[gpu])
+        row |= processes.printed(gpu)
         if dies[card]:
             # Each of a board's GPUs prints the board's watts: they are the card's, once.
             row["power_w"] = row["cap_w"] = "N/A"

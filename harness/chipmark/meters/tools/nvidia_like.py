@@ -18,7 +18,7 @@ from chipmark.meters.tools.frames import (
     USED_OF_TOTAL,
     Label,
     frame_rows,
-    process_counts,
+    processes_of,
 )
 from chipmark.meters.tools.logs import DeviceLog, Place, device_logs
 from chipmark.meters.tools.printed import first_of_each, reading_of
@@ -99,14 +99,13 @@ _BEGINS = re.compile(
 
 def table_readings(text: str) -> tuple[DieReading, ...]:
     """The devices of the framed table, with the number of processes below it."""
-    counts = process_counts(text)
+    processes = processes_of(text)
     readings = []
     for row in frame_rows(text, TABLE):
         card = int(row["card"])
         if row.get("ecc_errors", "").lower() in ("off", "on"):
             row["ecc_errors"] = "N/A"  # whether it is switched on, and no count
-        if counts is not None:
-            row["processes"] = str(counts[card])
+        row |= processes.printed(card)
         split = row.get("mig", "").lower() == "enabled"
         readings.append(reading_of(card, row, shared="MIG" if split else ""))
     return first_of_each(readings)

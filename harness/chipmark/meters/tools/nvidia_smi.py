@@ -2,8 +2,9 @@
 
 The table is read by its header (drivers change its widths), the CSV by its columns' names, the log
 by its sections. `power.draw` is a mean over a second on Ampere and newer, except GA100;
-`power.draw.instant` is not, and older drivers refuse it with the whole query. Namesakes: the tools
-of vendors that pose as CUDA, told by their own banners.
+`power.draw.instant` is not, and older drivers refuse it with the whole query. The sensor is quicker
+than it is asked here, since every question starts a process. Tools of vendors that pose as CUDA may
+have its name, and are known by their own banners.
 """
 
 from __future__ import annotations
@@ -51,5 +52,5 @@ NVIDIA_SMI = Tool(
     is_own=_is_nvidia,
     listed_by="CUDA_DEVICE_ORDER=PCI_BUS_ID",
     averaging_s=POWER_AVERAGE_S,
-    period_s=0.1,
+    period_s=0.5,
 )

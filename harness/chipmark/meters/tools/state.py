@@ -6,7 +6,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from chipmark.chips.device_users import DeviceUsers
-from chipmark.chips.state import UNVERIFIED, DeviceState, Sample, is_power_cap
+from chipmark.chips.state import (
+    UNVERIFIED,
+    DeviceState,
+    Sample,
+    holds_highest_clock,
+    is_idle,
+    is_power_cap,
+)
 from chipmark.errors import ChipmarkError
 from chipmark.log import logger_of
 from chipmark.meters.plugins import meter_factory
@@ -80,7 +87,9 @@ class ToolSource:
         others = self._users.beyond_own(_total(dies, "processes"))
         self._state = DeviceState(
             clock_mhz=_least(dies, "clock_mhz"),
-            nominal_mhz=_least(dies, "nominal_mhz"),
+            nominal_mhz=_least(
+                [die for die in dies if holds_highest_clock(die.name)], "nominal_mhz"
+            ),
             memory_clock_mhz=_least(dies, "memory_clock_mhz"),
             temperature_c=_most(dies, "temperature_c"),
             throttle=_reasons(dies),
@@ -101,11 +110,14 @@ class ToolSource:
             dies, self._sample_s = self._ask(self._moving)
             self._failures = 0 if dies else self._failures + 1
         reasons, busy = _reasons(dies), _most(dies, "busy")
+        loaded = None if busy is None else busy >= _LOADED
+        if any(map(is_idle, reasons or ())):
+            loaded = False
         return Sample(
             clock_mhz=_least(dies, "clock_mhz"),
             temperature_c=_most(dies, "temperature_c"),
             throttle=reasons,
-            loaded=None if busy is None else busy >= _LOADED,
+            loaded=loaded,
             capped=self._capped(dies, reasons),
             other_processes=self._users.beyond_own(_total(dies, "processes")).count,
         )
@@ -134,18 +146,28 @@ class ToolSource:
 
 
 def tool_source(request: MeterRequest) -> ToolSource | None:
-    """What tells the state of the card that `request` is about: its vendor's tool, None where
-    chipmark reads no tool of that vendor. Raises ChipmarkError where the tool is not here, cannot
-    be read, or does not tell the card from others."""
+    """What tells the state of the card that `request` is about: the first of its vendor's tools
+    that can, None where chipmark reads no tool of that vendor. Raises ChipmarkError where none of
+    them is here, can be read, and tells the card from others."""
+    failure: ChipmarkError | None = None
     for tool in _tools():
         if tool.vendor != request.vendor:
             continue
-        here, readings = find_tool(tool)
-        wanted = [field for field in ("pci", "uuid") if getattr(request.key, field)]
-        if wanted:
-            readings = here.completed(readings, wanted)
-        return ToolSource(here, card_that_computes(tool, cards_of(tool, readings), request))
+        try:
+            return _source(tool, request)
+        except ChipmarkError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
     return None
+
+
+def _source(tool: Tool, request: MeterRequest) -> ToolSource:
+    here, readings = find_tool(tool)
+    wanted = [field for field in ("pci", "uuid") if getattr(request.key, field)]
+    if wanted:
+        readings = here.completed(readings, wanted)
+    return ToolSource(here, card_that_computes(tool, cards_of(tool, readings), request))
 
 
 def _tools() -> Iterator[Tool]:
