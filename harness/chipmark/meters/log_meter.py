@@ -48,8 +48,8 @@ CLOCK_S = 2.0
 periods."""
 
 _NO_BOUND = (
-    "nothing says what happened between its rows, so watts have no error bound: averaging=row where "
-    "each is a mean since the last, or cap=WATTS"
+    "nothing says what happened between its rows, so watts have no error bound: averaging=row "
+    "where each is a mean since the last, or cap=WATTS"
 )
 _STEP_S = 0.1
 _POLL_S = 0.1
