@@ -37,8 +37,8 @@ _UNVERIFIED = "unverified on hardware: written from NVML's documents and tested 
 _TAKEN = f"the update period was not seen at idle and is taken as {FALLBACK_PERIOD_S:g} s"
 _PART_TIME = ("A100", "H100")
 _UNSEEN = (
-    "its sensor looks at about 25 ms of each 100 ms (arXiv 2312.02741): what a load in step with it "
-    "hides is not in the error bound"
+    "its sensor looks at about 25 ms of each 100 ms (arXiv 2312.02741): what a load in step with "
+    "it hides is not in the error bound"
 )
 _VGPU = 2  # NVML_GPU_VIRTUALIZATION_MODE_VGPU: this is a guest with a share of a card
 
