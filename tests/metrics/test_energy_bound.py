@@ -11,7 +11,7 @@ import pytest
 
 from chipmark.backends.sim.power_curve import steps
 from chipmark.backends.sim.sensors import Sensor
-from chipmark.meters.contract import PowerSamples
+from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.metrics.energy import window_energy
 
 
@@ -192,3 +192,18 @@ def test_what_a_gap_hides_may_be_all_that_the_cap_allows(simulated_meters: Modul
     assert found.energy_j is not None
     assert found.error_rel is not None
     assert 0.9 < (true_j / found.energy_j - 1) / found.error_rel <= 1
+
+
+@pytest.mark.parametrize(("watts", "step"), [(65.0, 1.0), (65.3, 0.1), (65.25, 0.01)])
+def test_a_value_that_never_changes_is_rounded_to_its_last_decimal(
+    watts: float, step: float
+) -> None:
+    time_s = np.arange(0.0, 30.0, 0.1)
+    samples = PowerSamples(time_s, np.full(len(time_s), np.nan), np.full(len(time_s), watts))
+    meter = MeterInfo(
+        "tool", "polled", "board", "typed", 0.1, averaging_s=0.1, error_rel=0.0, cap_w=400.0
+    )
+    found = window_energy(samples, meter, 1.0, 29.0, 60.0)
+    at_edges = 2 * 0.15 * (watts - 60) / (28 * watts)
+    assert found.error_rel is not None
+    assert step / 2 / watts <= found.error_rel <= step / 2 / watts + 2 * at_edges

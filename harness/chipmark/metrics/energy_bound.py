@@ -34,7 +34,8 @@ holds. Three things are between h's readings and the power p, and their terms ad
 
 The roundings of watts to their resolution may all go one way: half a step times the window. Where
 the step is not stated it is at most the least difference that was seen, as of a counter; where no
-two readings differ there is none to see, and the sensor class has to hold it.
+two readings differ it is taken as the last decimal of their value, at most a watt: tools print
+tenths or whole watts, and none is known that is coarser.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ CHANCE = 1e-6
 """Probability that the statistical part of a bound does not hold."""
 
 _L = math.log(3 / CHANCE)
+_DECIMALS = 6
 _SAME = 1e-6
 """Relative: periods and averaging windows this close are taken as equal."""
 
@@ -117,7 +119,9 @@ def watts_bound(
     if not meter.period_known:
         period = max(period, _longest_between_changes(time, power))
     drawn = _drawn(meter, time, power, window, joules, limits)
-    step = _least_step(power) if meter.resolution_w is None else meter.resolution_w
+    step = meter.resolution_w
+    if step is None:
+        step = _least_step(power) or _last_decimal(float(power[0]))
     rounding = step / 2 * seconds
     if _of_the_moment(meter):
         return _relative(min(whole, drawn + rounding), joules, meter.error_rel)
@@ -184,6 +188,14 @@ def _least_step(values: Floats) -> float:
         return 0.0
     between = np.diff(rises)
     return float(min(rises[0], between[between > noise].min(initial=math.inf)))
+
+
+def _last_decimal(watts: float) -> float:
+    """1 W for whole watts, 0.1 W for tenths, down to a microwatt."""
+    for decimals in range(_DECIMALS):
+        if math.isclose(round(watts, decimals), watts, rel_tol=1e-12, abs_tol=1e-12):
+            return 10.0**-decimals
+    return 10.0**-_DECIMALS
 
 
 def _longest_between_changes(time: Floats, values: Floats) -> float:
