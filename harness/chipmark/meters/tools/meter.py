@@ -122,6 +122,8 @@ class ToolMeter:
         asked = self._here.ask(power.query, numbers, each)
         if asked.problem:
             return None, asked.problem
+        if other := power.card.elsewhere(asked.readings):
+            return None, f"{name}: {other}"
         readings = [without_suspects(r, power.cap_w) for r in asked.readings]
         watts = power.watts.of(readings, power.card)
         if watts is not None:
