@@ -48,8 +48,8 @@ CLOCK_S = 2.0
 periods."""
 
 _NO_BOUND = (
-    "nothing says what happened between its rows, so watts have no error bound: averaging=row where "
-    "each is a mean since the last, or cap=WATTS"
+    "nothing says what happened between its rows, so watts have no error bound: averaging=row "
+    "where each is a mean since the last, or cap=WATTS"
 )
 _STEP_S = 0.1
 _POLL_S = 0.1
@@ -210,8 +210,8 @@ class LogMeter:
         self._ahead_s = self._clocks.ahead_s()
 
     def stop(self) -> PowerSamples:
-        """The rows since `start` and two periods and what the clock may differ by more at each end, on the monotonic clock: what a
-        counter held at an edge is known from the readings around it.
+        """The rows since `start` on the monotonic clock, with two periods and what the clocks may
+        differ by more at each end: what a counter held at an edge is known from the readings around it.
 
         Waits until the log has them, at most `wait_s`. A log that cannot be read any longer
         gives none, with the reason in the remarks.
