@@ -211,7 +211,8 @@ class LogMeter:
 
     def stop(self) -> PowerSamples:
         """The rows since `start` on the monotonic clock, with two periods and what the clocks may
-        differ by more at each end: what a counter held at an edge is known from the readings around it.
+        differ by more at each end: what a counter held at an edge is known from the readings around
+        it.
 
         Waits until the log has them, at most `wait_s`. A log that cannot be read any longer
         gives none, with the reason in the remarks.

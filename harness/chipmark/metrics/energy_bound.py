@@ -37,8 +37,8 @@ are x - c and x + c, and an edge of watts lags by c more, from A + T + c before 
 
 The roundings of watts to their resolution may all go one way: half a step times the window. Where
 the step is not stated it is at most the least difference that was seen, as of a counter; where no
-two readings differ there is none to see: then it is the coarsest decimal unit, up to a watt, that the
-value is a multiple of.
+two readings differ there is none to see: then it is the coarsest decimal unit, up to a watt, that
+the value is a multiple of.
 """
 
 from __future__ import annotations

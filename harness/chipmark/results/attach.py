@@ -126,8 +126,8 @@ def attach(record: Record, out_dir: Path, given: Attachment, *, as_row: bool) ->
 
 
 def _clock_s(given: Attachment, lags: Sequence[Lag]) -> float | None:
-    """By how much the clock may differ: the lag that was found, which is looked for in steps of half
-    a period, else what the user says."""
+    """By how much the clock may differ: the lag that was found, which is looked for in steps of
+    half a period, else what the user says."""
     found = [abs(lag.seconds) for lag in lags if lag.seconds is not None]
     return max(found) + (given.log.period_s or 0.0) / 2 if found else given.clock_s
 
