@@ -16,7 +16,7 @@ from chipmark.metrics.rawcell import RawCell
 
 WALL = MeterInfo(
     "pdu", "wall", "wall", "hand", update_period_s=0.001, averaging_s=0.001, error_rel=0.03,
-    reading_period_s=0.001, cap_w=100.0,
+    reading_period_s=0.001, cap_w=100.0, resolution_w=0.001,
 )  # fmt: skip
 MakeCell = Callable[..., RawCell]
 

@@ -130,7 +130,7 @@ def test_gaps_sum_over_the_window() -> None:
 
 
 def test_bound_holds_what_a_gap_may_hide() -> None:
-    meter = replace(POLLED, update_period_s=0.02, averaging_s=0.02, cap_w=285.0)
+    meter = replace(POLLED, update_period_s=0.02, averaging_s=0.02, cap_w=285.0, resolution_w=0.0)
     samples = bursts(0.3)
     samples = power(
         np.r_[-0.1, -0.08, samples.time_s, 10.02, 10.04], np.full(len(samples.time_s) + 4, 100.0)
