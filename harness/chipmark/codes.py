@@ -96,6 +96,10 @@ class NullReason(Code):
         "error_without_cap",
         "what the meter did not see has no bound: the most that the unit can draw is not known",
     )
+    ERROR_CLOCK_UNKNOWN = (
+        "error_clock_unknown",
+        "nothing bounds by how much the clock of the log differs from the run's",
+    )
     ERROR_OVER_100 = (
         "error_over_100",
         "what the meter did not see may be more than all that it saw",

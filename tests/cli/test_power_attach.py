@@ -112,6 +112,8 @@ def test_the_log_is_the_rows_meter_within_its_bound(
     new, old = load_record(folder), load_record(record)
     assert new.manifest.meter is not None
     assert (new.manifest.meter.name, new.manifest.meter.source) == ("csv", "wall")
+    lag_s = max(map(abs, found["lag_s"]))
+    assert new.manifest.meter.clock_s == pytest.approx(lag_s + 0.25)
     source = new.manifest.recomputed_from
     assert source is not None
     assert source.id == old.id
@@ -263,6 +265,19 @@ def test_work_without_contrast_is_said(
     assert new.manifest.meter is not None
     assert (new.manifest.meter.source, new.manifest.meter.scope) == ("polled", "node_dc")
     assert any("could not be checked" in note.text for note in new.manifest.notes)
+    # Nothing bounds the clock then but the user's word, and without it there is no interval.
+    assert new.metrics.values["tok_per_joule"] is not None
+    energy = new.metrics.details["energy"]
+    assert (energy["error_rel"], energy["error_null_reason"]) == (None, "error_clock_unknown")
+    words = ("power", "attach", record, "--log", log, "--averaging", 1, "--cap", 500)
+    for seconds in (0.5, 2):
+        folder = tmp_path / f"by-{seconds}"
+        assert chipmark(*words, "--clock", seconds, "-o", folder).code == 0
+        (found,) = find_records([folder])
+        told = load_record(found)
+        assert told.manifest.meter is not None
+        assert told.manifest.meter.clock_s == seconds
+        assert told.metrics.details["energy"]["error_rel"] is not None
 
 
 def test_records_that_no_log_can_be_laid_over(
@@ -302,12 +317,12 @@ def test_a_log_of_a_real_run_is_within_its_bound(chipmark, tmp_path: Path) -> No
     log = tmp_path / "wall.npz"
     save_samples(log, PowerLog(at_s + unix_s + 2, np.full(len(at_s), np.nan), power).samples(0))
     out = tmp_path / "out"
-    answer = chipmark("power", "attach", folder, "--log", log, "-o", tmp_path / "first")
+    answer = chipmark("power", "attach", folder, "--log", log, "-o", tmp_path / "ahead")
     if answer.code == 2:  # where the work had contrast
         assert "--offset -" in answer.err
     answer = chipmark(
         "power", "attach", folder, "--log", log, "-o", out, "--offset", "-2",
-        "--averaging", "row",
+        "--averaging", "row", "--clock", "0.025",
     )  # fmt: skip
     assert answer.code == 0, answer.err
     (found,) = find_records([out])

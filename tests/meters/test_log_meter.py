@@ -103,6 +103,9 @@ def test_rows_of_the_run_are_on_the_monotonic_clock(logger: Callable[..., Logger
     assert info.update_period_s == pytest.approx(PERIOD_S, rel=0.01)
     assert info.period_known
     assert info.averaging_s == info.update_period_s
+    # By when its newest row was written, up to a period after its time.
+    assert info.clock_s is not None
+    assert PERIOD_S <= info.clock_s < 1
     assert info.notes == ("its error of 0.02 is the user's figure",)
     wall.start()
     meter.start()

@@ -17,7 +17,7 @@ from chipmark.codes import NullReason
 from chipmark.errors import ChipmarkError
 from chipmark.meters.choice import MeterChoice
 from chipmark.meters.nvml import NvmlMeter, NvmlModuleMeter, NvmlPowerMeter
-from chipmark.meters.nvml_power import KeptSamples
+from chipmark.meters.nvml_power import KeptSamples, usage_averaging_s
 from chipmark.meters.pick import pick_meters
 from chipmark.meters.poll import infer_period
 from chipmark.meters.request import MeterRequest
@@ -98,6 +98,20 @@ def test_power_is_polled_where_the_query_of_fields_is_refused(
     # That call is a mean over a second, which smears the edges of a window.
     assert meter.info.averaging_s == 1.0
     assert meter_of(over, paper_nvml.PaperCard(counter_s=None)).info.averaging_s is None
+
+
+@pytest.mark.parametrize(
+    ("name", "averages"),
+    [
+        ("NVIDIA H100 80GB HBM3", True), ("NVIDIA A10", True), ("NVIDIA GeForce RTX 4090", True),
+        ("NVIDIA RTX 6000 Ada Generation", True), ("NVIDIA L40S", True), ("NVIDIA A40", True),
+        ("NVIDIA A100-SXM4-80GB", False), ("NVIDIA A800-SXM4-80GB", False), ("NVIDIA A30", False),
+        ("Tesla V100-SXM2-32GB", False), ("Tesla T4", False), ("Tesla P40", False),
+        ("NVIDIA GeForce RTX 2080 Ti", False), ("Quadro RTX 6000", False),
+    ],
+)  # fmt: skip
+def test_power_usage_is_a_mean_on_newer_cards_only(name: str, averages: bool) -> None:
+    assert usage_averaging_s(name) == (1.0 if averages else None)
 
 
 def test_period_that_idle_hides_is_said_to_be_taken(paper_nvml: ModuleType, at: Time) -> None:

@@ -100,9 +100,14 @@ def test_newer_forms_and_supplies_are_read(meter: Named, bmc: Bmc) -> None:
     bmc.resources[f"{base}/Supplies/1/Metrics"] = {"InputPowerWatts": {"Reading": 0}}
     found = meter(f"redfish:{bmc.address}")
     assert "2 supplies" in found.info.method
+    assert found.info.scope == "wall"  # what goes into them
+    assert meter(f"redfish:{bmc.address},scope=node_dc").info.scope == "node_dc"
     assert found._ask() == (301.0, "")
     bmc.resources[f"{base}/Supplies/1/Metrics"] = {"InputPowerWatts": {"Reading": None}}
     assert found._ask()[0] is None
+    bmc.resources[f"{base}/Supplies"] = {"Members": members * 17}
+    with pytest.raises(ChipmarkError, match="lists 34 supplies"):
+        meter(f"redfish:{bmc.address}")
 
 
 def test_a_resource_of_a_baseboard_by_its_path(meter: Named, bmc: Bmc) -> None:

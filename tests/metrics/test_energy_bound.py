@@ -207,3 +207,55 @@ def test_a_value_that_never_changes_is_rounded_to_its_last_decimal(
     at_edges = 2 * 0.15 * (watts - 60) / (28 * watts)
     assert found.error_rel is not None
     assert step / 2 / watts <= found.error_rel <= step / 2 / watts + 2 * at_edges
+
+
+def whole_seconds(ahead_s: float) -> PowerSamples:
+    """A wall meter's counter, each reading taken so long after the moment that it is dated
+    by: 500 W from 0 to 30 s, 50 W before and after."""
+    curve = steps([-60, 0, 30, 90], [50.0, 500.0, 50.0])
+    at_s = np.arange(-20.0, 60.0)
+    joules = curve.energy(at_s + ahead_s)
+    return PowerSamples(at_s, joules, np.full(len(at_s), np.nan))
+
+
+@pytest.mark.parametrize("ahead_s", [-1.9, -0.9, 0.9, 1.9])
+def test_another_clock_is_in_the_bound(ahead_s: float) -> None:
+    meter = MeterInfo("csv", "wall", "wall", "rows", 1.0, error_rel=0.01, reading_period_s=1.0)
+    found = window_energy(whole_seconds(ahead_s), replace(meter, clock_s=abs(ahead_s)), 0.0, 30.0)
+    assert found.energy_j is not None
+    assert found.error_rel is not None
+    assert abs(15000 - found.energy_j) <= found.error_rel * found.energy_j
+    blind = window_energy(whole_seconds(1.9), meter, 0.0, 30.0)
+    assert blind.energy_j is not None
+    assert abs(15000 - blind.energy_j) > (blind.error_rel or 0) * blind.energy_j
+    unknown = window_energy(whole_seconds(ahead_s), replace(meter, clock_s=None), 0.0, 30.0)
+    assert (unknown.error_rel, unknown.error_reason) == (None, "error_clock_unknown")
+
+
+@pytest.mark.parametrize("ahead_s", [-2.0, -0.9, 0.9, 2.0])
+def test_watts_by_another_clock_are_in_the_bound(ahead_s: float) -> None:
+    curve = steps([-60, 0, 30, 90], [50.0, 500.0, 50.0])
+    at_s = np.arange(-20.0, 60.0)
+    watts = np.diff(curve.energy(np.append(at_s, 60.0) + ahead_s - 1))
+    samples = PowerSamples(at_s, np.full(len(at_s), np.nan), watts)
+    meter = MeterInfo(
+        "csv", "wall", "wall", "rows", 1.0, 1.0, 0.0, reading_period_s=1.0, cap_w=600.0,
+        clock_s=abs(ahead_s),
+    )  # fmt: skip
+    for start_s, end_s in ((0.0, 30.0), (-10.0, 20.0), (5.0, 40.0)):
+        true_j = float(np.diff(curve.energy(np.array([start_s, end_s])))[0])
+        found = window_energy(samples, meter, start_s, end_s, 50.0)
+        assert found.energy_j is not None
+        assert found.error_rel is not None
+        assert abs(true_j - found.energy_j) <= found.error_rel * found.energy_j
+    unknown = window_energy(samples, replace(meter, clock_s=None), 0.0, 30.0)
+    assert (unknown.error_rel, unknown.error_reason) == (None, "error_clock_unknown")
+
+
+def test_one_value_alone_may_be_rounded_by_its_unit(simulated_meters: ModuleType) -> None:
+    sensor = Sensor("watts", 0.1, 0.1, resolution=1.0, read_period_s=0.025)
+    samples = PowerSamples(*sensor.readings(steps([0, 70], [100.49]), 4.0, 66.0))
+    assert set(samples.power_w) == {100.0}
+    meter = simulated_meters.info(sensor, resolution_w=None)
+    found = window_energy(samples, meter, 5.0, 65.0, 100.0)
+    assert found.error_rel == pytest.approx(0.005, rel=0.1)

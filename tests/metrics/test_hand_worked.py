@@ -256,6 +256,10 @@ def test_sessions_per_hour_and_slo(values: DeriveCell) -> None:
         ({"meter": None}, {"power_w": "not_measured", "tok_per_joule": "not_measured"}),
         ({"power": None}, {"joule_per_session": "not_measured"}),
         ({"used": 1, "of": 2}, {"tok_per_joule": "unit_partly_used"}),
+        (
+            {"unit": "cpu-share"},
+            {"tok_per_joule": "unit_partly_used", "power_w": "unit_partly_used"},
+        ),
         ({"roofs": None}, {"mbu": "no_probe", "mfu": "no_probe"}),
         ({"roofs": Roofs(10**6, 1.0, 1.2, 1.0, 1.2)}, {"mbu": "roof_unsteady"}),
         ({"roofs": Roofs(1000, 1.0, 1.0, 1.0, 1.0, 2000)}, {"mbu": "in_cache"}),

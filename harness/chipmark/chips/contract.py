@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-HOST_UNITS = ("package", "cpu-share")
+SHARE = "cpu-share"
+"""Unit, and power scope, of some threads of a processor that others use too."""
+
+HOST_UNITS = ("package", SHARE)
 """Units of the host's own processor."""
 
 

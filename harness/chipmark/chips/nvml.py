@@ -19,8 +19,7 @@ from chipmark.chips.contract import DeviceKey
 from chipmark.errors import MissingBackendError, UsageError
 
 POWER_AVERAGE_S = 1.0
-"""nvmlDeviceGetPowerUsage is a mean over a second on Ampere and newer, except GA100; taken for
-all, since an older card's bound is then too wide and never too narrow."""
+"""What nvmlDeviceGetPowerUsage is a mean over, on Ampere and newer except GA100."""
 
 POWER_FIELDS = ("NVML_FI_DEV_POWER_INSTANT", "NVML_FI_DEV_POWER_AVERAGE")
 """Fields of a card's power, the better one first."""

@@ -43,6 +43,12 @@ def attach_log(
         metavar="SECONDS",
         help="Added to its times; START..END of one that drifts.",
     ),
+    clock: str = typer.Option(
+        "",
+        "--clock",
+        metavar="SECONDS",
+        help="What its clock may differ by, where the work does not show it; else no error bound.",
+    ),
     scope: str = typer.Option("wall", "--scope", help="What it meters: wall, node_dc or board."),
     error: str = typer.Option("", "--error", help="The meter's error as a share of 1; 0.01."),
     averaging: str = typer.Option(
@@ -95,7 +101,7 @@ def attach_log(
         "time": time, "power": watts, "energy": energy, "unit": unit, "energy_unit": energy_unit,
         "zone": zone, "format": time_format, "decimal": decimal, "encoding": encoding,
         "offset": offset, "scope": scope, "error": error, "covers": covers,
-        "averaging": averaging, "cap": cap,
+        "averaging": averaging, "cap": cap, "clock": clock,
     }  # fmt: skip
     done: list[tuple[Record, Record, tuple[Lag, ...]]] = []
     refused: list[tuple[Path, ChipmarkError]] = []
@@ -164,16 +170,16 @@ def _attachment(
         zone_s = zone_ahead_s(form.times.zone, log)
         flags = Flags(source.naive(), zone_s, form.offset_s, style)
         info = log_info(name or "csv", csv, log, terms, "rows of")
-        return Attachment(csv, sha256_of_file(csv), log, info, flags)
+        return Attachment(csv, sha256_of_file(csv), log, info, flags, terms.clock_s)
     assert npz is not None
     log = terms.rows_of(StoredLog(npz).read())
     flags = Flags(False, 0.0, offset_of(options.get("offset", "0")), style)
     info = log_info(name or "log", npz, log, terms, "samples of")
-    return Attachment(npz, sha256_of_file(npz), log, info, flags)
+    return Attachment(npz, sha256_of_file(npz), log, info, flags, terms.clock_s)
 
 
 _OPTION = re.compile(
-    r"\b(time|power|energy|unit|energy_unit|zone|format|decimal|encoding|offset|error|averaging|cap)="
+    r"\b(time|power|energy|unit|energy_unit|zone|format|decimal|encoding|offset|error|averaging|cap|clock)="
 )
 
 

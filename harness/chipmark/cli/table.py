@@ -79,7 +79,7 @@ def print_table(
     book = load_book(book_path)
     # Where stdout is not a terminal, a width that the user exports counts; without one it is 120.
     known_width = sys.stdout.isatty() or bool(os.environ.get("COLUMNS"))
-    console = Console() if format_ == "rich" and known_width else None
+    console = Console(emoji=False) if format_ == "rich" and known_width else None
     with many_objects():
         found = readable(runs, book)
         parts = table_parts(

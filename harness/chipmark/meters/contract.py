@@ -58,6 +58,9 @@ class MeterInfo:
     jittered: bool = False
     """Whether the moments of reading are drawn within their periods, so that a load in step with
     the meter cannot hide from it."""
+    clock_s: float | None = 0.0
+    """By how many seconds its times may differ from this machine's, either way: a logger has a
+    clock of its own. None where nothing bounds it."""
 
 
 @dataclass(frozen=True, slots=True)

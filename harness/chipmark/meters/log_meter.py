@@ -111,6 +111,8 @@ class LogTerms:
     cap_w: float | None = None
     wait_s: float = 5.0
     covers: str = ""
+    clock_s: float | None = None
+    """By how much the clock of a log that is attached may differ; of one in a run it is seen."""
 
     def rows_of(self, log: PowerLog) -> PowerLog:
         """A log's rows as they are integrated: means since the row before are a counter."""
@@ -148,11 +150,15 @@ def log_terms(options: Mapping[str, str]) -> LogTerms:
         cap_w=_number("cap", options, None, 1.0, 1e6),
         wait_s=_number("wait", options, 5.0, 0.0, MOST_WAIT_S),
         covers=one_line(options.get("covers", ""), 120),
+        clock_s=_number("clock", options, None, 0.0, 3600.0),
     )
 
 
-def log_info(name: str, path: Path, log: PowerLog, terms: LogTerms, what: str) -> MeterInfo:
-    """What a log's samples are. Its rows are the sensor's updates: each is a new reading."""
+def log_info(
+    name: str, path: Path, log: PowerLog, terms: LogTerms, what: str, clock_s: float | None = None
+) -> MeterInfo:
+    """What a log's samples are. Its rows are the sensor's updates: each is a new reading. clock_s:
+    by how much its clock may differ from this machine's, None where that is not known."""
     period, file = log.period_s, one_line(path.name, 80)
     update_s = period or _PERIOD_S
     averaging_s = update_s if terms.averaging_s == math.inf else terms.averaging_s
@@ -175,6 +181,7 @@ def log_info(name: str, path: Path, log: PowerLog, terms: LogTerms, what: str) -
         reading_period_s=period,
         cap_w=terms.cap_w,
         resolution_w=log.resolution_w,
+        clock_s=clock_s,
     )
 
 
@@ -203,14 +210,15 @@ class LogMeter:
         self._ahead_s = self._clocks.ahead_s()
 
     def stop(self) -> PowerSamples:
-        """The rows since `start` and two periods more at each end, on the monotonic clock: what a
-        counter held at an edge is known from the readings around it.
+        """The rows since `start` on the monotonic clock, with two periods and what the clocks may
+        differ by more at each end: what a counter held at an edge is known from the readings around
+        it.
 
         Waits until the log has them, at most `wait_s`. A log that cannot be read any longer
         gives none, with the reason in the remarks.
         """
         end_s, ahead_s = self._clocks.monotonic(), self._clocks.ahead_s()
-        edge_s, remarks = _EDGE_PERIODS * self.info.update_period_s, []
+        edge_s, remarks = _EDGE_PERIODS * self.info.update_period_s + (self.info.clock_s or 0.0), []
         if abs(ahead_s - self._ahead_s) > _STEP_S:
             remarks.append(
                 f"this machine's clock was set by {ahead_s - self._ahead_s:+.3g} s in the run; the "
@@ -253,8 +261,8 @@ class CsvMeter(LogMeter):
         source = CsvLog(path, form)
         offset_s = _constant(form.offset_s)
         log = source.read(source.mark()).moved(offset_s)
-        check_live(source, log, zone_ahead_s(form.times.zone, log), offset_s)
-        info = log_info("csv", source.path, log, terms, "rows of")
+        clock_s = check_live(source, log, zone_ahead_s(form.times.zone, log), offset_s)
+        info = log_info("csv", source.path, log, terms, "rows of", clock_s)
         return cls(source, info, offset_s=offset_s, terms=terms)
 
 
@@ -272,20 +280,21 @@ class StoredLogMeter(LogMeter):
         offset_s = _constant(offset_of(choice.options.get("offset", "0")))
         source = StoredLog(_file(choice))
         log = source.read().moved(offset_s)
-        check_live(source, log, 0.0, offset_s)
-        info = log_info("log", source.path, log, terms, "samples of")
+        clock_s = check_live(source, log, 0.0, offset_s)
+        info = log_info("log", source.path, log, terms, "samples of", clock_s)
         return cls(source, info, offset_s=offset_s, terms=terms)
 
 
-def check_live(source: LogSource, log: PowerLog, zone_s: float, offset_s: float) -> None:
-    """Raise UsageError where a log's clock is not this machine's, with the offset that was found,
-    and where no one writes to it any longer.
+def check_live(source: LogSource, log: PowerLog, zone_s: float, offset_s: float) -> float | None:
+    """By how many seconds a log's clock may differ from this machine's; None where it has too few
+    rows to tell. Raises UsageError where the clock is another one, with the offset that was found,
+    and where no one writes to the log any longer.
 
-    The newest row was written when the file last changed, so that the file's own time tells the
-    clock of the logger whatever zone it has.
+    The newest row was written when the file last changed, up to a period after its time, so that
+    the file's own time tells the clock of the logger whatever zone it has.
     """
     if len(log.unix_s) < _LEAST_ROWS:
-        return
+        return None
     written_s = source.path.stat().st_mtime
     period = log.period_s or _PERIOD_S
     newest = float(log.unix_s[-1])
@@ -302,6 +311,7 @@ def check_live(source: LogSource, log: PowerLog, zone_s: float, offset_s: float)
             f"{source.path} was last written {age_s:.0f} s ago: no logger writes to it",
             "start the logger before the run, or attach the log afterwards: chipmark power attach",
         )
+    return abs(ahead_s) + period
 
 
 def zone_ahead_s(zone: datetime.tzinfo, log: PowerLog) -> float:

@@ -10,6 +10,7 @@ microseconds since 1970 by the host's clock. Written from NVML's documents.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ LEAST_READING_S = 0.01
 
 FETCH_S = 0.5
 """How often kept samples are fetched: drivers keep about two seconds of them."""
+
+_OF_THE_MOMENT = re.compile(
+    r"\b(?:A100|A800|A30X?|V100S?|TITAN|Quadro|GTX|RTX 20[5-8]0|[TPMK]\d{1,4}[A-Z]*)\b"
+)
+"""Names of GA100's cards and of those before Ampere."""
 
 _FRESH_S = 1.0
 _FEWEST = 5
@@ -59,6 +65,12 @@ class PowerWay:
     dated: bool = False
 
 
+def usage_averaging_s(name: str) -> float | None:
+    """The seconds that a card of this name gives its power usage as a mean over, None where it is
+    the power of a moment: then a load in step with the sensor can hide from it."""
+    return None if _OF_THE_MOMENT.search(name) else POWER_AVERAGE_S
+
+
 def power_way(card: Card, infer: InferPeriod = infer_period) -> PowerWay | None:
     """The best way to read a card's watts; None where it refuses all."""
     kept = KeptSamples(card)
@@ -73,7 +85,7 @@ def power_way(card: Card, infer: InferPeriod = infer_period) -> PowerWay | None:
             averaging_s=None,
             dated=True,
         )
-    return _polled(power_call(card), infer)
+    return _polled(power_call(card), infer, usage_averaging_s(card.name))
 
 
 def power_call(card: Card) -> _Call | None:
@@ -96,7 +108,9 @@ def in_module(card: Card) -> bool:
 
 def module_way(card: Card, infer: InferPeriod = infer_period) -> PowerWay | None:
     """How to read the watts of the module that a card is a part of; None without a module."""
-    return _polled(_answered(_module_calls(card)), infer) if in_module(card) else None
+    if not in_module(card):
+        return None
+    return _polled(_answered(_module_calls(card)), infer, POWER_AVERAGE_S)
 
 
 def _module_calls(card: Card) -> list[_Call]:
@@ -107,8 +121,8 @@ def _answered(calls: Sequence[_Call]) -> _Call | None:
     return next(((name, read) for name, read in calls if read() is not None), None)
 
 
-def _polled(call: _Call | None, infer: InferPeriod) -> PowerWay | None:
-    """By one call, again and again."""
+def _polled(call: _Call | None, infer: InferPeriod, averaging_s: float | None) -> PowerWay | None:
+    """By one call, again and again. averaging_s: of a call whose name does not say INSTANT."""
     if call is None:
         return None
     name, read = call
@@ -127,8 +141,7 @@ def _polled(call: _Call | None, infer: InferPeriod) -> PowerWay | None:
         period_known=found is not None,
         reading_s=reading_s,
         asked_s=reading_s,
-        # Taken for all cards: an older card's bound is then too wide and never too narrow.
-        averaging_s=None if "INSTANT" in name else POWER_AVERAGE_S,
+        averaging_s=None if "INSTANT" in name else averaging_s,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from chipmark.meters.contract import PowerSamples
-from chipmark.meters.poll import Reading, Sampler
+from chipmark.meters.poll import Reading, Sampler, Stamped
 
 Answer = tuple[float | None, str]
 """(watts, "") or (None, why there are none)."""
@@ -40,12 +40,12 @@ class PolledWatts:
             f"{times} of {self._asked} readings were none: {reason}"
             for reason, times in self._reasons.most_common(MOST_REMARKS)
         )
-        return replace(samples, remarks=remarks)
+        return replace(samples, remarks=(*remarks, *samples.remarks))
 
-    def _read(self) -> Reading | None:
+    def _read(self) -> Reading | list[Stamped]:
         self._asked += 1
         watts, reason = self._ask()
         if watts is None:
             self._reasons[reason] += 1
-            return None
+            return []  # a gap whose reason is kept here, not with the sampler's
         return math.nan, watts

@@ -80,6 +80,8 @@ class RedfishMeter:
             raise ChipmarkError(f"{service.address}: {error}", error.hint) from error
         finally:
             service.close()
+        if supplies and "scope" not in choice.options:
+            scope = "wall"  # what goes into the supplies
         if first[0] is None:
             raise ChipmarkError(
                 f"{service.address}{resource} gives no power: {first[1]}",
@@ -216,9 +218,15 @@ def _powered(service: RedfishService, chassis: str) -> tuple[str, tuple[str, ...
     found, link = _at(subsystem, ("PowerSupplies", "@odata.id"))
     listed = service.find(str(link)) if found else None
     members = listed.get("Members") if listed is not None else None
+    if isinstance(members, list) and len(members) > _MOST_SUPPLIES:
+        raise ServiceError(
+            f"{base}/PowerSubsystem lists {len(members)} supplies, and at most {_MOST_SUPPLIES} "
+            "are summed",
+            "name a resource that has the whole with path= and scope=",
+        )
     paths = tuple(
         f"{path.rstrip('/')}/Metrics"
-        for member in (members if isinstance(members, list) else [])[:_MOST_SUPPLIES]
+        for member in (members if isinstance(members, list) else [])
         if isinstance(member, dict) and isinstance(path := member.get("@odata.id"), str)
     )
     if paths and _sum(service, "", paths)[0] is not None:

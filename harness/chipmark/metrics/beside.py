@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from chipmark.chips.contract import SHARE
 from chipmark.codes import NullReason
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.metrics.energy import WindowEnergy, window_energy
 from chipmark.metrics.energy_idle import idle_power
 from chipmark.metrics.one_repeat import OneRepeat
 from chipmark.metrics.rawcell import RawCell
-
-_SHARE = "cpu-share"
 
 
 def beside_details(raw: RawCell, done: Sequence[OneRepeat]) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def _entry(raw: RawCell, meter: MeterInfo, done: Sequence[OneRepeat]) -> dict[st
     seconds = sum(repeat.window_s for repeat, _ in known)
     tokens = sum(repeat.metered.tokens for repeat, _ in known)
     reason = None if known else _reason(each)
-    part = raw.facts.used < raw.facts.of or raw.facts.unit == _SHARE
+    part = raw.facts.used < raw.facts.of or raw.facts.unit == SHARE
     if known and part:
         reason = NullReason.UNIT_PARTLY_USED
     return {

@@ -32,10 +32,13 @@ holds. Three things are between h's readings and the power p, and their terms ad
 - Edges: h lags, by A / 2 + T at most. The A + T before an edge counts in part: what it holds is
   at most the smaller of (cap - least) times that lag and all that h shows around the edge.
 
+A clock that differs from the run's by up to c (a log's: `clock_s`) widens both: a counter's edges
+are x - c and x + c, and an edge of watts lags by c more, from A + T + c before it to as long after.
+
 The roundings of watts to their resolution may all go one way: half a step times the window. Where
 the step is not stated it is at most the least difference that was seen, as of a counter; where no
-two readings differ it is taken as the last decimal of their value, at most a watt: tools print
-tenths or whole watts, and none is known that is coarser.
+two readings differ there is none to see: then it is the coarsest decimal unit, up to a watt, that
+the value is a multiple of.
 """
 
 from __future__ import annotations
@@ -53,7 +56,6 @@ CHANCE = 1e-6
 """Probability that the statistical part of a bound does not hold."""
 
 _L = math.log(3 / CHANCE)
-_DECIMALS = 6
 _SAME = 1e-6
 """Relative: periods and averaging windows this close are taken as equal."""
 
@@ -88,13 +90,17 @@ def counter_bound(
     joules = ends_j[1] - ends_j[0]
     if meter.error_rel is None:
         return Bound(None, NullReason.ERROR_NOT_STATED)
+    if meter.clock_s is None:
+        return Bound(None, NullReason.ERROR_CLOCK_UNKNOWN)
     limits = _limits(meter, least_w, 0.0)
     period = meter.update_period_s
     if not meter.period_known:
         period = max(period, _longest_between_changes(time, energy))
     step = _least_step(energy) if period > 0 else 0.0
-    between = [_counter_at(time, energy, at, period, step, limits) for at in window]
-    (low_a, high_a), (low_b, high_b) = between
+    low_a, low_b = (_counter_least(time, energy, at - meter.clock_s, limits) for at in window)
+    high_a, high_b = (
+        _counter_most(time, energy, at + meter.clock_s, period, limits) + step for at in window
+    )
     more = (high_b - ends_j[1]) + (ends_j[0] - low_a)
     less = (ends_j[1] - low_b) + (high_a - ends_j[0])
     terms = max(more, less, 0.0)
@@ -112,6 +118,8 @@ def watts_bound(
     spans from which on nothing is assumed of what happened in them."""
     if meter.error_rel is None:
         return Bound(None, NullReason.ERROR_NOT_STATED)
+    if meter.clock_s is None:
+        return Bound(None, NullReason.ERROR_CLOCK_UNKNOWN)
     seconds = window[1] - window[0]
     limits = _limits(meter, min(least_w, float(power.min())), float(power.max()))
     whole = _anything(limits, seconds, joules)
@@ -121,9 +129,9 @@ def watts_bound(
     drawn = _drawn(meter, time, power, window, joules, limits)
     step = meter.resolution_w
     if step is None:
-        step = _least_step(power) or _last_decimal(float(power[0]))
+        step = _least_step(power) or _decimal_unit(float(power[0]))
     rounding = step / 2 * seconds
-    if _of_the_moment(meter):
+    if _of_the_moment(meter) and not meter.clock_s:
         return _relative(min(whole, drawn + rounding), joules, meter.error_rel)
     if not averaging:
         return _relative(whole, joules, meter.error_rel)
@@ -131,13 +139,16 @@ def watts_bound(
     reading = min(drawn, spans.between(period, averaging, least_gap_s, limits))
     if averaging < period * (1 - _SAME):
         unseen = 1 - averaging / period
-        terms = unseen * whole + (1 - unseen) * reading + limits.range_w * (period + averaging)
+        lag_s = period + averaging + meter.clock_s
+        terms = unseen * whole + (1 - unseen) * reading + limits.range_w * lag_s
     else:
         share = averaging / period if period > 0 else math.inf
         low, high = _coverage(share)
         over_least = max(joules + reading - limits.least_w * seconds, 0.0)
         terms = reading + over_least * max(1 - 1 / high, 1 / low - 1)
-        terms += max(_edge(spans, at, period, averaging, low, limits) for at in window)
+        edges = [_edge(spans, at, period, averaging, meter.clock_s, low, limits) for at in window]
+        # One edge gains what the other loses of a lag; of a clock both may gain.
+        terms += sum(edges) if meter.clock_s else max(edges)
     return _relative(min(whole, terms + rounding), joules, meter.error_rel)
 
 
@@ -190,12 +201,10 @@ def _least_step(values: Floats) -> float:
     return float(min(rises[0], between[between > noise].min(initial=math.inf)))
 
 
-def _last_decimal(watts: float) -> float:
-    """1 W for whole watts, 0.1 W for tenths, down to a microwatt."""
-    for decimals in range(_DECIMALS):
-        if math.isclose(round(watts, decimals), watts, rel_tol=1e-12, abs_tol=1e-12):
-            return 10.0**-decimals
-    return 10.0**-_DECIMALS
+def _decimal_unit(value: float) -> float:
+    """The coarsest of 1, 0.1, 0.01 and 0.001 that a value is a multiple of; 0 where none is."""
+    units = (1.0, 0.1, 0.01, 0.001)
+    return next((u for u in units if abs(value / u - round(value / u)) < 1e-6), 0.0)
 
 
 def _longest_between_changes(time: Floats, values: Floats) -> float:
@@ -203,16 +212,19 @@ def _longest_between_changes(time: Floats, values: Floats) -> float:
     return float(np.diff(changed).max(initial=0.0))
 
 
-def _counter_at(
-    time: Floats, energy: Floats, at_s: float, period: float, step: float, limits: _Limits
-) -> tuple[float, float]:
-    """Least and most joules that the counter's own count can be at a moment; -inf or inf where no
-    reading and no cap bounds it."""
+def _counter_least(time: Floats, energy: Floats, at_s: float, limits: _Limits) -> float:
+    """Least joules that the counter's own count can be at a moment; -inf where no reading and no
+    cap bounds it."""
     before = int(np.searchsorted(time, at_s, side="right")) - 1
     if before >= 0:
-        low = float(energy[before]) + limits.least_w * (at_s - float(time[before]))
-    else:
-        low = float(energy[0]) - limits.cap_w * (float(time[0]) - at_s)
+        return float(energy[before]) + limits.least_w * (at_s - float(time[before]))
+    return float(energy[0]) - limits.cap_w * (float(time[0]) - at_s)
+
+
+def _counter_most(
+    time: Floats, energy: Floats, at_s: float, period: float, limits: _Limits
+) -> float:
+    """Most joules that it can be there; inf where no reading and no cap bounds it."""
     after = int(np.searchsorted(time, at_s + period, side="left"))
     high = math.inf
     if after < len(time):
@@ -221,7 +233,7 @@ def _counter_at(
     missing_s = max(at_s - (float(time[near]) - period), 0.0)
     if missing_s:
         high = min(high, float(energy[near]) + limits.cap_w * missing_s)
-    return low, high + step
+    return high
 
 
 class _Spans:
@@ -286,13 +298,15 @@ class _Spans:
 
 
 def _edge(
-    spans: _Spans, at_s: float, period: float, averaging: float, low: float, limits: _Limits
-) -> float:
-    """Joules over the least power in the lag of the sensor before an edge of the window."""
-    reach = period + averaging
+    spans: _Spans, at_s: float, period: float, averaging: float, clock_s: float, low: float,
+    limits: _Limits,
+) -> float:  # fmt: skip
+    """Joules over the least power in the lag of the sensor before an edge of the window, and what
+    its clock may differ by on top."""
+    reach = period + averaging + clock_s
     shown = spans.at_most(at_s - reach, at_s + reach, period, limits.cap_w)
     over = max(shown - 2 * reach * limits.least_w, 0.0) / low
-    return min(limits.range_w * (period + averaging / 2), over)
+    return min(limits.range_w * (period + averaging / 2 + clock_s), over)
 
 
 def _drawn(

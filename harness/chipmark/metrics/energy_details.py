@@ -21,7 +21,7 @@ def energy_details(raw: RawCell, done: Sequence[OneRepeat]) -> dict[str, Any]:
     where not measured."""
     meter = raw.facts.meter
     known = [r for r in done if r.energy.energy_j is not None]
-    if meter is None or not known or raw.facts.used < raw.facts.of:
+    if meter is None or not known or raw.facts.meters_more:
         return {}
     joules = sum(r.energy.energy_j or 0.0 for r in known)
     window_s = sum(r.window_s for r in known)

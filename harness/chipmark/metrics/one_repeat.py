@@ -143,7 +143,7 @@ def _energy_ratios(
     window_s: float,
 ) -> dict[str, Ratio]:
     names = ("power_w", "tok_per_joule", "joule_per_session")
-    if facts.used < facts.of:
+    if facts.meters_more:
         return dict.fromkeys(names, null(NullReason.UNIT_PARTLY_USED))
     if measured.reason is not None:
         return dict.fromkeys(names, null(measured.reason))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
-from chipmark.chips.contract import HOST_UNITS
+from chipmark.chips.contract import HOST_UNITS, SHARE
 from chipmark.chips.state import RepeatState
 from chipmark.engine.events import Table
 from chipmark.meters.contract import MeterInfo, PowerSamples
@@ -130,6 +130,13 @@ class CellFacts:
     """Engines that ran at once, each on a device of its own; `concurrency` is of all together."""
     beside: tuple[MeterInfo, ...] = ()
     """Meters next to `meter`, whose readings no column but `power_beside` is made from."""
+
+    @property
+    def meters_more(self) -> bool:
+        """Whether the row's meter covers more than what computed: a unit of which a part was used,
+        or the machine around a share of its processors."""
+        share = self.unit == SHARE and self.meter is not None and self.meter.scope != SHARE
+        return self.used < self.of or share
 
     @property
     def on_host(self) -> bool:

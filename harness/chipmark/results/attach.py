@@ -8,7 +8,7 @@ repeat kept, and where the run's work has contrast its watts must follow that wo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,9 @@ class Attachment:
     log: PowerLog
     info: MeterInfo
     flags: Flags
+    clock_s: float | None = None
+    """By how many seconds its clock may differ from the run's by the user's word, for where the
+    work does not show it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,7 @@ def attach(record: Record, out_dir: Path, given: Attachment, *, as_row: bool) ->
     lags = lags_of(log, [one.activity for one in placed])
     if text := contradiction(lags, log.period_s or 0.0, given.flags):
         raise UsageError(f"{given.path} does not fit {record.id}: {text}")
+    given = replace(given, info=replace(given.info, clock_s=_clock_s(given, lags)))
     files = _readings(record, placed, log)
     changed = _manifest(manifest, given, lags, as_row=as_row)
 
@@ -119,6 +123,13 @@ def attach(record: Record, out_dir: Path, given: Attachment, *, as_row: bool) ->
 
     hint = "that log was attached to it before"
     return Attached(write_anew(out_dir, record, changed, change, hint), lags)
+
+
+def _clock_s(given: Attachment, lags: Sequence[Lag]) -> float | None:
+    """By how much the clock may differ: the lag that was found, which is looked for in steps of
+    half a period, else what the user says."""
+    found = [abs(lag.seconds) for lag in lags if lag.seconds is not None]
+    return max(found) + (given.log.period_s or 0.0) / 2 if found else given.clock_s
 
 
 def _check_can_be_aligned(record: Record) -> None:

@@ -29,6 +29,7 @@ class MeterId(StoredPart):
     cap_w: Amount | None = None
     resolution_w: Amount | None = None
     jittered: bool = False
+    clock_s: Amount | None = 0.0
 
 
 def _told_apart(meters: tuple[MeterId, ...]) -> tuple[MeterId, ...]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from chipmark.chips.contract import SHARE
 from chipmark.chips.nvml import limited
 from chipmark.results.manifest import ChipId
 from chipmark.results.record import Record
-
-SHARE = "cpu-share"
-"""Unit, and power scope, of some threads of a processor that others use too."""
 
 
 def all_devices_used(record: Record) -> bool:

@@ -19,7 +19,12 @@ from chipmark_models.plain_text import plain_lines, plain_text
 
 class PlainConsole(Console):
     """A console whose texts may hold foreign names and messages: control, escape and direction
-    characters in them are spelled. Colour comes from styles and markup alone."""
+    characters in them are spelled, and `:x:` stays what it is. Colour comes from styles and markup
+    alone."""
+
+    def __init__(self, **options: Any) -> None:
+        """As `Console`, without its names of pictures."""
+        super().__init__(emoji=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """As `Console.print`."""

@@ -294,3 +294,15 @@ def test_a_readers_fault_is_a_gap(tool: Any) -> None:
     samples = meter.stop()
     assert samples.power_w.tolist() == [91.3]
     assert "cannot be read: KeyError('power')" in samples.remarks[0]
+
+
+def test_a_number_that_another_card_has_got_is_a_gap(tool: Any) -> None:
+    def swapped() -> None:
+        table = TABLE.replace("C1:00.0", "C2:00.0")
+        tool.prints([{"arguments": "info", "text": table}, *refused])
+
+    refused = answers("not here\n", 1)[1:]
+    tool.prints([{"arguments": "info", "text": TABLE}, *refused])
+    samples = metered(2, swapped)
+    assert samples.power_w.tolist() == [91.3]
+    assert any("number 3 is now the card 0000:C2:00.0" in text for text in samples.remarks)

@@ -119,6 +119,18 @@ def test_driver_without_the_instantaneous_power(program: Make, every: list[Any])
     assert meter is not None
     assert "power.draw," in meter.info.method
     assert meter.info.averaging_s == 1.0
+    # The newer property is of the moment, and so are all watts of older cards and of GA100.
+    program("nvidia-smi").prints(answers)
+    newer = NVIDIA_SMI.for_request(MeterRequest("NVIDIA", "card", "cuda:0"))
+    assert newer is not None
+    assert "power.draw.instant," in newer.info.method
+    assert newer.info.averaging_s is None
+    older = [{**a, "text": a["text"].replace("H100", "A100")} for a in answers]
+    program("nvidia-smi").prints(a for a in older if "draw.instant" not in a["arguments"])
+    found = NVIDIA_SMI.for_request(MeterRequest("NVIDIA", "card", "cuda:0"))
+    assert found is not None
+    assert "power.draw," in found.info.method
+    assert found.info.averaging_s is None
 
 
 def test_tool_that_nobody_saw_says_so(program: Make, every: list[Any]) -> None:

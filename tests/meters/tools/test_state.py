@@ -261,3 +261,16 @@ def test_the_second_tool_of_a_vendor_is_asked_where_the_first_is_not_here(
     found = tool_source(ASCEND)
     assert found is not None
     assert found.name == "npu-smi"
+
+
+def test_a_number_that_another_card_has_got_tells_nothing(paper: Paper) -> None:
+    dies = (DieReading(0, pci="0000:C1:00.0"),)
+    kept = replace(paper.here.tool, overview=Query((), lambda text: (
+        DieReading(0, pci=text.strip(), clock_mhz=700.0),
+    )))  # fmt: skip
+    moved = ToolSource(replace(paper.here, tool=kept), Card(dies))
+    paper.says("0000:C1:00.0")
+    assert moved.read().clock_mhz == 700
+    paper.says("0000:C2:00.0")
+    assert moved.read().clock_mhz is None
+    assert any("number 0 is now the card 0000:C2:00.0" in text for text in moved.remarks)

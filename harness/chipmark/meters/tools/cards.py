@@ -37,6 +37,21 @@ class Card:
         """The tool's numbers of it: several where the tool lists each die as a card."""
         return tuple(dict.fromkeys(die.card for die in self.dies))
 
+    def elsewhere(self, readings: Sequence[DieReading]) -> str:
+        """How readings under the numbers of this card are of another one, "" where they are not: a
+        driver that is loaded anew, or a card that is lost, may change the numbers."""
+        known = {(die.card, die.die): die for die in self.dies}
+        for now in readings:
+            was = known.get((now.card, now.die))
+            if was is None:
+                continue
+            for old, new, same in (
+                (was.pci, now.pci, same_pci), (was.uuid, now.uuid, same_uuid)
+            ):  # fmt: skip
+                if old and new and not same(old, new):
+                    return f"number {now.card} is now the card {new}, and was {old}"
+        return ""
+
     @property
     def text(self) -> str:
         """For people."""

@@ -122,6 +122,8 @@ class ToolMeter:
         asked = self._here.ask(power.query, numbers, each)
         if asked.problem:
             return None, asked.problem
+        if other := power.card.elsewhere(asked.readings):
+            return None, f"{name}: {other}"
         readings = [without_suspects(r, power.cap_w) for r in asked.readings]
         watts = power.watts.of(readings, power.card)
         if watts is not None:
@@ -211,7 +213,7 @@ def _info(here: ToolHere, power: PowerQuery, period_s: float) -> MeterInfo:
         scope=tool.scope,
         method=f"`{command}`, asked every {period_s:.3g} s; {power.watts.text}",
         update_period_s=tool.period_s,
-        averaging_s=tool.averaging_s,
+        averaging_s=_averaging_s(tool, power),
         error_rel=tool.error_rel,
         covers=f"one card of {len(power.card.dies)} dies: {power.card.text}"
         if len(power.card.dies) > 1
@@ -224,6 +226,11 @@ def _info(here: ToolHere, power: PowerQuery, period_s: float) -> MeterInfo:
         resolution_w=tool.resolution_w,
         jittered=True,
     )
+
+
+def _averaging_s(tool: Tool, power: PowerQuery) -> float | None:
+    of = power.query.averaging_s
+    return tool.averaging_s if of is None else of(power.card.dies[0].name)
 
 
 def _why(readings: list[DieReading], power: PowerQuery) -> str:

@@ -127,11 +127,13 @@ class ToolSource:
         began = self._clock()
         try:
             listed = self._here.devices(wanted, _CALL_LIMIT_S, self._card.numbers)
+            why = self._card.elsewhere(listed)
         except ChipmarkError as error:
-            text = f"{self.name}: {error.message}"
+            listed, why = (), error.message
+        if why:
+            listed, text = (), f"{self.name}: {why}"
             if text not in self.remarks:
                 self.remarks += (text,)
-            listed = ()
         places = self._card.places
         dies = tuple(die for die in listed if (die.card, die.die) in places)
         self._last = (self._clock(), dies)

@@ -24,6 +24,10 @@ class Query:
     """Of a detail: whether it is quicker than the overview; the meter then looks for watts there
     first."""
 
+    averaging_s: Callable[[str], float | None] | None = None
+    """The window that its watts of a card of this name are a mean over, None where they are of the
+    moment; without it the tool's."""
+
     @property
     def per_card(self) -> bool:
         """Whether it is asked once a card."""
