@@ -37,8 +37,8 @@ HOST = "torch:cpu"
 _METERED: tuple[Metered, ...] = get_args(Metered)
 _HOST_SCOPES: tuple[Scope, ...] = ("package", "memory", "cpu-share", "node_dc", "wall")
 _HINT = (
-    "a card needs its vendor's driver and library or tool, whose meter is asked where a backend finds "
-    "a chip of that vendor; processors need /sys/class/powercap, which virtual machines hide; "
+    "a card needs its vendor's driver and library or tool, and -b KIND:DEVICE where its chip is "
+    "not among those asked for; processors need /sys/class/powercap, which virtual machines hide; "
     "`chipmark doctor` says what is here; "
     f"--meter sim:{next(iter(SENSORS))} is a simulated one"
 )

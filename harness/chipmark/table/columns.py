@@ -246,7 +246,8 @@ _LIST: tuple[Column, ...] = (
         (*_RATE, Null.NO_DECODE_LAUNCHES, Null.NO_BUS),
     ),
     _rate(
-        "power_w", "W", "W", "mean power: joules of the window / its seconds", *_POWER, direction="lower", kind="energy",
+        "power_w", "W", "W", "mean power: joules of the window / its seconds",
+        *_POWER, direction="lower", kind="energy",
     ),
     _text(
         "energy_source", "source", "counter, polled, wall, declared or assumed", Null.NOT_MEASURED
@@ -264,7 +265,8 @@ _LIST: tuple[Column, ...] = (
         Null.NOT_MEASURED,
     ),
     _rate(
-        "tok_per_joule", "1/J", "tok/J", "(n_new + n_out) / joules of the window, idle power included (gross)",
+        "tok_per_joule", "1/J", "tok/J",
+        "(n_new + n_out) / joules of the window, idle power included (gross)",
         *_POWER, kind="energy",
     ),
     _rate(

@@ -1,4 +1,4 @@
-"""What a table says first: who is fastest, cheapest and most frugal with energy, and what keeps the others out."""
+"""What a table says first: who is fastest, cheapest and best in tokens per joule, and why not."""
 
 from __future__ import annotations
 
