@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 LAZY = """
 class Backend(TorchBackend):
     def load(self, spec):
@@ -29,6 +31,7 @@ class Backend(TorchBackend):
 """
 
 
+@pytest.mark.long
 def test_c4_no_head_where_nobody_watches_is_found(machine, plugin, codes) -> None:
     lazy = plugin("lazy", LAZY)
     ran = machine.measure(lazy)

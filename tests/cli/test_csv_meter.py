@@ -42,7 +42,7 @@ def test_a_log_that_is_written_in_the_run_is_the_rows_meter(chipmark, tmp_path: 
     log.write_text("Time,Watts\n")
 
     def write() -> None:
-        while not stop.wait(0.05):
+        while not stop.wait(0.004):
             with log.open("a") as file:
                 file.write(f"{time.time():.4f},300\n")
 

@@ -30,7 +30,7 @@ _SHOWN = 20
 
 
 def test_hostile_files_of_every_kind_are_read_or_refused(record_property: Any) -> None:
-    judge(run_trial(subjects(), 2_000, SEED), record_property)
+    judge(run_trial(subjects(), 1_000, SEED), record_property)
 
 
 @pytest.mark.long

@@ -63,6 +63,7 @@ def test_each_kernel_compiles_for_hopper_as_designed() -> None:
     assert {row["hardware"] for row in rows.values()} == {"unverified on hardware"}
 
 
+@pytest.mark.long
 def test_narrow_products_by_4_bit_weights_stay_in_registers_on_blackwell() -> None:
     arguments = ("--kernels", "w4a16_gemm", "--models", "qwen3-8b", "--first", "--format", "json")
     done = _aot("--targets", "sm_100", *arguments)

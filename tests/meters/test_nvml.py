@@ -217,6 +217,18 @@ def test_a_counter_that_begins_anew_is_refused(paper_nvml: ModuleType, at: Time)
     assert (found.energy_j, found.reason) == (None, NullReason.COUNTER_BACKWARDS)
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("NVIDIA H100 80GB HBM3", True), ("NVIDIA A100-SXM4-80GB", True), ("NVIDIA L40S", False)],
+)
+def test_a_sensor_that_looks_at_a_part_of_the_time_is_told(
+    paper_nvml: ModuleType, at: Time, name: str, part: bool
+) -> None:
+    for card in (paper_nvml.PaperCard(name=name), paper_nvml.PaperCard(name=name, counter_s=None)):
+        notes = virtual(paper_nvml, at, card).info.notes
+        assert any("not in the error bound" in note for note in notes) == part
+
+
 def test_a_card_that_goes_is_a_gap_and_is_told(paper_nvml: ModuleType, at: Time) -> None:
     card = paper_nvml.PaperCard()
     meter = virtual(paper_nvml, at, card)

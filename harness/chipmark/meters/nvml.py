@@ -35,6 +35,11 @@ _ERROR_REL = 0.05
 _STEP_W = 0.001  # NVML counts in milliwatts and millijoules
 _UNVERIFIED = "unverified on hardware: written from NVML's documents and tested by replay"
 _TAKEN = f"the update period was not seen at idle and is taken as {FALLBACK_PERIOD_S:g} s"
+_PART_TIME = ("A100", "H100")
+_UNSEEN = (
+    "its sensor looks at about 25 ms of each 100 ms (arXiv 2312.02741): what a load in step with "
+    "it hides is not in the error bound"
+)
 _VGPU = 2  # NVML_GPU_VIRTUALIZATION_MODE_VGPU: this is a guest with a share of a card
 
 
@@ -89,7 +94,7 @@ class NvmlMeter(_CardMeter):
             error_rel=_ERROR_REL,
             covers=_covers(card),
             verified=False,
-            notes=(_UNVERIFIED,) if found is not None else (_UNVERIFIED, _TAKEN),
+            notes=(_UNVERIFIED, *_unseen(card), *(() if found is not None else (_TAKEN,))),
             period_known=found is not None,
             reading_period_s=reading,
             cap_w=card.power_limits_w()[0],
@@ -164,6 +169,10 @@ class NvmlModuleMeter(_CardMeter):
         return _beside(request, "nvml-module", cls, lambda card: False)
 
 
+def _unseen(card: Card) -> tuple[str, ...]:
+    return (_UNSEEN,) if any(name in card.name for name in _PART_TIME) else ()
+
+
 def refuse_part(card: Card) -> None:
     """Raise ChipmarkError for a MIG slice and for a vGPU: the sensors are the whole card's."""
     part = card.mig_slice()
@@ -229,7 +238,7 @@ def _by_power(card: Card, name: str, scope: Scope, way: PowerWay, *notes: str) -
         error_rel=_ERROR_REL,
         covers=f"the module of {_covers(card)}" if module else _covers(card),
         verified=False,
-        notes=(_UNVERIFIED, *notes, *(() if way.period_known else (_TAKEN,))),
+        notes=(_UNVERIFIED, *notes, *_unseen(card), *(() if way.period_known else (_TAKEN,))),
         period_known=way.period_known,
         reading_period_s=way.reading_s,
         cap_w=card.field_w(limit, MODULE) if module else card.power_limits_w()[0],
