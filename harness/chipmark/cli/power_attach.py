@@ -70,7 +70,7 @@ def attach_log(
 
       chipmark power attach runs/a --csv wall.csv --time Time --power Watts -o b
 
-      chipmark power attach runs/a --csv w.csv --time T --power P --averaging row -o b
+      chipmark power attach a --csv w.csv --time T --power P --averaging row -o b
 
       chipmark power attach a --csv w.csv --time Date+Time --power "P (kW)" -o b
     """
