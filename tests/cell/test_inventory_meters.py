@@ -9,7 +9,9 @@ import pytest
 from chipmark.cell import inventory
 from chipmark.chips.contract import ChipIdentity
 from chipmark.meters.calibration import Calibration, Figure, driver_of, store_calibrations
+from chipmark.meters.declared import AssumedMeter
 from chipmark.meters.rapl import RaplMeter
+from chipmark.meters.request import AssumedPower
 from chipmark.meters.simulated_sensor import SensorSpec, SimulatedSensor
 
 
@@ -47,3 +49,13 @@ def test_doctor_names_the_calibration_in_use(
     texts = [item.text for item in inventory._meters(chip) if item.name == "rapl"]
     assert any(words in text for text in texts)
     assert any("0.25 s" in text for text in texts) == (days == 1)
+
+
+def test_a_power_that_is_only_assumed_is_no_meter_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    assumed = AssumedMeter(AssumedPower(7.5, "cpu-share", "2 vCPUs", "TDP by threads"))
+    monkeypatch.setattr(inventory, "row_meter", lambda request: assumed)
+    monkeypatch.setattr(inventory, "meter_answers", lambda request: ())
+    (item,) = inventory._meters(ChipIdentity("an-epyc", "AMD", "EPYC", "cpu-share", 2, 2))
+    assert not item.here
+    assert item.text.startswith("no power is measured; assumed, scope cpu-share: TDP")
+    assert "--power-w" in item.remedy

@@ -102,7 +102,7 @@ def test_nothing_here_says_what_each_lacks(machine: dict[str, list[Answer]]) -> 
     with pytest.raises(NothingToJudgeError, match="rapl: energy_uj is readable by root") as raised:
         here.meters_here([], "")
     assert "--meter sim:pulsed" in raised.value.hint
-    with pytest.raises(NothingToJudgeError, match="by the name nvml"):
+    with pytest.raises(NothingToJudgeError, match=r"by the name nvml; asked for .*\(AMD\)"):
         here.meters_here([parse_choice("nvml")], "")
 
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from chipmark.cell import meters_here
+from chipmark.meters.simulated_sensor import SENSORS
 
 SIM = ("--meter", "sim:averaged,noise_w=0.5", "--virtual-clock")
 
@@ -32,6 +33,11 @@ def test_where_nothing_is_here_exit_3_says_what_would_help(
     assert answer.out == ""
     assert "no power meter is here" in answer.err
     assert "--meter sim:pulsed" in answer.err
+
+
+def test_the_help_names_every_simulated_sensor(chipmark: Any) -> None:
+    said = chipmark("power", "watch", "--help").out
+    assert all(sensor in said for sensor in SENSORS)
 
 
 def test_a_calibration_is_shown_kept_and_forgotten(chipmark: Any, tmp_path: Path) -> None:

@@ -343,7 +343,7 @@ def test_bad_input_names_the_fix_in_this_commands_flags(
         return answer.err
 
     assert "did you mean P (W)?" in err("--csv", log, "--time", "Time", "--power", "P(W)")
-    assert "--time" in err("--csv", log, "--power", "P (W)")
+    assert "--time COLUMN\n" in err("--csv", log, "--power", "P (W)")
     assert "one log is attached at a time" in err("--time", "Time")
     log.write_text("Time,P\n27.11.2026 09:00:00,1\n")
     assert "--time-format %d.%m.%Y" in err("--csv", log, "--time", "Time", "--power", "P")

@@ -192,8 +192,8 @@ def test_a_missing_column_names_the_near_one(tmp_path: Path) -> None:
         ({"format": "iso8601"}, "not a format of times"),
         ({"offset": "soon"}, "not a number of seconds"),
         ({"offset": "nan"}, "not a number of seconds"),
-        ({"power": ""}, "needs power="),
-        ({"time": ""}, "needs time="),
+        ({"power": ""}, "needs power=COLUMN"),
+        ({"time": ""}, "needs time=COLUMN"),
     ],
 )
 def test_options_that_are_none(options: dict[str, str], what: str) -> None:

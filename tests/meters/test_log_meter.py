@@ -255,7 +255,7 @@ def test_a_stored_log_takes_the_same_road(tmp_path: Path) -> None:
     log = PowerLog(times, np.full(60, np.nan), watts_at(times))
     save_samples(path, log.within(0, now).samples(0))
     meter = named(f"log:{path},scope=node_dc")
-    assert "an error of 0.01 is taken" in meter.info.notes[0]
+    assert "its error is taken to be 0.01 of 1" in meter.info.notes[0]
     assert "no error bound" in meter.info.notes[1]
     capped = named(f"log:{path},cap=2000")
     assert (capped.info.cap_w, len(capped.info.notes)) == (2000.0, 1)

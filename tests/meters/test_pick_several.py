@@ -148,6 +148,13 @@ def test_a_named_meter_that_cannot_be_read_is_an_error_with_what_helps(here: Any
         pick.pick_meters(named("nvlm"))
 
 
+def test_a_simulated_sensor_is_no_meter_of_a_run(here: Any) -> None:
+    here(nvml=of("unit", "nvml"))
+    with pytest.raises(UsageError, match="is for `chipmark power watch`") as found:
+        pick.pick_meters(named("sim"))
+    assert "-b sim:pulsed" in str(found.value.hint)
+
+
 def test_what_meters_the_host_alone_is_never_the_rows(here: Any) -> None:
     def rapl(request: MeterRequest) -> Meter | None:
         if request.metered == "unit" and request.unit == "cpu-share":
@@ -190,7 +197,7 @@ def test_a_name_given_twice_and_a_power_without_a_place_are_refused(here: Any) -
         "nvml",
         ["declared"],
     )
-    with pytest.raises(UsageError, match="--meter declared does not meter"):
+    with pytest.raises(UsageError, match="--meter declared needs the power"):
         pick.pick_meters(named("declared"))
 
 

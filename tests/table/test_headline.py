@@ -95,16 +95,20 @@ def test_rows_with_one_backend_are_named_by_their_numbers(make_record: Make) -> 
     assert part(said, "fastest").startswith("torch:cpu (row 2) of 2 ")
 
 
-def test_measured_energy_has_a_leanest_and_assumed_energy_none(make_record: Make) -> None:
+def test_measured_energy_has_a_winner_and_assumed_energy_none(make_record: Make) -> None:
     known = {"meter__error_rel": 0.01}
     lean = make_record(watts=10.0, backend="ort:cpu", **known)
     measured = of(make_record(watts=40.0, **known), lean)
-    assert part(measured, "leanest").startswith("ort:cpu of 2 comparable rows by tok_per_joule")
+    assert part(measured, "most tokens per joule").startswith(
+        "ort:cpu of 2 comparable rows by tok_per_joule"
+    )
     assumed = {"meter__source": "assumed"}
     guessed = of(
         make_record(watts=40.0, **assumed), make_record(watts=10.0, backend="ort:cpu", **assumed)
     )
-    assert part(guessed, "leanest") == "not known (energy is assumed, not measured (2))"
+    assert (
+        part(guessed, "most tokens per joule") == "not known (energy is assumed, not measured (2))"
+    )
 
 
 def test_cost_is_ranked_in_the_capacity_scenario_only(make_record: Make) -> None:

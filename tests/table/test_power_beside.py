@@ -36,6 +36,8 @@ def told(make_record: MakeRecord, *entries: Mapping[str, Any]) -> Any:
             "wall pdu 12345.7 W; wall bmc: power_gaps",
         ),
         ((HOST | {"scope": "memory"}, HOST | {"scope": "node_dc"}), None),
+        # The row's own meter covers a board as well.
+        ((HOST | {"name": "tool", "scope": "board"},), "board tool 41.2 W"),
     ],
 )
 def test_each_is_named_by_what_it_covers(

@@ -115,7 +115,7 @@ class Record:
         """Watts of every meter over the time of each repeat, with its phases.
 
             line = record.power_timelines()[0]
-            line.series[0].time_s, line.series[0].power_w   # seconds from W's start; NaN: a gap
+            line.series[0].time_s, line.series[0].power_w   # s from the window's start; NaN: a gap
             [(mark.start_s, mark.end_s, mark.phase) for mark in line.phases]
 
         Returns:

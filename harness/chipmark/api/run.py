@@ -116,7 +116,7 @@ def run(
         seed: seed of the workload and of synthetic weights.
         feedback: forced (the trace's tokens) or sampled.
         threads: threads of a CPU backend; 0 is its own choice.
-        power_w: the unit's power in watts, declared where nothing measures it.
+        power_w: the unit's power in watts, declared: taken before any meter's, never ranked.
         meters: exactly these, as "NAME[:TARGET][,KEY=VALUE]"; the first gives the row's joules, the
             others are in `power_beside`. None takes the best that is here for the row, and what
             meters the host and the node next to it.

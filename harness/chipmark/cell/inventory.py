@@ -19,6 +19,7 @@ from chipmark.meters.calibration import calibration_note
 from chipmark.meters.pick import meter_answers, row_meter
 from chipmark_models.pull import list_models
 
+_UNSEEN = ": the kernel shows none of them here, as in most virtual machines"
 _FORMATS = {"gguf": "GGUF files", "tokenizers": "transcripts", "jinja2": "chat templates"}
 
 
@@ -66,7 +67,12 @@ def _state(chip: ChipIdentity) -> Item:
     source = state_source(chip)
     text = "" if source is None else state_text(source.read())
     by = "; ".join((f"{source.name}: {text}", *source.remarks)) if source and text else ""
-    return Item("state", chip.name, bool(by), by or "clocks, heat and throttling cannot be read")
+    return Item(
+        "state",
+        chip.name,
+        bool(by),
+        by or "clocks, heat and throttling cannot be read" + _UNSEEN * chip.on_host,
+    )
 
 
 def as_json(items: list[Item]) -> list[dict[str, Any]]:
@@ -79,10 +85,11 @@ def _meters(chip: ChipIdentity) -> list[Item]:
     request = meter_request(chip, "", None)
     meter = row_meter(request)
     text, remedy = "no power is measured", "declare the unit's power: --power-w W"
+    measured = meter is not None and meter.info.source != "assumed"
     if meter is not None:
         text = f"{meter.info.source}, scope {meter.info.scope}: {meter.info.method}"
-        remedy = remedy if meter.info.source == "assumed" else ""
-    items = [Item("meter", chip.name, meter is not None, text, remedy)]
+        text, remedy = (text, "") if measured else (f"no power is measured; {text}", remedy)
+    items = [Item("meter", chip.name, measured, text, remedy)]
     shown: dict[tuple[str, str], None] = {}
     for answer in meter_answers(request):
         text = answer.refusal

@@ -37,8 +37,9 @@ HOST = "torch:cpu"
 _METERED: tuple[Metered, ...] = get_args(Metered)
 _HOST_SCOPES: tuple[Scope, ...] = ("package", "memory", "cpu-share", "node_dc", "wall")
 _HINT = (
-    "a card needs its vendor's driver and library or tool; processors need /sys/class/powercap, "
-    "which virtual machines hide; `chipmark doctor` says what each lacks; "
+    "a card needs its vendor's driver and library or tool, and -b KIND:DEVICE where its chip is "
+    "not among those asked for; processors need /sys/class/powercap, which virtual machines hide; "
+    "`chipmark doctor` says what is here; "
     f"--meter sim:{next(iter(SENSORS))} is a simulated one"
 )
 
@@ -91,6 +92,8 @@ def meters_here(choices: Sequence[MeterChoice], backend: str) -> list[MeterHere]
     if not found:
         asked = ", ".join(choice.name for choice in choices)
         what = f"no meter answers here by the name {asked}" if asked else "no power meter is here"
+        if chips := ", ".join(f"{chip.name} ({chip.vendor})" for chip, _ in _chips(backend)):
+            what += f"; asked for {chips}"
         raise NothingToJudgeError("; ".join([what, *refused]), _HINT)
     return found
 

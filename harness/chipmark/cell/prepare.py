@@ -105,7 +105,9 @@ class Preparation:
         """The meters of a cell, with remarks on them. A card that is not known yet is metered as
         soon as the loaded process reports it."""
         if is_simulated(plan.backend):
-            return sim_meters(split_backend(plan.backend)[1], named=bool(self._options.meters))
+            unused = {"--meter": self._options.meters, "--power-w": self._options.power_w}
+            given = [option for option, value in unused.items() if value]
+            return sim_meters(split_backend(plan.backend)[1], given)
         return Picked() if is_open(chip) else pick(chip)
 
     def trace(self, plan: CellPlan) -> Trace:
@@ -191,13 +193,14 @@ def option_notes(plan: CellPlan) -> list[Note]:
     return [Note(code=NoteCode.BACKEND_OPTIONS, text=f"given to {plan.backend}: {text}")]
 
 
-def sim_meters(device: str, *, named: bool) -> Picked:
+def sim_meters(device: str, given: Sequence[str]) -> Picked:
     """What a simulated device tells of its power; where that is polled, with an exact
-    counter as well. Meters that the user named have no place on its virtual clock."""
+    counter as well. given: options of power that the user gave, which have no place on its
+    virtual clock."""
     info = sim_info(device)
     beside = (ReplayMeter(SIM_COUNTER_INFO),) if info.source == "polled" else ()
-    remarks = ("--meter names none of a simulated device, which has its own",) if named else ()
-    return Picked(ReplayMeter(info), beside, remarks)
+    own = "is not used: a simulated device has a meter of its own"
+    return Picked(ReplayMeter(info), beside, tuple(f"{option} {own}" for option in given))
 
 
 def meter_request(chip: ChipIdentity, device: str, power_w: float | None) -> MeterRequest:

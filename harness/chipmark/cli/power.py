@@ -33,8 +33,10 @@ app.command("plot")(plot)
 _METER = typer.Option(
     [],
     "--meter",
-    metavar="NAME[:TARGET]",
-    help="This meter only; may be given more than once. sim:pulsed is a simulated one.",
+    metavar="METER",
+    help="This meter only, as NAME, NAME:TARGET or NAME:TARGET,KEY=VALUE; may be given more than "
+    "once. sim:SENSOR is a simulated one: averaged, "
+    "constant, counter, pulsed or tool.",
 )
 _BACKEND = typer.Option(
     "", "--backend", "-b", metavar="KIND:DEVICE", help="The chip whose meters are asked."

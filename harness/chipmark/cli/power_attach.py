@@ -74,10 +74,11 @@ def attach_log(
 
     Examples:
 
-      chipmark power attach runs/quick --csv wall.csv --time Time --power Watts -o runs/with-wall
+      chipmark power attach runs/a --csv wall.csv --time Time --power Watts -o b
 
-      chipmark power attach runs/quick --csv wall.csv --time Date+Time --power "P (kW)"
-      --zone +08:00 -o runs/with-wall
+      chipmark power attach a --csv w.csv --time T --power P --averaging row -o b
+
+      chipmark power attach a --csv w.csv --time Date+Time --power "P (kW)" -o b
     """
     from chipmark.cli.records import folders_of
     from chipmark.errors import ChipmarkError, UsageError

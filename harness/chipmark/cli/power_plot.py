@@ -16,7 +16,8 @@ def plot(
 ) -> None:
     """Draw the power of a run over time: every meter, phases shaded, idle power dashed.
 
-    A panel is a repeat, its time that of W. Where nothing was read there is no line. A counter's
+    A panel is a repeat, from the first request sent to the last token. Where nothing was read there
+    is no line. A counter's
     watts are those of the time between two of its updates. Needs the extra `plot` (matplotlib).
 
     Exit codes: 0 drawn; 2 bad input; 3 nothing was metered.

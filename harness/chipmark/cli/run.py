@@ -62,14 +62,15 @@ def run(
         None, min=1, help="Prompt tokens of one hash id in --trace; 512 as Mooncake publishes."
     ),
     power_w: float | None = typer.Option(
-        None, "--power-w", help="Declare the unit's power in watts, where nothing measures it."
+        None, "--power-w", help="Declare the unit's watts: taken before any meter's, never ranked."
     ),
     meter: list[str] = typer.Option(
         [],
         "--meter",
-        metavar="NAME[:TARGET][,KEY=VALUE]",
-        help="Read exactly the meters named, the first for the row's joules, the others next to "
-        f"it (`chipmark doctor` lists them); without it, the best that is here. {_AGAIN}",
+        metavar="METER",
+        help="Read exactly the meters named (as NAME, NAME:TARGET or NAME:TARGET,KEY=VALUE; "
+        "`chipmark doctor` lists those here): the first for the row's joules, the others next to "
+        f"it. Without it, the best that is here. {_AGAIN}",
     ),
     seed: int = typer.Option(0, min=0, help="Seed of the workload and of synthetic weights."),
     feedback: str = typer.Option("forced", help="forced (the trace's tokens) or sampled."),

@@ -61,11 +61,11 @@ def plot_power(lines: Sequence[tuple[str, PowerTimeline]], path: Path) -> int:
         axes.set_xlim(0, line.window_s)
         axes.set_ylim(0, 1.25 * _most_w(line))
         axes.set_title(title, fontsize=8, loc="left", parse_math=False)
-        axes.set_ylabel("W", fontsize=8)
+        axes.set_ylabel("power in watts", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.legend(handles=handles, fontsize=6, loc="upper right", ncols=len(handles) or 1)
         if number == len(shown):
-            axes.set_xlabel("seconds of W", fontsize=8)
+            axes.set_xlabel("seconds since the measured window began", fontsize=8)
     form = path.suffix.removeprefix(".")
     with whole_file(path) as partial:
         figure.savefig(

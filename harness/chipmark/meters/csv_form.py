@@ -78,10 +78,8 @@ def csv_form(options: Mapping[str, str]) -> CsvForm:
         offset_s=offset_of(options.get("offset", "0")),
     )
     if not form.time or not (form.power or form.energy):
-        lacks = "time=" if not form.time else "power= (or energy=)"
-        raise UsageError(
-            f"a power log needs {lacks}, the name of a column", "csv:wall.csv,time=Time,power=Watts"
-        )
+        lacks = "time=COLUMN" if not form.time else "power=COLUMN or energy=COLUMN"
+        raise UsageError(f"a power log needs {lacks}", "for example time=Time and power=Watts")
     return form
 
 

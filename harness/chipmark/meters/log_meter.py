@@ -164,7 +164,9 @@ def log_info(
     averaging_s = update_s if terms.averaging_s == math.inf else terms.averaging_s
     error = f"its error of {terms.error_rel:.3g} is the user's figure"
     if not terms.error_given:
-        error = f"an error of {terms.error_rel:.3g} is taken; error= is for the meter's own"
+        error = (
+            f"its error is taken to be {terms.error_rel:.3g} of 1: give the meter's own as error="
+        )
     counts = bool(np.isfinite(log.energy_j).any()) and terms.averaging_s != math.inf
     return MeterInfo(
         name=name,

@@ -13,7 +13,7 @@ from chipmark.meters.contract import Meter, MeterInfo, file_slug
 from chipmark.meters.declared import AssumedMeter, DeclaredMeter
 from chipmark.meters.plugins import meter_factory
 from chipmark.meters.request import Metered, MeterRequest
-from chipmark.registry import plugins
+from chipmark.registry import SIMULATED, plugins
 
 _LOG = logger_of(__name__)
 _DECLARED = "declared"
@@ -79,6 +79,11 @@ def check_names(choices: Sequence[MeterChoice], declared_w: float | None) -> Non
     and for a declared power that has no place among them."""
     names = [choice.name for choice in choices]
     for name in names:
+        if name == SIMULATED:
+            raise UsageError(
+                "--meter sim:SENSOR is for `chipmark power watch` and `calibrate`, not for a run",
+                "simulated devices bring meters of their own: -b sim:pulsed",
+            )
         meter_factory(name)
         if names.count(name) > 1:
             raise UsageError(f"--meter names {name} twice", "a sensor is read once")
@@ -190,6 +195,8 @@ def _answer_of(
             _LOG.info("meter %s: %s, %s", choice.name, meter.info.source, meter.info.method)
             return meter
     if not refusals:
+        if choice.name == _DECLARED:
+            raise UsageError("--meter declared needs the power to declare", "add --power-w WATTS")
         unit = f"the {request.unit} of {request.vendor or 'this chip'}"
         around = "" if is_row else ", its host or its node"
         hint = _DOCTOR

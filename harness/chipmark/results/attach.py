@@ -136,7 +136,7 @@ def _check_can_be_aligned(record: Record) -> None:
     manifest = record.manifest
     if is_simulated(manifest.backend):
         raise UsageError(
-            f"{record.id} was simulated: its clock is a virtual one, of which no log can be",
+            f"{record.id} was simulated: it ran on a virtual clock, which no log can follow",
             "attach a log to what ran on a device",
         )
     if manifest.status == "failed":

@@ -246,30 +246,33 @@ _LIST: tuple[Column, ...] = (
         (*_RATE, Null.NO_DECODE_LAUNCHES, Null.NO_BUS),
     ),
     _rate(
-        "power_w", "W", "W", "energy of W / W", *_POWER, direction="lower", kind="energy",
+        "power_w", "W", "W", "mean power: joules of the window / its seconds",
+        *_POWER, direction="lower", kind="energy",
     ),
     _text(
         "energy_source", "source", "counter, polled, wall, declared or assumed", Null.NOT_MEASURED
     ),
     _text(
         "power_scope", "scope",
-        "die, package, memory, board, module, node_dc, wall, facility; cpu-share or sim where that "
-        "is the unit",
+        "what the meter covers: die, package, memory, board, module, node_dc, wall, facility; "
+        "cpu-share where the unit is a share of the host's CPUs",
         Null.NOT_MEASURED,
     ),
     _text(
         "power_beside", "beside",
-        "mean power of W by the meters next to the row's, each with its scope; their joules and "
-        "bounds are in `details.energy.beside`",
+        "mean power over the window by the meters next to the row's, each with its scope; their "
+        "joules and bounds are in `details.energy.beside`",
         Null.NOT_MEASURED,
     ),
     _rate(
-        "tok_per_joule", "1/J", "tok/J", "(n_new + n_out) / energy of W, gross",
+        "tok_per_joule", "1/J", "tok/J",
+        "(n_new + n_out) / joules of the window, idle power included (gross)",
         *_POWER, kind="energy",
     ),
     _rate(
         "joule_per_session", "J", "J/sess.",
-        "energy of W / sessions completed, idle included; null if one of a closed trace ran on",
+        "joules of the window / sessions completed, idle power included (gross); null if one of a "
+        "closed trace ran on",
         *_POWER, Null.SESSION_UNFINISHED, Null.NO_SESSIONS, direction="lower",
         kind="energy",
     ),

@@ -1,4 +1,4 @@
-"""What a table says first: who is fastest, cheapest and leanest, and what keeps the others out."""
+"""What a table says first: who is fastest, cheapest and best in tokens per joule, and why not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from chipmark.table.rows import row_of
 Ranked = Mapping[Kind, Sequence[Judged]]
 """The same sheets in the same order, judged by a metric of each kind."""
 
-_WORDS: Mapping[Kind, str] = {"perf": "fastest", "cost": "cheapest", "energy": "leanest"}
+_WORDS: Mapping[Kind, str] = {
+    "perf": "fastest",
+    "cost": "cheapest",
+    "energy": "most tokens per joule",
+}
 _MOST_GROUPS = 3
 _MOST_NAMES = 6
 """Of more rows that share a place, the rest are counted; their ranks are in the table."""
