@@ -35,7 +35,7 @@ DEFINED = [
     "host_s_per_step",
     "idle_s_per_step",
     "bus_bytes_per_step",
-    "power_w", "energy_source", "power_scope", "power_beside",
+    "power_w", "energy_source", "power_scope", "power_beside", "meter", "energy_error_rel",
     "tok_per_joule",
     "joule_per_session",
     "cost_per_session", "cost_per_mtok",

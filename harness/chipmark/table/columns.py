@@ -264,6 +264,18 @@ _LIST: tuple[Column, ...] = (
         "joules and bounds are in `details.energy.beside`",
         Null.NOT_MEASURED,
     ),
+    _text(
+        "meter", "meter", "name of the meter that the row's joules come from", Null.NOT_MEASURED
+    ),
+    Column(
+        "energy_error_rel", "number", "1", "lower", None, "±E",
+        "stated bound of the error of the window's joules, over them: the sensor's class and what "
+        "it may not have seen; it is in the intervals of power, tok/J and J/session",
+        (
+            Null.NOT_MEASURED, Null.ERROR_NOT_STATED, Null.ERROR_WITHOUT_CAP, Null.ERROR_OVER_100,
+            Null.ERROR_CLOCK_UNKNOWN,
+        ),
+    ),
     _rate(
         "tok_per_joule", "1/J", "tok/J",
         "(n_new + n_out) / joules of the window, idle power included (gross)",

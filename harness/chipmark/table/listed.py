@@ -18,7 +18,8 @@ MAIN: tuple[str, ...] = (
 QUALITY: tuple[str, ...] = ("perplexity_ratio",)
 IDENTITY: tuple[str, ...] = (
     "chip", "unit", "model", "workload", "scale", "precision", "execution", "graph", "scenario",
-    "replicas", "sessions", "energy_source", "power_scope", "power_beside", "currency",
+    "replicas", "sessions", "energy_source", "power_scope", "meter", "energy_error_rel",
+    "power_beside", "currency",
 )  # fmt: skip
 BLOCKS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("identity", ("backend", "chip", "unit", "model", "workload", "scale")),
@@ -33,8 +34,9 @@ BLOCKS: tuple[tuple[str, tuple[str, ...]], ...] = (
                         "mbu_nameplate", "mfu", "host_s_per_step", "idle_s_per_step",
                         "bus_bytes_per_step")),
     ("energy and cost", ("power_w", "energy_source", "power_scope", "power_beside",
-                         "tok_per_joule", "joule_per_session", "currency", "cost_per_session",
-                         "cost_per_mtok", "daily_active_agents")),
+                         "meter", "energy_error_rel", "tok_per_joule", "joule_per_session",
+                         "currency", "cost_per_session", "cost_per_mtok",
+                         "daily_active_agents")),
     ("loading", ("load_s", "compile_s", "peak_device_bytes")),
     ("comparison", ("comparable", "vs_baseline", "notes")),
 )  # fmt: skip

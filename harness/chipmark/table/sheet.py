@@ -70,7 +70,8 @@ def sheet(record: Record, book: PriceBook | None) -> Sheet:
         standing=standing(record),
         costing=costing,
         values=values,
-        reasons={"power_beside": NullReason.NOT_MEASURED}
+        reasons=dict.fromkeys(("power_beside", "meter"), NullReason.NOT_MEASURED)
+        | {"energy_error_rel": _energy(record).get("error_null_reason") or NullReason.NOT_MEASURED}
         | _of_loading(record)
         | _not_kept(record)
         | _quality_reasons(record)
@@ -81,6 +82,11 @@ def sheet(record: Record, book: PriceBook | None) -> Sheet:
         marks=_marks(record, costing),
         notes=tuple({"code": code, "text": text} for code, text in _notes(record, costing)),
     )
+
+
+def _energy(record: Record) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = record.metrics.details.get("energy") or {}
+    return found
 
 
 def _refused(record: Record) -> dict[str, str]:
@@ -144,6 +150,8 @@ def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
         "energy_source": None if m.meter is None else m.meter.source,
         "power_scope": None if m.meter is None else m.meter.scope,
         "power_beside": power_beside(record),
+        "meter": None if m.meter is None else m.meter.name,
+        "energy_error_rel": _energy(record).get("error_rel"),
         "parity": _parity(record),
         "ep_coverage": None if m.load is None else m.load.ep_coverage,
         "load_s": None if m.load is None else m.load.load_s,
