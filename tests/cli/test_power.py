@@ -51,6 +51,9 @@ def test_a_calibration_is_shown_kept_and_forgotten(chipmark: Any, tmp_path: Path
     assert found["averaging_s"]["value"] == pytest.approx(1.0, rel=0.15)
     assert found["idle_w"]["value"] == pytest.approx(80, rel=0.01)
     assert found["resolution_w"]["value"] == pytest.approx(1.0)
+    named = ("--forget", "--meter", "sim:averaged", "--format", "json")
+    assert chipmark("power", "calibrate", *named).json == {"forgotten": 1}
+    chipmark("power", "calibrate", *SIM)
     assert chipmark("power", "calibrate", "--forget", "--format", "json").json == {"forgotten": 1}
     assert not file.exists()
 

@@ -86,7 +86,7 @@ def calibrate_meters(
     check_format(format_, ("rich", "json"))
     choices = _choices(meter)
     if forget:
-        _forget([choice.name for choice in choices], format_)
+        _forget([name for one in choices for name in {one.name, one.kept}], format_)
         return
     with reporting() as reporter:
         reporter.stage("looking for meters")

@@ -77,7 +77,7 @@ class RedfishMeter:
             resource, supplies = _resource(service, choice)
             first = _sum(service, resource, supplies)
         except ServiceError as error:
-            raise ChipmarkError(f"{service.address}: {error}", error.hint) from error
+            raise ChipmarkError(f"{service.address}: {error.message}", error.hint) from error
         finally:
             service.close()
         if supplies and "scope" not in choice.options:
@@ -124,7 +124,7 @@ class RedfishMeter:
         try:
             return _sum(self._service, self._resource, self._supplies)
         except ServiceError as error:
-            return None, str(error)
+            return None, error.message
 
 
 def _scope(choice: MeterChoice) -> Scope:

@@ -61,14 +61,21 @@ def emit_json(document: Any) -> None:
 
 
 def emit_json_list(items: Iterable[Any]) -> None:
-    """A list as `emit_json` prints it, item by item: no two of them are held at once."""
-    before = "[\n "
-    for item in items:
-        # No string of JSON has a line break in it.
-        text = json.dumps(item, indent=1, allow_nan=False, default=str).replace("\n", "\n ")
-        sys.stdout.write(before + text)
-        before = ",\n "
-    sys.stdout.write("[]\n" if before == "[\n " else "\n]\n")
+    """A list as `emit_json` prints it, item by item: no two of them are held at once, and each is
+    printed as soon as it is there. One that is interrupted ends as a list all the same."""
+    before, end = "[\n ", "[]\n"
+    try:
+        for item in items:
+            # No string of JSON has a line break in it.
+            text = json.dumps(item, indent=1, allow_nan=False, default=str).replace("\n", "\n ")
+            sys.stdout.write(before + text)
+            before, end = ",\n ", "\n]\n"
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.stdout.write(end)
+        sys.stdout.flush()
+        raise
+    sys.stdout.write(end)
     sys.stdout.flush()
 
 
