@@ -254,7 +254,7 @@ def test_a_meter_without_a_stated_error_ranks_nobody(make_record: Make) -> None:
         ({"chip__unit": "package", "meter__scope": "package"}, "unit package"),
         (
             {"chip__unit": "cpu-share", "meter__scope": "package"},
-            "the meter covers a package, the unit is a share of it",
+            "energy is not known",
         ),
         ({"chip__unit": "cpu-share", "meter__scope": "cpu-share"}, "a part of the unit was used"),
     ],

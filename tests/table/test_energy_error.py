@@ -1,4 +1,4 @@
-"""The columns `meter` and `energy_error_rel`: where joules come from, and how far they may be off."""
+"""The columns `meter` and `energy_error_rel`: whose joules they are, and how far off at most."""
 
 from __future__ import annotations
 
