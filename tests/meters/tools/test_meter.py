@@ -193,10 +193,10 @@ def test_a_slow_tool_lowers_the_rate_and_says_what_was_reached(tool: Any) -> Non
 
 def test_spikes_are_told_and_kept(tool: Any) -> None:
     samples = np.array([100.0, 101.0, 430.0, 99.0, 100.0])
-    (remark,) = metering._spikes(samples, "hy-smi")
+    (remark,) = metering._spikes(samples)
     assert "1 of 5 readings" in remark
     assert "430" in remark
-    assert metering._spikes(np.array([100.0, 400.0, 410.0, 100.0]), "hy-smi") == []
+    assert metering._spikes(np.array([100.0, 400.0, 410.0, 100.0])) == []
 
 
 @pytest.mark.parametrize(

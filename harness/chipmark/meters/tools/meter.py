@@ -92,7 +92,7 @@ class ToolMeter:
         gaps = [
             f"{text} ({count} of {self._asked} readings)" for text, count in self._remarks.items()
         ]
-        remarks = (*gaps, *samples.remarks, *_spikes(samples.power_w, self.info.name))
+        remarks = (*gaps, *samples.remarks, *_spikes(samples.power_w))
         return replace(samples, remarks=remarks)
 
     def _read(self) -> Reading | list[Stamped]:
@@ -116,19 +116,19 @@ class ToolMeter:
         return []
 
     def _watts(self, limit_s: float) -> tuple[float | None, str]:
-        power, name = self._power, self.info.name
+        power = self._power
         numbers = power.card.numbers
         each = limit_s / len(numbers) if power.query.per_card else limit_s
         asked = self._here.ask(power.query, numbers, each)
         if asked.problem:
             return None, asked.problem
         if other := power.card.elsewhere(asked.readings):
-            return None, f"{name}: {other}"
+            return None, other
         readings = [without_suspects(r, power.cap_w) for r in asked.readings]
         watts = power.watts.of(readings, power.card)
         if watts is not None:
             return watts, ""
-        return None, f"{name}: {_why(readings, power)}"
+        return None, _why(readings, power)
 
 
 def meter_of(tool: Tool, request: MeterRequest) -> ToolMeter | None:
@@ -244,7 +244,7 @@ def _why(readings: list[DieReading], power: PowerQuery) -> str:
     return "other dies than at first have watts"
 
 
-def _spikes(power_w: NDArray[np.float64], name: str) -> list[str]:
+def _spikes(power_w: NDArray[np.float64]) -> list[str]:
     """A remark on readings over twice both of their neighbours, which are kept."""
     if len(power_w) < 3:
         return []
@@ -253,6 +253,6 @@ def _spikes(power_w: NDArray[np.float64], name: str) -> list[str]:
     if not len(found):
         return []
     return [
-        f"{name}: {len(found)} of {len(power_w)} readings are over twice both of their neighbours "
+        f"{len(found)} of {len(power_w)} readings are over twice both of their neighbours "
         f"(up to {found.max():.4g} W); they are counted as they were read"
     ]
