@@ -17,6 +17,7 @@ from chipmark.meters.choice import MeterChoice
 from chipmark.meters.contract import PowerSamples
 from chipmark.meters.request import MeterRequest
 from chipmark.meters.tools import meter as metering
+from chipmark.meters.tools.cards import card_of, cards_of
 from chipmark.meters.tools.devices import find_tool
 from chipmark.meters.tools.meter import FAILURES, ToolMeter
 from chipmark.meters.tools.npu_smi import NPU_SMI, read_details
@@ -306,3 +307,19 @@ def test_a_number_that_another_card_has_got_is_a_gap(tool: Any) -> None:
     samples = metered(2, swapped)
     assert samples.power_w.tolist() == [91.3]
     assert any("number 3 is now the card 0000:C2:00.0" in text for text in samples.remarks)
+
+
+def test_a_query_that_tells_of_another_card_is_not_polled(tool: Any) -> None:
+    here, readings = find_tool(NPU_SMI)
+    card = card_of(NPU_SMI, cards_of(NPU_SMI, readings), REQUEST)
+
+    def elsewhere(text: str) -> tuple[DieReading, ...]:
+        return tuple(replace(die, pci="0000:C2:00.0") for die in read_details(text))
+
+    quick = replace(NPU_SMI.details[0], parse=elsewhere)
+    other = replace(here, tool=replace(NPU_SMI, details=(quick,)))
+    assert metering.power_query(other, readings, card).query is NPU_SMI.overview
+    lacking = tuple(replace(die, power_w=None) for die in readings)
+    tool.prints([{"arguments": "info", "text": TABLE.replace("91.3", "NA  ")}, *answers()[1:]])
+    with pytest.raises(ChipmarkError, match=r"number 3 is now the card 0000:C2:00\.0"):
+        metering.power_query(other, lacking, card)

@@ -163,6 +163,9 @@ def power_query(here: ToolHere, overview: tuple[DieReading, ...], card: Card) ->
         if asked.problem:
             reasons.append(asked.problem)
             continue
+        if other := card.elsewhere(asked.readings):
+            reasons.append(other)
+            continue
         limits |= {(r.card, r.die): r.cap_w for r in asked.readings if r.cap_w is not None}
         cap = max((c for p in card.places if (c := limits.get(p)) is not None), default=None)
         readings = [without_suspects(reading, cap) for reading in asked.readings]
