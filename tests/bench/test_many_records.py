@@ -35,7 +35,10 @@ def test_two_thousand_records_are_loaded(benchmark: Any, folder: Path) -> None:
     assert len(loaded.records) == RECORDS
 
 
-@pytest.mark.parametrize("format", ["rich", "csv", "json", "html"])
+@pytest.mark.parametrize(
+    "format",
+    ["rich", "csv", *(pytest.param(name, marks=pytest.mark.long) for name in ("json", "html"))],
+)
 def test_two_thousand_records_are_shown(benchmark: Any, folder: Path, format: str) -> None:
     def show() -> int:
         with many_objects():
