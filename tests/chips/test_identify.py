@@ -152,6 +152,12 @@ def test_kunlun_that_poses_as_cuda_is_told_by_the_bus_whatever_nvml_says(
     assert any("1d22:3685" in line for line in chip.evidence)
 
 
+def test_a_p800_has_another_vendor_id_on_the_bus(tmp_path: Path) -> None:
+    chip = chip_of("torch:cuda", "Kunlun P800", _bus(tmp_path, "2057"))
+    assert (chip.name, chip.vendor) == ("kunlun-p800", "Kunlunxin")
+    assert any("2057:3685" in line for line in chip.evidence)
+
+
 def test_kunlun_by_its_own_name_and_by_a_products(tmp_path: Path) -> None:
     root = _bus(tmp_path, KUNLUN)
     assert chip_of("torch:kunlun", "kunlun", root).vendor == "Kunlunxin"

@@ -86,6 +86,13 @@ class VendorEntry:
     visible: str = ""
     """Environment variable in which the vendor's runtime takes the numbers of the devices that a
     process sees, in their order; "" where none is known."""
+    pci_also: tuple[str, ...] = ()
+    """Other PCI vendor ids that its accelerators have."""
+
+    @property
+    def pci_vendors(self) -> tuple[str, ...]:
+        """Every PCI vendor id of its accelerators."""
+        return (self.pci_vendor, *self.pci_also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +172,7 @@ def _catalogue(path: Path, users: tuple[Path, bytes] | None) -> Catalogue:
 
 
 _TEXTS = {"name", "title", "vendor", "unit", "tool", "pci_vendor", "visible"}
-_LISTS = {"match", "devices", "pci_classes", "pci_other", "dev", "proc"}
+_LISTS = {"match", "devices", "pci_classes", "pci_other", "pci_also", "dev", "proc"}
 
 
 def _entries(path: Path, data: dict[str, Any], origin: str = "") -> Catalogue:
@@ -254,8 +261,8 @@ def _cpu(path: Path, item: dict[str, Any]) -> CpuEntry:
 
 def _vendor(path: Path, item: dict[str, Any]) -> VendorEntry:
     lists_of = ("devices", "pci_classes", "pci_other", "dev", "proc")
-    _fields(path, item, {"name", "pci_vendor", "tool", *lists_of}, {"visible"})
-    lists = {key: tuple(item[key]) for key in lists_of}
+    _fields(path, item, {"name", "pci_vendor", "tool", *lists_of}, {"visible", "pci_also"})
+    lists = {key: tuple(item.get(key, ())) for key in (*lists_of, "pci_also")}
     return VendorEntry(
         item["name"],
         pci_vendor=item["pci_vendor"],

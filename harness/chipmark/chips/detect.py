@@ -151,7 +151,7 @@ def vendor_trace(entry: VendorEntry, root: Path = Path("/")) -> VendorTrace:
     evidence = []
     if pci:
         ids = ", ".join(sorted({f"{device.vendor}:{device.device}" for device in found}))
-        evidence.append(f"{pci} PCI devices of vendor {entry.pci_vendor} ({ids})")
+        evidence.append(f"{pci} PCI devices of vendor {entry.name} ({ids})")
     if nodes:
         evidence.append(f"{nodes} device nodes like {entry.dev[0]}")
     evidence += files
@@ -166,7 +166,7 @@ def accelerators_of(entry: VendorEntry, devices: Sequence[PciDevice]) -> list[Pc
     return [
         device
         for device in devices
-        if device.vendor == entry.pci_vendor
+        if device.vendor in entry.pci_vendors
         and device.kind.startswith(entry.pci_classes)
         and device.device not in entry.pci_other
     ]
@@ -224,6 +224,6 @@ def chips_here() -> tuple[list[ChipIdentity], list[str]]:
             # Kunlunxin's and Intel's tools have one name, AMD's and Hygon's one device node.
             missing.append(
                 f"{entry.name}: {trace.tool} is on the PATH, and no PCI device of vendor "
-                f"{entry.pci_vendor} is here"
+                f"{' or '.join(entry.pci_vendors)} is here"
             )
     return found, missing

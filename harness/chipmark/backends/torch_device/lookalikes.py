@@ -20,23 +20,25 @@ POSED_AS = "cuda"
 
 @dataclass(frozen=True, slots=True)
 class Lookalike:
-    """A vendor by name, and its PCI id."""
+    """A vendor by name, and the PCI ids of its chips."""
 
     vendor: str
-    pci_vendor: str
+    pci_vendors: tuple[str, ...]
 
 
 LOOKALIKES: Mapping[str, Lookalike] = {
-    "kunlun": Lookalike("Kunlunxin", "1d22"),
-    "dcu": Lookalike("Hygon", "1d94"),
-    "maca": Lookalike("MetaX", "9999"),
-    "corex": Lookalike("Iluvatar CoreX", "1e3e"),
-    "ppu": Lookalike("T-Head", "1ded"),
-    "rocm": Lookalike("AMD", "1002"),
+    "kunlun": Lookalike("Kunlunxin", ("1d22", "2057")),
+    "dcu": Lookalike("Hygon", ("1d94",)),
+    "maca": Lookalike("MetaX", ("9999",)),
+    "corex": Lookalike("Iluvatar CoreX", ("1e3e",)),
+    "ppu": Lookalike("T-Head", ("1ded",)),
+    "rocm": Lookalike("AMD", ("1002",)),
 }
 """Names after `torch:` -> whose chip is meant. The catalogue's vendors say the same (tested)."""
 
-_POSING = {known.pci_vendor: known.vendor for known in LOOKALIKES.values()} | {"10de": "NVIDIA"}
+_POSING = {
+    vendor: known.vendor for known in LOOKALIKES.values() for vendor in known.pci_vendors
+} | {"10de": "NVIDIA"}
 _OF_TORCH = ("10de", "1002")
 """NVIDIA and AMD: torch itself is built for their chips."""
 
@@ -48,12 +50,13 @@ def check_bus(kind: str, root: Path = ROOT) -> None:
     """Raise MissingBackendError where the PCI bus shows no chip of the vendor that `kind` names."""
     wanted = LOOKALIKES[kind]
     accelerators = _accelerators(root)
-    if any(device.vendor == wanted.pci_vendor for device in accelerators):
+    if any(device.vendor in wanted.pci_vendors for device in accelerators):
         return
     others = sorted({_POSING.get(d.vendor, f"PCI vendor {d.vendor}") for d in accelerators})
     raise MissingBackendError(
         f"torch:{kind} is a chip of {wanted.vendor}, and the PCI bus shows none "
-        f"(vendor {wanted.pci_vendor}); accelerators found: {', '.join(others) or 'none'}",
+        f"(vendor {' or '.join(wanted.pci_vendors)}); "
+        f"accelerators found: {', '.join(others) or 'none'}",
         f"torch:{POSED_AS} is whatever torch calls {POSED_AS}",
     )
 
