@@ -32,6 +32,11 @@ def told(make_record: MakeRecord, *entries: Mapping[str, Any]) -> Any:
         ((HOST | {"power_w": 0.01234},), "host package 0.0123 W"),
         ((HOST | {"power_w": 0.0},), "host package 0 W"),
         (
+            (WALL, HOST | {"source": "assumed", "scope": "cpu-share"}),
+            "wall 12345.7 W; cpu-share ~41.2 W",
+        ),
+        ((HOST | {"source": "declared", "scope": "module"},), "module ≤41.2 W"),
+        (
             (WALL, WALL | {"name": "bmc", "power_w": None, "null_reason": "power_gaps"}),
             "wall pdu 12345.7 W; wall bmc: power_gaps",
         ),

@@ -15,6 +15,9 @@ _WORDS = {
 }
 """Scopes whose bare name does not tell whose they are; the others stand as they are."""
 
+_MARKS = {"assumed": "~", "declared": "≤"}
+"""Before watts that no meter read: an assumption, and the most that a unit draws."""
+
 
 def power_beside(record: Record) -> str | None:
     """`host package 41.2 W; wall 310 W`: each meter next to the row's by what it covers, with its
@@ -36,7 +39,7 @@ def _text(entry: Mapping[str, Any], *, alone: bool) -> str:
     watts = entry.get("power_w")
     if watts is None:
         return f"{label}: {entry.get('null_reason') or 'unknown'}"
-    return f"{label} {_watts(watts)} W"
+    return f"{label} {_MARKS.get(entry['source'], '')}{_watts(watts)} W"
 
 
 def _watts(value: float) -> str:
