@@ -115,7 +115,7 @@ def attach(record: Record, out_dir: Path, given: Attachment, *, as_row: bool) ->
     if text := contradiction(lags, log.period_s or 0.0, given.flags):
         raise UsageError(f"{given.path} does not fit {record.id}: {text}")
     given = replace(given, info=replace(given.info, clock_s=_clock_s(given, lags)))
-    files = _readings(record, placed, log)
+    files = _readings(record, placed, log, given.info.clock_s or 0.0)
     changed = _manifest(manifest, given, lags, as_row=as_row)
 
     def change(folder: Path) -> None:
@@ -219,11 +219,12 @@ def _corrected(given: Attachment, ends: tuple[Activity, Activity]) -> PowerLog:
 
 
 def _readings(
-    record: Record, placed: Sequence[_Placed], log: PowerLog
+    record: Record, placed: Sequence[_Placed], log: PowerLog, clock_s: float
 ) -> dict[str, PowerSamples | None]:
     """What the log says of each repeat and of idle, by the path of its file without the ending
-    and the meter's name: `repeat-0/power`, `idle-before` (None where the log does not hold it)."""
-    edge_s = _EDGE_PERIODS * (log.period_s or 0.0)
+    and the meter's name: `repeat-0/power`, `idle-before` (None where the log does not hold it).
+    By how much its clock may differ is kept at each edge as well, since bounds ask for it."""
+    edge_s = _EDGE_PERIODS * (log.period_s or 0.0) + clock_s
     found: dict[str, PowerSamples | None] = {}
     for one in placed:
         start_s, end_s = one.activity.start_s - edge_s, one.activity.end_s + edge_s
