@@ -13,3 +13,20 @@ def no_calibrations(
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("CHIPMARK_CACHE", str(cache))
     return cache
+
+
+class Time:
+    """A clock that only sleeping moves."""
+
+    now = 100.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def at() -> Time:
+    return Time()

@@ -23,32 +23,13 @@ OLD = {"average_socket_power": None}
 NEWEST = {"socket_power": None, "current_socket_power": "N/A", "average_socket_power": None}
 
 
-class Time:
-    """A clock that only sleeping moves."""
-
-    now = 100.0
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.fixture
-def at() -> Time:
-    return Time()
-
-
-def meter_of(paper_amdsmi: ModuleType, at: Time, card: Any) -> AmdMeter:
+def meter_of(paper_amdsmi: ModuleType, at: Any, card: Any) -> AmdMeter:
     fake = paper_amdsmi.FakeAmdSmi(card, clock=at.clock)
     return AmdMeter(AmdCard(fake, card), at.clock, at.sleep)
 
 
 @pytest.mark.parametrize("key", ["energy_accumulator", "power"])
-def test_the_accumulator_is_joules_by_its_unit(
-    paper_amdsmi: ModuleType, at: Time, key: str
-) -> None:
+def test_the_accumulator_is_joules_by_its_unit(paper_amdsmi: ModuleType, at: Any, key: str) -> None:
     meter = meter_of(paper_amdsmi, at, paper_amdsmi.PaperCard(energy_key=key, counter_s=0.01))
     info = meter.info
     assert (info.source, info.scope, info.name) == ("counter", "package", "amdsmi")
@@ -76,7 +57,7 @@ def test_the_accumulator_is_joules_by_its_unit(
     ],
 )
 def test_power_goes_by_the_name_that_the_generation_gives(
-    paper_amdsmi: ModuleType, at: Time, power: dict[str, Any], method: str
+    paper_amdsmi: ModuleType, at: Any, power: dict[str, Any], method: str
 ) -> None:
     meter = meter_of(paper_amdsmi, at, paper_amdsmi.PaperCard(counter_s=None, power=power))
     assert meter.info.source == "polled"
@@ -89,7 +70,7 @@ def test_power_goes_by_the_name_that_the_generation_gives(
     assert samples.power_w == pytest.approx(np.full(len(samples.power_w), 140.0), abs=2.0)
 
 
-def test_a_card_without_any_sensor_is_an_error(paper_amdsmi: ModuleType, at: Time) -> None:
+def test_a_card_without_any_sensor_is_an_error(paper_amdsmi: ModuleType, at: Any) -> None:
     for power in (None, {"average_socket_power": "N/A"}):
         with pytest.raises(ChipmarkError, match="neither energy nor power"):
             meter_of(paper_amdsmi, at, paper_amdsmi.PaperCard(counter_s=None, power=power))
@@ -97,7 +78,7 @@ def test_a_card_without_any_sensor_is_an_error(paper_amdsmi: ModuleType, at: Tim
 
 @pytest.mark.parametrize("resolution", ["N/A", 0.0, -1.0, None])
 def test_an_accumulator_without_its_unit_is_none(
-    paper_amdsmi: ModuleType, at: Time, resolution: Any
+    paper_amdsmi: ModuleType, at: Any, resolution: Any
 ) -> None:
     card = paper_amdsmi.PaperCard()
     fake = paper_amdsmi.FakeAmdSmi(card, clock=at.clock)
@@ -108,7 +89,7 @@ def test_an_accumulator_without_its_unit_is_none(
 
 
 def test_a_counter_that_stands_still_at_idle_is_left_for_the_power(
-    paper_amdsmi: ModuleType, at: Time
+    paper_amdsmi: ModuleType, at: Any
 ) -> None:
     meter = meter_of(paper_amdsmi, at, paper_amdsmi.PaperCard(counter_s=0.0))
     assert meter.info.source == "polled"
@@ -122,14 +103,14 @@ def test_a_counter_that_stands_still_at_idle_is_left_for_the_power(
 
 @pytest.mark.parametrize(("counted", "used"), [(0.01, False), (100.0, False), (0.8, True)])
 def test_a_counter_far_from_the_power_is_not_believed(
-    paper_amdsmi: ModuleType, at: Time, counted: float, used: bool
+    paper_amdsmi: ModuleType, at: Any, counted: float, used: bool
 ) -> None:
     meter = meter_of(paper_amdsmi, at, paper_amdsmi.PaperCard(counted=counted))
     assert meter.info.source == ("counter" if used else "polled")
     assert any("the energy counter is not used" in note for note in meter.info.notes) != used
 
 
-def test_a_counter_that_goes_back_is_refused(paper_amdsmi: ModuleType, at: Time) -> None:
+def test_a_counter_that_goes_back_is_refused(paper_amdsmi: ModuleType, at: Any) -> None:
     meter = meter_of(paper_amdsmi, at, paper_amdsmi.PaperCard(resets_s=5.0))
     at.now = 104.0
     meter.start()
@@ -140,7 +121,7 @@ def test_a_counter_that_goes_back_is_refused(paper_amdsmi: ModuleType, at: Time)
     assert (found.energy_j, found.reason) == (None, NullReason.COUNTER_BACKWARDS)
 
 
-def test_a_split_card_is_not_charged_to_one_part(paper_amdsmi: ModuleType, at: Time) -> None:
+def test_a_split_card_is_not_charged_to_one_part(paper_amdsmi: ModuleType, at: Any) -> None:
     with pytest.raises(ChipmarkError, match="is split \\(CPX\\)"):
         meter_of(paper_amdsmi, at, paper_amdsmi.PaperCard(partition="CPX"))
 

@@ -41,24 +41,7 @@ def meter_of(over: Any, card: Any) -> NvmlMeter:
     return NvmlMeter(Card(over(card), card))
 
 
-class Time:
-    """A clock that only sleeping moves."""
-
-    now = 100.0
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.fixture
-def at() -> Time:
-    return Time()
-
-
-def virtual(paper_nvml: ModuleType, at: Time, card: Any, kind: Any = NvmlMeter) -> Any:
+def virtual(paper_nvml: ModuleType, at: Any, card: Any, kind: Any = NvmlMeter) -> Any:
     """A meter of a card whose sensors move with a clock of paper too."""
     fake = paper_nvml.FakeNvml(card, clock=at.clock, unix=at.clock)
     return kind(Card(fake, card), partial(infer_period, clock=at.clock, sleep=at.sleep))
@@ -78,7 +61,7 @@ def test_counter_is_used_where_the_card_has_one(over: Any, paper_nvml: ModuleTyp
     assert mean_w == pytest.approx(200.0, rel=0.2)
 
 
-def test_period_is_the_counters_own_and_not_the_powers(paper_nvml: ModuleType, at: Time) -> None:
+def test_period_is_the_counters_own_and_not_the_powers(paper_nvml: ModuleType, at: Any) -> None:
     meter = virtual(paper_nvml, at, paper_nvml.PaperCard(counter_s=0.1, power_s=0.01))
     assert meter.info.update_period_s == pytest.approx(0.1, rel=0.005)
     assert meter.info.reading_period_s == pytest.approx(0.025, rel=0.005)
@@ -114,7 +97,7 @@ def test_power_usage_is_a_mean_on_newer_cards_only(name: str, averages: bool) ->
     assert usage_averaging_s(name) == (1.0 if averages else None)
 
 
-def test_period_that_idle_hides_is_said_to_be_taken(paper_nvml: ModuleType, at: Time) -> None:
+def test_period_that_idle_hides_is_said_to_be_taken(paper_nvml: ModuleType, at: Any) -> None:
     meter = virtual(paper_nvml, at, paper_nvml.PaperCard(counter_s=None, power_s=0.0))
     assert any("was not seen at idle" in note for note in meter.info.notes)
     assert not meter.info.period_known
@@ -166,7 +149,7 @@ def test_slice_is_not_charged_with_its_card(
     ("counter", "instant", "average", "usage"), list(product((True, False), repeat=4))
 )
 def test_a_card_that_refuses_some_calls_is_read_by_another(
-    paper_nvml: ModuleType, at: Time, counter: bool, instant: bool, average: bool, usage: bool
+    paper_nvml: ModuleType, at: Any, counter: bool, instant: bool, average: bool, usage: bool
 ) -> None:
     card = paper_nvml.PaperCard(
         counter_s=0.02 if counter else None, instant=instant, average=average, usage=usage
@@ -194,7 +177,7 @@ def test_a_card_that_refuses_some_calls_is_read_by_another(
 
 
 def test_a_reading_asks_nothing_that_the_card_refused(
-    paper_nvml: ModuleType, at: Time, monkeypatch: pytest.MonkeyPatch
+    paper_nvml: ModuleType, at: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meter = virtual(paper_nvml, at, paper_nvml.PaperCard(fields=False))
     asked: list[object] = []
@@ -208,7 +191,7 @@ def test_a_reading_asks_nothing_that_the_card_refused(
 
 @pytest.mark.parametrize("lie", [0, 2**32 - 1, 25_000_000])
 def test_a_power_that_no_card_draws_is_none(
-    paper_nvml: ModuleType, at: Time, monkeypatch: pytest.MonkeyPatch, lie: int
+    paper_nvml: ModuleType, at: Any, monkeypatch: pytest.MonkeyPatch, lie: int
 ) -> None:
     monkeypatch.setattr(paper_nvml.FakeNvml, "_milliwatts", lambda self, card: lie)
     with pytest.raises(ChipmarkError, match="neither energy nor power"):
@@ -220,7 +203,7 @@ def test_a_power_that_no_card_draws_is_none(
     assert np.isfinite(samples.energy_j).all()
 
 
-def test_a_counter_that_begins_anew_is_refused(paper_nvml: ModuleType, at: Time) -> None:
+def test_a_counter_that_begins_anew_is_refused(paper_nvml: ModuleType, at: Any) -> None:
     meter = virtual(paper_nvml, at, paper_nvml.PaperCard(resets_s=8.3))
     meter.start()
     at.now += 8.0
@@ -236,14 +219,14 @@ def test_a_counter_that_begins_anew_is_refused(paper_nvml: ModuleType, at: Time)
     [("NVIDIA H100 80GB HBM3", True), ("NVIDIA A100-SXM4-80GB", True), ("NVIDIA L40S", False)],
 )
 def test_a_sensor_that_looks_at_a_part_of_the_time_is_told(
-    paper_nvml: ModuleType, at: Time, name: str, part: bool
+    paper_nvml: ModuleType, at: Any, name: str, part: bool
 ) -> None:
     for card in (paper_nvml.PaperCard(name=name), paper_nvml.PaperCard(name=name, counter_s=None)):
         notes = virtual(paper_nvml, at, card).info.notes
         assert any("not in the error bound" in note for note in notes) == part
 
 
-def test_a_card_that_goes_is_a_gap_and_is_told(paper_nvml: ModuleType, at: Time) -> None:
+def test_a_card_that_goes_is_a_gap_and_is_told(paper_nvml: ModuleType, at: Any) -> None:
     card = paper_nvml.PaperCard()
     meter = virtual(paper_nvml, at, card)
     meter.start()
@@ -269,7 +252,7 @@ def test_updates_that_the_driver_dated_are_read_at_their_own_times(
     assert samples.power_w == pytest.approx(np.full(len(samples.power_w), 200.0), abs=0.01)
 
 
-def test_kept_updates_are_given_once_and_none_is_lost(paper_nvml: ModuleType, at: Time) -> None:
+def test_kept_updates_are_given_once_and_none_is_lost(paper_nvml: ModuleType, at: Any) -> None:
     card = paper_nvml.PaperCard(samples_s=0.02)
     fake = paper_nvml.FakeNvml(card, clock=at.clock, unix=at.clock)
     kept = KeptSamples(Card(fake, card), at.clock, at.clock)
@@ -285,7 +268,7 @@ def test_kept_updates_are_given_once_and_none_is_lost(paper_nvml: ModuleType, at
     assert len(kept.read()) == 120
 
 
-def test_updates_of_another_clock_are_not_believed(paper_nvml: ModuleType, at: Time) -> None:
+def test_updates_of_another_clock_are_not_believed(paper_nvml: ModuleType, at: Any) -> None:
     card = paper_nvml.PaperCard(samples_s=0.02)
     fake = paper_nvml.FakeNvml(card, clock=at.clock, unix=lambda: at.now + 3600)
     assert KeptSamples(Card(fake, card), at.clock, at.clock).period_s() is None
@@ -327,7 +310,7 @@ def test_power_is_a_second_source_where_there_is_a_counter(
         NvmlPowerMeter.for_request(named)
 
 
-def test_a_superchips_module_is_a_meter_of_its_own(paper_nvml: ModuleType, at: Time) -> None:
+def test_a_superchips_module_is_a_meter_of_its_own(paper_nvml: ModuleType, at: Any) -> None:
     card = paper_nvml.PaperCard(module_w=420.0, counter_s=0.02)
     meter = virtual(paper_nvml, at, card, NvmlModuleMeter)
     assert (meter.info.name, meter.info.scope) == ("nvml-module", "module")
