@@ -67,7 +67,7 @@ def _differences(folder: Path, record: Record, spec: SimSpec) -> list[str]:
 def _beside_differences(record: Record, expected: Mapping[str, Any]) -> list[str]:
     """The exact counter next to polled watts has the closed form's joules."""
     texts = []
-    for entry in (record.metrics.details.get("energy") or {}).get("beside") or []:
+    for entry in record.metrics.energy.get("beside") or []:
         for name in ("power_w", "tok_per_joule"):
             if not _same(entry[name], expected[name], TOLERANCE):
                 text = f"{name} by {entry['name']} is {entry[name]}"
@@ -78,7 +78,7 @@ def _beside_differences(record: Record, expected: Mapping[str, Any]) -> list[str
 def _phase_differences(record: Record, spec: SimSpec, expected: Mapping[str, float]) -> list[str]:
     """Joules of phases that differ by more than a thousandth by an exact counter; of a meter that
     is polled, by more than a tenth and more than twice their 95 % interval."""
-    phases = (record.metrics.details.get("energy") or {}).get("phases") or {}
+    phases = record.metrics.energy.get("phases") or {}
     found = []
     for kind, joules in expected.items():
         parts = [p for name, p in phases.items() if name.startswith(kind) and p["method"]]
@@ -116,7 +116,7 @@ def _cost_differences(record: Record, book: Path) -> list[str]:
 
 
 def _stated_error(record: Record) -> float:
-    bound = (record.metrics.details.get("energy") or {}).get("error_rel")
+    bound = record.metrics.energy.get("error_rel")
     return TOLERANCE if bound is None else float(bound)
 
 

@@ -26,13 +26,12 @@ def of_energy(value: Value, record: Record) -> Value:
     if not whole_unit(record):
         reasons.append("a part of the unit was used")
     covers = {"power scope": meter.scope, "unit": record.manifest.chip.unit}
-    details = record.metrics.details.get("energy") or {}
     return replace(
         value,
         unfit=(*value.unfit, *reasons),
         work=dict(value.work) | covers,
         meter=meter.source,
-        meter_error=details.get("error_rel", meter.error_rel),
+        meter_error=record.metrics.energy.get("error_rel", meter.error_rel),
     )
 
 

@@ -99,6 +99,12 @@ class Metrics(StoredPart):
     notes: tuple[Note, ...] = ()
     details: Annotated[dict[str, Any], AfterValidator(check_details)] = Field(default_factory=dict)
 
+    @property
+    def energy(self) -> Mapping[str, Any]:
+        """What `details` has of energy; {} where none was measured."""
+        found: Mapping[str, Any] = self.details.get("energy") or {}
+        return found
+
 
 class Record(StoredPart):
     """A cell's identity, its metrics and the checksums of its raw files.

@@ -23,8 +23,7 @@ def power_beside(record: Record) -> str | None:
     """`host package 41.2 W; wall 310 W`: each meter next to the row's by what it covers, with its
     name where two cover the same (the row's own is one), and the code of the null where it has no
     watts. None where there is none."""
-    energy = record.metrics.details.get("energy") or {}
-    entries = energy.get("beside") or []
+    entries = record.metrics.energy.get("beside") or []
     if not entries:
         return None
     scopes = Counter(entry["scope"] for entry in entries)

@@ -283,7 +283,7 @@ def _energy(
     load_w, reason = cost.facility_power(power_w, scope, site, host_w)
     if load_w is None:
         return None, reason
-    idle = (record.metrics.details.get("energy") or {}).get("idle_w")
+    idle = record.metrics.energy.get("idle_w")
     idle_w: float | None = load_w
     if idle:
         idle_w, reason = cost.facility_power((idle[0] + idle[1]) / 2, scope, site, host_w)

@@ -71,7 +71,10 @@ def sheet(record: Record, book: PriceBook | None) -> Sheet:
         costing=costing,
         values=values,
         reasons=dict.fromkeys(("power_beside", "meter"), NullReason.NOT_MEASURED)
-        | {"energy_error_rel": _energy(record).get("error_null_reason") or NullReason.NOT_MEASURED}
+        | {
+            "energy_error_rel": record.metrics.energy.get("error_null_reason")
+            or NullReason.NOT_MEASURED
+        }
         | _of_loading(record)
         | _not_kept(record)
         | _quality_reasons(record)
@@ -82,11 +85,6 @@ def sheet(record: Record, book: PriceBook | None) -> Sheet:
         marks=_marks(record, costing),
         notes=tuple({"code": code, "text": text} for code, text in _notes(record, costing)),
     )
-
-
-def _energy(record: Record) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = record.metrics.details.get("energy") or {}
-    return found
 
 
 def _refused(record: Record) -> dict[str, str]:
@@ -151,7 +149,7 @@ def _identity(record: Record, book: PriceBook | None) -> dict[str, Any]:
         "power_scope": None if m.meter is None else m.meter.scope,
         "power_beside": power_beside(record),
         "meter": None if m.meter is None else m.meter.name,
-        "energy_error_rel": _energy(record).get("error_rel"),
+        "energy_error_rel": record.metrics.energy.get("error_rel"),
         "parity": _parity(record),
         "ep_coverage": None if m.load is None else m.load.ep_coverage,
         "load_s": None if m.load is None else m.load.load_s,
@@ -227,7 +225,7 @@ def _with_meter_error(record: Record, known: Mapping[str, Bounds]) -> dict[str, 
     meter = record.manifest.meter
     if meter is None or meter.source not in MEASURED:
         return dict(known)
-    error = (record.metrics.details.get("energy") or {}).get("error_rel")
+    error = record.metrics.energy.get("error_rel")
     widened = {}
     for name, (low, high) in known.items():
         if name not in ENERGY:
@@ -257,7 +255,7 @@ def _money_intervals(
     meter, off = record.manifest.meter, 0.0
     bounded = True
     if costing.power_enters and meter is not None:
-        error = (record.metrics.details.get("energy") or {}).get("error_rel")
+        error = record.metrics.energy.get("error_rel")
         bounded = error is not None or meter.source not in MEASURED
         off = (error or 0.0) * costing.energy_share
     found: dict[str, Bounds] = {}
