@@ -21,6 +21,11 @@ class ChipmarkError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def sentences(self) -> str:
+        """Message and hint on one line, for where it is one remark among others."""
+        return f"{self.message}. {self.hint}".strip()
+
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 

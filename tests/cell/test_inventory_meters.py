@@ -9,9 +9,8 @@ import pytest
 from chipmark.cell import inventory
 from chipmark.chips.contract import ChipIdentity
 from chipmark.meters.calibration import Calibration, Figure, driver_of, store_calibrations
-from chipmark.meters.declared import AssumedMeter
 from chipmark.meters.rapl import RaplMeter
-from chipmark.meters.request import AssumedPower
+from chipmark.meters.request import AssumedPower, MeterRequest
 from chipmark.meters.simulated_sensor import SensorSpec, SimulatedSensor
 
 
@@ -52,8 +51,9 @@ def test_doctor_names_the_calibration_in_use(
 
 
 def test_a_power_that_is_only_assumed_is_no_meter_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    assumed = AssumedMeter(AssumedPower(7.5, "cpu-share", "2 vCPUs", "TDP by threads"))
-    monkeypatch.setattr(inventory, "row_meter", lambda request: assumed)
+    assumed = AssumedPower(7.5, "cpu-share", "2 vCPUs", "TDP by threads")
+    request = MeterRequest("AMD", "cpu-share", "", assumed=assumed)
+    monkeypatch.setattr(inventory, "meter_request", lambda chip, device, power_w: request)
     monkeypatch.setattr(inventory, "meter_answers", lambda request: ())
     (item,) = inventory._meters(ChipIdentity("an-epyc", "AMD", "EPYC", "cpu-share", 2, 2))
     assert not item.here

@@ -15,6 +15,7 @@ from chipmark.errors import (
     UnknownNameError,
     UsageError,
 )
+from chipmark.meters import pick
 from chipmark.meters.choice import parse_choice
 from chipmark.meters.contract import Meter, MeterInfo
 from chipmark.meters.declared import ConstantMeter
@@ -39,12 +40,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Answer]]:
     def named(name: str, request: MeterRequest) -> Meter | None:
         for answer in answers[request.vendor]:
             if (answer.name, answer.metered) == (name, request.metered):
-                if answer.refusal:
-                    raise ChipmarkError(answer.refusal)
+                if answer.error is not None:
+                    raise answer.error
                 return answer.meter
         return None
 
-    monkeypatch.setattr(here, "calibrated_meter", named)
+    monkeypatch.setattr(pick, "calibrated_meter", named)
     offers = [Offer("torch:cpu"), Offer("triton:cuda", "no compiler"), Offer("torch:cuda")]
     monkeypatch.setattr(here, "candidates", lambda: offers)
 
@@ -98,7 +99,9 @@ def test_a_card_without_a_backend_has_no_load(
 
 
 def test_nothing_here_says_what_each_lacks(machine: dict[str, list[Answer]]) -> None:
-    machine["AMD"] = [Answer("rapl", "unit", refusal="energy_uj is readable by root only")]
+    machine["AMD"] = [
+        Answer("rapl", "unit", error=ChipmarkError("energy_uj is readable by root only"))
+    ]
     with pytest.raises(NothingToJudgeError, match="rapl: energy_uj is readable by root") as raised:
         here.meters_here([], "")
     assert "--meter sim:pulsed" in raised.value.hint
@@ -109,14 +112,14 @@ def test_nothing_here_says_what_each_lacks(machine: dict[str, list[Answer]]) -> 
 def test_a_fault_in_what_is_named_is_wrong_usage(
     machine: dict[str, list[Answer]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine["NVIDIA"] = [Answer("nvml", "unit", refusal="this card has no sensor")]
+    machine["NVIDIA"] = [Answer("nvml", "unit", error=ChipmarkError("this card has no sensor"))]
     with pytest.raises(NothingToJudgeError, match="nvml: this card has no sensor"):
         here.meters_here([parse_choice("nvml")], "")
 
     def faulty(name: str, request: MeterRequest) -> None:
         raise UsageError("--meter csv names no file")
 
-    monkeypatch.setattr(here, "calibrated_meter", faulty)
+    monkeypatch.setattr(pick, "calibrated_meter", faulty)
     with pytest.raises(UsageError, match="no file"):
         here.meters_here([parse_choice("nvml")], "")
 

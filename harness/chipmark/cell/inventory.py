@@ -16,7 +16,9 @@ from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chips_here
 from chipmark.chips.state_text import state_text
 from chipmark.meters.calibration import calibration_note
-from chipmark.meters.pick import meter_answers, row_meter
+from chipmark.meters.contract import MeterInfo
+from chipmark.meters.declared import AssumedMeter
+from chipmark.meters.pick import meter_answers
 from chipmark_models.pull import list_models
 
 _UNSEEN = ": the kernel shows none of them here, as in most virtual machines"
@@ -83,25 +85,32 @@ def as_json(items: list[Item]) -> list[dict[str, Any]]:
 def _meters(chip: ChipIdentity) -> list[Item]:
     """The meter of a chip's row, then what every meter says of its unit, its host and its node."""
     request = meter_request(chip, "", None)
-    meter = row_meter(request)
-    text, remedy = "no power is measured", "declare the unit's power: --power-w W"
-    measured = meter is not None and meter.info.source != "assumed"
-    if meter is not None:
-        text = f"{meter.info.source}, scope {meter.info.scope}: {meter.info.method}"
-        text, remedy = (text, "") if measured else (f"no power is measured; {text}", remedy)
-    items = [Item("meter", chip.name, measured, text, remedy)]
+    answers = meter_answers(request)
+    # The first that meters the unit is the row's, as `pick_meters` takes it.
+    own = next((a.meter for a in answers if a.metered == "unit" and a.meter is not None), None)
+    if own is not None:
+        items = [Item("meter", chip.name, True, _meter_text(own.info))]
+    else:
+        text = "no power is measured"
+        if request.assumed is not None:
+            text += f"; {_meter_text(AssumedMeter(request.assumed).info)}"
+        remedy = "declare the unit's power: --power-w W"
+        items = [Item("meter", chip.name, False, text, remedy)]
     shown: dict[tuple[str, str], None] = {}
-    for answer in meter_answers(request):
+    for answer in answers:
         text = answer.refusal
         if answer.meter is not None:
             info = answer.meter.info
-            text = f"{info.source}, scope {info.scope}: {info.method}"
-            text = "; ".join(filter(None, (text, calibration_note(info))))
+            text = "; ".join(filter(None, (_meter_text(info), calibration_note(info))))
         if (answer.name, text) not in shown:
             shown[answer.name, text] = None
             text = f"for the {answer.metered} of {chip.name}: {text}"
             items.append(Item("meter", answer.name, answer.meter is not None, text))
     return items
+
+
+def _meter_text(info: MeterInfo) -> str:
+    return f"{info.source}, scope {info.scope}: {info.method}"
 
 
 def _torch_devices() -> list[Item]:

@@ -111,7 +111,7 @@ class Metering:
             try:
                 answers.append(call())
             except ChipmarkError as error:
-                faults.append(f"{error.message}. {error.hint}".strip())
+                faults.append(error.sentences)
             except Exception as error:  # a plug-in may raise anything
                 _LOG.debug("meter %s failed", meter.info.name, exc_info=error)
                 faults.append(f"{type(error).__name__}: {error}")

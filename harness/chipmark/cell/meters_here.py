@@ -14,16 +14,13 @@ from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chip_of, chips_here
 from chipmark.engine.clock import VirtualClock
 from chipmark.errors import (
-    BadInputError,
     ChipmarkError,
     NothingToJudgeError,
     UnknownNameError,
-    UsageError,
 )
-from chipmark.meters.calibration import calibrated_meter
 from chipmark.meters.choice import MeterChoice
 from chipmark.meters.contract import Meter, Scope
-from chipmark.meters.pick import Answer, meter_answers
+from chipmark.meters.pick import FAULTS, Answer, answer_of, meter_answers
 from chipmark.meters.plugins import meter_factory
 from chipmark.meters.request import Metered, MeterRequest
 from chipmark.meters.simulated_sensor import SENSORS, SimulatedSensor, simulated_sensor
@@ -75,7 +72,8 @@ def meters_here(choices: Sequence[MeterChoice], backend: str) -> list[MeterHere]
         return found
     refused: dict[str, None] = {}
     taken: set[tuple[str, str]] = set()
-    for chip, device in _chips(backend):
+    chips = _chips(backend)
+    for chip, device in chips:
         request = replace(meter_request(chip, device, None), choices=tuple(real))
         temperature = _temperature(chip, backend, tuple(real))
         for answer in _answers(request, real):
@@ -92,8 +90,8 @@ def meters_here(choices: Sequence[MeterChoice], backend: str) -> list[MeterHere]
     if not found:
         asked = ", ".join(choice.name for choice in choices)
         what = f"no meter answers here by the name {asked}" if asked else "no power meter is here"
-        if chips := ", ".join(f"{chip.name} ({chip.vendor})" for chip, _ in _chips(backend)):
-            what += f"; asked for {chips}"
+        if asked_for := ", ".join(f"{chip.name} ({chip.vendor})" for chip, _ in chips):
+            what += f"; asked for {asked_for}"
         raise NothingToJudgeError("; ".join([what, *refused]), _HINT)
     return found
 
@@ -130,17 +128,11 @@ def _answers(request: MeterRequest, named: Sequence[MeterChoice]) -> Iterator[An
         yield from meter_answers(request)
         return
     for choice, metered in product(named, _METERED):
-        asked = replace(request, metered=metered, choices=(choice,))
-        try:
-            meter = calibrated_meter(choice.name, asked)
-        except (UsageError, UnknownNameError, BadInputError):
-            raise
-        except ChipmarkError as error:
-            text = f"{error.message}. {error.hint}".strip()
-            yield Answer(choice.name, metered, refusal=text)
-        else:
-            if meter is not None:
-                yield Answer(choice.name, metered, meter)
+        answer = answer_of(choice.name, replace(request, metered=metered, choices=(choice,)))
+        if isinstance(answer.error, FAULTS):
+            raise answer.error
+        if answer.meter is not None or answer.error is not None:
+            yield answer
 
 
 def _temperature(

@@ -150,7 +150,7 @@ def informed(info: MeterInfo, driver: str, now_s: float) -> MeterInfo:
     try:
         found = next((c for c in load_calibrations() if c.is_of(info)), None)
     except ChipmarkError as error:
-        refused = f"{_NOT_USED}: {error.message}. {error.hint}".strip()
+        refused = f"{_NOT_USED}: {error.sentences}"
     else:
         if found is None:
             return info

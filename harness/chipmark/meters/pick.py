@@ -18,6 +18,9 @@ from chipmark.registry import SIMULATED, plugins
 _LOG = logger_of(__name__)
 _DECLARED = "declared"
 _AROUND: tuple[Metered, ...] = ("host", "node")
+FAULTS = (UsageError, UnknownNameError, BadInputError)
+"""Errors of what the user gave, a target or an option, and not of the meter."""
+
 _DOCTOR = "`chipmark doctor` lists the meters that answer here"
 
 
@@ -41,7 +44,13 @@ class Answer:
     name: str
     metered: Metered
     meter: Meter | None = None
-    refusal: str = ""
+    error: ChipmarkError | None = None
+    """Why it cannot be read."""
+
+    @property
+    def refusal(self) -> str:
+        """The same in a line; "" where there is none."""
+        return "" if self.error is None else self.error.sentences
 
 
 def pick_meters(request: MeterRequest) -> Picked:
@@ -132,22 +141,25 @@ def _asked(request: MeterRequest, *, first: bool) -> list[Answer]:
     for name in plugins("chipmark.meters"):
         if name == _DECLARED:
             continue
-        try:
-            meter = calibrated_meter(name, request)
-        except ChipmarkError as error:
-            _LOG.info("meter %s cannot be read: %s", name, error.message)
-            text = f"{error.message}. {error.hint}".strip()
-            answers.append(Answer(name, request.metered, refusal=text))
-            continue
-        if meter is None:
-            metered, unit, vendor = request.metered, request.unit, request.vendor
-            _LOG.debug("meter %s does not meter the %s, %s of %s", name, metered, unit, vendor)
-        else:
-            _LOG.info("meter %s: %s, %s", name, meter.info.source, meter.info.method)
-        answers.append(Answer(name, request.metered, meter))
-        if first and meter is not None:
+        answers.append(answer_of(name, request))
+        if first and answers[-1].meter is not None:
             break
     return answers
+
+
+def answer_of(name: str, request: MeterRequest) -> Answer:
+    """What the meter of that name says to a request."""
+    try:
+        meter = calibrated_meter(name, request)
+    except ChipmarkError as error:
+        _LOG.info("meter %s cannot be read: %s", name, error.message)
+        return Answer(name, request.metered, error=error)
+    if meter is None:
+        metered, unit, vendor = request.metered, request.unit, request.vendor
+        _LOG.debug("meter %s does not meter the %s, %s of %s", name, metered, unit, vendor)
+    else:
+        _LOG.info("meter %s: %s, %s", name, meter.info.source, meter.info.method)
+    return Answer(name, request.metered, meter)
 
 
 def _is_taken(info: MeterInfo, taken: Sequence[Meter]) -> bool:
@@ -166,7 +178,7 @@ def _named(request: MeterRequest) -> Picked:
     for choice in request.choices:
         # A meter that covers the host alone tells nothing of the unit, so it cannot be the row's.
         kinds: tuple[Metered, ...] = ("unit", *_AROUND) if meters else ("unit", "node")
-        meter = _answer_of(choice, request, kinds, is_row=not meters)
+        meter = _named_meter(choice, request, kinds, is_row=not meters)
         if _is_taken(meter.info, meters):
             raise UsageError(
                 f"--meter {choice.name} reads a sensor that another one named reads already",
@@ -176,24 +188,20 @@ def _named(request: MeterRequest) -> Picked:
     return Picked(meters[0], tuple(meters[1:]))
 
 
-def _answer_of(
+def _named_meter(
     choice: MeterChoice, request: MeterRequest, kinds: Sequence[Metered], *, is_row: bool
 ) -> Meter:
     """The meter that the user named, of the first of these that it meters. A refusal to meter the
     unit is final for the row's: what covers more than a share of a machine does not meter it."""
     refusals: list[ChipmarkError] = []
     for metered in kinds:
-        asked = replace(request, metered=metered, choices=(choice,))
-        try:
-            meter = calibrated_meter(choice.name, asked)
-        except ChipmarkError as error:
-            refusals.append(error)
+        answer = answer_of(choice.name, replace(request, metered=metered, choices=(choice,)))
+        if answer.meter is not None:
+            return answer.meter
+        if answer.error is not None:
+            refusals.append(answer.error)
             if is_row:
                 break
-            continue
-        if meter is not None:
-            _LOG.info("meter %s: %s, %s", choice.name, meter.info.source, meter.info.method)
-            return meter
     if not refusals:
         if choice.name == _DECLARED:
             raise UsageError("--meter declared needs the power to declare", "add --power-w WATTS")
@@ -204,6 +212,6 @@ def _answer_of(
             hint = f"the first that is named is the row's, so it must meter it; {hint}"
         raise UsageError(f"--meter {choice.name} does not meter {unit}{around}", hint)
     first = refusals[0]
-    if isinstance(first, (UsageError, UnknownNameError, BadInputError)):  # of target or options
+    if isinstance(first, FAULTS):
         raise first
     raise UsageError(f"--meter {choice.name}: {first.message}", first.hint) from first
