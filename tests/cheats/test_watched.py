@@ -44,6 +44,7 @@ def test_c4_no_head_where_nobody_watches_is_found(machine, plugin, codes) -> Non
     assert "audit" in codes(machine.findings(lazy))
 
 
+@pytest.mark.long
 def test_ids_that_are_held_back_are_found(machine, plugin) -> None:
     audit = machine.measure(plugin("hiding", HIDING)).record.manifest.audit
     assert audit.verdict == "fail"

@@ -56,6 +56,7 @@ def capacities(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.long
 def test_the_break_even_price_of_like_rows(chipmark, capacities: Path) -> None:
     rows = chipmark("cost", capacities, "--format", "json").json
     assert [row["backend"] for row in rows] == ["sim:golden", "sim:slow"]
