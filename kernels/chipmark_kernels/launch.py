@@ -31,6 +31,12 @@ class Launch:
     constants: Mapping[str, Any]
     tile: Tile
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What Triton's launcher and its compiler are given beside arguments and constants; the
+        key of a compiled kernel holds them."""
+        return launch_options(self.tile, self.constants)
+
 
 _recorder: ContextVar[list[Launch] | None] = ContextVar("recorder", default=None)
 _assumed: ContextVar[DeviceFacts | None] = ContextVar("assumed", default=None)
@@ -54,8 +60,21 @@ def device_facts(tensor: torch.Tensor) -> DeviceFacts:
     return facts_of(tensor.device) if assumed is None else assumed
 
 
+def launch_options(tile: Tile, constants: Mapping[str, Any]) -> dict[str, Any]:
+    """Warps and stages of the tile; and programmatic dependent launch for a kernel whose constant
+    `PDL` is true, which then waits by itself for the launch before it.
+
+    One constant decides both, for a kernel that does not wait must never start early. The option is
+    left out elsewhere: versions of Triton before 3.4 do not know it.
+    """
+    options: dict[str, Any] = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+    if constants.get("PDL"):
+        options["launch_pdl"] = True
+    return options
+
+
 def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, *args: Any, **constants: Any) -> None:
-    """Launch `kernel` on `grid` with the tile's warps and stages; a grid with a 0 does nothing.
+    """Launch `kernel` on `grid` by `launch_options`; a grid with a 0 does nothing.
 
     Raises ValueError where a grid dimension is over MAX_GRID.
     """
@@ -67,4 +86,4 @@ def launch(kernel: Any, grid: tuple[int, ...], tile: Tile, *args: Any, **constan
     if recorder is not None:
         recorder.append(Launch(kernel, grid, args, constants, tile))
         return
-    kernel[grid](*args, **constants, num_warps=tile.num_warps, num_stages=tile.num_stages)
+    kernel[grid](*args, **constants, **launch_options(tile, constants))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Implementation = Callable[..., Any]
 Ops = TypeVar("Ops", bound="DataclassInstance")
+SEPARATE = "separate"
+"""The name under which an operation is left to those that it joins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,10 @@ class OpTable(Generic[Ops]):
     partial: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The operations of an implementation that does not have all of them."""
 
+    separate: tuple[str, ...] = ()
+    """Operations that join others, and may be left to these: `SEPARATE` names that, it is the
+    default, and the function is None."""
+
     @property
     def operations(self) -> tuple[str, ...]:
         """Names of all operations."""
@@ -43,11 +49,17 @@ class OpTable(Generic[Ops]):
         """Names of what can compute an operation; UnknownNameError where there is none such."""
         if operation not in self.operations:
             raise UnknownNameError("operation", operation, self.operations)
-        return tuple(n for n in self.modules if operation in self.partial.get(n, (operation,)))
+        own = operation not in self.separate
+        able = [
+            n for n in self.modules if (operation in self.partial[n] if n in self.partial else own)
+        ]
+        return tuple(able) if own else (SEPARATE, *able)
 
     def resolve(self, chosen: Mapping[str, str] | None, default: str) -> dict[str, str]:
         """Each operation with the name of its implementation; UnknownNameError for a wrong one."""
-        names = dict.fromkeys(self.operations, default) | dict(chosen or {})
+        names = dict.fromkeys(self.operations, default)
+        names |= dict.fromkeys(self.separate, SEPARATE)
+        names |= dict(chosen or {})
         for operation, name in names.items():
             known = self.implementations(operation)
             if name not in known:
@@ -55,10 +67,13 @@ class OpTable(Generic[Ops]):
         return names
 
     def find(self, operation: str, name: str) -> Implementation:
-        """One operation's implementation; `name` as `implementations` lists it."""
+        """One operation's implementation; `name` as `implementations` lists it, not SEPARATE."""
         found: Implementation = import_module(self.modules[name]).OPS[operation]
         return found
 
     def select(self, names: Mapping[str, str]) -> Ops:
         """The implementations of names as `resolve` gives them."""
-        return self.kind(**{op: self.find(op, names[op]) for op in self.operations})
+        joined = {op: name for op, name in names.items() if name != SEPARATE}
+        return self.kind(
+            **{op: self.find(op, joined[op]) for op in self.operations if op in joined}
+        )

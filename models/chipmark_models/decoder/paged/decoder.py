@@ -77,25 +77,14 @@ class PagedDecoder:
     def forward(self, batch: PagedBatch) -> torch.Tensor:
         """Logits (wanted tokens, vocab) in the activations' dtype; keys and values are written."""
         ops, c, w = self.ops, self.config, self.weights
-        scale, eps = c.head_dim**-0.5, c.rms_eps
+        eps = c.rms_eps
         x, normed = ops.embed_norm(batch.ids, w.embedding, w.layers[0].input_norm, eps)
         for index, layer in enumerate(w.layers):
-            k_cache, v_cache = self.kv.k[index], self.kv.v[index]
             if index == 0:
                 qkv = self._product(ops.qkv, normed, layer.qkv)
             else:
                 qkv = self._product(ops.qkv, x, layer.qkv, norm=layer.input_norm)
-            q = ops.rope_kv(
-                qkv, self.cos, self.sin, batch.positions, batch.slots, k_cache, v_cache,
-                c.n_heads, q_norm=layer.q_norm, k_norm=layer.k_norm, eps=eps,
-            )  # fmt: skip
-            table, lens = batch.page_table, batch.kv_lens
-            if batch.cu_q is None:
-                attended = ops.decode_attention(q, k_cache, v_cache, table, lens, scale)
-            else:
-                attended = ops.prefill_attention(
-                    q, k_cache, v_cache, table, batch.cu_q, lens, scale
-                )
+            attended = self._attended(qkv, index, batch)
             x = self._product(ops.out_add, attended.flatten(1), layer.out, residual=x)
             wide = self._product(
                 ops.gate_up_swiglu, x, layer.gate_up, norm=layer.post_norm, swiglu=True
@@ -107,6 +96,25 @@ class PagedDecoder:
             x = x.index_select(0, batch.last)
         logits: torch.Tensor = ops.head(x, w.head.matrix, w.head.bias, norm=w.final_norm, eps=eps)
         return logits
+
+    def _attended(self, qkv: torch.Tensor, index: int, batch: PagedBatch) -> torch.Tensor:
+        """Attention of layer `index` (tokens, n_heads, head_dim), its new keys and values written;
+        in decode in one launch where an operation joins the two."""
+        ops, c, layer = self.ops, self.config, self.weights.layers[index]
+        k_cache, v_cache = self.kv.k[index], self.kv.v[index]
+        table, lens, scale = batch.page_table, batch.kv_lens, c.head_dim**-0.5
+        norms = {"q_norm": layer.q_norm, "k_norm": layer.k_norm, "eps": c.rms_eps}
+        rotation = (qkv, self.cos, self.sin, batch.positions, batch.slots, k_cache, v_cache)
+        attended: torch.Tensor
+        if batch.cu_q is None and ops.rope_decode_attention is not None:
+            attended = ops.rope_decode_attention(*rotation, table, lens, c.n_heads, scale, **norms)
+            return attended
+        q = ops.rope_kv(*rotation, c.n_heads, **norms)
+        if batch.cu_q is None:
+            attended = ops.decode_attention(q, k_cache, v_cache, table, lens, scale)
+        else:
+            attended = ops.prefill_attention(q, k_cache, v_cache, table, batch.cu_q, lens, scale)
+        return attended
 
     def _product(
         self,

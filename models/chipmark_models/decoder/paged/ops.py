@@ -85,6 +85,11 @@ class PagedOps:
     greedy: Implementation
     """(logits) -> ids int32 (rows,), the lowest of equals."""
 
+    rope_decode_attention: Implementation | None = None
+    """rope_kv and decode_attention in one: (qkv, cos, sin, positions, slots, k_cache, v_cache,
+    page_table, kv_lens, n_heads, scale, *, q_norm, k_norm, eps) -> attended (rows, n_heads,
+    head_dim). None: these two, one after the other."""
+
 
 PRODUCTS = ("qkv", "out_add", "gate_up_swiglu", "down_add", "head")
 """Operations that are products by a weight: one function of each implementation serves all."""
@@ -98,5 +103,6 @@ TABLE = OpTable(
         "hopper": "chipmark_models.decoder.paged.hopper_ops",
     },
     partial={"hopper": PRODUCTS},
+    separate=("rope_decode_attention",),
 )
 """What computes each operation."""
