@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from chipmark_kernels.compile_ahead import Specialisation, counting_hits, specia
 from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.launch import Launch
 from chipmark_kernels.no_device import standing_in
-
 
 VARIABLE = "TRITON_CACHE_DIR"
 """Names Triton's cache."""
@@ -36,15 +35,18 @@ class Fill:
     spec: Specialisation
     problem: str = ""
 
+    def __str__(self) -> str:
+        constants = (f"{name}={value}" for name, value in self.spec.constants)
+        return " ".join((self.kernel, *constants))
+
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What came of filling a cache. made: compiled now. found: there before. failed: the reasons by
-    kernel and constants."""
+    """What came of filling a cache. made: compiled now. found: there before. failed: why not."""
 
     made: int
     found: int
-    failed: tuple[str, ...]
+    failed: Mapping[Fill, str]
     seconds: float
 
 
@@ -71,17 +73,15 @@ def fill(
     jobs = list(wanted)
     begin = time.monotonic()
     found = 0
-    failed: list[str] = []
+    failed: dict[Fill, str] = {}
     with using(folder):
         for index, outcome in in_processes(fill_job, jobs, n_processes):
             if isinstance(outcome, str):
-                constants = " ".join(f"{name}={value}" for name, value in jobs[index].spec.constants)
-                failed.append(f"{jobs[index].kernel} {constants}: {outcome}")
+                failed[jobs[index]] = outcome
             else:
                 found += outcome
             advance(isinstance(outcome, str))
-    made = len(jobs) - found - len(failed)
-    return Filled(made, found, tuple(failed), time.monotonic() - begin)
+    return Filled(len(jobs) - found - len(failed), found, failed, time.monotonic() - begin)
 
 
 def hits(launches: Iterable[Launch], device: DeviceFacts, folder: Path) -> int:

@@ -14,15 +14,16 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chipmark.errors import ChipmarkError, UnknownNameError, UsageError
 from chipmark.terminal.console import show_error
 from chipmark_kernels.aot import Progress, usable_cores
 from chipmark_kernels.device import TARGETS, DeviceFacts, product_key
+from chipmark_models.plain_text import one_line
 from chipmark_models.precision import PRECISIONS
 from chipmark_models.presets import PRESETS
 
@@ -130,8 +131,7 @@ def filled(asked: argparse.Namespace) -> Outcome:
     asked.cache.mkdir(parents=True, exist_ok=True)
     done = warm.fill(wanted, asked.cache, asked.jobs, progress.advance)
     progress.clear()
-    failed = {line.split(" ", 1)[0] for line in done.failed}
-    again = (launch for job, launch in wanted.items() if not done.failed or job.kernel not in failed)
+    again = (launch for job, launch in wanted.items() if job not in done.failed)
     found_again = warm.hits(again, facts, asked.cache)
     archive = carried_cache.pack(asked.cache, facts.name)
     info = carried_cache.cache_info(asked.cache)
@@ -145,7 +145,7 @@ def filled(asked: argparse.Namespace) -> Outcome:
         done.made,
         done.found,
         found_again,
-        done.failed,
+        tuple(f"{job}: {reason}" for job, reason in done.failed.items()),
         round(record_s, 1),
         round(done.seconds, 1),
         _megabytes(path for path in asked.cache.rglob("*") if path != archive),
@@ -198,7 +198,7 @@ def _unpacked(archive: Path, folder: Path, target: str) -> int:
     try:
         info = carried_cache.unpack(archive, folder)
     except carried_cache.CacheError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(one_line(str(error), 200)) from error
     print(f"{info.kernels} kernels for {info.target} by triton {info.triton} in {folder}")
     if missed := info.misses(target):
         print(missed, file=sys.stderr)
@@ -209,8 +209,9 @@ def _unpacked(archive: Path, folder: Path, target: str) -> int:
     return 0
 
 
-def _megabytes(paths: Any) -> float:
-    return round(sum(path.stat().st_size for path in paths if path.is_file()) / 1e6, 1)
+def _megabytes(paths: Iterable[Path]) -> float:
+    n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
+    return round(n_bytes / 1e6, 1)
 
 
 def _text(outcome: Outcome) -> str:

@@ -11,7 +11,6 @@ from chipmark_kernels.compile_ahead import Specialisation, specialise
 from chipmark_kernels.device import TARGETS, DeviceFacts
 from chipmark_kernels.manifest import Entry, Family, ModelShape, entries
 
-
 _TOLD_BY = TARGETS["sm_80"]
 """Triton here has no backend for Ascend; types and alignment are told alike for every device."""
 
