@@ -44,7 +44,7 @@ DESIGNS: Mapping[str, Design] = {
     PORTABLE: Design("each operation waits for the whole of the one before it"),
     "pdl": Design(
         "each operation begins, and asks for its weights, while the one before it works",
-        {operation: "pdl" for operation in TABLE.partial["pdl"]},
+        dict.fromkeys(TABLE.partial["pdl"], "pdl"),
         _launches_early,
     ),
 }

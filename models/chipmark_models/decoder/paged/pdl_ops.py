@@ -39,9 +39,9 @@ def product(
     Raises ValueError on a device that launches no kernel early.
     """
     scales: torch.Tensor | None = None
-    weight = matrix
+    weight: Matrix = matrix
     if isinstance(weight, QuantisedMatrix) and weight.precision == "fp8":
-        weight, scales = weight.packed, weight.scales
+        scales, weight = weight.scales, weight.packed
     if isinstance(x, Fp8Rows) or isinstance(weight, QuantisedMatrix) or x.shape[0] > FEW_ROWS:
         return triton_ops.product(
             x, matrix, bias, norm=norm, eps=eps, swiglu=swiglu, residual=residual
