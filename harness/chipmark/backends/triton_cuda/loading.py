@@ -350,7 +350,7 @@ def _notes(
     choices: Mapping[str, Mapping[int, Choice]],
     of_design: Sequence[tuple[str, str]] = (),
 ) -> tuple[tuple[str, str], ...]:
-    notes = [
+    notes: list[tuple[str, str]] = [
         (
             NoteCode.KERNEL_REPLACED,
             f"{operation} is computed by torch: the kernel fails here ({reason})",
@@ -363,7 +363,7 @@ def _notes(
         for rows, choice in by_rows.items()
         for by, reason in choice.refused.items()
     ]
-    notes = [*notes, *of_design]
+    notes += of_design
     if name == INTERPRETER:
         text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
         notes.append((NoteCode.EP_COVERAGE, text))
