@@ -186,6 +186,7 @@ def _problems(job: Job, made: Compiled) -> Iterator[str]:
         yield "no 16-byte loads"
     if job.matrix and made.matrix == 0:
         yield "no matrix instructions"
+    yield from made.unordered
     if job.kernel in HOPPER_KERNELS and made.tma == 0:
         yield "no TMA loads"
     if job.kernel in HOPPER_KERNELS and device.arch == 90 and made.wgmma == 0:

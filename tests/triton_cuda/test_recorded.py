@@ -40,9 +40,11 @@ def test_hoppers_product_is_recorded_only_for_hopper() -> None:
 
 
 def test_longer_contexts_split_decode_attention_and_merge() -> None:
-    assert "_merge_splits_kernel" not in _names(launches_of(
-        preset("tiny"), "bf16", Shape(n_seqs=1, max_context=64, max_chunk=64), TARGETS["sm_80"]
-    ))
+    assert "_merge_splits_kernel" not in _names(
+        launches_of(
+            preset("tiny"), "bf16", Shape(n_seqs=1, max_context=64, max_chunk=64), TARGETS["sm_80"]
+        )
+    )
     long = Shape(n_seqs=1, max_context=2_048, max_chunk=128)
     split = launches_of(preset("tiny"), "bf16", long, TARGETS["sm_90"])
     assert "_merge_splits_kernel" in _names(split)

@@ -80,7 +80,7 @@ def failures(
 def _problem(case: Case, implementation: Implementation, device: torch.device) -> str:
     """What is wrong with one case, "" where nothing is. CellFailedError: the device is lost."""
     try:
-        got = called(implementation, case)
+        got = called(implementation, case, device)
         # A fault of the device shows in the next call that waits, which must not be another's.
         synchronize(device)
     except Exception as error:  # a compiler may raise anything; the kernel is out, and said to be
@@ -95,8 +95,8 @@ def _problem(case: Case, implementation: Implementation, device: torch.device) -
     if isinstance(got[0], Fp8Rows):
         rows = got[0]
         return "; ".join(compare_fp8_rows(rows.values, rows.scales, _normed(case)).problems)
-    torchs = called(case.reference, case)
-    oracle = called(case.reference, case, _wide)
+    torchs = called(case.reference, case, device)
+    oracle = called(case.reference, case, device, _wide)
     for mine, plain, exact in zip(got, torchs, oracle, strict=True):
         parity = compare(mine, plain, exact)
         if not parity.ok:
@@ -105,11 +105,17 @@ def _problem(case: Case, implementation: Implementation, device: torch.device) -
 
 
 def called(
-    implementation: Implementation, case: Case, change: Callable[[Any], Any] = lambda value: value
+    implementation: Implementation,
+    case: Case,
+    device: torch.device,
+    change: Callable[[Any], Any] = lambda value: value,
 ) -> list[Any]:
     """The results, caches that were written among them; the inputs stay as they are."""
     args = [change(_cloned(value)) for value in case.args]
     keywords = {name: change(_cloned(value)) for name, value in case.keywords.items()}
+    # A launch that begins early reads lengths that in use were there long before: no copy of them
+    # may be under way.
+    synchronize(device)
     result = implementation(*args, **keywords)
     # Quantised rows are a tuple of their own kind.
     several = isinstance(result, tuple) and not isinstance(result, Fp8Rows)

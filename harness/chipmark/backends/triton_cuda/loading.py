@@ -16,6 +16,12 @@ from chipmark.backends.torch_device.devices import device_name, synchronize
 from chipmark.backends.torch_device.memory import free_bytes
 from chipmark.backends.torch_device.sampling import two_largest
 from chipmark.backends.triton_cuda.batches import DecodeInputs, ragged_batch
+from chipmark.backends.triton_cuda.design_choice import (
+    Made,
+    Trials,
+    choose_design,
+    designs_here,
+)
 from chipmark.backends.triton_cuda.devices import (
     INTERPRETER,
     VERIFIED,
@@ -82,6 +88,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     check_precision(name, device, spec.precision)
     asked = dict(spec.options.get("ops") or {})
     names = paged_ops.TABLE.resolve(asked, "triton")
+    designs = designs_here(name, device, spec.options.get("design"))
     begin = time.perf_counter()
     weights = open_any(WeightSpec.from_dict(spec.model))
     if weights.precision != spec.precision:
@@ -106,7 +113,18 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         choices = _choose(decoder, names, asked, replaced, buckets, spec.max_chunk, stream)
     inputs = DecodeInputs(buckets[-1], spec.max_context, PAGE_TOKENS, device)
     capture = spec.options.get("graphs", True)
-    decode = {rows: decode_call(decoder, inputs, rows) for rows in buckets}
+
+    def step_of(decoder: PagedDecoder, rows: int) -> Call:
+        return decode_call(decoder, inputs, rows)
+
+    design = choose_design(
+        Made(decoder, names, choices),
+        designs,
+        asked,
+        buckets,
+        Trials(stream, step_of, partial(inputs.fill, stream=stream)),
+    )
+    decode = {rows: step_of(design.decoder(rows), rows) for rows in buckets}
     if capture:  # the largest first: the others then fit into its memory
         decode = {rows: stream.capture(decode[rows], kept=True) for rows in reversed(buckets)}
     if name != INTERPRETER:  # where nothing is compiled there is nothing to warm
@@ -115,7 +133,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     if name != INTERPRETER:
         tokens = min(spec.max_chunk, spec.max_context)
         launches = (
-            decode_call(decoder, inputs, buckets[-1]),
+            step_of(design.decoder(buckets[-1]), buckets[-1]),
             partial(_prefill, decoder, tokens, 1, stream, device),
         )
         covered = coverage(device, launches)
@@ -154,8 +172,9 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
                 operation: {str(rows): dict(choice.seconds) for rows, choice in by_rows.items()}
                 for operation, by_rows in choices.items()
             },
+            **design.details(buckets),
         },
-        notes=_notes(name, device, replaced, choices),
+        notes=_notes(name, device, replaced, choices, design.notes(buckets)),
         sampling="device",
         clock="device" if device.type != "cpu" else "host",
         execution="graph" if graphed else "eager",
@@ -341,8 +360,9 @@ def _notes(
     device: torch.device,
     replaced: Mapping[str, str],
     choices: Mapping[str, Mapping[int, Choice]],
+    of_design: Sequence[tuple[str, str]] = (),
 ) -> tuple[tuple[str, str], ...]:
-    notes = [
+    notes: list[tuple[str, str]] = [
         (
             NoteCode.KERNEL_REPLACED,
             f"{operation} is computed by torch: the kernel fails here ({reason})",
@@ -355,6 +375,7 @@ def _notes(
         for rows, choice in by_rows.items()
         for by, reason in choice.refused.items()
     ]
+    notes += of_design
     if name == INTERPRETER:
         text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
         notes.append((NoteCode.EP_COVERAGE, text))

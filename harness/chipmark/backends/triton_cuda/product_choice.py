@@ -64,12 +64,14 @@ def choose_products(
     candidates: Mapping[str, Sequence[str]],
     rows: Sequence[int],
     stream: LaunchStream,
+    known: Mapping[str, Mapping[int, Mapping[str, float]]] | None = None,
 ) -> dict[str, dict[int, Choice]]:
     """Try the candidates of each operation at each number of rows, and let the decoder use them.
 
     candidates: names of implementations by operation, all of which compute it rightly here. What
-    has one candidate only is not tried. One that raises is dropped; CellFailedError where all do,
-    or where the device is lost.
+    has one candidate only is not tried. known: seconds by operation, rows and implementation that
+    need not be found again. One that raises is dropped; CellFailedError where all do, or where the
+    device is lost.
     """
     found: dict[str, dict[int, Choice]] = {}
     ops = decoder.ops
@@ -79,7 +81,9 @@ def choose_products(
             if len(names) < 2:
                 continue
             chosen = {
-                n: _tried(decoder, operation, able, n, stream)
+                n: _tried(
+                    decoder, operation, able, n, stream, (known or {}).get(operation, {}).get(n, {})
+                )
                 for n in sorted(set(rows))
                 if (able := able_at(names, n))
             }
@@ -96,10 +100,18 @@ def able_at(names: Sequence[str], rows: int) -> list[str]:
 
 
 def _tried(
-    decoder: PagedDecoder, operation: str, names: Sequence[str], rows: int, stream: LaunchStream
+    decoder: PagedDecoder,
+    operation: str,
+    names: Sequence[str],
+    rows: int,
+    stream: LaunchStream,
+    known: Mapping[str, float],
 ) -> Choice:
-    seconds, refused = {}, {}
+    seconds = {name: known[name] for name in names if name in known}
+    refused = {}
     for name in names:
+        if name in seconds:
+            continue
         try:
             seconds[name] = _seconds(decoder, operation, name, rows, stream)
         except Exception as error:  # out of shared memory, what cuBLAS has not, a full device

@@ -95,12 +95,12 @@ def _check_and_try(decoder: PagedDecoder, spec: LoadSpec, facts: DeviceFacts) ->
     buckets, chunk = batch_buckets(spec.n_seqs), spec.max_chunk
     triton = TABLE.select(TABLE.resolve({}, "triton"))
     for case in cases(decoder, checked_rows(buckets), chunk):
-        called(getattr(triton, case.operation), case)
+        called(getattr(triton, case.operation), case, decoder.device)
     hopper = facts.vendor == "cuda" and facts.arch == 90 and chunk > FEW_ROWS
     if hopper:
         for case in cases(decoder, (), chunk):
             if case.operation in _hopper_products():
-                called(TABLE.find(case.operation, "hopper"), case)
+                called(TABLE.find(case.operation, "hopper"), case, decoder.device)
     for operation, name, rows in _trials(hopper, tried_rows(buckets, chunk)):
         trial(decoder, operation, name, rows)()
 

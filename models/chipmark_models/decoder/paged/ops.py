@@ -1,7 +1,8 @@
 """The operations of the decoder over pages.
 
 Three implementations have all of them: `triton` (the kernels), `torch` (plain torch and cuBLAS)
-and `reference` (the kernels' references); `hopper` has products of many rows only.
+and `reference` (the kernels' references); `hopper` has products of many rows only, and `pdl` the
+decode step in dependent launches.
 """
 
 from __future__ import annotations
@@ -101,8 +102,12 @@ TABLE = OpTable(
         "torch": "chipmark_models.decoder.paged.torch_ops",
         "reference": "chipmark_models.decoder.paged.reference_ops",
         "hopper": "chipmark_models.decoder.paged.hopper_ops",
+        "pdl": "chipmark_models.decoder.paged.pdl_ops",
     },
-    partial={"hopper": PRODUCTS},
+    partial={
+        "hopper": PRODUCTS,
+        "pdl": ("embed_norm", "rope_kv", "decode_attention", "greedy", *PRODUCTS),
+    },
     separate=("rope_decode_attention",),
 )
 """What computes each operation."""
