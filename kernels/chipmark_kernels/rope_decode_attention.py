@@ -11,14 +11,12 @@ and sets the ticket back to 0 for the next launch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
-
 import torch
 import triton
 import triton.language as tl
 
-from chipmark_kernels.decode_attention import SplitWorkspace, split_tokens, split_workspace
+from chipmark_kernels.arrival_merge import JoinedWorkspace, device_tickets, merge_splits
+from chipmark_kernels.decode_attention import split_tokens, split_workspace
 from chipmark_kernels.dependent_launch import gdc_launch_dependents, gdc_wait, launches_early
 from chipmark_kernels.dtypes import (
     dtype_name,
@@ -26,39 +24,16 @@ from chipmark_kernels.dtypes import (
     require_elements,
     require_unit_stride,
 )
+from chipmark_kernels.l2_ahead import (
+    LINE_BYTES,
+    MOST_AHEAD_BYTES,
+    l2_prefetch,
+    l2_prefetch_share,
+    lines_of,
+)
 from chipmark_kernels.launch import device_facts, launch
 from chipmark_kernels.prefill_attention import LOG2_E
 from chipmark_kernels.tiles import Tile, choose
-
-_TICKETS = 1 << 16
-"""Sequences times KV heads of a launch by the device's own tickets."""
-_LINE_BYTES = 128
-_MOST_AHEAD_BYTES = 16 * 2**20
-"""Of the weights that are asked into L2 ahead; an H100's L2 has 50 MB in two halves."""
-
-
-@triton.jit
-def _l2_prefetch(at):
-    """Ask for the 128-byte line that each pointer lies in."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
-        "=r,l",
-        [at],
-        dtype=tl.int32,
-        is_pure=False,
-        pack=1,
-    )
-
-
-@triton.jit
-def _prefetch_share(base, LINES: tl.constexpr, WIDE: tl.constexpr):
-    """This program's share of the first LINES lines behind `base`, a pointer to bytes."""
-    place = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2)
-    place += tl.program_id(2)
-    programs = tl.num_programs(0) * tl.num_programs(1) * tl.num_programs(2)
-    for first in range(place * WIDE, LINES, programs * WIDE):
-        line = tl.minimum(first + tl.arange(0, WIDE), LINES - 1)
-        _l2_prefetch(base + line * 128)
 
 
 @triton.jit
@@ -178,12 +153,12 @@ def _rope_decode_attention_kernel(
             line = tl.arange(0, LINES_A_ROW) * LINE
             k_rows = page * k_stride_page + (n % PAGE) * k_stride_token
             v_rows = page * v_stride_page + (n % PAGE) * v_stride_token
-            _l2_prefetch(k_head + k_rows[:, None] + line[None, :])
-            _l2_prefetch(v_head + v_rows[:, None] + line[None, :])
+            l2_prefetch(k_head + k_rows[:, None] + line[None, :])
+            l2_prefetch(v_head + v_rows[:, None] + line[None, :])
         if AHEAD_LINES:
-            _prefetch_share(ahead_ptr, AHEAD_LINES, BLOCK_N)
+            l2_prefetch_share(ahead_ptr, AHEAD_LINES, BLOCK_N)
         if THEN_LINES:
-            _prefetch_share(then_ptr, THEN_LINES, BLOCK_N)
+            l2_prefetch_share(then_ptr, THEN_LINES, BLOCK_N)
         # Before every return and every store, so that who waits for this waits for all before it.
         gdc_wait()
         gdc_launch_dependents()
@@ -255,7 +230,7 @@ def _rope_decode_attention_kernel(
             tl.debug_barrier()
             arrived = tl.atomic_add(ticket, 1, sem="acq_rel")
             if arrived == n_splits - 1:
-                _merge(
+                merge_splits(
                     partial_ptr, lse_ptr, out_row, out_stride_head, seq, kv_head, n_splits,
                     GROUP, DIM, BLOCK_D, MAX_SPLITS, MERGED, HEADS,
                 )  # fmt: skip
@@ -263,91 +238,6 @@ def _rope_decode_attention_kernel(
             return
     out_at = out_row + head[:, None] * out_stride_head + dims[None, :]
     tl.store(out_at, y.to(out_ptr.dtype.element_ty), mask=q_mask)
-
-
-@triton.jit
-def _merge(
-    partial_ptr,
-    lse_ptr,
-    out_row,
-    out_stride_head,
-    seq,
-    kv_head,
-    n_splits,
-    GROUP: tl.constexpr,
-    DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    MAX_SPLITS: tl.constexpr,
-    MERGED: tl.constexpr,
-    HEADS: tl.constexpr,
-):
-    """Sum the splits of one KV head's queries, MERGED of them at a time, in their order.
-
-    Other programs wrote them during this launch: they are read past the L1 cache.
-    """
-    dims = tl.arange(0, BLOCK_D)
-    in_group = tl.arange(0, HEADS)
-    head = kv_head * GROUP + in_group
-    row_mask = in_group < GROUP
-    base = (seq * (tl.num_programs(1) * GROUP) + head) * MAX_SPLITS
-    top = tl.full([HEADS], float("-inf"), tl.float32)
-    total = tl.full([HEADS], 0.0, tl.float32)
-    acc = tl.full([HEADS, BLOCK_D], 0.0, tl.float32)
-    for first in range(0, n_splits, MERGED):
-        split = first + tl.arange(0, MERGED)
-        live = (split < n_splits)[:, None] & row_mask[None, :]
-        at = base[None, :] + split[:, None]
-        lse = tl.load(lse_ptr + at, mask=live, other=float("-inf"), cache_modifier=".cg")
-        rows = partial_ptr + at[:, :, None] * BLOCK_D + dims[None, None, :]
-        part = tl.load(rows, mask=live[:, :, None], other=0.0, cache_modifier=".cg")
-        # A head beyond the group has no split: -inf everywhere would make NaN.
-        new_top = tl.where(row_mask, tl.maximum(top, tl.max(lse, axis=0)), 0.0)
-        weight = tl.exp2(lse - new_top[None, :])
-        scaled = tl.exp2(top - new_top)
-        total = total * scaled + tl.sum(weight, axis=0)
-        acc = acc * scaled[:, None] + tl.sum(part * weight[:, :, None], axis=0)
-        top = new_top
-    y = acc / tl.where(row_mask, total, 1.0)[:, None]
-    out_at = out_row + head[:, None] * out_stride_head + dims[None, :]
-    tl.store(out_at, y.to(out_row.dtype.element_ty), mask=row_mask[:, None] & (dims < DIM)[None, :])
-
-
-@dataclass(frozen=True, slots=True)
-class JoinedWorkspace:
-    """What the splits of one launch share: partial results, and a ticket a sequence and KV head.
-
-    tickets: int32, all 0 before and after a launch. Launches that use the same ones must be in
-    order, as those of one stream are.
-    """
-
-    splits: SplitWorkspace
-    tickets: torch.Tensor
-
-
-@lru_cache(maxsize=16)
-def _tickets_of(device: torch.device) -> torch.Tensor:
-    """The device's own tickets, for launches of one stream.
-
-    They live as long as the process, for a graph keeps their address and finds in them what the
-    launch before has left. RuntimeError where a capture would have to make them: their memory would
-    be the graph's.
-    """
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("rope_decode_attention: call it once before it is captured")
-    return torch.zeros(_TICKETS, dtype=torch.int32, device=device)
-
-
-def joined_workspace(q: torch.Tensor, n_kv_heads: int, max_splits: int) -> JoinedWorkspace:
-    """A workspace with tickets of its own, for queries shaped like q (seqs, n_heads, head_dim)."""
-    tickets = torch.zeros(q.shape[0] * n_kv_heads, dtype=torch.int32, device=q.device)
-    return JoinedWorkspace(split_workspace(q, max_splits), tickets)
-
-
-def _lines(weight: torch.Tensor | None, room_bytes: int) -> int:
-    """Lines of L2 that are asked for ahead of a weight, all of it or its head."""
-    if weight is None:
-        return 0
-    return min(weight.numel() * weight.element_size(), room_bytes) // _LINE_BYTES
 
 
 def rope_decode_attention(
@@ -419,14 +309,16 @@ def rope_decode_attention(
     tickets = None
     if tile.split > 1:
         if workspace is None:
-            workspace = JoinedWorkspace(split_workspace(out, tile.split), _tickets_of(qkv.device))
+            workspace = JoinedWorkspace(
+                split_workspace(out, tile.split), device_tickets(qkv.device)
+            )
         splits, tickets = workspace.splits, workspace.tickets
         places = n_seqs * n_heads * tile.split
         require_elements("workspace.splits.partial", splits.partial, places * block_d)
         require_elements("workspace.splits.lse", splits.lse, places)
         require_elements("workspace.tickets", tickets, n_seqs * n_kv_heads)
     first, second = (*ahead, None, None)[:2] if pdl else (None, None)
-    first_lines = _lines(first, _MOST_AHEAD_BYTES)
+    first_lines = lines_of(first, MOST_AHEAD_BYTES)
     heads = next_power_of_2(n_heads // n_kv_heads)
     launch(
         _rope_decode_attention_kernel,
@@ -471,8 +363,8 @@ def rope_decode_attention(
         INPUT_PRECISION=input_precision,
         PDL=pdl,
         AHEAD_LINES=first_lines,
-        THEN_LINES=_lines(second, _MOST_AHEAD_BYTES - first_lines * _LINE_BYTES),
-        LINE=_LINE_BYTES // qkv.element_size(),
-        LINES_A_ROW=next_power_of_2(max(head_dim * qkv.element_size() // _LINE_BYTES, 1)),
+        THEN_LINES=lines_of(second, MOST_AHEAD_BYTES - first_lines * LINE_BYTES),
+        LINE=LINE_BYTES // qkv.element_size(),
+        LINES_A_ROW=next_power_of_2(max(head_dim * qkv.element_size() // LINE_BYTES, 1)),
     )
     return out

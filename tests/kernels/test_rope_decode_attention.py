@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from triton.runtime import interpreter
 
+from chipmark_kernels.arrival_merge import JoinedWorkspace
+from chipmark_kernels.decode_attention import split_workspace
 from chipmark_kernels.device import TARGETS
 from chipmark_kernels.launch import Launch, recording
 from chipmark_kernels.reference.rope_decode_attention import rope_decode_attention_reference
-from chipmark_kernels.rope_decode_attention import joined_workspace, rope_decode_attention
+from chipmark_kernels.rope_decode_attention import rope_decode_attention
 from chipmark_kernels.tiles import Tile
 
 PAGE = 4
@@ -115,6 +117,12 @@ def test_output_and_cache_are_those_of_the_two_operations(
     assert_accurate(k[written], wide_k[written], rounded[0][written])
 
 
+def _workspace(n_seqs: int, split: int) -> JoinedWorkspace:
+    """For the four queries and two KV heads of 16 dimensions of a step."""
+    tickets = torch.zeros(n_seqs * 2, dtype=torch.int32)
+    return JoinedWorkspace(split_workspace(torch.empty(n_seqs, 4, 16), split), tickets)
+
+
 def _in_order(monkeypatch: pytest.MonkeyPatch, places: list[int]) -> None:
     """The interpreter runs the programs of a sequence and head in another order."""
     builder = interpreter.interpreter_builder
@@ -126,8 +134,7 @@ def test_who_arrives_last_does_not_change_a_bit_and_leaves_the_tickets_at_zero(
     rng, monkeypatch
 ) -> None:
     step, tile = _step(rng, lengths=[39, 17, 0]), Tile(m=16, n=16, k=2, split=4)
-    q = torch.empty(3, 4, 16)
-    workspace = joined_workspace(q, 2, tile.split)
+    workspace = _workspace(3, tile.split)
     results = []
     for places in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
         with monkeypatch.context() as patch:
@@ -146,7 +153,7 @@ def test_who_arrives_last_does_not_change_a_bit_and_leaves_the_tickets_at_zero(
 
 def test_a_launch_that_finds_other_tickets_merges_nothing(rng) -> None:
     step, tile = _step(rng, lengths=[39]), Tile(m=16, n=16, k=2, split=4)
-    workspace = joined_workspace(torch.empty(1, 4, 16), 2, tile.split)
+    workspace = _workspace(1, tile.split)
     workspace.tickets.fill_(100)
     out = torch.full((1, 4, 16), 7.0)
     step.run(rope_decode_attention, out=out, workspace=workspace, tile=tile)
@@ -176,11 +183,20 @@ def test_what_the_kernel_would_misread_is_refused(change, message, rng) -> None:
         _step(rng, lengths=[1]).run(rope_decode_attention, **change)
 
 
-def test_a_workspace_with_fewer_tickets_is_refused(rng) -> None:
-    workspace = joined_workspace(torch.empty(1, 4, 16), 2, 4)
-    with pytest.raises(ValueError, match=r"workspace\.splits\.partial has 256 elements"):
+@pytest.mark.parametrize(
+    ("small", "message"),
+    [
+        (_workspace(1, 4), r"workspace\.splits\.partial has 256 elements, 512 are needed"),
+        (
+            replace(_workspace(2, 4), tickets=torch.zeros(2, dtype=torch.int32)),
+            r"workspace\.tickets has 2 elements, 4 are needed",
+        ),
+    ],
+)
+def test_a_workspace_that_is_too_small_is_refused(small, message, rng) -> None:
+    with pytest.raises(ValueError, match=message):
         _step(rng, lengths=[9, 9]).run(
-            rope_decode_attention, workspace=workspace, tile=Tile(m=16, n=16, k=1, split=4)
+            rope_decode_attention, workspace=small, tile=Tile(m=16, n=16, k=1, split=4)
         )
 
 
