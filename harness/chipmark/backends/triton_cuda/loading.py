@@ -330,6 +330,11 @@ def _precision(precision: str, activation: str) -> ComputedPrecision:
     )
 
 
+def _replacement(operation: str) -> str:
+    other = paged_ops.TABLE.fallback(operation)
+    return "left to what it joins" if other == SEPARATE else f"computed by {other}"
+
+
 def _notes(
     name: str,
     device: torch.device,
@@ -339,8 +344,7 @@ def _notes(
     notes = [
         (
             NoteCode.KERNEL_REPLACED,
-            f"{operation} is computed by {paged_ops.TABLE.fallback(operation)}: the kernel fails "
-            f"here ({reason})",
+            f"{operation} is {_replacement(operation)}: the kernel fails here ({reason})",
         )
         for operation, reason in replaced.items()
     ]
