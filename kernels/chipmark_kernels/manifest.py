@@ -96,9 +96,11 @@ def _embedding(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
     embedding_rmsnorm(_ints(rows), table, weight, 1e-6)
 
 
-def _rotation(
-    s: ModelShape, rows: int, dtype: torch.dtype
-) -> tuple[tuple[torch.Tensor, ...], dict[str, Any]]:
+T = torch.Tensor
+_Rotation = tuple[T, T, T, T, T, T, T]
+
+
+def _rotation(s: ModelShape, rows: int, dtype: torch.dtype) -> tuple[_Rotation, dict[str, Any]]:
     """Arguments, up to the caches, and keywords of what rotates queries and keys."""
     qkv = _meta(rows, (s.n_heads + 2 * s.n_kv_heads) * s.head_dim, dtype=dtype)
     angles = _floats(MAX_CONTEXT, s.head_dim // 2)

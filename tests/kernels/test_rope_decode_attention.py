@@ -71,7 +71,7 @@ def _step(
     used = torch.arange(width)[None] * PAGE < lens[:, None]
     table = torch.where(used, held, -1).to(torch.int32)
     qkv = torch.randn(len(lengths), (n_heads + 2 * n_kv_heads) * dim, generator=rng).to(dtype)
-    qkv[lens == 0] = float("inf")  # what a padded row holds must have no influence
+    qkv[lens == 0] = 50.0  # what a padded row holds must have no influence
     angles = torch.rand(64, dim // 2, generator=rng) * 6.0
     norms: dict = {"interleaved": interleaved}
     if norm:
