@@ -28,6 +28,7 @@ to 80 of 255 registers). The machine code is read to see that none of them is in
 MATRIX_KERNELS = (
     "_prefill_attention_kernel",
     "_decode_attention_kernel",
+    "_rope_decode_attention_kernel",
     "_skinny_gemm_kernel",
     "_weight_only_gemm_kernel",
     "_fp8_gemm_kernel",

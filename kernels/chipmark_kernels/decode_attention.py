@@ -26,7 +26,7 @@ from chipmark_kernels.tiles import Tile, choose
 
 
 @triton.jit
-def _split_tokens(length, max_splits, BLOCK_N: tl.constexpr):
+def split_tokens(length, max_splits, BLOCK_N: tl.constexpr):
     """Tokens of one split: the fewest whole blocks with which max_splits cover `length`."""
     blocks = (length + BLOCK_N - 1) // BLOCK_N
     return tl.maximum((blocks + max_splits - 1) // max_splits, 1) * BLOCK_N
@@ -69,7 +69,7 @@ def _decode_attention_kernel(
     split = tl.program_id(2)
     length = tl.load(kv_lens_ptr + seq)
     max_splits = tl.num_programs(2)
-    step = _split_tokens(length, max_splits, BLOCK_N)
+    step = split_tokens(length, max_splits, BLOCK_N)
     start = split * step
     end = tl.minimum(start + step, length)
     # The length was uploaded before the whole step; a block without tokens waits as well.
@@ -95,16 +95,21 @@ def _decode_attention_kernel(
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.full([BLOCK_M], 0.0, tl.float32)
     acc = tl.full([BLOCK_M, BLOCK_D], 0.0, tl.float32)
+    in_block = tl.arange(0, BLOCK_N)
+    n = start + in_block
+    page = tl.load(table_row + n // PAGE, mask=n < end, other=0).to(tl.int64)
     for n_start in range(start, end, BLOCK_N):
-        n = n_start + tl.arange(0, BLOCK_N)
+        n = n_start + in_block
         n_mask = n < end
-        page = tl.load(table_row + n // PAGE, mask=n_mask, other=0).to(tl.int64)
         k_rows = page * k_stride_page + (n % PAGE) * k_stride_token
+        v_rows = page * v_stride_page + (n % PAGE) * v_stride_token
+        # The next block's pages, so that its rows need not wait for them.
+        after = n + BLOCK_N
+        page = tl.load(table_row + after // PAGE, mask=after < end, other=0).to(tl.int64)
         k_at = k_head + k_rows[None, :] + dims[:, None]
         k = tl.load(k_at, mask=n_mask[None, :] & dim_mask[:, None], other=0.0)
         scores = tl.dot(q, k, input_precision=INPUT_PRECISION) * scale_log2
         scores = tl.where(n_mask[None, :], scores, float("-inf"))
-        v_rows = page * v_stride_page + (n % PAGE) * v_stride_token
         v_at = v_head + v_rows[:, None] + dims[None, :]
         v = tl.load(v_at, mask=n_mask[:, None] & dim_mask[None, :], other=0.0)
         new_top = tl.maximum(top, tl.max(scores, axis=1))
@@ -147,7 +152,7 @@ def _merge_splits_kernel(
     seq = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     length = tl.load(kv_lens_ptr + seq)
-    step = _split_tokens(length, MAX_SPLITS, BLOCK_N)
+    step = split_tokens(length, MAX_SPLITS, BLOCK_N)
     n_splits = (length + step - 1) // step
     base = (seq * tl.num_programs(1) + head) * MAX_SPLITS
     if PDL:

@@ -25,6 +25,7 @@ from chipmark_kernels.gemv_hopper import gemv_hopper
 from chipmark_kernels.launch import Launch, recording
 from chipmark_kernels.prefill_attention import prefill_attention
 from chipmark_kernels.rmsnorm import rmsnorm
+from chipmark_kernels.rope_decode_attention import rope_decode_attention
 from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
 from chipmark_kernels.sampling import sample
 from chipmark_kernels.skinny_gemm import fp8a16_gemm, skinny_gemm
@@ -97,22 +98,37 @@ def _embedding(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
     embedding_rmsnorm(_ints(rows), table, weight, 1e-6)
 
 
-def _rope_kv(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+T = torch.Tensor
+_Rotation = tuple[T, T, T, T, T, T, T]
+
+
+def _rotation(s: ModelShape, rows: int, dtype: torch.dtype) -> tuple[_Rotation, dict[str, Any]]:
+    """Arguments, up to the caches, and keywords of what rotates queries and keys."""
     qkv = _meta(rows, (s.n_heads + 2 * s.n_kv_heads) * s.head_dim, dtype=dtype)
     angles = _floats(MAX_CONTEXT, s.head_dim // 2)
+    slots = _meta(rows, dtype=torch.int64)  # which may lie beyond 2**31
     norm = _meta(s.head_dim, dtype=dtype) if s.qk_norm else None
-    qknorm_rope_kvwrite(
-        qkv,
-        angles,
-        angles,
-        _ints(rows),
-        _meta(rows, dtype=torch.int64),  # slots, which may lie beyond 2**31
-        *_caches(s, dtype),
-        s.n_heads,
-        q_norm=norm,
-        k_norm=norm,
-        interleaved=s.interleaved,
+    keywords = {"q_norm": norm, "k_norm": norm, "interleaved": s.interleaved}
+    return (qkv, angles, angles, _ints(rows), slots, *_caches(s, dtype)), keywords
+
+
+def _rope_kv(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    args, keywords = _rotation(s, rows, dtype)
+    qknorm_rope_kvwrite(*args, s.n_heads, **keywords)
+
+
+def _rope_decode(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    args, keywords = _rotation(s, rows, dtype)
+    weights = (
+        _meta(s.hidden, s.n_heads * s.head_dim, dtype=dtype),
+        _meta(2 * s.inner, s.hidden, dtype=dtype),
     )
+    for context in (MAX_CONTEXT, SHORT_CONTEXT):
+        table = _ints(rows, context // PAGE_TOKENS)
+        for ahead in ((), weights):
+            rope_decode_attention(
+                *args, table, _ints(rows), s.n_heads, 0.1, ahead=ahead, **keywords
+            )
 
 
 def _prefill(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
@@ -287,6 +303,7 @@ FAMILIES = (
     Family("qknorm_rope_kvwrite", _rope_kv, ROWS, ALL),
     Family("prefill_attention", _prefill, ROWS, ALL),
     Family("decode_attention", _decode, DECODE_ROWS, ALL),
+    Family("rope_decode_attention", _rope_decode, DECODE_ROWS, ALL),
     Family("swiglu", _swiglu, PREFILL_ROWS, ALL),
     Family("skinny_gemm", _skinny_gemm, DECODE_ROWS, ALL),
     Family("split_k", _split_k, (1, 16), HALVES),
@@ -320,6 +337,8 @@ def left_out(family: str, device: DeviceFacts) -> str | None:
         return f"{device.name} multiplies no prompt in float8_e4m3fn, so fp8 is refused there"
     if any(f.early for f in FAMILIES if f.name == family) and not launches_early(device):
         return f"{device.name} launches no kernel early"
+    if family == "rope_decode_attention" and device.vendor == "npu":
+        return f"{device.name}: the two operations that it joins are launched instead"
     needs_hopper = any(f.hopper for f in FAMILIES if f.name == family)
     if needs_hopper and (device.vendor != "cuda" or int(device.arch) < 90):
         return f"{device.name} has no tensor memory accelerator"

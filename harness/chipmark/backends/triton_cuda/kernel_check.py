@@ -23,10 +23,12 @@ from chipmark.backends.triton_cuda.product_calls import (
 from chipmark.errors import CellFailedError
 from chipmark_kernels.parity import compare, compare_fp8_rows
 from chipmark_kernels.reference.rmsnorm import rmsnorm_reference
+from chipmark_kernels.reference.rope_decode_attention import rope_decode_attention_reference
 from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.ops import (
     PRODUCTS,
+    TABLE,
     Fp8Rows,
     takes_fp8_rows,
 )
@@ -89,7 +91,8 @@ def _problem(case: Case, implementation: Implementation, device: torch.device) -
         if not answers(device):
             raise CellFailedError(
                 f"the kernel of {case.operation} ({case.name}) lost the device: {reason}",
-                f'load again without it: --option triton:ops.{case.operation}="torch"',
+                f"load again without it: --option triton:ops.{case.operation}="
+                f'"{TABLE.fallback(case.operation)}"',
             ) from error
         return reason
     if isinstance(got[0], Fp8Rows):
@@ -120,7 +123,7 @@ def called(
     # Quantised rows are a tuple of their own kind.
     several = isinstance(result, tuple) and not isinstance(result, Fp8Rows)
     results = list(result) if several else [result]
-    if case.operation == "rope_kv":
+    if case.operation in ("rope_kv", "rope_decode_attention"):
         results += [args[5], args[6]]
     return results
 
@@ -217,11 +220,47 @@ def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iter
     q = random.normal(len(longest), c.n_heads, c.head_dim)
     args: tuple[Any, ...] = (q, k, v, table, lens, scale)
     yield Case("decode_attention", f"lengths {longest}", args, {}, OPS["decode_attention"])
+    yield from _joined_cases(decoder, random, (k, v, table, lens))
     new = [min(n, length, max(1, chunk)) for n, length in zip(_NEW, longest, strict=False)]
     ends = torch.tensor([0, *new], dtype=torch.int32, device=decoder.device).cumsum(0)
     q = random.normal(sum(new), c.n_heads, c.head_dim)
     args = (q, k, v, table, ends.to(torch.int32), lens, scale)
     yield Case("prefill_attention", f"chunks {new}", args, {}, OPS["prefill_attention"])
+
+
+def _joined_cases(
+    decoder: PagedDecoder, random: _Random, pages: tuple[torch.Tensor, ...]
+) -> Iterator[Case]:
+    """One token a row behind cached ones and a padded row, and again in another order: the second
+    launch finds what the first one left."""
+    c, layer = decoder.config, decoder.weights.layers[0]
+    k, v, table, lens = pages
+    lens = torch.nn.functional.pad(lens, (0, 1))
+    table = torch.nn.functional.pad(table, (0, 0, 0, 1))
+    positions = lens - 1
+    held = table.long().gather(1, (positions.clamp(min=0) // k.shape[1]).long()[:, None])[:, 0]
+    slots = torch.where(lens > 0, held * k.shape[1] + positions % k.shape[1], -1)
+    qkv = random.normal(lens.numel(), c.q_size + 2 * c.kv_size)
+    more = {
+        "q_norm": layer.q_norm,
+        "k_norm": layer.k_norm,
+        "eps": c.rms_eps,
+        "ahead": (layer.out.matrix, layer.gate_up.matrix),
+    }
+    for step in (1, -1):
+        rows = torch.arange(lens.numel(), device=lens.device)
+        rows = rows if step == 1 else rows.flip(0)
+        at, where, table_of, lens_of = (t[rows] for t in (positions, slots, table, lens))
+        args = (
+            qkv, decoder.cos, decoder.sin, at, where, k, v, table_of, lens_of,
+            c.n_heads, c.head_dim**-0.5,
+        )  # fmt: skip
+        name = f"lengths {lens_of.tolist()}"
+        yield Case("rope_decode_attention", name, args, more, _joined_reference)
+
+
+def _joined_reference(*args: Any, ahead: Any, **norms: Any) -> torch.Tensor:
+    return rope_decode_attention_reference(*args, **norms)
 
 
 class _Random:

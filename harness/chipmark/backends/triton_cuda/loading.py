@@ -40,6 +40,7 @@ from chipmark.log import logger_of
 from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_models.config import ModelConfig
 from chipmark_models.costs import kv_bytes_per_token, weight_bytes_stored
+from chipmark_models.decoder.op_table import SEPARATE
 from chipmark_models.decoder.paged import ops as paged_ops
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.reading import DTYPES
@@ -238,20 +239,25 @@ def _replace_failing(
     buckets: tuple[int, ...],
     chunk: int,
 ) -> dict[str, str]:
-    """Take kernels that fail on this device out of `names`; the reasons by operation.
+    """Take kernels that fail on this device out of `names`, for what the table falls back to; the
+    reasons by operation.
 
     What the user asked for by name is never replaced: UsageError.
     """
-    ours = {op: paged_ops.TABLE.find(op, name) for op, name in names.items() if name == "triton"}
+    table, ours = paged_ops.TABLE, {}
+    for op, name in names.items():
+        if name not in ("torch", "reference", SEPARATE):
+            ours[op] = table.find(op, name)
     found = failures(decoder, ours, checked_rows(buckets), chunk)
     for operation, reason in found.items():
         if operation in asked:
             raise UsageError(
                 f"the kernel of {operation} fails parity on this device: {reason}",
-                "leave `ops` out, and torch takes its place with a note",
+                "leave `ops` out, and another takes its place with a note",
             )
-        _LOG.info("%s: torch in place of a kernel that fails: %s", operation, reason)
-        names[operation] = "torch"
+        instead = table.fallback(operation)
+        _LOG.info("%s: %s in place of a kernel that fails: %s", operation, instead, reason)
+        names[operation] = instead
     decoder.ops = paged_ops.TABLE.select(names)
     return found
 
@@ -355,6 +361,11 @@ def _precision(precision: str, activation: str) -> ComputedPrecision:
     )
 
 
+def _replacement(operation: str) -> str:
+    other = paged_ops.TABLE.fallback(operation)
+    return "left to what it joins" if other == SEPARATE else f"computed by {other}"
+
+
 def _notes(
     name: str,
     device: torch.device,
@@ -365,7 +376,7 @@ def _notes(
     notes: list[tuple[str, str]] = [
         (
             NoteCode.KERNEL_REPLACED,
-            f"{operation} is computed by torch: the kernel fails here ({reason})",
+            f"{operation} is {_replacement(operation)}: the kernel fails here ({reason})",
         )
         for operation, reason in replaced.items()
     ]

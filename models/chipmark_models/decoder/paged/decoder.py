@@ -114,7 +114,10 @@ class PagedDecoder:
         rotation = (qkv, self.cos, self.sin, batch.positions, batch.slots, k_cache, v_cache)
         attended: torch.Tensor
         if batch.cu_q is None and ops.rope_decode_attention is not None:
-            attended = ops.rope_decode_attention(*rotation, table, lens, c.n_heads, scale, **norms)
+            attended = ops.rope_decode_attention(
+                *rotation, table, lens, c.n_heads, scale, **norms,
+                ahead=(layer.out.matrix, layer.gate_up.matrix),
+            )  # fmt: skip
             return attended
         q = ops.rope_kv(*rotation, c.n_heads, **norms)
         if batch.cu_q is None:

@@ -39,12 +39,28 @@ def _launches_early(facts: DeviceFacts) -> bool:
 
 
 PORTABLE = "portable"
+_EARLY = dict.fromkeys(TABLE.partial["pdl"], "pdl")
 
 DESIGNS: Mapping[str, Design] = {
     PORTABLE: Design("each operation waits for the whole of the one before it"),
     "pdl": Design(
         "each operation begins, and asks for its weights, while the one before it works",
-        dict.fromkeys(TABLE.partial["pdl"], "pdl"),
+        _EARLY,
+        _launches_early,
+    ),
+    "joined": Design(
+        "rotation, cache write, attention and merge are one launch",
+        {"rope_decode_attention": "fused"},
+        lambda facts: facts.vendor != "npu",
+    ),
+    "fused": Design(
+        "five launches a layer, each of which begins while the one before it works",
+        _EARLY | {"rope_decode_attention": "fused"},
+        _launches_early,
+    ),
+    "fused_ahead": Design(
+        "as fused; attention asks for the next weights while it waits",
+        _EARLY | {"rope_decode_attention": "fused_ahead"},
         _launches_early,
     ),
 }
