@@ -25,13 +25,14 @@ from chipmark.errors import UnknownNameError, UsageError
 from chipmark_kernels.device import facts_of
 from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_models.costs import kv_bytes_per_token, weight_bytes_stored
+from chipmark_models.decoder.device_made import open_on
 from chipmark_models.decoder.paged import ops as paged_ops
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.designs import DESIGNS
 from chipmark_models.precision import precision_named
 from chipmark_models.presets import preset
-from chipmark_models.weights.prepared import ComputedWeights, PrecisionWeights
-from chipmark_models.weights.synthetic import SyntheticWeights
+from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec
+from chipmark_models.weights.source import WeightRef
 
 PORTABLE = "portable"
 PLAIN = ("torch", "reference")
@@ -104,6 +105,9 @@ class StepModel:
     weights: PrecisionWeights
     stream: LaunchStream
     seed: int
+    host_made: str = ""
+    """Why the host computed the weights although a card could make them, or ""."""
+
     _inputs: dict[tuple[int, int], DecodeInputs] = field(default_factory=dict)
 
     def step(self, rows: int, context: int, name: str = PORTABLE) -> WholeStep:
@@ -190,7 +194,8 @@ def step_model(
         work_bytes=0 if device.type == "cpu" else _WORK_BYTES,
     )
     check_fit(need, free_bytes(device), f"{model} on {device}")
-    weights: PrecisionWeights = ComputedWeights(SyntheticWeights(config, seed), precision)
+    spec = WeightSpec(WeightRef("synthetic", model, None, seed), precision, None)
+    weights, not_made = open_on(spec, device)
     decoder = PagedDecoder(
         weights, device, paged_ops.TABLE.select(operations_of(PLAIN[0])),
         n_pages=n_pages, max_context=context, activation=activation, progress=progress,
@@ -199,7 +204,7 @@ def step_model(
     with torch.inference_mode():
         for cache in (*decoder.kv.k, *decoder.kv.v):
             cache.normal_(generator=generator)
-    return StepModel(device, decoder, weights, stream_of(device), seed)
+    return StepModel(device, decoder, weights, stream_of(device), seed, not_made)
 
 
 def whole_step(
