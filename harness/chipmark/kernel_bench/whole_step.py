@@ -142,6 +142,7 @@ class StepModel:
             )
         return kept
 
+    @torch.inference_mode()
     def set_lengths(self, rows: int, context: int, lengths: I32) -> Rows:
         """Let the step of (rows, context) attend to `lengths` tokens a row, each 1 to context, by
         pages in random order; what was set."""
