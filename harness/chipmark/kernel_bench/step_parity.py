@@ -39,7 +39,8 @@ MOST_TOKENS = 1 << 17
 """Cached tokens over all rows of a checked step: the exact one widens them to float32."""
 
 MOST_OWN = 0.13
-"""Largest distance of plain torch from the exact step: a cached row left out moves logits by 0.3."""
+"""Largest distance of plain torch that a tolerance is made of: a cached row left out moves logits
+by 0.3 and more (`results.tolerance`)."""
 
 ORACLE_BYTES = 400_000_000
 """Weights up to which a model is held against the oracle."""
@@ -68,12 +69,10 @@ def _product(
     swiglu: bool = False,
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    quantised = isinstance(matrix, QuantisedMatrix)
-    weight = widened(matrix, torch.float32) if quantised else matrix  # type: ignore[arg-type]
+    weight = widened(matrix, torch.float32) if isinstance(matrix, QuantisedMatrix) else matrix
     return skinny_gemm_reference(
-        x, weight, _wide(bias), norm_weight=_wide(norm), eps=eps,
-        swiglu=swiglu, residual=residual,
-    )  # type: ignore[arg-type]  # fmt: skip
+        x, weight, _wide(bias), norm_weight=_wide(norm), eps=eps, swiglu=swiglu, residual=residual
+    )
 
 
 def _rope_kv(*args: Any, q_norm: Any = None, k_norm: Any = None, eps: float) -> torch.Tensor:

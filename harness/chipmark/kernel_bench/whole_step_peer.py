@@ -1,9 +1,9 @@
 """The decode step in the recipe of gpt-fast: what a good user of torch gets without kernels.
 
-Plain PyTorch over keys and values that lie in one static block a row, attention by SDPA with a mask
-over the whole block, compiled as one graph (`torch.compile(fullgraph=True)`) with its tiles searched
-by coordinate descent, and captured by the very graph that captures ours. Attention is left to the
-compiler (SDPA's math path), as the recipe has it. Same weights, ids and cached values as ours.
+Plain PyTorch over keys and values that lie in one static block a row, attention by SDPA with a
+mask over the whole block, compiled as one graph (`torch.compile(fullgraph=True)`) with its tiles
+searched by coordinate descent, and captured by the very graph that captures ours. Attention is left
+to the compiler (SDPA's math path), as the recipe has it. Weights, ids and cached values are ours.
 https://github.com/pytorch-labs/gpt-fast (generate.py, model.py)
 """
 
@@ -30,8 +30,8 @@ PEERS: Mapping[str, Mapping[str, Any] | None] = MappingProxyType(
         "gpt-fast-eager": None,
     }
 )
-"""Options of the compiler by peer: those of `reduce-overhead` and of `max-autotune` but for the CUDA
-graph, which is ours; None is not compiled."""
+"""Options of the compiler by peer: those of `reduce-overhead` and of `max-autotune` but for the
+CUDA graph, which is ours; None is not compiled."""
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ class PlainDecoder:
         c, rows = self._c, x.shape[0]
         qkv = _linear(self._norm(x, layer.input_norm), layer.qkv)
         heads = qkv.view(rows, c.n_heads + 2 * c.n_kv_heads, c.head_dim)
-        q, k, v = heads.split((c.n_heads, c.n_kv_heads, c.n_kv_heads), 1)
+        q, k, v = torch.split(heads, [c.n_heads, c.n_kv_heads, c.n_kv_heads], 1)
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._norm(q, layer.q_norm), self._norm(k, layer.k_norm)
         q, k = _rotated(q, cos, sin), _rotated(k, cos, sin)
