@@ -39,6 +39,7 @@ from chipmark.kernel_bench.whole_step_peer import PEERS, peer_step
 from chipmark.kernel_bench.worker import error_text
 from chipmark_models.costs import causal_context_sum, prefill_flops
 from chipmark_models.decoder.paged.designs import DESIGNS
+from chipmark_models.precision import precision_named
 from chipmark_models.presets import preset
 
 ALL_DESIGNS = "designs"
@@ -83,6 +84,8 @@ class StepRequest:
             if name not in known:
                 raise UnknownNameError("contestant", name, known)
         preset(self.model)
+        for precision in self.precisions:
+            precision_named(precision)
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> StepRequest:
@@ -186,14 +189,13 @@ def step_parts(
                 f"prefill {precision} new={new} context={context}",
                 lambda p=precision, n=new, c=context: _prefill(run, p, n, c),  # type: ignore[misc]
             )
-    yield (
-        "verdicts",
-        lambda: {
-            "verdicts": [
-                v.as_json() for v in judge_steps(run.measured) if v.state != "not measured"
-            ]
-        },
-    )
+    yield from part("verdicts", lambda: _verdicts(run))
+
+
+def _verdicts(run: _Run) -> dict[str, Any] | None:
+    """Of what this very call measured; None where that is nothing that a target speaks of."""
+    told = [v.as_json() for v in judge_steps(run.measured) if v.state != "not measured"]
+    return {"verdicts": told} if told else None
 
 
 def _weights(run: _Run, precision: str) -> dict[str, Any]:

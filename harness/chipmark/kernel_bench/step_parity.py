@@ -16,7 +16,14 @@ import torch
 
 from chipmark.backends.triton_cuda.batches import ragged_batch
 from chipmark.engine.contract import LaunchPlan, Rows
-from chipmark.kernel_bench.whole_step import I32, PLAIN, StepModel, WholeStep, operations_of
+from chipmark.kernel_bench.whole_step import (
+    I32,
+    LEAST_TOKENS,
+    PLAIN,
+    StepModel,
+    WholeStep,
+    operations_of,
+)
 from chipmark.results.tolerance import tolerance_of
 from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_kernels.reference.attention import (
@@ -46,6 +53,7 @@ ORACLE_BYTES = 400_000_000
 """Weights up to which a model is held against the oracle."""
 
 _PROMPT = 33
+assert _PROMPT < LEAST_TOKENS
 
 
 def _wide(tensor: torch.Tensor | None) -> torch.Tensor | None:

@@ -42,6 +42,9 @@ references."""
 _WORK_BYTES = 3_000_000_000
 """Logits, the float32 head of the exact step, cuBLAS's workspaces and the driver's context."""
 
+LEAST_TOKENS = 64
+"""Tokens that pages hold at least: a prompt for the oracle has room."""
+
 I32 = npt.NDArray[np.int32]
 
 
@@ -177,12 +180,14 @@ def step_model(
     activation: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> StepModel:
-    """The preset `model` on a device, with pages for `rows` rows of `context` tokens.
+    """The preset `model` on a device, with pages for `rows` rows of `context` tokens, at least
+    LEAST_TOKENS.
 
     Raises UnknownNameError for a model or precision, DoesNotFitError with what would fit.
     """
     config = preset(model)
     precision_named(precision)
+    context = max(context, LEAST_TOKENS)
     n_pages = rows * -(-context // PAGE_TOKENS)
     kv = precision_named(precision).kv
     need = Need(
