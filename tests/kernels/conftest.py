@@ -39,6 +39,7 @@ KERNEL_MODULES = (
     "fp8_gemm",
     "dense_gemm_hopper",
     "gemv_hopper",
+    "philox_weights",
     "sampling",
     "top_p",
 )
