@@ -1,0 +1,16 @@
+"""The last steps of stage 1: where the time of a step goes, and the compiled kernels to carry."""
+
+from __future__ import annotations
+
+from chipmark.kernel_bench.stages.contract import Stage, StageStep
+
+_HERE = "chipmark.kernel_bench.stages"
+
+STEPS: tuple[StageStep, ...] = (
+    StageStep(
+        "trace", Stage.RUNS, "each kernel and gap in 3 replays of a step, 8B and 0.6B",
+        45, 120, f"{_HERE}.trace:trace",
+        parameters={"models": ["qwen3-8b", "qwen3-0.6b"], "context": 1024, "replays": 3},
+        uses=("chipmark_kernels", "chipmark_models"),
+    ),
+)  # fmt: skip

@@ -1,0 +1,29 @@
+"""The first steps of stage 1: what is here, does a kernel run, what are the limits."""
+
+from __future__ import annotations
+
+from chipmark.kernel_bench.stages.contract import Stage, StageStep
+
+_HERE = "chipmark.kernel_bench.stages"
+_BLOCKING = {"CUDA_LAUNCH_BLOCKING": "1"}
+"""A fault shows in the launch that made it, so that the part has the kernel's name."""
+
+STEPS: tuple[StageStep, ...] = (
+    StageStep(
+        "environment", Stage.RUNS, "card, driver, versions, compiler, carried Triton cache",
+        10, 60, f"{_HERE}.environment:environment", uses=(f"{_HERE}.card",),
+        environment=_BLOCKING, repeats_after_failure=True,
+    ),
+    StageStep(
+        "smoke", Stage.RUNS, "each kernel once at its smallest shape, checked, one by one",
+        25, 60, f"{_HERE}.smoke:smoke",
+        uses=("chipmark_kernels", "chipmark.kernel_bench.cases",
+              "chipmark.kernel_bench.measuring"),
+        environment=_BLOCKING,
+    ),
+    StageStep(
+        "roofs", Stage.RUNS, "copy, read, bf16, fp8; gap of graph nodes, with PDL; launches",
+        40, 60, f"{_HERE}.limits:limits",
+        uses=(f"{_HERE}.nodes", "chipmark.kernel_bench.roofs", "chipmark.kernel_bench.timing"),
+    ),
+)  # fmt: skip

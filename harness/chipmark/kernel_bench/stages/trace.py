@@ -1,0 +1,97 @@
+"""Where the time of a whole decode step goes: each kernel's time, and the gap before it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chipmark.kernel_bench.stages.contract import MAIN, Asked, Part
+from chipmark_models.files import whole_file
+
+ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
+"""Categories of a trace's events that take time of the device."""
+
+_NAME = 120
+_ROWS = 60
+
+
+def trace(asked: Asked) -> Iterator[Part]:
+    """A part a model; the trace itself is `trace-MODEL.json.gz`, for chrome://tracing or Perfetto.
+
+    parameters: `models`, `context`, `replays`, and `design` where not the portable one.
+    """
+    for model in asked.parameters["models"]:
+        yield model, partial(_traced, model, asked.parameters, asked.folder)
+
+
+def _traced(model: str, parameters: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    from chipmark.kernel_bench.whole_step import PORTABLE, whole_step
+
+    design, replays = parameters.get("design", PORTABLE), int(parameters["replays"])
+    step = whole_step(model, rows=1, context=int(parameters["context"]), design=design)
+    step.play()
+    torch.cuda.synchronize()
+    out = folder / f"trace-{re.sub(r'[^a-z0-9.]+', '-', model.lower())}.json.gz"
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(replays):
+            step.play()
+            torch.cuda.synchronize()
+    with whole_file(out) as partial_file:
+        plain = partial_file.with_suffix(".json")
+        try:
+            profile.export_chrome_trace(str(plain))
+            text = plain.read_bytes()
+        finally:
+            plain.unlink(missing_ok=True)
+        partial_file.write_bytes(gzip.compress(text, 6, mtime=0))
+    found = summary(json.loads(text)["traceEvents"], replays)
+    return found | {"file": out.name, "design": design}
+
+
+def summary(events: Sequence[Mapping[str, Any]], replays: int) -> dict[str, Any]:
+    """Of a trace's events, a replay: launches, microseconds of the device busy and idle between
+    the first launch and the last, and by kernel its count, time, and the gaps before it.
+
+    The gap before the first launch of a replay is the host's and left out. Raises ValueError where
+    nothing ran on the device, and where the replays are not of one length.
+    """
+    ran = sorted(
+        (
+            (float(e["ts"]), float(e["dur"]), str(e["name"]))
+            for e in events
+            if e.get("cat") in ON_DEVICE and "dur" in e
+        ),
+    )
+    if not ran:
+        raise ValueError("the trace has no event of the device")
+    each, rest = divmod(len(ran), replays)
+    if rest:
+        raise ValueError(f"{len(ran)} events of the device are not {replays} times the same")
+    by_kernel: dict[str, list[float]] = {}
+    end = 0.0
+    for i, (start, took, name) in enumerate(ran):
+        row = by_kernel.setdefault(name[:_NAME], [0, 0.0, 0.0])
+        row[0] += 1
+        row[1] += took
+        if i % each:
+            row[2] += max(0.0, start - end)
+        end = start + took if i % each == 0 else max(end, start + took)
+    rows: list[dict[str, Any]] = [
+        {"kernel": name, "count": n / replays, "us": took / replays, "gap_us": gap / replays}
+        for name, (n, took, gap) in by_kernel.items()
+    ]
+    rows.sort(key=lambda row: -row["us"])
+    busy, idle = (sum(row[i] for row in by_kernel.values()) / replays for i in (1, 2))
+    return {
+        "launches": each, "kernels_us": busy, "gaps_us": idle, "kernels": rows[:_ROWS],
+        "kernels_left_out": max(0, len(rows) - _ROWS),
+        MAIN: f"{each} launches, {busy:.0f} us in them, {idle:.0f} us between them",
+    }  # fmt: skip
