@@ -13,4 +13,8 @@ STEPS: tuple[StageStep, ...] = (
         parameters={"models": ["qwen3-8b", "qwen3-0.6b"], "context": 1024, "replays": 3},
         uses=("chipmark_kernels", "chipmark_models"),
     ),
+    StageStep(
+        "cache", Stage.RUNS, "the Triton cache as one file to carry along",
+        10, 60, f"{_HERE}.cache:pack_cache", repeats_after_failure=True,
+    ),
 )  # fmt: skip

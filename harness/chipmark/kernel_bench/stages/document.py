@@ -212,7 +212,7 @@ def _free_name(path: Path) -> Path:
 def _row(entry: Entry) -> dict[str, Any]:
     return {
         "state": str(entry.state), "parameters": dict(entry.parameters), "code": entry.code,
-        "card": entry.card, "begun": entry.begun, "seconds": round(entry.seconds, 3),
+        "card": entry.card, "begun": entry.begun, "seconds": entry.seconds,
         "parts": entry.parts, "broke": entry.broke, "cut": entry.cut,
     }  # fmt: skip
 

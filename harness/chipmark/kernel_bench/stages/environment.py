@@ -31,6 +31,7 @@ def environment(asked: Asked) -> Iterator[Part]:
     other."""
     yield "versions", versions
     yield "triton_needs", triton_needs
+    yield "cache", cache
     yield "card", card
 
 
@@ -89,6 +90,17 @@ def triton_needs() -> dict[str, Any]:
     )
     first = (told.stdout.splitlines() or [""])[0]
     return {"compiler": compiler, "compiler_version": first, "header": str(header)}
+
+
+def cache() -> dict[str, Any]:
+    """Triton's cache, and whether kernels that were made elsewhere will be found in it."""
+    import torch
+
+    from chipmark.kernel_bench.stages.cache import state
+    from chipmark_kernels.device import facts_of
+
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return state(facts_of(where).name)
 
 
 def _version(distribution: str) -> str | None:

@@ -22,6 +22,12 @@ STEPS: tuple[StageStep, ...] = (
         environment=_BLOCKING,
     ),
     StageStep(
+        "precompile", Stage.RUNS, "kernels that the Triton cache lacks, by many processes",
+        30, 240, f"{_HERE}.cache:precompile",
+        parameters={"models": ["qwen3-8b", "qwen3-0.6b"], "contexts": "1153"},
+        uses=("chipmark_kernels",), repeats_after_failure=True,
+    ),
+    StageStep(
         "roofs", Stage.RUNS, "copy, read, bf16, fp8; gap of graph nodes, with PDL; launches",
         40, 60, f"{_HERE}.limits:limits",
         uses=(f"{_HERE}.nodes", "chipmark.kernel_bench.roofs", "chipmark.kernel_bench.timing"),

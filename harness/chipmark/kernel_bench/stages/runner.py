@@ -132,7 +132,7 @@ def _do(call: Call, step: StageStep, entry: Entry) -> None:
         entry.state = State.FAILED
         raise
     finally:
-        entry.seconds = before + time.monotonic() - begun
+        entry.seconds = round(before + time.monotonic() - begun, 3)
         file.save()
 
 
