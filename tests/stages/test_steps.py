@@ -1,0 +1,127 @@
+"""What stage 1's own steps make of a machine, without a card."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+
+import pytest
+import torch
+
+from chipmark.kernel_bench.stages import card, environment, nodes, smoke, trace
+from chipmark.kernel_bench.stages.contract import Asked
+from chipmark.kernel_bench.stages.document import as_json
+
+CPU = torch.device("cpu")
+
+
+def asked(tmp_path, **parameters):
+    return Asked(parameters, frozenset(), tmp_path, time.monotonic() + 60)
+
+
+def test_the_environment_of_this_machine_is_json(tmp_path) -> None:
+    parts = dict(environment.environment(asked(tmp_path)))
+    assert list(parts) == ["versions", "triton_needs", "cache", "card"]
+    found = as_json(parts["versions"]())
+    assert json.loads(json.dumps(found)) == found
+    assert found["packages"]["torch"] == torch.__version__.split("+")[0] or found["packages"]
+    assert found["packages"]["torch"] is not None
+    if not torch.cuda.is_available():
+        assert parts["card"]() == {"left_out": "no CUDA device"}
+
+
+def test_a_machine_without_a_compiler_or_python_h_is_said_to_run_no_kernel(monkeypatch) -> None:
+    monkeypatch.setenv("CC", sys.executable)
+    monkeypatch.setattr(environment.sysconfig, "get_paths", lambda: {"include": "/nowhere"})
+    with pytest.raises(FileNotFoundError, match=r"Python\.h"):
+        environment.triton_needs()
+    monkeypatch.setenv("CC", "/nowhere/cc")
+    with pytest.raises(FileNotFoundError, match="a C compiler"):
+        environment.triton_needs()
+
+
+def test_the_row_of_the_card_is_found_by_its_uuid() -> None:
+    def row(name, uuid):
+        return ", ".join([name, uuid, *(f"v{i}" for i in range(len(card.FIELDS) - 2))])
+
+    two = f"{row('A', 'GPU-1')}\n{row('B', 'GPU-2')}\n"
+    assert card.card_of(two, "2")["name"] == "B"
+    assert card.card_of(two, "3") == {}
+    assert card.card_of(row("A", "GPU-1"), "")["driver_version"] == "v0"
+    assert card.card_of("Unable to determine the device\n", "1") == {}
+
+
+def test_smoke_takes_each_kernel_at_its_smallest_and_names_a_wrong_one(
+    tmp_path, monkeypatch
+) -> None:
+    smallest = smoke.smallest()
+    names = [case.kernel for case in smallest]
+    assert len(names) == len(set(names)) >= 10
+    assert [case.bytes for case in smallest] == sorted(case.bytes for case in smallest)
+    case = next(case for case in smallest if case.check is None and case.oracle is None)
+    import dataclasses
+
+    right = dataclasses.replace(case, ours=case.reference)
+    assert smoke.launched(right, CPU, torch.float16)["ok"]
+
+    def wrong(*inputs):
+        found = case.reference(*inputs)
+        return found + 1 if torch.is_tensor(found) else tuple(f + 1 for f in found)
+
+    with pytest.raises(ArithmeticError, match=case.name.split()[0]):
+        smoke.launched(dataclasses.replace(case, ours=wrong), CPU, torch.float16)
+    # After a fault its sanitizer comes first.
+    monkeypatch.setattr(smoke, "tool", lambda name: None)
+    after = Asked({"device": "cpu"}, frozenset(names[:1]), tmp_path, 0.0, frozenset(names[:1]))
+    name, look = next(smoke.smoke(after))
+    assert name == f"compute-sanitizer {names[0]}"
+    assert look() == {"left_out": "compute-sanitizer is not here"}
+
+
+def test_a_node_costs_what_one_more_adds() -> None:
+    class Paper:
+        """A replay takes 10 us, and 2 us a node."""
+
+        def capture(self, calls):
+            return lambda: 10e-6 + 2e-6 * len(calls)
+
+    seconds, samples = nodes.node_s(Paper(), lambda: None, repeats=3)
+    assert math.isclose(seconds, 2e-6)
+    assert len(samples) == 3
+
+
+def test_a_launch_is_timed_from_an_idle_device_and_until_its_end() -> None:
+    now = 0.0
+
+    class Graph:
+        def replay(self):
+            nonlocal now
+            now += 5.0
+
+    def synchronize():
+        nonlocal now
+        now += 1.0
+
+    cost = nodes.launch_cost(Graph(), synchronize, lambda: now, repeats=4)
+    assert (cost.host_s, cost.until_done_s) == (5.0, 6.0)
+
+
+def test_a_trace_is_summed_by_kernel_without_the_gaps_between_replays() -> None:
+    def event(name, ts, dur, cat="kernel"):
+        return {"name": name, "ts": ts, "dur": dur, "cat": cat}
+
+    one = [event("gemv", 0, 10), event("norm", 12, 3), event("gemv", 15, 10)]
+    two = [event(e["name"], e["ts"] + 1000, e["dur"]) for e in one]
+    host = [event("cudaGraphLaunch", 0, 500, "cuda_runtime"), {"name": "x", "ts": 1}]
+    found = trace.summary([*two, *host, *one], 2)
+    assert (found["launches"], found["kernels_us"], found["gaps_us"]) == (3, 23, 2)
+    assert found["kernels"] == [
+        {"kernel": "gemv", "count": 2, "us": 20, "gap_us": 0},
+        {"kernel": "norm", "count": 1, "us": 3, "gap_us": 2},
+    ]
+    with pytest.raises(ValueError, match="not 4 times"):
+        trace.summary(one + two, 4)
+    with pytest.raises(ValueError, match="no event of the device"):
+        trace.summary(host, 1)
