@@ -86,7 +86,7 @@ def test_the_plan_fits_80_columns_and_says_who_does_not_fit(here, fakes, monkeyp
     assert code == 0
     assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
     assert "stage 3: records of whole models" in out
-    assert "10 s in 1 calls of 540 s" in out
+    assert "10 s in 1 call of 540 s" in out
     assert "fits no call of 540 s: large" in out
     code, out, _ = here(steps, "--plan", "--format", "json", "--stage", "1")
     plan = json.loads(out)
@@ -103,7 +103,7 @@ def test_exit_codes_and_what_is_printed(here, fakes, tmp_path) -> None:
     big = step("big", "a ok", estimate_s=10_000.0)
     code, out, _ = here([good], "--pack", str(tmp_path / "elsewhere.tar.gz"))
     assert code == 0
-    assert "ok it is" in out
+    assert "file it is" in out
     assert not (tmp_path / "out" / "results.tar.gz").exists()
     with tarfile.open(tmp_path / "elsewhere.tar.gz") as packed:
         assert sorted(packed.getnames()) == ["stage-1.json", "words.bin"]

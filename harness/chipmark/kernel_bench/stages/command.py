@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,7 +37,7 @@ from chipmark.kernel_bench.stages.show import (
 from chipmark.kernel_bench.stages.sources import code_of
 from chipmark.kernel_bench.supervisor import Worker
 from chipmark.processes import undisturbed
-from chipmark.terminal.console import PlainConsole, emit_json, reporting, show_error, stderr
+from chipmark.terminal.console import emit_json, reporting, show_error, stderr, stdout
 
 BENCH = "chipmark.kernel_bench.stages.bench:CudaStageBench"
 END_S = 8.0
@@ -113,7 +112,7 @@ def _plan(options: argparse.Namespace, steps: Sequence[StageStep], code: Mapping
     if options.format == "json":
         emit_json({"folder": str(options.out), **plan_json(plan, options.budget_s)})
     else:
-        print_plan(plan, options.budget_s, _console())
+        print_plan(plan, options.budget_s, stdout())
     return 0
 
 
@@ -205,12 +204,7 @@ def _report(
     title = (
         f"{identity.get('device')}, torch {identity.get('torch')}, Triton {identity.get('triton')}"
     )
-    print_results(steps, entries, title, _console())
+    print_results(steps, entries, title, stdout())
     if left:
         stderr().print(f"gpu: left: {escape(', '.join(s.key for s in left))}: call again")
     return exit_code
-
-
-def _console() -> PlainConsole:
-    # Without a terminal a line is as long as it must be: a log is not 80 columns wide.
-    return PlainConsole(highlight=False, width=None if sys.stdout.isatty() else 120)

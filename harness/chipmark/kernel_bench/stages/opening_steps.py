@@ -28,7 +28,7 @@ STEPS: tuple[StageStep, ...] = (
         uses=("chipmark_kernels",), repeats_after_failure=True,
     ),
     StageStep(
-        "roofs", Stage.RUNS, "copy, read, bf16, fp8; gap of graph nodes, with PDL; launches",
+        "roofs", Stage.RUNS, "copy, read, bf16, fp8; gap of graph nodes, PDL; launches",
         40, 60, f"{_HERE}.limits:limits",
         uses=(f"{_HERE}.nodes", "chipmark.kernel_bench.roofs", "chipmark.kernel_bench.timing"),
     ),

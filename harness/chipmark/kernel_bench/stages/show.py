@@ -97,8 +97,8 @@ def print_plan(plan: Sequence[Planned], budget_s: float, console: Console) -> No
     total = math.fsum(p.needed_s or 0.0 for p in plan)
     over = [p.step.key for p in plan if p.needed_s is not None and p.call is None]
     console.print(
-        f"{duration(total)} in {_n_calls(plan)} calls of {budget_s:.0f} s, each with "
-        f"{START_S:.0f} s to start; {UNVERIFIED}: unverified on hardware"
+        f"{duration(total)} in {_n_calls(plan)} call{'s' * (_n_calls(plan) != 1)} of "
+        f"{budget_s:.0f} s, each with {START_S:.0f} s to start; {UNVERIFIED}: unverified on hardware"
     )
     if over:
         console.print(f"fits no call of {budget_s:.0f} s: {escape(', '.join(over))}")
