@@ -1,4 +1,4 @@
-"""What a call would do: every step once, by stage, none where it does not fit; whose code counts."""
+"""What a call would do: every step once, none where it does not fit; whose code counts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_each_step_can_be_done(step: StageStep) -> None:
     module, _, name = step.work.partition(":")
     assert callable(getattr(import_module(module), name))
     assert 0 < len(step.about) <= 60
-    assert 0 < step.estimate_s
-    assert 0 < step.limit_s
+    assert step.estimate_s > 0
+    assert step.limit_s > 0
     assert json.loads(json.dumps(step.parameters)) == as_json(step.parameters)
     assert len(code_of(step)) == 16
 

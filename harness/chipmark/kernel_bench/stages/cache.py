@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
@@ -54,28 +55,25 @@ def hits(found: dict[str, Any]) -> bool:
 
 
 def precompile(asked: Asked) -> Iterator[Part]:
-    """A part a model, by `chipmark kernels ahead --cache` in a process of its own, which compiles
-    in many; nothing where a carried cache hits.
+    """What a decode step of some models launches, by `chipmark kernels ahead --cache` in a process
+    of its own, which compiles in many; nothing where a carried cache hits.
 
-    parameters: `models` and `contexts`, as that command takes them.
+    parameters: `models` and `contexts`, as that command takes them. One part, for the command
+    marks a cache as made ahead when all of it is there.
     """
     facts = facts_of(torch.device("cuda"))
-    for model in asked.parameters["models"]:
-        contexts = str(asked.parameters["contexts"])
-        yield model, partial(_filled, model, contexts, facts, asked.until_s)
+    yield "filled", partial(_filled, asked, facts)
 
 
-def _filled(model: str, contexts: str, facts: DeviceFacts, until_s: float) -> dict[str, Any]:
-    import time
-
+def _filled(asked: Asked, facts: DeviceFacts) -> dict[str, Any]:
     if hits(state(facts.name)):
         return {"left_out": "the carried cache hits", MAIN: "the carried cache hits"}
     command = [
         sys.executable, "-m", "chipmark.kernel_bench", "ahead", "--cache", str(folder()),
-        "--models", model, "--contexts", contexts, "--target", facts.name,
+        "--models", asked.parameters["models"], "--contexts", asked.parameters["contexts"], "--target", facts.name,
         "--product", facts.product, "--format", "json",
     ]  # fmt: skip
-    limit = max(1.0, until_s - time.monotonic() - _HEADROOM_S)
+    limit = max(1.0, asked.until_s - time.monotonic() - _HEADROOM_S)
     # Of this process's group: it is ended with it where the part is late.
     done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
     if not done.stdout.strip():

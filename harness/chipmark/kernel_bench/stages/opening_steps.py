@@ -24,7 +24,7 @@ STEPS: tuple[StageStep, ...] = (
     StageStep(
         "precompile", Stage.RUNS, "kernels that the Triton cache lacks, by many processes",
         30, 240, f"{_HERE}.cache:precompile",
-        parameters={"models": ["qwen3-8b", "qwen3-0.6b"], "contexts": "1153"},
+        parameters={"models": "qwen3-8b,qwen3-0.6b", "contexts": "1153"},
         uses=("chipmark_kernels",), repeats_after_failure=True,
     ),
     StageStep(

@@ -76,7 +76,9 @@ def print_plan(plan: Sequence[Planned], budget_s: float, console: Console) -> No
         rows = [p for p in plan if p.step.stage is stage]
         if not rows:
             continue
-        table = Table(title=f"stage {int(stage)}: {TITLES[stage]}", title_justify="left")
+        # Not the table's own title, which is wrapped where the table is narrow.
+        console.print(f"[bold]stage {int(stage)}[/]: {TITLES[stage]}")
+        table = Table()
         table.add_column("call", justify="right")
         for name in ("step", "what it tells"):
             table.add_column(name, overflow="fold")
@@ -91,14 +93,14 @@ def print_plan(plan: Sequence[Planned], budget_s: float, console: Console) -> No
             )  # fmt: skip
         done = sum(p.needed_s is None for p in rows)
         seconds = math.fsum(p.needed_s or 0.0 for p in rows)
-        table.caption = f"{done} of {len(rows)} ended, {duration(seconds)} are needed"
-        table.caption_justify = "left"
         console.print(table)
-    total = math.fsum(p.needed_s or 0.0 for p in plan)
+        console.print(f"{done} of {len(rows)} ended, {duration(seconds)} are needed\n")
+    total = math.fsum(p.needed_s or 0.0 for p in plan if p.call)
     over = [p.step.key for p in plan if p.needed_s is not None and p.call is None]
+    calls = _n_calls(plan)
     console.print(
-        f"{duration(total)} in {_n_calls(plan)} call{'s' * (_n_calls(plan) != 1)} of "
-        f"{budget_s:.0f} s, each with {START_S:.0f} s to start; {UNVERIFIED}: unverified on hardware"
+        f"{duration(total)} in {calls} call{'s' * (calls != 1)} of {budget_s:.0f} s, each with "
+        f"{START_S:.0f} s to start\n{UNVERIFIED}: unverified on hardware"
     )
     if over:
         console.print(f"fits no call of {budget_s:.0f} s: {escape(', '.join(over))}")
