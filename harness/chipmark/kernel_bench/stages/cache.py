@@ -70,8 +70,8 @@ def _filled(asked: Asked, facts: DeviceFacts) -> dict[str, Any]:
         return {"left_out": "the carried cache hits", MAIN: "the carried cache hits"}
     command = [
         sys.executable, "-m", "chipmark.kernel_bench", "ahead", "--cache", str(folder()),
-        "--models", asked.parameters["models"], "--contexts", asked.parameters["contexts"], "--target", facts.name,
-        "--product", facts.product, "--format", "json",
+        "--models", asked.parameters["models"], "--contexts", asked.parameters["contexts"],
+        "--target", facts.name, "--product", facts.product, "--format", "json",
     ]  # fmt: skip
     limit = max(1.0, asked.until_s - time.monotonic() - _HEADROOM_S)
     # Of this process's group: it is ended with it where the part is late.
