@@ -38,7 +38,7 @@ _TEXTS: dict[str, tuple[str, float, str]] = {
     "bf16_flops": ("bf16", 1e12, "TFLOP/s"),
     "fp8_flops": ("fp8", 1e12, "TFLOP/s"),
 }
-"""What people are told of a roof: its name, unit and the unit's size."""
+"""Of a roof the name, the size of its unit and the unit, as people read it."""
 
 
 def _roof(make: Callable[[], dict[str, Any]], said: list[str]) -> dict[str, Any]:
