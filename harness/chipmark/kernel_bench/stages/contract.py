@@ -47,7 +47,7 @@ class StageStep:
     """`module:function` of a `Work`, imported in the measuring process only."""
 
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """What the work is told, as JSON; a step whose parameters or code changed is done anew."""
+    """As JSON; a step whose parameters or code changed is done anew."""
 
     repeats_after_failure: bool = False
     """Whether a later call tries again what failed or was late; else only with `--retry`."""
@@ -72,7 +72,7 @@ class Asked:
     """Names of parts that an earlier call saved; they need not be made again."""
 
     folder: Path
-    """Where files go that are no figures, as a trace; flat, and named after the step."""
+    """Where files other than figures go, as a trace; flat, and named after the step."""
 
     until_s: float
     """`time.monotonic` at which the call's time is over."""

@@ -1,7 +1,7 @@
 """Designs of the decode step: which implementations make it up, and on which devices.
 
 A design is a set of implementations that belong together, as launches that wait for each other
-do. `portable` runs everywhere and is what every other is held against; which design a device is
+do. `portable` runs everywhere and is what every other is checked against; which design a device is
 given is measured in the whole step, never assumed.
 """
 
