@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -84,6 +85,7 @@ class CudaStageBench(StageBench):
         """As on any device; memory of the step before goes back first."""
         import torch
 
+        gc.collect()  # graphs and what they hold can be in cycles
         torch.cuda.empty_cache()
         yield from super().steps(request)
 

@@ -11,7 +11,8 @@ STEPS: tuple[StageStep, ...] = (
     StageStep(
         "environment", Stage.RUNS, "card, driver, versions, compiler, carried Triton cache",
         10, 60, "chipmark.kernel_bench.stages.environment:environment",
-        uses=("chipmark.kernel_bench.stages.card",), environment=_BLOCKING, repeats_after_failure=True,
+        uses=("chipmark.kernel_bench.stages.card",), environment=_BLOCKING,
+        repeats_after_failure=True,
     ),
     StageStep(
         "smoke", Stage.RUNS, "each kernel once at its smallest shape, checked, one by one",

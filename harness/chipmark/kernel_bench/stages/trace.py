@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from chipmark.kernel_bench.stages.contract import MAIN, Asked, Part
+from chipmark_kernels.device import facts_of
+from chipmark_models.decoder.paged.designs import designs_for
 from chipmark_models.files import whole_file
+
+if TYPE_CHECKING:
+    from chipmark.kernel_bench.whole_step import StepModel
 
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 """Categories of a trace's events that take time of the device."""
@@ -23,22 +28,41 @@ _ROWS = 60
 
 
 def trace(asked: Asked) -> Iterator[Part]:
-    """A part a model; the trace itself is `trace-MODEL.json.gz`, for chrome://tracing or Perfetto.
+    """A part a model and design; the trace itself is `trace-MODEL-DESIGN.json.gz`, for
+    chrome://tracing or Perfetto.
 
-    parameters: `models`, `context`, `replays`, and `design` where not the portable one.
+    parameters: `models`, `context`, `replays`, and `designs`; where that is empty, all that run on
+    the device but the portable one.
     """
+    from chipmark.kernel_bench.whole_step import PORTABLE
+
+    facts = facts_of(torch.device("cuda"))
+    others = [name for name in designs_for(facts) if name != PORTABLE]
     for model in asked.parameters["models"]:
-        yield model, partial(_traced, model, asked.parameters, asked.folder)
+        load = cache(partial(_loaded, model, int(asked.parameters["context"])))
+        for design in asked.parameters["designs"] or others:
+            make = partial(_traced, load, design, asked.parameters, asked.folder)
+            yield f"{model} {design}", make
 
 
-def _traced(model: str, parameters: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    from chipmark.kernel_bench.whole_step import PORTABLE, whole_step
+def _loaded(model: str, context: int) -> StepModel:
+    from chipmark.kernel_bench.whole_step import step_model
 
-    design, replays = parameters.get("design", PORTABLE), int(parameters["replays"])
-    step = whole_step(model, rows=1, context=int(parameters["context"]), design=design)
+    # The model before is not used any longer.
+    gc.collect()
+    torch.cuda.empty_cache()
+    return step_model(model, torch.device("cuda", torch.cuda.current_device()), context=context)
+
+
+def _traced(
+    load: Callable[[], StepModel], design: str, parameters: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    context, replays = int(parameters["context"]), int(parameters["replays"])
+    model = load()
+    step = model.step(1, context, design)
     step.play()
     torch.cuda.synchronize()
-    out = folder / f"trace-{re.sub(r'[^a-z0-9.]+', '-', model.lower())}.json.gz"
+    out = folder / f"trace-{model.decoder.config.name}-{design}.json.gz"
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         for _ in range(replays):
