@@ -125,3 +125,63 @@ def test_a_trace_is_summed_by_kernel_without_the_gaps_between_replays() -> None:
         trace.summary(one + two, 4)
     with pytest.raises(ValueError, match="no event of the device"):
         trace.summary(host, 1)
+
+
+@pytest.fixture
+def paper_cache(tmp_path, monkeypatch):
+    """A folder of Triton's cache with one kernel."""
+    kernel = tmp_path / "triton" / "KEY"
+    kernel.mkdir(parents=True)
+    (kernel / "k.cubin").write_bytes(b"code")
+    listed = {"child_paths": {"k.cubin": str(kernel / "k.cubin")}}
+    (kernel / "__grp__k.json").write_text(json.dumps(listed))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    return tmp_path / "triton"
+
+
+def test_the_cache_says_whether_it_hits_and_is_packed_into_one_file(paper_cache, tmp_path) -> None:
+    from chipmark.kernel_bench.stages import cache
+
+    before = cache.state("sm_90")
+    assert before["carried"] is None
+    assert not cache.hits(before)
+    found = cache.packed(paper_cache, tmp_path / "out.tar.gz", "sm_90")
+    assert (found["kernels"], found["file"]) == (1, "out.tar.gz")
+    assert cache.hits(cache.state("sm_90"))
+    assert "made for sm_90, here is sm_80" in cache.state("sm_80")["misses"]
+    assert as_json(cache.state("sm_90"))["carried"]["kernels"] == 1
+    (tmp_path / "none").mkdir()
+    with pytest.raises(RuntimeError, match="no compiled kernel"):
+        cache.packed(tmp_path / "none", tmp_path / "out.tar.gz", "sm_90")
+
+
+def test_what_the_cache_lacks_is_made_by_a_process_of_its_own(
+    paper_cache, tmp_path, monkeypatch
+) -> None:
+    import subprocess
+
+    from chipmark.kernel_bench.stages import cache
+    from chipmark_kernels.device import TARGETS
+
+    told = {"failed": [], "made": 3, "found": 1, "compile_s": 2.5}
+    commands = []
+
+    def answer(command, **options):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, json.dumps(told), "")
+
+    monkeypatch.setattr(cache.subprocess, "run", answer)
+    monkeypatch.setattr(cache, "facts_of", lambda device: TARGETS["sm_90"])
+    request = asked(tmp_path, models="tiny", contexts="64")
+    [(name, make)] = cache.precompile(request)
+    assert make()["main"] == "3 made, 1 were there, in 2.5 s"
+    assert commands[0][3:] == [
+        "ahead", "--cache", str(paper_cache), "--models", "tiny", "--contexts", "64",
+        "--target", "sm_90", "--product", "", "--format", "json",
+    ]  # fmt: skip
+    told["failed"] = ["gemv: spills"]
+    with pytest.raises(RuntimeError, match="gemv: spills"):
+        make()
+    cache.packed(paper_cache, tmp_path / "out.tar.gz", "sm_90")
+    assert make()["main"] == "the carried cache hits"
+    assert len(commands) == 2
