@@ -173,7 +173,7 @@ def test_what_the_cache_lacks_is_made_by_a_process_of_its_own(
     monkeypatch.setattr(cache.subprocess, "run", answer)
     monkeypatch.setattr(cache, "facts_of", lambda device: TARGETS["sm_90"])
     request = asked(tmp_path, models="tiny", contexts="64")
-    [(name, make)] = cache.precompile(request)
+    [(_, make)] = cache.precompile(request)
     assert make()["main"] == "3 made, 1 were there, in 2.5 s"
     assert commands[0][3:] == [
         "ahead", "--cache", str(paper_cache), "--models", "tiny", "--contexts", "64",
