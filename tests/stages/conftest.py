@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,9 +49,10 @@ def calling(fakes, tmp_path):
     def call(*steps, code="1", within_s=600.0, bench="fake_works:Fragile", **options):
         files = {stage: opened(tmp_path, stage, KIND) for stage in Stage}
         told = Told()
-        with Worker(bench, {}) as worker:
+        worker_of = options.pop("worker_of", None)
+        with nullcontext() if worker_of else Worker(bench, {}) as worker:
             made = Call(
-                options.pop("worker_of", lambda step: worker), files,
+                worker_of or (lambda step: worker), files,
                 {step.key: code for step in steps}, tmp_path, told,
                 time.monotonic() + within_s, "card-1", **options,
             )  # fmt: skip

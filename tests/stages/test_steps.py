@@ -121,6 +121,11 @@ def test_a_trace_is_summed_by_kernel_without_the_gaps_between_replays() -> None:
         {"kernel": "gemv", "count": 2, "us": 20, "gap_us": 0},
         {"kernel": "norm", "count": 1, "us": 3, "gap_us": 2},
     ]
+    assert found["span_us"] == 25
+    # A dependent launch that starts before the one ahead has ended leaves no gap.
+    overlapping = [event("a", 0, 10), event("b", 8, 5), event("a", 20, 1)]
+    found = trace.summary(overlapping, 1)
+    assert (found["span_us"], found["kernels_us"], found["gaps_us"]) == (21, 16, 7)
     with pytest.raises(ValueError, match="not 4 times"):
         trace.summary(one + two, 4)
     with pytest.raises(ValueError, match="no event of the device"):
@@ -185,3 +190,28 @@ def test_what_the_cache_lacks_is_made_by_a_process_of_its_own(
     cache.packed(paper_cache, tmp_path / "out.tar.gz", "sm_90")
     assert make()["main"] == "the carried cache hits"
     assert len(commands) == 2
+
+
+@pytest.mark.long  # the first start of a profiler
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_the_trace_itself_is_one_file_next_to_the_figures(tmp_path, monkeypatch) -> None:
+    import gzip
+    from types import SimpleNamespace
+
+    played = []
+    step = SimpleNamespace(play=lambda: played.append(torch.ones(3) + 1))
+    paper = SimpleNamespace(PORTABLE="portable", whole_step=lambda *_, **__: step)
+    monkeypatch.setitem(sys.modules, "chipmark.kernel_bench.whole_step", paper)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(trace, "facts_of", lambda device: None)
+    monkeypatch.setattr(trace, "designs_for", lambda facts: ("portable", "pdl"))
+    one = {"models": ["tiny"], "context": 64, "replays": 2}
+    assert [name for name, _ in trace.trace(asked(tmp_path, **one, designs=[]))] == ["tiny pdl"]
+    [(name, make)] = trace.trace(asked(tmp_path, **one, designs=["portable"]))
+    assert name == "tiny portable"
+    with pytest.raises(ValueError, match="no event of the device"):  # for there is none here
+        make()
+    assert len(played) == 3
+    [left] = tmp_path.iterdir()
+    assert left.name == "trace-tiny-portable.json.gz"
+    assert "traceEvents" in json.loads(gzip.decompress(left.read_bytes()))

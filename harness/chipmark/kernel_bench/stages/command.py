@@ -124,7 +124,7 @@ def _measure(
 ) -> int:
     pack = Pack(options.out, options.pack or options.out / NAME)
     with Processes() as processes, reporting() as reporter:
-        identity = dict(processes.identity(steps[0] if steps else None))
+        identity = dict(processes.identity(_first(options, steps, code)))
         files = {stage: opened(options.out, stage, identity) for stage in Stage}
         call = Call(
             processes.of, files, code, options.out, reporter, until_s,
@@ -134,6 +134,16 @@ def _measure(
         with _packed_at_the_end(pack):
             left = run(call, steps)
     return _report(options, steps, files, code, left, identity)
+
+
+def _first(
+    options: argparse.Namespace, steps: Sequence[StageStep], code: Mapping[str, str]
+) -> StageStep | None:
+    """For which step a process is started first: its variables are not those of every step."""
+    files = {stage: read(options.out, stage) for stage in Stage}
+    entries = _entries(steps, files, code)
+    todo = [s for s, e in zip(steps, entries, strict=True) if wanted(s, e, options.retry)]
+    return next(iter((*todo, *steps)), None)
 
 
 @contextmanager

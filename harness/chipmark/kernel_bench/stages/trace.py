@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import gzip
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -16,9 +16,6 @@ from chipmark.kernel_bench.stages.contract import MAIN, Asked, Part
 from chipmark_kernels.device import facts_of
 from chipmark_models.decoder.paged.designs import designs_for
 from chipmark_models.files import whole_file
-
-if TYPE_CHECKING:
-    from chipmark.kernel_bench.whole_step import StepModel
 
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 """Categories of a trace's events that take time of the device."""
@@ -39,30 +36,22 @@ def trace(asked: Asked) -> Iterator[Part]:
     facts = facts_of(torch.device("cuda"))
     others = [name for name in designs_for(facts) if name != PORTABLE]
     for model in asked.parameters["models"]:
-        load = cache(partial(_loaded, model, int(asked.parameters["context"])))
         for design in asked.parameters["designs"] or others:
-            make = partial(_traced, load, design, asked.parameters, asked.folder)
+            make = partial(_traced, model, design, asked.parameters, asked.folder)
             yield f"{model} {design}", make
 
 
-def _loaded(model: str, context: int) -> StepModel:
-    from chipmark.kernel_bench.whole_step import step_model
+def _traced(model: str, design: str, parameters: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    from chipmark.kernel_bench.whole_step import whole_step
 
-    # The model before is not used any longer.
+    context, replays = int(parameters["context"]), int(parameters["replays"])
+    # The model of the part before is not used any longer.
     gc.collect()
     torch.cuda.empty_cache()
-    return step_model(model, torch.device("cuda", torch.cuda.current_device()), context=context)
-
-
-def _traced(
-    load: Callable[[], StepModel], design: str, parameters: Mapping[str, Any], folder: Path
-) -> dict[str, Any]:
-    context, replays = int(parameters["context"]), int(parameters["replays"])
-    model = load()
-    step = model.step(1, context, design)
+    step = whole_step(model, rows=1, context=context, design=design)
     step.play()
     torch.cuda.synchronize()
-    out = folder / f"trace-{model.decoder.config.name}-{design}.json.gz"
+    out = folder / f"trace-{model}-{design}.json.gz"
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         for _ in range(replays):
@@ -81,8 +70,10 @@ def _traced(
 
 
 def summary(events: Sequence[Mapping[str, Any]], replays: int) -> dict[str, Any]:
-    """Of a trace's events, a replay: launches, microseconds of the device busy and idle between
-    the first launch and the last, and by kernel its count, time, and the gaps before it.
+    """Of a trace's events, a replay: launches, microseconds from the start of the first to the end
+    of the last (`span_us`), in kernels and between them, and by kernel its count, time, and the
+    gaps before it. Kernels that overlap, as dependent launches do, make a span shorter than the
+    sum of their times.
 
     The gap before the first launch of a replay is the host's and left out. Raises ValueError where
     nothing ran on the device, and where the replays are not of one length.
@@ -100,14 +91,18 @@ def summary(events: Sequence[Mapping[str, Any]], replays: int) -> dict[str, Any]
     if rest:
         raise ValueError(f"{len(ran)} events of the device are not {replays} times the same")
     by_kernel: dict[str, list[float]] = {}
-    end = 0.0
+    end, span = 0.0, 0.0
     for i, (start, took, name) in enumerate(ran):
         row = by_kernel.setdefault(name[:_NAME], [0, 0.0, 0.0])
         row[0] += 1
         row[1] += took
         if i % each:
             row[2] += max(0.0, start - end)
-        end = start + took if i % each == 0 else max(end, start + took)
+        else:
+            first, end = start, start
+        end = max(end, start + took)
+        if i % each == each - 1:
+            span += end - first
     rows: list[dict[str, Any]] = [
         {"kernel": name, "count": n / replays, "us": took / replays, "gap_us": gap / replays}
         for name, (n, took, gap) in by_kernel.items()
@@ -115,7 +110,8 @@ def summary(events: Sequence[Mapping[str, Any]], replays: int) -> dict[str, Any]
     rows.sort(key=lambda row: -row["us"])
     busy, idle = (sum(row[i] for row in by_kernel.values()) / replays for i in (1, 2))
     return {
-        "launches": each, "kernels_us": busy, "gaps_us": idle, "kernels": rows[:_ROWS],
+        "launches": each, "span_us": span / replays, "kernels_us": busy, "gaps_us": idle,
+        "kernels": rows[:_ROWS],
         "kernels_left_out": max(0, len(rows) - _ROWS),
-        MAIN: f"{each} launches, {busy:.0f} us in them, {idle:.0f} us between them",
+        MAIN: f"{each} launches in {span / replays:.0f} us, {idle:.0f} us between them",
     }  # fmt: skip
