@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from importlib import import_module
 
 import pytest
@@ -77,3 +78,8 @@ def test_the_archive_has_what_fits_and_is_made_anew_for_new_files_alone(tmp_path
     (tmp_path / "stage-1.json").write_text('{"more": 1}')
     assert pack.refresh() == []
     assert out.stat().st_mtime_ns == made
+    # An archive that another call left in the folder is not packed into the next.
+    elsewhere = tmp_path / "elsewhere" / "all.tar.gz"
+    assert Pack(tmp_path, elsewhere).refresh() == ["large.gz"]
+    with tarfile.open(elsewhere) as packed:
+        assert packed.getnames() == ["stage-1.json", "trace.gz"]
