@@ -109,7 +109,7 @@ def _job(entry: Entry, device: DeviceFacts, hardware: str, tuned: str = "") -> J
         hardware,
         launch.kernel.fn.__module__,
         launch.kernel.__name__,
-        specialise(launch),
+        specialise(launch, device),
         " ".join(f"{name}={size}" for name, size in tile.items() if size),
         expects_vector_loads(launch),
         expects_matrix(launch, entry.dtype),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -44,6 +44,9 @@ _LOG = logger_of(__name__)
 MOST_ROWS = 256
 PREFILL_ROWS = 16
 IN_FLIGHT = 2
+
+CANDIDATES = ("triton", "torch")
+"""What is tried for a product at any number of rows, where nothing was asked for."""
 
 _CONTEXT_BYTES = 800_000_000
 """The driver's context, cuBLAS's workspaces and what Triton's modules take."""
@@ -103,16 +106,16 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         choices = _choose(decoder, names, asked, replaced, buckets, spec.max_chunk, stream)
     inputs = DecodeInputs(buckets[-1], spec.max_context, PAGE_TOKENS, device)
     capture = spec.options.get("graphs", True)
-    decode = {rows: _decode_call(decoder, inputs, rows) for rows in buckets}
+    decode = {rows: decode_call(decoder, inputs, rows) for rows in buckets}
     if capture:  # the largest first: the others then fit into its memory
         decode = {rows: stream.capture(decode[rows], kept=True) for rows in reversed(buckets)}
     if name != INTERPRETER:  # where nothing is compiled there is nothing to warm
-        _warm(decoder, decode, spec, stream, device)
+        warm(decoder, decode, spec, stream, device)
     covered = Coverage(0.0)
     if name != INTERPRETER:
         tokens = min(spec.max_chunk, spec.max_context)
         launches = (
-            _decode_call(decoder, inputs, buckets[-1]),
+            decode_call(decoder, inputs, buckets[-1]),
             partial(_prefill, decoder, tokens, 1, stream, device),
         )
         covered = coverage(device, launches)
@@ -168,12 +171,12 @@ def need_of(config: ModelConfig, spec: LoadSpec, activation: str, kv_tokens: int
     the host, and the float64 pair of the largest matrix that the check of kernels makes.
     """
     c = config
-    item = DTYPES[_storage(activation)].itemsize
+    item = DTYPES[storage_of(activation)].itemsize
     wide = c.q_size + 2 * c.kv_size + 3 * c.intermediate_size + 4 * c.hidden_size
     rows = min(spec.n_seqs, MOST_ROWS)
     matrix = c.hidden_size * max(2 * c.intermediate_size, c.q_size + 2 * c.kv_size)
     work = 2 * spec.max_chunk * wide * item + rows * c.vocab_size * (2 * item + 4) + 16 * matrix
-    kv = _storage(activation)
+    kv = storage_of(activation)
     return Need(
         weight_bytes=int(weight_bytes_stored(c, spec.precision)),
         bytes_per_token=kv_bytes_per_token(c, kv),
@@ -185,7 +188,7 @@ def need_of(config: ModelConfig, spec: LoadSpec, activation: str, kv_tokens: int
     )
 
 
-def _storage(activation: str) -> str:
+def storage_of(activation: str) -> str:
     """The type of KV and of activations between products: e4m3 is only what products take."""
     return "bf16" if activation == "fp8" else activation
 
@@ -205,7 +208,7 @@ def _decoder(
         n_pages=n_pages,
         max_context=spec.max_context,
         page_tokens=PAGE_TOKENS,
-        activation=DTYPES[_storage(activation)],
+        activation=DTYPES[storage_of(activation)],
     )
 
 
@@ -221,8 +224,7 @@ def _replace_failing(
     What the user asked for by name is never replaced: UsageError.
     """
     ours = {op: paged_ops.TABLE.find(op, name) for op, name in names.items() if name == "triton"}
-    rows = sorted({1, buckets[len(buckets) // 2], buckets[-1]})
-    found = failures(decoder, ours, rows, chunk)
+    found = failures(decoder, ours, checked_rows(buckets), chunk)
     for operation, reason in found.items():
         if operation in asked:
             raise UsageError(
@@ -246,7 +248,7 @@ def _choose(
 ) -> dict[str, dict[int, Choice]]:
     """Try kernels against cuBLAS, and against Hopper's own product where that is right here."""
     candidates = {
-        op: ["triton", "torch"]
+        op: list(CANDIDATES)
         for op, name in names.items()
         if name == "triton" and op in paged_ops.PRODUCTS and op not in asked and op not in replaced
     }
@@ -255,11 +257,21 @@ def _choose(
         wrong = failures(decoder, hopper, (), chunk)
         for op in hopper.keys() - wrong.keys():
             candidates[op].append("hopper")
-    rows = sorted({*(b for b in buckets if b in (1, 8, 16, 32, 64)), buckets[-1], chunk})
-    return choose_products(decoder, candidates, rows, stream)
+    return choose_products(decoder, candidates, tried_rows(buckets, chunk), stream)
 
 
-def _decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call:
+def checked_rows(buckets: Sequence[int]) -> list[int]:
+    """Rows of decode at which kernels are held against their references."""
+    return sorted({1, buckets[len(buckets) // 2], buckets[-1]})
+
+
+def tried_rows(buckets: Sequence[int], chunk: int) -> list[int]:
+    """Rows at which the candidates of a product are timed."""
+    return sorted({*(b for b in buckets if b in (1, 8, 16, 32, 64)), buckets[-1], chunk})
+
+
+def decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call:
+    """A decode launch of so many rows with the sampling behind it."""
     batch = inputs.batch(rows)
 
     def call() -> tuple[torch.Tensor, ...]:
@@ -270,7 +282,7 @@ def _decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call
     return call
 
 
-def _warm(
+def warm(
     decoder: PagedDecoder,
     decode: Mapping[int, Call],
     spec: LoadSpec,
@@ -313,7 +325,7 @@ def _trial(tokens: int, n_rows: int) -> LaunchPlan:
 
 
 def _precision(precision: str, activation: str) -> ComputedPrecision:
-    kept = Number(_storage(activation))
+    kept = Number(storage_of(activation))
     return ComputedPrecision(
         weights=Weights(precision),
         activation=kept,

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from chipmark.backends.torch_device.devices import answers, release
-from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_options
-from chipmark.backends.triton_cuda.streams import LaunchStream
+from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_options, seeded
+from chipmark.backends.triton_cuda.streams import Call, LaunchStream
 from chipmark.errors import CellFailedError
 from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
@@ -81,13 +81,18 @@ def choose_products(
             chosen = {
                 n: _tried(decoder, operation, able, n, stream)
                 for n in sorted(set(rows))
-                if (able := [name for name in names if name != "hopper" or n > FEW_ROWS])
+                if (able := able_at(names, n))
             }
             calls = tuple(TABLE.find(operation, choice.name) for choice in chosen.values())
             ops = replace(ops, **{operation: ByRows(tuple(chosen), calls)})
             found[operation] = chosen
     decoder.ops = ops
     return found
+
+
+def able_at(names: Sequence[str], rows: int) -> list[str]:
+    """Those of the candidates that are tried at so many rows."""
+    return [name for name in names if name != "hopper" or rows > FEW_ROWS]
 
 
 def _tried(
@@ -115,9 +120,25 @@ def _seconds(
     decoder: PagedDecoder, operation: str, name: str, rows: int, stream: LaunchStream
 ) -> float:
     """Median seconds of one product on the device."""
+    all_layers = trial(decoder, operation, name, rows)
+    n_layers = len(products_of(decoder, operation)[:MOST_LAYERS])
+    play = stream.capture(all_layers, kept=False)
+    play()
+    seconds = []
+    for _ in range(REPEATS):
+        first = stream.mark()
+        play()
+        last = stream.mark()
+        stream.wait(last)
+        seconds.append(stream.seconds(first, last) / n_layers)
+    return statistics.median(seconds)
+
+
+def trial(decoder: PagedDecoder, operation: str, name: str, rows: int) -> Call:
+    """The product of so many rows by the weights of every layer, up to MOST_LAYERS."""
     call = TABLE.find(operation, name)
     weights = products_of(decoder, operation)[:MOST_LAYERS]
-    generator = torch.Generator(decoder.device).manual_seed(rows)
+    generator = seeded(decoder.device, rows)
 
     def made(*shape: int) -> torch.Tensor:
         values = torch.randn(shape, generator=generator, device=decoder.device)
@@ -131,13 +152,4 @@ def _seconds(
             result = call(x, weight.matrix, weight.bias, **more)
         return result, result
 
-    play = stream.capture(all_layers, kept=False)
-    play()
-    seconds = []
-    for _ in range(REPEATS):
-        first = stream.mark()
-        play()
-        last = stream.mark()
-        stream.wait(last)
-        seconds.append(stream.seconds(first, last) / len(weights))
-    return statistics.median(seconds)
+    return all_layers
