@@ -21,7 +21,9 @@ from chipmark_kernels.embedding import embedding_rmsnorm
 from chipmark_kernels.formats import PAGE_TOKENS, scale_group
 from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
 from chipmark_kernels.launch import Launch, recording
+from chipmark_kernels.philox_weights import philox_weights
 from chipmark_kernels.prefill_attention import prefill_attention
+from chipmark_kernels.reference.philox_weights import SUMS
 from chipmark_kernels.rmsnorm import rmsnorm
 from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
 from chipmark_kernels.sampling import sample
@@ -231,6 +233,10 @@ def _nucleus(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
     nucleus_cutoff(_meta(rows, s.vocab, dtype=dtype), _floats(rows), _floats(rows))
 
 
+def _philox(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    philox_weights(_meta(SUMS, dtype=dtype), 1, s.vocab * s.hidden)
+
+
 ROWS = DECODE_ROWS + PREFILL_ROWS
 HALVES = (torch.bfloat16, torch.float16)
 ALL = (*HALVES, torch.float32)
@@ -268,6 +274,7 @@ FAMILIES = (
     Family("dense_gemm_hopper", _dense_hopper, PREFILL_ROWS, HALVES, hopper=True),
     Family("sample", _sample, DECODE_ROWS, ALL),
     Family("nucleus_cutoff", _nucleus, DECODE_ROWS, ALL),
+    Family("philox_weights", _philox, (1,), ALL),
 )
 
 
@@ -287,6 +294,8 @@ def left_out(family: str, device: DeviceFacts) -> str | None:
         return f"{device.name} has no float8_e4m3fn matrix unit"
     if family == "fp8a16_gemm" and not device.fp8_e4m3:
         return f"{device.name} multiplies no prompt in float8_e4m3fn, so fp8 is refused there"
+    if family == "philox_weights" and device.vendor == "npu":
+        return f"{device.name}: seeded weights are made by the host there"
     needs_hopper = any(f.hopper for f in FAMILIES if f.name == family)
     if needs_hopper and (device.vendor != "cuda" or int(device.arch) < 90):
         return f"{device.name} has no tensor memory accelerator"

@@ -33,6 +33,7 @@ KERNEL_MODULES = (
     "weight_only",
     "fp8_gemm",
     "dense_gemm_hopper",
+    "philox_weights",
     "sampling",
     "top_p",
 )

@@ -38,6 +38,10 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
     "tune": Subcommand(
         "chipmark.kernel_bench.tune", "Measure tiles on this card and write its table of tiles."
     ),
+    "step": Subcommand(
+        "chipmark.kernel_bench.step_command",
+        "Whole decode steps of a model by each design, beside gpt-fast's recipe, in seconds.",
+    ),
     "models": Subcommand(
         "chipmark.kernel_bench.end_to_end", "Measure whole models on this card into results/CHIP."
     ),

@@ -34,10 +34,11 @@ from chipmark.log import logger_of
 from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_models.config import ModelConfig
 from chipmark_models.costs import kv_bytes_per_token, weight_bytes_stored
+from chipmark_models.decoder.device_made import open_on
 from chipmark_models.decoder.paged import ops as paged_ops
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.reading import DTYPES
-from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
+from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec
 
 _LOG = logger_of(__name__)
 
@@ -83,7 +84,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     asked = dict(spec.options.get("ops") or {})
     names = paged_ops.TABLE.resolve(asked, "triton")
     begin = time.perf_counter()
-    weights = open_any(WeightSpec.from_dict(spec.model))
+    weights, not_made = open_on(WeightSpec.from_dict(spec.model), device)
     if weights.precision != spec.precision:
         raise UsageError(
             f"the weights are prepared in {weights.precision}, asked is {spec.precision}"
@@ -155,7 +156,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
                 for operation, by_rows in choices.items()
             },
         },
-        notes=_notes(name, device, replaced, choices),
+        notes=(*_made_note(not_made), *_notes(name, device, replaced, choices)),
         sampling="device",
         clock="device" if device.type != "cpu" else "host",
         execution="graph" if graphed else "eager",
@@ -334,6 +335,13 @@ def _precision(precision: str, activation: str) -> ComputedPrecision:
         accumulate=Accumulator.FP32,
         linear_from_rows=0 if kept == activation else paged_ops.FEW_ROWS,
     )
+
+
+def _made_note(reason: str) -> tuple[tuple[str, str], ...]:
+    if not reason:
+        return ()
+    text = f"weights are computed by the host: the kernel that makes them fails here ({reason})"
+    return ((NoteCode.KERNEL_REPLACED, text),)
 
 
 def _notes(
