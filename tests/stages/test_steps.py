@@ -216,3 +216,15 @@ def test_the_trace_itself_is_one_file_next_to_the_figures(tmp_path, monkeypatch)
     [left] = tmp_path.iterdir()
     assert left.name == "trace-tiny-portable.json.gz"
     assert "traceEvents" in json.loads(gzip.decompress(left.read_bytes()))
+
+
+def test_people_read_each_contestants_rate() -> None:
+    from chipmark.kernel_bench.stages.step_steps import main_line
+
+    times = {
+        "portable": {"tok_s": 209.4, "mbu_nameplate": 0.66},
+        "torch": {"tok_s": 100.0, "mbu_nameplate": None},
+        "pdl": {"error": "does not compile"},
+    }
+    line = main_line(times)
+    assert line == "portable 209 tok/s (66% of nameplate), torch 100 tok/s, pdl fails"

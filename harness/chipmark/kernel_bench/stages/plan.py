@@ -10,6 +10,7 @@ from chipmark.kernel_bench.stages.contract import Stage, StageStep
 
 MODULES = (
     "chipmark.kernel_bench.stages.opening_steps",
+    "chipmark.kernel_bench.stages.step_steps",
     "chipmark.kernel_bench.stages.closing_steps",
 )
 """Modules with `STEPS`. Inside a stage they come in this order, each with its own order kept."""
