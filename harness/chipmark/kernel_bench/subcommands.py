@@ -27,6 +27,10 @@ class Subcommand:
 
 
 SUBCOMMANDS: Mapping[str, Subcommand] = {
+    "stages": Subcommand(
+        "chipmark.kernel_bench.stages.command",
+        "Use a short stay on a card: does it run, which design is fast, records; resumes.",
+    ),
     "run": Subcommand(
         "chipmark.kernel_bench.command",
         "Check every kernel against its reference, then time those that pass, with their peers.",
