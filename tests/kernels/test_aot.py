@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version as importlib_version
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,15 @@ from chipmark_kernels.machine_code import Resources
 ROOT = Path(next(iter(chipmark_kernels.__path__))).parent
 
 
-def _aot(*arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+GPU_TRITON = os.environ.get("CHIPMARK_GPU_TRITON", "")
+"""Folder of the Triton that GPU images have; `scripts/test --all` makes it."""
+
+
+def _aot(
+    *arguments: str, timeout_s: float = 300, triton: str = ""
+) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (triton, str(ROOT))))
     return subprocess.run(
         [sys.executable, "-m", "chipmark_kernels.aot", *arguments],
         capture_output=True,
@@ -47,10 +54,27 @@ def compiler(monkeypatch):
     return use
 
 
-def test_each_kernel_compiles_for_hopper_as_designed() -> None:
-    done = _aot("--targets", "sm_90", "--first", "--models", "qwen3-0.6b", "--format", "json")
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "",
+        pytest.param(
+            GPU_TRITON,
+            marks=[
+                pytest.mark.long,
+                pytest.mark.skipif(not GPU_TRITON, reason="scripts/test --all makes the folder"),
+            ],
+        ),
+    ],
+    ids=["here", "gpu images"],
+)
+def test_each_kernel_compiles_for_hopper_as_designed(folder) -> None:
+    choice = ("--targets", "sm_90", "--first", "--models", "qwen3-0.6b")
+    done = _aot(*choice, "--format", "json", triton=folder)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     report = json.loads(done.stdout)
+    wanted = (ROOT.parent / "constraints-gpu.txt").read_text().split("triton==")[1].strip()
+    assert report["summary"]["triton"] == (wanted if folder else importlib_version("triton"))
     assert report["summary"]["failed"] == 0
     rows = {row["kernel"]: row for row in report["rows"]}
     assert len(rows) == 16
