@@ -23,7 +23,9 @@ from chipmark_kernels.formats import PAGE_TOKENS, scale_group
 from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
 from chipmark_kernels.gemv_hopper import gemv_hopper
 from chipmark_kernels.launch import Launch, recording
+from chipmark_kernels.philox_weights import philox_weights
 from chipmark_kernels.prefill_attention import prefill_attention
+from chipmark_kernels.reference.philox_weights import SUMS
 from chipmark_kernels.rmsnorm import rmsnorm
 from chipmark_kernels.rope_decode_attention import rope_decode_attention
 from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
@@ -274,6 +276,10 @@ def _nucleus(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
     nucleus_cutoff(_meta(rows, s.vocab, dtype=dtype), _floats(rows), _floats(rows))
 
 
+def _philox(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    philox_weights(_meta(SUMS, dtype=dtype), 1, s.vocab * s.hidden)
+
+
 ROWS = DECODE_ROWS + PREFILL_ROWS
 HALVES = (torch.bfloat16, torch.float16)
 ALL = (*HALVES, torch.float32)
@@ -316,6 +322,7 @@ FAMILIES = (
     Family("gemv_hopper", _gemv, (1,), ALL, early=True),
     Family("dependent_launches", _step, DECODE_ROWS, HALVES, early=True),
     Family("nucleus_cutoff", _nucleus, DECODE_ROWS, ALL),
+    Family("philox_weights", _philox, (1,), ALL),
 )
 
 
@@ -339,6 +346,8 @@ def left_out(family: str, device: DeviceFacts) -> str | None:
         return f"{device.name} launches no kernel early"
     if family == "rope_decode_attention" and device.vendor == "npu":
         return f"{device.name}: the two operations that it joins are launched instead"
+    if family == "philox_weights" and device.vendor == "npu":
+        return f"{device.name}: seeded weights are made by the host there"
     needs_hopper = any(f.hopper for f in FAMILIES if f.name == family)
     if needs_hopper and (device.vendor != "cuda" or int(device.arch) < 90):
         return f"{device.name} has no tensor memory accelerator"

@@ -40,11 +40,12 @@ from chipmark.log import logger_of
 from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_models.config import ModelConfig
 from chipmark_models.costs import kv_bytes_per_token, weight_bytes_stored
+from chipmark_models.decoder.device_made import open_on
 from chipmark_models.decoder.op_table import SEPARATE
 from chipmark_models.decoder.paged import ops as paged_ops
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.reading import DTYPES
-from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
+from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec
 
 _LOG = logger_of(__name__)
 
@@ -91,7 +92,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     names = paged_ops.TABLE.resolve(asked, "triton")
     designs = designs_here(name, device, spec.options.get("design"))
     begin = time.perf_counter()
-    weights = open_any(WeightSpec.from_dict(spec.model))
+    weights, not_made = open_on(WeightSpec.from_dict(spec.model), device)
     if weights.precision != spec.precision:
         raise UsageError(
             f"the weights are prepared in {weights.precision}, asked is {spec.precision}"
@@ -175,7 +176,10 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
             },
             **design.details(buckets),
         },
-        notes=_notes(name, device, replaced, choices, design.notes(buckets)),
+        notes=(
+            *_made_note(not_made),
+            *_notes(name, device, replaced, choices, design.notes(buckets)),
+        ),
         sampling="device",
         clock="device" if device.type != "cpu" else "host",
         execution="graph" if graphed else "eager",
@@ -364,6 +368,13 @@ def _precision(precision: str, activation: str) -> ComputedPrecision:
 def _replacement(operation: str) -> str:
     other = paged_ops.TABLE.fallback(operation)
     return "left to what it joins" if other == SEPARATE else f"computed by {other}"
+
+
+def _made_note(reason: str) -> tuple[tuple[str, str], ...]:
+    if not reason:
+        return ()
+    text = f"weights are computed by the host: the kernel that makes them fails here ({reason})"
+    return ((NoteCode.KERNEL_REPLACED, text),)
 
 
 def _notes(
