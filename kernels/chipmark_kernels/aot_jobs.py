@@ -110,7 +110,7 @@ def _job(entry: Entry, device: DeviceFacts, hardware: str, tuned: str = "") -> J
         hardware,
         launch.kernel.fn.__module__,
         launch.kernel.__name__,
-        specialise(launch),
+        specialise(launch, device),
         " ".join(f"{name}={size}" for name, size in tile.items() if size),
         expects_vector_loads(launch),
         expects_matrix(launch, entry.dtype),
@@ -187,6 +187,7 @@ def _problems(job: Job, made: Compiled) -> Iterator[str]:
         yield "no 16-byte loads"
     if job.matrix and made.matrix == 0:
         yield "no matrix instructions"
+    yield from made.unordered
     if job.kernel in HOPPER_KERNELS and made.tma == 0:
         yield "no TMA loads"
     if job.kernel in HOPPER_KERNELS and device.arch == 90 and made.wgmma == 0:

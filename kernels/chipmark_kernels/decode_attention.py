@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from chipmark_kernels.dependent_launch import gdc_launch_dependents, gdc_wait
 from chipmark_kernels.dtypes import (
     dtype_name,
     next_power_of_2,
@@ -61,6 +62,7 @@ def _decode_attention_kernel(
     BLOCK_N: tl.constexpr,
     DIRECT: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     seq = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
@@ -70,6 +72,10 @@ def _decode_attention_kernel(
     step = split_tokens(length, max_splits, BLOCK_N)
     start = split * step
     end = tl.minimum(start + step, length)
+    # The length was uploaded before the whole step; a block without tokens waits as well.
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     if not DIRECT:  # noqa: SIM102  (the outer condition is known when compiling)
         if start >= end:
             return
@@ -141,6 +147,7 @@ def _merge_splits_kernel(
     BLOCK_N: tl.constexpr,
     MAX_SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     seq = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
@@ -148,6 +155,9 @@ def _merge_splits_kernel(
     step = split_tokens(length, MAX_SPLITS, BLOCK_N)
     n_splits = (length + step - 1) // step
     base = (seq * tl.num_programs(1) + head) * MAX_SPLITS
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     every = tl.arange(0, MAX_SPLITS)
     lse = tl.load(lse_ptr + base + every, mask=every < n_splits, other=float("-inf"))
     # A sequence without a token has no split: the maximum would be -inf and its weights NaN.
@@ -214,13 +224,15 @@ def decode_attention(
     out: torch.Tensor | None = None,
     workspace: SplitWorkspace | None = None,
     tile: Tile | None = None,
+    pdl: bool = False,
 ) -> torch.Tensor:
     """Attention output (seqs, n_heads, head_dim) of each sequence's newest token.
 
     q: (seqs, n_heads, head_dim). k_cache, v_cache: (pages, page_tokens, n_kv_heads, head_dim).
     page_table: (seqs, width) int32. kv_lens: (seqs,) int32, the newest token included; 0 (a padded
     row of a graph) gives zeros. The number of splits follows the batch, the device and the width
-    of the page table, so bits may differ between batch sizes.
+    of the page table, so bits may differ between batch sizes. pdl: both launches as
+    `dependent_launch` says; kv_lens is read before the wait.
     """
     require_unit_stride(q=q, k_cache=k_cache, v_cache=v_cache, page_table=page_table, out=out)
     require_unit_stride(kv_lens=kv_lens)
@@ -262,6 +274,7 @@ def decode_attention(
         BLOCK_N=tile.n,
         DIRECT=tile.split == 1,
         INPUT_PRECISION=input_precision,
+        PDL=pdl,
     )
     if workspace is not None and tile.split > 1:
         merge = choose("merge_splits", "fp32", device_facts(q), splits=tile.split)
@@ -279,5 +292,6 @@ def decode_attention(
             BLOCK_N=tile.n,
             MAX_SPLITS=tile.split,
             BLOCK_SPLITS=merge.n,
+            PDL=pdl,
         )
     return out

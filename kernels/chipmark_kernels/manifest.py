@@ -7,7 +7,7 @@ Shapes are data of their own here, so that this package needs no model package.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,17 @@ import torch
 
 from chipmark_kernels.decode_attention import decode_attention
 from chipmark_kernels.dense_gemm_hopper import dense_gemm_hopper
+from chipmark_kernels.dependent_launch import launches_early
 from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.dtypes import DTYPE_NAMES
 from chipmark_kernels.embedding import embedding_rmsnorm
 from chipmark_kernels.formats import PAGE_TOKENS, scale_group
 from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
+from chipmark_kernels.gemv_hopper import gemv_hopper
 from chipmark_kernels.launch import Launch, recording
+from chipmark_kernels.philox_weights import philox_weights
 from chipmark_kernels.prefill_attention import prefill_attention
+from chipmark_kernels.reference.philox_weights import SUMS
 from chipmark_kernels.rmsnorm import rmsnorm
 from chipmark_kernels.rope_decode_attention import rope_decode_attention
 from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
@@ -184,6 +188,31 @@ def _skinny_gemm(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
             skinny_gemm(x, w, **p.options(rows, dtype) | {"norm_weight": None})
 
 
+def _gemv(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    head = Projection(s.vocab, s.hidden, norm=True)
+    for p in (*projections(s), head):
+        x, w, options = _meta(rows, p.k, dtype=dtype), _meta(p.n, p.k, dtype=dtype), p.options
+        gemv_hopper(x, w, **options(rows, dtype))
+        if p.norm and not p.swiglu:
+            gemv_hopper(x, w, **options(rows, dtype) | {"norm_weight": None})
+        if dtype != torch.float32 and p is not head:
+            w8 = _meta(p.n, p.k, dtype=torch.float8_e4m3fn)
+            gemv_hopper(x, w8, _floats(p.n), **options(rows, dtype))
+
+
+def _step(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    """The portable kernels of a decode step."""
+    _embedding(s, rows, dtype)
+    _rope_kv(s, rows, dtype)
+    _decode(s, rows, dtype)
+    if rows > 1:
+        _skinny_gemm(s, rows, dtype)
+        if dtype != torch.float32:
+            _fp8a16(s, rows, dtype)
+            _split_k(s, rows, dtype)
+    sample(_meta(rows, s.vocab, dtype=dtype))
+
+
 def _split_k(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
     """What a tuned tile may ask for: the rules split no product of the presets on Hopper."""
     for p in projections(s):
@@ -247,6 +276,10 @@ def _nucleus(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
     nucleus_cutoff(_meta(rows, s.vocab, dtype=dtype), _floats(rows), _floats(rows))
 
 
+def _philox(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    philox_weights(_meta(SUMS, dtype=dtype), 1, s.vocab * s.hidden)
+
+
 ROWS = DECODE_ROWS + PREFILL_ROWS
 HALVES = (torch.bfloat16, torch.float16)
 ALL = (*HALVES, torch.float32)
@@ -257,6 +290,7 @@ class Family:
     """A kernel's public launcher: the rows and dtypes with which dispatch may call it.
 
     hopper: needs compute capability 9.0; such a variant is only taken where it is asked for.
+    early: its launches are those of a chain, each begun before the one before it has ended.
     hardware: what was seen of it on a device.
     """
 
@@ -265,6 +299,7 @@ class Family:
     rows: tuple[int, ...]
     dtypes: tuple[torch.dtype, ...]
     hopper: bool = False
+    early: bool = False
     hardware: str = "unverified on hardware"
 
 
@@ -284,7 +319,10 @@ FAMILIES = (
     Family("fp8_gemm", _fp8, PREFILL_ROWS, HALVES),
     Family("dense_gemm_hopper", _dense_hopper, PREFILL_ROWS, HALVES, hopper=True),
     Family("sample", _sample, DECODE_ROWS, ALL),
+    Family("gemv_hopper", _gemv, (1,), ALL, early=True),
+    Family("dependent_launches", _step, DECODE_ROWS, HALVES, early=True),
     Family("nucleus_cutoff", _nucleus, DECODE_ROWS, ALL),
+    Family("philox_weights", _philox, (1,), ALL),
 )
 
 
@@ -304,12 +342,23 @@ def left_out(family: str, device: DeviceFacts) -> str | None:
         return f"{device.name} has no float8_e4m3fn matrix unit"
     if family == "fp8a16_gemm" and not device.fp8_e4m3:
         return f"{device.name} multiplies no prompt in float8_e4m3fn, so fp8 is refused there"
+    if any(f.early for f in FAMILIES if f.name == family) and not launches_early(device):
+        return f"{device.name} launches no kernel early"
     if family == "rope_decode_attention" and device.vendor == "npu":
         return f"{device.name}: the two operations that it joins are launched instead"
+    if family == "philox_weights" and device.vendor == "npu":
+        return f"{device.name}: seeded weights are made by the host there"
     needs_hopper = any(f.hopper for f in FAMILIES if f.name == family)
     if needs_hopper and (device.vendor != "cuda" or int(device.arch) < 90):
         return f"{device.name} has no tensor memory accelerator"
     return None
+
+
+def _early(launch: Launch) -> Launch:
+    """The same launch in a chain, of a kernel that knows it."""
+    if "PDL" not in launch.constants:
+        return launch
+    return replace(launch, constants={**launch.constants, "PDL": True})
 
 
 def entries(
@@ -326,6 +375,6 @@ def entries(
                 for dtype in family.dtypes:
                     with recording(device) as launches:
                         family.call(shape, rows, dtype)
-                    for launch in launches:
+                    for launch in map(_early, launches) if family.early else launches:
                         example = f"{shape.name} rows={rows}"
                         yield Entry(family.name, DTYPE_NAMES[dtype], example, launch)

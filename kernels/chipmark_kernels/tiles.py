@@ -17,6 +17,7 @@ from types import MappingProxyType
 from chipmark_kernels import tuned
 from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.dtypes import ceil_div, next_power_of_2
+from chipmark_kernels.gemv_tiles import gemv_tile
 from chipmark_kernels.tile import Tile as Tile
 
 BITS = MappingProxyType({"fp32": 32, "fp16": 16, "bf16": 16, "fp8e4nv": 8, "i8": 8})
@@ -240,6 +241,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "w4a16_gemm": partial(_weight_only_gemm, 4),
         "fp8_gemm": _fp8_gemm,
         "dense_gemm_hopper": _dense_gemm_hopper,
+        "gemv_hopper": gemv_tile,
         "sample": _sample,
         "nucleus_cutoff": _nucleus_cutoff,
     }

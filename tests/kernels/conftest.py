@@ -38,6 +38,8 @@ KERNEL_MODULES = (
     "weight_only",
     "fp8_gemm",
     "dense_gemm_hopper",
+    "gemv_hopper",
+    "philox_weights",
     "sampling",
     "top_p",
 )
@@ -135,8 +137,9 @@ def kernel_bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "benches"))
     names = (
         "attention_cases", "bench", "case", "cases", "command", "document", "figures", "measuring",
-        "peers", "phases", "quantiser_cases", "roofs", "rotation", "sampling_cases", "selection",
-        "supervisor", "targets", "timing", "tune", "verdict", "watch",
+        "order", "peers", "phases", "quantiser_cases", "roofs", "rotation", "row_sources",
+        "sampling_cases", "selection", "supervisor", "targets", "timing", "tune", "verdict",
+        "watch",
     )  # fmt: skip
     found = {name: importlib.import_module(f"chipmark.kernel_bench.{name}") for name in names}
     found["fake"] = importlib.import_module("fake_bench")

@@ -15,6 +15,7 @@ import chipmark_kernels
 from chipmark_kernels import aot, aot_jobs, aot_pool, machine_code
 from chipmark_kernels.compile_ahead import Compiled
 from chipmark_kernels.machine_code import Resources
+from chipmark_kernels.manifest import FAMILIES
 
 ROOT = Path(next(iter(chipmark_kernels.__path__))).parent
 
@@ -48,7 +49,10 @@ def compiler(monkeypatch):
 
 
 def test_each_kernel_compiles_for_hopper_as_designed() -> None:
-    done = _aot("--targets", "sm_90", "--first", "--models", "qwen3-0.6b", "--format", "json")
+    # The kernels of a chain are in `test_gemv_hopper.py`, and all of them in CI.
+    portable = ",".join(family.name for family in FAMILIES if not family.early)
+    which = ("--first", "--models", "qwen3-0.6b", "--kernels", portable)
+    done = _aot("--targets", "sm_90", *which, "--format", "json")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     report = json.loads(done.stdout)
     assert report["summary"]["failed"] == 0

@@ -17,7 +17,7 @@ from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import Limits, RunOptions
 from chipmark.cell.suite import Overrides, load_suite
 from chipmark.cell.suite_run import run_suite
-from chipmark.errors import CellFailedError, UnknownNameError, UsageError
+from chipmark.errors import CellFailedError, CellsLeftError, UnknownNameError, UsageError
 from chipmark.log import logger_of
 from chipmark.meters.choice import parse_choice
 from chipmark.metrics.ranking import MIN_REPEATS
@@ -149,6 +149,8 @@ def run(
         BadInputError: a file cannot be read, or a field of it is wrong.
         ModelUnavailableError: weights cannot be found or fetched.
         CellFailedError: a cell failed (`check`); the records of all are in `out`.
+        CellsLeftError: cells would not have ended within `budget_s` by the suite's estimates, and
+            were not begun (`check`).
     """
     source, workload = suite_and_workload(what)
     overrides = Overrides(
@@ -197,6 +199,11 @@ def run(
         raise CellFailedError(
             f"{len(report.failed)} of {len(suite.cells)} cells failed: {'; '.join(report.failed)}",
             f"{folder}/*/child.log holds what each printed; the same command measures them again",
+        )
+    if check and report.left:
+        raise CellsLeftError(
+            f"{len(report.left)} of {len(suite.cells)} cells were left: {'; '.join(report.left)}",
+            "the same command again continues with them",
         )
     return load(folder, strict=False)
 

@@ -139,12 +139,12 @@ def run(
     """
     from chipmark.api.run import run as measure
     from chipmark.cli.table import print_table
-    from chipmark.errors import CellFailedError, ChipmarkError
+    from chipmark.errors import CellFailedError, CellsLeftError, ChipmarkError
     from chipmark.table.render import FORMATS
     from chipmark.terminal.console import check_format, reporting, warn
 
     check_format(format_, FORMATS)
-    failed = None
+    failed: ChipmarkError | None = None
     with reporting() as reporter:
         try:
             measure(
@@ -157,14 +157,14 @@ def run(
                 replicas=replicas, references=reference, providers=providers, chips=chips,
                 reporter=reporter,
             )  # fmt: skip
-        except CellFailedError as error:
+        except (CellFailedError, CellsLeftError) as error:
             failed = error
     try:
         print_table([out], prices, format_)
     except ChipmarkError as error:
         if failed is None:
             raise
-        # No record could be written, or no table; that cells failed is what the exit code says.
+        # No record could be written, or no table; the exit code says that cells failed or are left.
         warn(error.message)
     if failed:
         raise failed

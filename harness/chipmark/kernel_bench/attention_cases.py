@@ -225,7 +225,8 @@ def torch_rope(
 
 def attention_cases(s: ModelShape, *, small: bool) -> Iterator[Case]:
     """Decode at 1, 8 and 64 sessions, a cold prompt and an append, and the rotation."""
-    for seqs, length in ((1, 17), (3, 40)) if small else ((1, 32_768), (8, 16_384), (64, 4_096)):
+    large = ((1, 1_024), (1, 32_768), (8, 16_384), (64, 4_096))
+    for seqs, length in ((1, 17), (3, 40)) if small else large:
         yield from _decode(s, seqs, length)
         yield from _joined(s, seqs, length)
     for new, length in ((9, 9), (5, 40)) if small else ((8_192, 8_192), (512, 16_384)):

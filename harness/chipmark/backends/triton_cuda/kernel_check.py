@@ -14,7 +14,12 @@ from typing import Any
 import torch
 
 from chipmark.backends.torch_device.devices import answers, synchronize
-from chipmark.backends.triton_cuda.product_calls import norm_of, products_of, rows_and_options
+from chipmark.backends.triton_cuda.product_calls import (
+    norm_of,
+    products_of,
+    rows_and_options,
+    seeded,
+)
 from chipmark.errors import CellFailedError
 from chipmark_kernels.parity import compare, compare_fp8_rows
 from chipmark_kernels.reference.rmsnorm import rmsnorm_reference
@@ -66,7 +71,7 @@ def failures(
     """
     found: dict[str, str] = {}
     with torch.inference_mode():
-        for case in _cases(decoder, decode_rows, chunk):
+        for case in cases(decoder, decode_rows, chunk):
             if case.operation not in chosen or case.operation in found:
                 continue
             if reason := _problem(case, chosen[case.operation], decoder.device):
@@ -77,7 +82,7 @@ def failures(
 def _problem(case: Case, implementation: Implementation, device: torch.device) -> str:
     """What is wrong with one case, "" where nothing is. CellFailedError: the device is lost."""
     try:
-        got = _call(implementation, case, lambda value: value)
+        got = called(implementation, case, device)
         # A fault of the device shows in the next call that waits, which must not be another's.
         synchronize(device)
     except Exception as error:  # a compiler may raise anything; the kernel is out, and said to be
@@ -93,8 +98,8 @@ def _problem(case: Case, implementation: Implementation, device: torch.device) -
     if isinstance(got[0], Fp8Rows):
         rows = got[0]
         return "; ".join(compare_fp8_rows(rows.values, rows.scales, _normed(case)).problems)
-    torchs = _call(case.reference, case, lambda value: value)
-    oracle = _call(case.reference, case, _wide)
+    torchs = called(case.reference, case, device)
+    oracle = called(case.reference, case, device, _wide)
     for mine, plain, exact in zip(got, torchs, oracle, strict=True):
         parity = compare(mine, plain, exact)
         if not parity.ok:
@@ -102,10 +107,18 @@ def _problem(case: Case, implementation: Implementation, device: torch.device) -
     return ""
 
 
-def _call(implementation: Implementation, case: Case, change: Callable[[Any], Any]) -> list[Any]:
+def called(
+    implementation: Implementation,
+    case: Case,
+    device: torch.device,
+    change: Callable[[Any], Any] = lambda value: value,
+) -> list[Any]:
     """The results, caches that were written among them; the inputs stay as they are."""
     args = [change(_cloned(value)) for value in case.args]
     keywords = {name: change(_cloned(value)) for name, value in case.keywords.items()}
+    # A launch that begins early reads lengths that in use were there long before: no copy of them
+    # may be under way.
+    synchronize(device)
     result = implementation(*args, **keywords)
     # Quantised rows are a tuple of their own kind.
     several = isinstance(result, tuple) and not isinstance(result, Fp8Rows)
@@ -140,7 +153,8 @@ def _unrounded(rows: Fp8Rows) -> Fp8Rows:
     return rows._replace(dtype=torch.float64)
 
 
-def _cases(decoder: PagedDecoder, decode_rows: Sequence[int], chunk: int) -> Iterator[Case]:
+def cases(decoder: PagedDecoder, decode_rows: Sequence[int], chunk: int) -> Iterator[Case]:
+    """What is checked: every operation at each of these rows, products and attention of a chunk."""
     random = _Random(decoder.device, decoder.activation)
     for rows in dict.fromkeys((*decode_rows, chunk)):
         yield from _row_cases(decoder, random, rows)
@@ -253,7 +267,7 @@ class _Random:
     """Seeded tensors of one type on one device."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.generator = torch.Generator(device).manual_seed(20_261)
+        self.generator = seeded(device, 20_261)
         self._device, self._dtype = device, dtype
 
     def normal(self, *shape: int, scale: float = 1.0) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -72,6 +73,12 @@ class PagedDecoder:
             self.cos, self.sin = (
                 torch.from_numpy(table).to(device) for table in cos_sin_tables(c, max_context)
             )
+
+    def with_ops(self, ops: PagedOps) -> PagedDecoder:
+        """The same weights and pages, computed by other operations."""
+        other = copy.copy(self)
+        other.ops = ops
+        return other
 
     @torch.inference_mode()
     def forward(self, batch: PagedBatch) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Designs of the decode step: which implementations make it up, and on which devices.
 
 A design is a set of implementations that belong together, as launches that wait for each other
-do. `portable` runs everywhere and is what every other is held against; which design a device is
+do. `portable` runs everywhere and is what every other is checked against; which design a device is
 given is measured in the whole step, never assumed.
 """
 
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from chipmark_kernels.device import DeviceFacts
 from chipmark_models.decoder.paged.ops import TABLE
+
+if TYPE_CHECKING:
+    from chipmark_kernels.device import DeviceFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,16 @@ def _launches_early(facts: DeviceFacts) -> bool:
     return launches_early(facts)
 
 
-_EARLY = dict.fromkeys(TABLE.partial.get("pdl", ()), "pdl")
+PORTABLE = "portable"
+_EARLY = dict.fromkeys(TABLE.partial["pdl"], "pdl")
 
 DESIGNS: Mapping[str, Design] = {
-    "portable": Design("each operation waits for the whole of the one before it"),
+    PORTABLE: Design("each operation waits for the whole of the one before it"),
+    "pdl": Design(
+        "each operation begins, and asks for its weights, while the one before it works",
+        _EARLY,
+        _launches_early,
+    ),
     "joined": Design(
         "rotation, cache write, attention and merge are one launch",
         {"rope_decode_attention": "fused"},

@@ -1,8 +1,8 @@
 """The operations of the decoder over pages.
 
 Three implementations have all of them: `triton` (the kernels), `torch` (plain torch and cuBLAS)
-and `reference` (the kernels' references); `hopper` has products of many rows only, `fused` and
-`fused_ahead` operations that join others.
+and `reference` (the kernels' references); `hopper` has products of many rows only, `pdl` the
+decode step in dependent launches, `fused` and `fused_ahead` operations that join others.
 """
 
 from __future__ import annotations
@@ -102,11 +102,13 @@ TABLE = OpTable(
         "torch": "chipmark_models.decoder.paged.torch_ops",
         "reference": "chipmark_models.decoder.paged.reference_ops",
         "hopper": "chipmark_models.decoder.paged.hopper_ops",
+        "pdl": "chipmark_models.decoder.paged.pdl_ops",
         "fused": "chipmark_models.decoder.paged.fused_ops",
         "fused_ahead": "chipmark_models.decoder.paged.fused_ahead_ops",
     },
     partial={
         "hopper": PRODUCTS,
+        "pdl": ("embed_norm", "rope_kv", "decode_attention", "greedy", *PRODUCTS),
         "fused": ("rope_decode_attention",),
         "fused_ahead": ("rope_decode_attention",),
     },
