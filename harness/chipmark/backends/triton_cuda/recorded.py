@@ -97,10 +97,10 @@ def _check_and_try(decoder: PagedDecoder, spec: LoadSpec, facts: DeviceFacts) ->
     buckets, chunk = batch_buckets(spec.n_seqs), spec.max_chunk
     portable = {op: by for op, by in TABLE.resolve({}, "triton").items() if by != SEPARATE}
     _check(decoder, portable, checked_rows(buckets), chunk)
-    rows = few_rows(buckets)
+    checked = few_rows(buckets)
     for name in designs_for(facts):
         own = DESIGNS[name].operations
-        _check(decoder, own, rows, rows[-1])
+        _check(decoder, own, checked, checked[-1])
         for operation in own.keys() & set(PRODUCTS):
             for few in (n for n in tried_rows(buckets, chunk) if n <= FEW_ROWS):
                 trial(decoder, operation, own[operation], few)()
