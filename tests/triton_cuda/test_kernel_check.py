@@ -88,6 +88,17 @@ def test_attention_is_checked_over_prefixes_and_long_contexts(
     assert "(a) rms-relative" in found[operation]
 
 
+def test_a_product_that_writes_over_a_large_residual_does_not_spoil_its_own_check(
+    fp8: PagedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_place(x, matrix, *args, residual, **more):
+        return residual.copy_(OPS["down_add"](x, matrix, *args, residual=residual, **more))
+
+    # As if nothing were small enough to be copied for a call.
+    monkeypatch.setattr(kernel_check, "_cloned", lambda value: value)
+    assert failures(fp8, {"down_add": in_place}, [1], FEW_ROWS) == {}
+
+
 def test_a_kernel_that_loses_the_device_is_named_with_the_way_round_it(
     fp8: PagedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

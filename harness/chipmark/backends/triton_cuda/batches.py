@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from chipmark.backends.triton_cuda.page_table import PageTable
 from chipmark.backends.triton_cuda.streams import LaunchStream
 from chipmark.engine.contract import I32, LaunchPlan, Rows
 from chipmark_models.decoder.paged.decoder import PagedBatch
@@ -26,7 +27,7 @@ def aligned(n: int) -> int:
 class DecodeInputs:
     """The memory that decode launches read, at the same addresses each time, as a graph needs.
 
-    The page tables are copied only when they changed: of 16 steps a row crosses a page in one.
+    Of the page tables goes there what changed.
     """
 
     def __init__(self, rows: int, max_context: int, page_tokens: int, device: torch.device) -> None:
@@ -34,15 +35,14 @@ class DecodeInputs:
         self._page_tokens = page_tokens
         width = aligned(-(-max_context // page_tokens))
         self._columns = torch.zeros(5 * self._rows, dtype=torch.int32, device=device)
-        self._table = torch.zeros((self._rows, width), dtype=torch.int32, device=device)
-        self._sent = np.zeros((self._rows, width), np.int32)
+        self._table = PageTable(self._rows, width, device)
 
     def batch(self, n_rows: int) -> PagedBatch:
         """A decode launch of the first rows."""
         r, columns = self._rows, self._columns
         ids, positions, lens = (columns[i * r : i * r + n_rows] for i in (2, 3, 4))
         slots = columns[: 2 * r].view(torch.int64)[:n_rows]
-        return PagedBatch(ids, positions, slots, self._table[:n_rows], lens)
+        return PagedBatch(ids, positions, slots, self._table.on_device[:n_rows], lens)
 
     def fill(self, rows: Rows, stream: LaunchStream) -> int:
         """Queue the copies of these rows, the others as padding; bytes sent."""
@@ -57,12 +57,7 @@ class DecodeInputs:
         words[3 * r : 3 * r + n] = rows.start
         words[4 * r : 4 * r + n] = rows.start + 1
         stream.upload(words, self._columns)
-        width = rows.pages.shape[1]
-        if np.array_equal(self._sent[:n, :width], rows.pages):
-            return words.nbytes
-        self._sent[:n, :width] = rows.pages
-        stream.upload(self._sent[:n].reshape(-1), self._table[:n].view(-1))
-        return words.nbytes + self._sent[:n].nbytes
+        return words.nbytes + self._table.send(rows.pages, stream)
 
 
 def ragged_batch(

@@ -102,7 +102,7 @@ def _problem(case: Case, implementation: Implementation, device: torch.device) -
 def _call(implementation: Implementation, case: Case, change: Callable[[Any], Any]) -> list[Any]:
     """The results, caches that were written among them; the inputs stay as they are."""
     args = [change(_cloned(value)) for value in case.args]
-    keywords = {name: change(_cloned(value)) for name, value in case.keywords.items()}
+    keywords = {name: change(_own(value)) for name, value in case.keywords.items()}
     result = implementation(*args, **keywords)
     # Quantised rows are a tuple of their own kind.
     several = isinstance(result, tuple) and not isinstance(result, Fp8Rows)
@@ -123,6 +123,11 @@ def _cloned(value: Any) -> Any:
     # A weight is only read, and may be gigabytes.
     small = torch.is_tensor(value) and value.numel() < 1 << 24
     return value.clone() if small else value
+
+
+def _own(value: Any) -> Any:
+    """A keyword's value that may be written over: a residual is, however large."""
+    return value.clone() if torch.is_tensor(value) else value
 
 
 def _wide(value: Any) -> Any:

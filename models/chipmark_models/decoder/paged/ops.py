@@ -48,7 +48,8 @@ class PagedOps:
 
     A product takes (x, matrix, bias, *, norm, eps, swiglu, residual) and gives (rows, n): the norm
     before the product, SwiGLU and the residual after it. x: (rows, k), or Fp8Rows, normed, where
-    `takes_fp8_rows` is true.
+    `takes_fp8_rows` is true. A residual may be written over and returned: the decoder no longer
+    reads its old values.
     """
 
     embed_norm: Implementation
