@@ -167,3 +167,20 @@ def test_a_row_says_which_products_take_rounded_activations() -> None:
     assert told.kv == "bf16"
     assert product_type(told.linear_input) == "fp8"  # its matrix rate is that of prompts
     assert loading._precision("w8", "bf16").words()["activation"] == "bf16"
+
+
+def test_attention_of_cold_prompts_is_checked_with_values_between_other_heads(
+    fp8: PagedDecoder,
+) -> None:
+    seen = []
+
+    def shifted(q, k, v, scale):  # as if a token saw the one behind it
+        seen.append((len(q), v.is_contiguous()))
+        return right(q, k, v, scale).roll(1, 0)
+
+    right = TABLE.find("cold_attention", "flash")
+    assert failures(fp8, {"cold_attention": right}, [1], 256) == {}
+    assert "rms-relative" in failures(fp8, {"cold_attention": shifted}, [1], 256)["cold_attention"]
+    assert seen == [(17, False)]
+    absent = failures(fp8, {"cold_attention": TABLE.find("cold_attention", "cudnn")}, [1], 256)
+    assert "No viable backend" in absent["cold_attention"]

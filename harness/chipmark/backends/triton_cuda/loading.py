@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import torch
 
 from chipmark.backends.fit import Need, check_fit
@@ -15,7 +14,8 @@ from chipmark.backends.torch_device.coverage import Coverage, coverage
 from chipmark.backends.torch_device.devices import device_name, synchronize
 from chipmark.backends.torch_device.memory import free_bytes
 from chipmark.backends.torch_device.sampling import two_largest
-from chipmark.backends.triton_cuda.batches import DecodeInputs, ragged_batch
+from chipmark.backends.triton_cuda.attention_choice import Cold, chosen_cold
+from chipmark.backends.triton_cuda.batches import DecodeInputs
 from chipmark.backends.triton_cuda.devices import (
     INTERPRETER,
     VERIFIED,
@@ -24,11 +24,13 @@ from chipmark.backends.triton_cuda.devices import (
     check_precision,
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
-from chipmark.backends.triton_cuda.product_choice import Choice, choose_products
+from chipmark.backends.triton_cuda.prefill import Prefill, graph_bytes
+from chipmark.backends.triton_cuda.product_choice import choose_products
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream, stream_of
+from chipmark.backends.triton_cuda.trials import Choice
 from chipmark.codes import NoteCode
 from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
-from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
+from chipmark.engine.contract import Caps, Loaded, LoadSpec
 from chipmark.errors import UsageError
 from chipmark.log import logger_of
 from chipmark_kernels.formats import PAGE_TOKENS
@@ -45,6 +47,12 @@ MOST_ROWS = 256
 PREFILL_ROWS = 16
 IN_FLIGHT = 2
 
+ASKS_HOST = ("torch", "reference")
+"""Implementations of prefill_attention that read lengths on the host: no graph can hold them."""
+
+_CHECKED = ("triton", "cudnn", "flash")
+"""Implementations that a load checks where they are used."""
+
 _CONTEXT_BYTES = 800_000_000
 """The driver's context, cuBLAS's workspaces and what Triton's modules take."""
 
@@ -57,6 +65,7 @@ class Engine:
     inputs: DecodeInputs
     stream: LaunchStream
     decode: dict[int, Call]
+    prefill: Prefill
     loaded: Loaded
     names: dict[str, str] = field(default_factory=dict)
 
@@ -101,19 +110,24 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     choices: dict[str, dict[int, Choice]] = {}
     if name != INTERPRETER:
         choices = _choose(decoder, names, asked, replaced, buckets, spec.max_chunk, stream)
+    tokens, rows = min(spec.max_chunk, spec.max_context), min(PREFILL_ROWS, buckets[-1])
+    cold = chosen_cold(decoder, names, asked, tokens, stream, tried=name != INTERPRETER)
+    prefill = Prefill(decoder, stream, cold.least)
     inputs = DecodeInputs(buckets[-1], spec.max_context, PAGE_TOKENS, device)
     capture = spec.options.get("graphs", True)
     decode = {rows: _decode_call(decoder, inputs, rows) for rows in buckets}
     if capture:  # the largest first: the others then fit into its memory
         decode = {rows: stream.capture(decode[rows], kept=True) for rows in reversed(buckets)}
     if name != INTERPRETER:  # where nothing is compiled there is nothing to warm
-        _warm(decoder, decode, spec, stream, device)
+        _warm(decode, prefill, tokens, min(rows, 3))
+    if capture and names["prefill_attention"] not in ASKS_HOST:
+        if spec.options.get("prefill_graphs", name != INTERPRETER):
+            prefill.capture(tokens, rows, spec.max_context)
     covered = Coverage(0.0)
     if name != INTERPRETER:
-        tokens = min(spec.max_chunk, spec.max_context)
         launches = (
             _decode_call(decoder, inputs, buckets[-1]),
-            partial(_prefill, decoder, tokens, 1, stream, device),
+            partial(prefill.warm, tokens, 1),
         )
         covered = coverage(device, launches)
     synchronize(device)
@@ -128,7 +142,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         n_pages=n_pages,
         in_flight=IN_FLIGHT,
         batch_buckets=buckets,
-        prefill_rows=min(PREFILL_ROWS, buckets[-1]),
+        prefill_rows=rows,
     )
     loaded = Loaded(
         caps=caps,
@@ -151,21 +165,24 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
                 operation: {str(rows): dict(choice.seconds) for rows, choice in by_rows.items()}
                 for operation, by_rows in choices.items()
             },
+            "cold_attention": cold.details,
+            "prefill_graphs": prefill.details,
         },
-        notes=_notes(name, device, replaced, choices),
+        notes=_notes(name, device, replaced, choices, cold, prefill),
         sampling="device",
         clock="device" if device.type != "cpu" else "host",
         execution="graph" if graphed else "eager",
         host_operators=covered.operators,
     )
-    return Engine(decoder, inputs, stream, decode, loaded, names)
+    return Engine(decoder, inputs, stream, decode, prefill, loaded, names)
 
 
 def need_of(config: ModelConfig, spec: LoadSpec, activation: str, kv_tokens: int) -> Need:
     """Bytes that the cell takes of the device.
 
     Working memory: activations of a chunk, logits of the widest decode launch with their copy for
-    the host, and the float64 pair of the largest matrix that the check of kernels makes.
+    the host, the float64 pair of the largest matrix that the check of kernels makes, and what the
+    graphs of prefill hold.
     """
     c = config
     item = DTYPES[_storage(activation)].itemsize
@@ -174,6 +191,9 @@ def need_of(config: ModelConfig, spec: LoadSpec, activation: str, kv_tokens: int
     matrix = c.hidden_size * max(2 * c.intermediate_size, c.q_size + 2 * c.kv_size)
     work = 2 * spec.max_chunk * wide * item + rows * c.vocab_size * (2 * item + 4) + 16 * matrix
     kv = _storage(activation)
+    if spec.options.get("graphs", True) and spec.options.get("prefill_graphs", True):
+        tokens = min(spec.max_chunk, spec.max_context)
+        work += graph_bytes(tokens, min(rows, PREFILL_ROWS), c.vocab_size, wide * item, item)
     return Need(
         weight_bytes=int(weight_bytes_stored(c, spec.precision)),
         bytes_per_token=kv_bytes_per_token(c, kv),
@@ -220,7 +240,7 @@ def _replace_failing(
 
     What the user asked for by name is never replaced: UsageError.
     """
-    ours = {op: paged_ops.TABLE.find(op, name) for op, name in names.items() if name == "triton"}
+    ours = {op: paged_ops.TABLE.find(op, names[op]) for op in names if names[op] in _CHECKED}
     rows = sorted({1, buckets[len(buckets) // 2], buckets[-1]})
     found = failures(decoder, ours, rows, chunk)
     for operation, reason in found.items():
@@ -270,46 +290,14 @@ def _decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call
     return call
 
 
-def _warm(
-    decoder: PagedDecoder,
-    decode: Mapping[int, Call],
-    spec: LoadSpec,
-    stream: LaunchStream,
-    device: torch.device,
-) -> None:
+def _warm(decode: Mapping[int, Call], prefill: Prefill, most: int, several: int) -> None:
     """Decode of every bucket, and prefill of every tile: each power of two of tokens, of one row
     and of several."""
     for call in decode.values():
         call()
-    most = min(spec.max_chunk, spec.max_context)
     for tokens in sorted({most, *(1 << i for i in range(most.bit_length()) if 1 << i <= most)}):
-        for n_rows in sorted({1, min(spec.n_seqs, PREFILL_ROWS, tokens, 3)}):
-            _prefill(decoder, tokens, n_rows, stream, device)
-
-
-def _prefill(
-    decoder: PagedDecoder, tokens: int, n_rows: int, stream: LaunchStream, device: torch.device
-) -> None:
-    batch, _ = ragged_batch(_trial(tokens, n_rows), PAGE_TOKENS, device, stream)
-    logits = decoder.forward(batch)
-    two_largest(logits, decoder.ops.greedy(logits))
-
-
-def _trial(tokens: int, n_rows: int) -> LaunchPlan:
-    """A launch of so many tokens whose keys are not read later: its pages are written anew."""
-    length = np.full(n_rows, tokens // n_rows, np.int32)
-    length[-1] += tokens - int(length.sum())
-    width = -(-int(length.max()) // PAGE_TOKENS)
-    rows = Rows(
-        seq=np.arange(n_rows, dtype=np.int32),
-        slot=np.full(n_rows, -1, np.int32),
-        start=np.zeros(n_rows, np.int32),
-        length=length,
-        tokens=np.zeros(tokens, np.int32),
-        pages=np.tile(np.arange(width, dtype=np.int32), (n_rows, 1)),
-        sample=np.ones(n_rows, np.bool_),
-    )
-    return LaunchPlan("prefill_cold", rows, n_rows, int(length.max()), int(length.max()))
+        for n_rows in sorted({1, min(several, tokens)}):
+            prefill.warm(tokens, n_rows)
 
 
 def _precision(precision: str, activation: str) -> ComputedPrecision:
@@ -329,6 +317,8 @@ def _notes(
     device: torch.device,
     replaced: Mapping[str, str],
     choices: Mapping[str, Mapping[int, Choice]],
+    cold: Cold = Cold(),
+    prefill: Prefill | None = None,
 ) -> tuple[tuple[str, str], ...]:
     notes = [
         (
@@ -343,6 +333,13 @@ def _notes(
         for rows, choice in by_rows.items()
         for by, reason in choice.refused.items()
     ]
+    notes += [
+        (NoteCode.KERNEL_REPLACED, f"attention of cold prompts by {by} was dropped ({reason})")
+        for by, reason in cold.dropped.items()
+    ]
+    if prefill is not None and prefill.refused:
+        text = f"prefill runs eager where a graph was not captured ({prefill.refused})"
+        notes.append((NoteCode.KERNEL_REPLACED, text))
     if name == INTERPRETER:
         text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
         notes.append((NoteCode.EP_COVERAGE, text))

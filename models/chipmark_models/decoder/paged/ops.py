@@ -1,7 +1,8 @@
 """The operations of the decoder over pages.
 
 Three implementations have all of them: `triton` (the kernels), `torch` (plain torch and cuBLAS)
-and `reference` (the kernels' references); `hopper` has products of many rows only.
+and `reference` (the kernels' references); `hopper` has products of many rows only, `cudnn` and
+`flash` attention of cold prompts.
 """
 
 from __future__ import annotations
@@ -91,6 +92,11 @@ class PagedOps:
     page_table, kv_lens, n_heads, scale, *, q_norm, k_norm, eps) -> attended (rows, n_heads,
     head_dim). None: these two, one after the other."""
 
+    cold_attention: Implementation | None = None
+    """(q, k, v, scale) -> like q: causal attention of one prompt from its first token on, over its
+    own keys and values (tokens, n_kv_heads, head_dim), which need not be contiguous. None:
+    `prefill_attention` over the pages."""
+
 
 PRODUCTS = ("qkv", "out_add", "gate_up_swiglu", "down_add", "head")
 """Operations that are products by a weight: one function of each implementation serves all."""
@@ -102,8 +108,14 @@ TABLE = OpTable(
         "torch": "chipmark_models.decoder.paged.torch_ops",
         "reference": "chipmark_models.decoder.paged.reference_ops",
         "hopper": "chipmark_models.decoder.paged.hopper_ops",
+        "cudnn": "chipmark_models.decoder.paged.cudnn_ops",
+        "flash": "chipmark_models.decoder.paged.flash_ops",
     },
-    partial={"hopper": PRODUCTS},
-    separate=("rope_decode_attention",),
+    partial={
+        "hopper": PRODUCTS,
+        "cudnn": ("cold_attention",),
+        "flash": ("cold_attention",),
+    },
+    separate=("rope_decode_attention", "cold_attention"),
 )
 """What computes each operation."""
