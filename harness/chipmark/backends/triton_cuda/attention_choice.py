@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda import trials
+from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda.product_choice import ByRows
 from chipmark.backends.triton_cuda.streams import LaunchStream
 from chipmark.backends.triton_cuda.trials import MOST_LAYERS, Choice, median_seconds
@@ -126,7 +126,7 @@ def _seconds(decoder: PagedDecoder, name: str, tokens: int, stream: LaunchStream
     generator = torch.Generator(device).manual_seed(tokens)
     made = torch.randn((tokens, c.q_size + 2 * c.kv_size), generator=generator, device=device)
     qkv = made.to(decoder.activation)
-    q = qkv[:, : c.q_size].unflatten(1, (c.n_heads, c.head_dim)).contiguous()
+    q = qkv[:, : c.q_size].reshape(tokens, c.n_heads, c.head_dim)
     caches = list(zip(decoder.kv.k, decoder.kv.v, strict=True))[:MOST_LAYERS]
     rows = ColdRows((tokens,), torch.arange(tokens, device=device))
     width = -(-tokens // decoder.kv.page_tokens)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,21 +14,26 @@ from chipmark.backends.torch_device.coverage import Coverage, coverage
 from chipmark.backends.torch_device.devices import device_name, synchronize
 from chipmark.backends.torch_device.memory import free_bytes
 from chipmark.backends.torch_device.sampling import two_largest
-from chipmark.backends.triton_cuda.attention_choice import Cold, chosen_cold
+from chipmark.backends.triton_cuda.attention_choice import chosen_cold
 from chipmark.backends.triton_cuda.batches import DecodeInputs
+from chipmark.backends.triton_cuda.design_choice import (
+    Made,
+    Trials,
+    choose_design,
+    designs_here,
+)
 from chipmark.backends.triton_cuda.devices import (
     INTERPRETER,
-    VERIFIED,
     activation_of,
     check_options,
     check_precision,
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
+from chipmark.backends.triton_cuda.load_notes import kernel_notes, made_note, prefill_notes
 from chipmark.backends.triton_cuda.prefill import Prefill, graph_bytes
 from chipmark.backends.triton_cuda.product_choice import choose_products
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream, stream_of
 from chipmark.backends.triton_cuda.trials import Choice
-from chipmark.codes import NoteCode
 from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
 from chipmark.engine.contract import Caps, Loaded, LoadSpec
 from chipmark.errors import UsageError
@@ -36,10 +41,12 @@ from chipmark.log import logger_of
 from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_models.config import ModelConfig
 from chipmark_models.costs import kv_bytes_per_token, weight_bytes_stored
+from chipmark_models.decoder.device_made import open_on
+from chipmark_models.decoder.op_table import SEPARATE
 from chipmark_models.decoder.paged import ops as paged_ops
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.reading import DTYPES
-from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
+from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec
 
 _LOG = logger_of(__name__)
 
@@ -50,8 +57,8 @@ IN_FLIGHT = 2
 ASKS_HOST = ("torch", "reference")
 """Implementations of prefill_attention that read lengths on the host: no graph can hold them."""
 
-_CHECKED = ("triton", "cudnn", "flash")
-"""Implementations that a load checks where they are used."""
+CANDIDATES = ("triton", "torch")
+"""What is tried for a product at any number of rows, where nothing was asked for."""
 
 _CONTEXT_BYTES = 800_000_000
 """The driver's context, cuBLAS's workspaces and what Triton's modules take."""
@@ -88,8 +95,9 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     check_precision(name, device, spec.precision)
     asked = dict(spec.options.get("ops") or {})
     names = paged_ops.TABLE.resolve(asked, "triton")
+    designs = designs_here(name, device, spec.options.get("design"))
     begin = time.perf_counter()
-    weights = open_any(WeightSpec.from_dict(spec.model))
+    weights, not_made = open_on(WeightSpec.from_dict(spec.model), device)
     if weights.precision != spec.precision:
         raise UsageError(
             f"the weights are prepared in {weights.precision}, asked is {spec.precision}"
@@ -115,18 +123,29 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     prefill = Prefill(decoder, stream, cold.least)
     inputs = DecodeInputs(buckets[-1], spec.max_context, PAGE_TOKENS, device)
     capture = spec.options.get("graphs", True)
-    decode = {rows: _decode_call(decoder, inputs, rows) for rows in buckets}
+
+    def step_of(decoder: PagedDecoder, rows: int) -> Call:
+        return decode_call(decoder, inputs, rows)
+
+    design = choose_design(
+        Made(decoder, names, choices),
+        designs,
+        asked,
+        buckets,
+        Trials(stream, step_of, partial(inputs.fill, stream=stream)),
+    )
+    decode = {rows: step_of(design.decoder(rows), rows) for rows in buckets}
     if capture:  # the largest first: the others then fit into its memory
         decode = {rows: stream.capture(decode[rows], kept=True) for rows in reversed(buckets)}
     if name != INTERPRETER:  # where nothing is compiled there is nothing to warm
-        _warm(decode, prefill, tokens, min(rows, 3))
-    if capture and names["prefill_attention"] not in ASKS_HOST:
-        if spec.options.get("prefill_graphs", name != INTERPRETER):
-            prefill.capture(tokens, rows, spec.max_context)
+        warm(decode, prefill, tokens, min(rows, 3))
+    graphs = spec.options.get("prefill_graphs", name != INTERPRETER)
+    if capture and graphs and names["prefill_attention"] not in ASKS_HOST:
+        prefill.capture(tokens, rows, spec.max_context)
     covered = Coverage(0.0)
     if name != INTERPRETER:
         launches = (
-            _decode_call(decoder, inputs, buckets[-1]),
+            step_of(design.decoder(buckets[-1]), buckets[-1]),
             partial(prefill.warm, tokens, 1),
         )
         covered = coverage(device, launches)
@@ -167,8 +186,13 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
             },
             "cold_attention": cold.details,
             "prefill_graphs": prefill.details,
+            **design.details(buckets),
         },
-        notes=_notes(name, device, replaced, choices, cold, prefill),
+        notes=(
+            *made_note(not_made),
+            *kernel_notes(name, device, replaced, choices, design.notes(buckets)),
+            *prefill_notes(cold, prefill),
+        ),
         sampling="device",
         clock="device" if device.type != "cpu" else "host",
         execution="graph" if graphed else "eager",
@@ -185,12 +209,12 @@ def need_of(config: ModelConfig, spec: LoadSpec, activation: str, kv_tokens: int
     graphs of prefill hold.
     """
     c = config
-    item = DTYPES[_storage(activation)].itemsize
+    item = DTYPES[storage_of(activation)].itemsize
     wide = c.q_size + 2 * c.kv_size + 3 * c.intermediate_size + 4 * c.hidden_size
     rows = min(spec.n_seqs, MOST_ROWS)
     matrix = c.hidden_size * max(2 * c.intermediate_size, c.q_size + 2 * c.kv_size)
     work = 2 * spec.max_chunk * wide * item + rows * c.vocab_size * (2 * item + 4) + 16 * matrix
-    kv = _storage(activation)
+    kv = storage_of(activation)
     if spec.options.get("graphs", True) and spec.options.get("prefill_graphs", True):
         tokens = min(spec.max_chunk, spec.max_context)
         work += graph_bytes(tokens, min(rows, PREFILL_ROWS), c.vocab_size, wide * item, item)
@@ -205,7 +229,7 @@ def need_of(config: ModelConfig, spec: LoadSpec, activation: str, kv_tokens: int
     )
 
 
-def _storage(activation: str) -> str:
+def storage_of(activation: str) -> str:
     """The type of KV and of activations between products: e4m3 is only what products take."""
     return "bf16" if activation == "fp8" else activation
 
@@ -225,7 +249,7 @@ def _decoder(
         n_pages=n_pages,
         max_context=spec.max_context,
         page_tokens=PAGE_TOKENS,
-        activation=DTYPES[_storage(activation)],
+        activation=DTYPES[storage_of(activation)],
     )
 
 
@@ -236,21 +260,25 @@ def _replace_failing(
     buckets: tuple[int, ...],
     chunk: int,
 ) -> dict[str, str]:
-    """Take kernels that fail on this device out of `names`; the reasons by operation.
+    """Take kernels that fail on this device out of `names`, for what the table falls back to; the
+    reasons by operation.
 
     What the user asked for by name is never replaced: UsageError.
     """
-    ours = {op: paged_ops.TABLE.find(op, names[op]) for op in names if names[op] in _CHECKED}
-    rows = sorted({1, buckets[len(buckets) // 2], buckets[-1]})
-    found = failures(decoder, ours, rows, chunk)
+    table, ours = paged_ops.TABLE, {}
+    for op, name in names.items():
+        if name not in ("torch", "reference", SEPARATE):
+            ours[op] = table.find(op, name)
+    found = failures(decoder, ours, checked_rows(buckets), chunk)
     for operation, reason in found.items():
         if operation in asked:
             raise UsageError(
                 f"the kernel of {operation} fails parity on this device: {reason}",
-                "leave `ops` out, and torch takes its place with a note",
+                "leave `ops` out, and another takes its place with a note",
             )
-        _LOG.info("%s: torch in place of a kernel that fails: %s", operation, reason)
-        names[operation] = "torch"
+        instead = table.fallback(operation)
+        _LOG.info("%s: %s in place of a kernel that fails: %s", operation, instead, reason)
+        names[operation] = instead
     decoder.ops = paged_ops.TABLE.select(names)
     return found
 
@@ -266,7 +294,7 @@ def _choose(
 ) -> dict[str, dict[int, Choice]]:
     """Try kernels against cuBLAS, and against Hopper's own product where that is right here."""
     candidates = {
-        op: ["triton", "torch"]
+        op: list(CANDIDATES)
         for op, name in names.items()
         if name == "triton" and op in paged_ops.PRODUCTS and op not in asked and op not in replaced
     }
@@ -275,11 +303,21 @@ def _choose(
         wrong = failures(decoder, hopper, (), chunk)
         for op in hopper.keys() - wrong.keys():
             candidates[op].append("hopper")
-    rows = sorted({*(b for b in buckets if b in (1, 8, 16, 32, 64)), buckets[-1], chunk})
-    return choose_products(decoder, candidates, rows, stream)
+    return choose_products(decoder, candidates, tried_rows(buckets, chunk), stream)
 
 
-def _decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call:
+def checked_rows(buckets: Sequence[int]) -> list[int]:
+    """Rows of decode at which kernels are held against their references."""
+    return sorted({1, buckets[len(buckets) // 2], buckets[-1]})
+
+
+def tried_rows(buckets: Sequence[int], chunk: int) -> list[int]:
+    """Rows at which the candidates of a product are timed."""
+    return sorted({*(b for b in buckets if b in (1, 8, 16, 32, 64)), buckets[-1], chunk})
+
+
+def decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call:
+    """A decode launch of so many rows with the sampling behind it."""
     batch = inputs.batch(rows)
 
     def call() -> tuple[torch.Tensor, ...]:
@@ -290,7 +328,7 @@ def _decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call
     return call
 
 
-def _warm(decode: Mapping[int, Call], prefill: Prefill, most: int, several: int) -> None:
+def warm(decode: Mapping[int, Call], prefill: Prefill, most: int, several: int) -> None:
     """Decode of every bucket, and prefill of every tile: each power of two of tokens, of one row
     and of several."""
     for call in decode.values():
@@ -301,7 +339,7 @@ def _warm(decode: Mapping[int, Call], prefill: Prefill, most: int, several: int)
 
 
 def _precision(precision: str, activation: str) -> ComputedPrecision:
-    kept = Number(_storage(activation))
+    kept = Number(storage_of(activation))
     return ComputedPrecision(
         weights=Weights(precision),
         activation=kept,
@@ -310,40 +348,3 @@ def _precision(precision: str, activation: str) -> ComputedPrecision:
         accumulate=Accumulator.FP32,
         linear_from_rows=0 if kept == activation else paged_ops.FEW_ROWS,
     )
-
-
-def _notes(
-    name: str,
-    device: torch.device,
-    replaced: Mapping[str, str],
-    choices: Mapping[str, Mapping[int, Choice]],
-    cold: Cold = Cold(),
-    prefill: Prefill | None = None,
-) -> tuple[tuple[str, str], ...]:
-    notes = [
-        (
-            NoteCode.KERNEL_REPLACED,
-            f"{operation} is computed by torch: the kernel fails here ({reason})",
-        )
-        for operation, reason in replaced.items()
-    ]
-    notes += [
-        (NoteCode.KERNEL_REPLACED, f"{operation} at {rows} rows: {by} was dropped ({reason})")
-        for operation, by_rows in choices.items()
-        for rows, choice in by_rows.items()
-        for by, reason in choice.refused.items()
-    ]
-    notes += [
-        (NoteCode.KERNEL_REPLACED, f"attention of cold prompts by {by} was dropped ({reason})")
-        for by, reason in cold.dropped.items()
-    ]
-    if prefill is not None and prefill.refused:
-        text = f"prefill runs eager where a graph was not captured ({prefill.refused})"
-        notes.append((NoteCode.KERNEL_REPLACED, text))
-    if name == INTERPRETER:
-        text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
-        notes.append((NoteCode.EP_COVERAGE, text))
-    elif device_name(device) not in VERIFIED:
-        text = f"triton:cuda on {device_name(device)}: unverified on hardware"
-        notes.append((NoteCode.UNVERIFIED_PROVIDER, text))
-    return tuple(notes)

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_options
-from chipmark.backends.triton_cuda.streams import LaunchStream
+from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_options, seeded
+from chipmark.backends.triton_cuda.streams import Call, LaunchStream
 from chipmark.backends.triton_cuda.trials import MOST_LAYERS, Choice, median_seconds, tried
 from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
@@ -42,12 +42,14 @@ def choose_products(
     candidates: Mapping[str, Sequence[str]],
     rows: Sequence[int],
     stream: LaunchStream,
+    known: Mapping[str, Mapping[int, Mapping[str, float]]] | None = None,
 ) -> dict[str, dict[int, Choice]]:
     """Try the candidates of each operation at each number of rows, and let the decoder use them.
 
     candidates: names of implementations by operation, all of which compute it rightly here. What
-    has one candidate only is not tried. One that raises is dropped; CellFailedError where all do,
-    or where the device is lost.
+    has one candidate only is not tried. known: seconds by operation, rows and implementation that
+    need not be found again. One that raises is dropped; CellFailedError where all do, or where the
+    device is lost.
     """
     found: dict[str, dict[int, Choice]] = {}
     ops = decoder.ops
@@ -57,9 +59,11 @@ def choose_products(
             if len(names) < 2:
                 continue
             chosen = {
-                n: _tried(decoder, operation, able, n, stream)
+                n: _tried(
+                    decoder, operation, able, n, stream, (known or {}).get(operation, {}).get(n, {})
+                )
                 for n in sorted(set(rows))
-                if (able := [name for name in names if name != "hopper" or n > FEW_ROWS])
+                if (able := able_at(names, n))
             }
             calls = tuple(TABLE.find(operation, choice.name) for choice in chosen.values())
             ops = replace(ops, **{operation: ByRows(tuple(chosen), calls)})
@@ -68,22 +72,38 @@ def choose_products(
     return found
 
 
+def able_at(names: Sequence[str], rows: int) -> list[str]:
+    """Those of the candidates that are tried at so many rows."""
+    return [name for name in names if name != "hopper" or rows > FEW_ROWS]
+
+
 def _tried(
-    decoder: PagedDecoder, operation: str, names: Sequence[str], rows: int, stream: LaunchStream
+    decoder: PagedDecoder,
+    operation: str,
+    names: Sequence[str],
+    rows: int,
+    stream: LaunchStream,
+    known: Mapping[str, float],
 ) -> Choice:
     def seconds(name: str) -> float:
         return _seconds(decoder, operation, name, rows, stream)
 
-    return tried(seconds, names, operation, f"{rows} rows", decoder.device)
+    return tried(seconds, names, operation, f"{rows} rows", decoder.device, known)
 
 
 def _seconds(
     decoder: PagedDecoder, operation: str, name: str, rows: int, stream: LaunchStream
 ) -> float:
     """Median seconds of one product on the device."""
+    n_layers = len(products_of(decoder, operation)[:MOST_LAYERS])
+    return median_seconds(trial(decoder, operation, name, rows), stream) / n_layers
+
+
+def trial(decoder: PagedDecoder, operation: str, name: str, rows: int) -> Call:
+    """The product of so many rows by the weights of every layer, up to MOST_LAYERS."""
     call = TABLE.find(operation, name)
     weights = products_of(decoder, operation)[:MOST_LAYERS]
-    generator = torch.Generator(decoder.device).manual_seed(rows)
+    generator = seeded(decoder.device, rows)
 
     def made(*shape: int) -> torch.Tensor:
         values = torch.randn(shape, generator=generator, device=decoder.device)
@@ -97,4 +117,4 @@ def _seconds(
             result = call(x, weight.matrix, weight.bias, **more)
         return result, result
 
-    return median_seconds(all_layers, stream) / len(weights)
+    return all_layers

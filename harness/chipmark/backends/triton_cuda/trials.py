@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import torch
 
@@ -40,14 +41,18 @@ def tried(
     operation: str,
     size: str,
     device: torch.device,
+    known: Mapping[str, float] = MappingProxyType({}),
 ) -> Choice:
     """The implementations `names` of `operation` by their seconds; one that raises is dropped.
 
-    size: of the trial, for messages. CellFailedError where all are dropped, or where the device is
-    lost.
+    size: of the trial, for messages. known: seconds by name that need not be found again.
+    CellFailedError where all are dropped, or where the device is lost.
     """
-    found, refused = {}, {}
+    found = {name: known[name] for name in names if name in known}
+    refused = {}
     for name in names:
+        if name in found:
+            continue
         try:
             found[name] = seconds(name)
         except Exception as error:  # out of shared memory, what cuBLAS has not, a full device

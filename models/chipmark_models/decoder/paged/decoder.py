@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -88,6 +89,12 @@ class PagedDecoder:
                 torch.from_numpy(table).to(device) for table in cos_sin_tables(c, max_context)
             )
 
+    def with_ops(self, ops: PagedOps) -> PagedDecoder:
+        """The same weights and pages, computed by other operations."""
+        other = copy.copy(self)
+        other.ops = ops
+        return other
+
     @torch.inference_mode()
     def forward(self, batch: PagedBatch) -> torch.Tensor:
         """Logits (wanted tokens, vocab) in the activations' dtype; keys and values are written."""
@@ -122,7 +129,10 @@ class PagedDecoder:
         rotation = (qkv, self.cos, self.sin, batch.positions, batch.slots, k_cache, v_cache)
         attended: torch.Tensor
         if batch.cu_q is None and ops.rope_decode_attention is not None:
-            attended = ops.rope_decode_attention(*rotation, table, lens, c.n_heads, scale, **norms)
+            attended = ops.rope_decode_attention(
+                *rotation, table, lens, c.n_heads, scale, **norms,
+                ahead=(layer.out.matrix, layer.gate_up.matrix),
+            )  # fmt: skip
             return attended
         q = ops.rope_kv(*rotation, c.n_heads, **norms)
         if batch.cold is not None and ops.cold_attention is not None:
@@ -165,8 +175,9 @@ def cold_rows_attended(
     """
     n_kv, size = k_cache.shape[2:]
     k = k_cache.flatten(0, 1).index_select(0, rows.places)
-    v = qkv[:, -n_kv * size :].unflatten(1, (n_kv, size))
+    v = qkv[:, -n_kv * size :].view(-1, n_kv, size)
     parts = [
-        op(*each, scale) for each in zip(*(x.split(rows.lengths) for x in (q, k, v)), strict=True)
+        op(*each, scale)
+        for each in zip(*(torch.split(x, rows.lengths) for x in (q, k, v)), strict=True)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

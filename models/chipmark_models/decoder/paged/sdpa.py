@@ -18,7 +18,9 @@ def causal_by(backend: SDPBackend) -> Implementation:
     ) -> torch.Tensor:
         with sdpa_kernel(backend):
             attended = functional.scaled_dot_product_attention(
-                *(x.transpose(0, 1)[None] for x in (q, k, v)),
+                q.transpose(0, 1)[None],
+                k.transpose(0, 1)[None],
+                v.transpose(0, 1)[None],
                 is_causal=True,
                 scale=scale,
                 enable_gqa=q.shape[1] != k.shape[1],
