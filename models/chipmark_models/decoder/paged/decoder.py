@@ -178,6 +178,6 @@ def cold_rows_attended(
     v = qkv[:, -n_kv * size :].view(-1, n_kv, size)
     parts = [
         op(*each, scale)
-        for each in zip(*(torch.split(x, rows.lengths) for x in (q, k, v)), strict=True)
+        for each in zip(*(torch.split(x, list(rows.lengths)) for x in (q, k, v)), strict=True)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
