@@ -68,6 +68,6 @@ def figures(path: Path) -> dict[str, Any]:
         "concurrency": manifest["concurrency"],
         "status": manifest["status"],
         "parity": manifest["parity"]["verdict"],
-        "audit": manifest["audit"]["verdict"],
+        "audit": manifest.get("audit", {}).get("verdict", "none"),
         **{name: values.get(name) for name in named},
     }
