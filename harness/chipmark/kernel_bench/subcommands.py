@@ -27,12 +27,20 @@ class Subcommand:
 
 
 SUBCOMMANDS: Mapping[str, Subcommand] = {
+    "stages": Subcommand(
+        "chipmark.kernel_bench.stages.command",
+        "Use a short stay on a card: does it run, which design is fast, records; resumes.",
+    ),
     "run": Subcommand(
         "chipmark.kernel_bench.command",
         "Check every kernel against its reference, then time those that pass, with their peers.",
     ),
     "tune": Subcommand(
         "chipmark.kernel_bench.tune", "Measure tiles on this card and write its table of tiles."
+    ),
+    "step": Subcommand(
+        "chipmark.kernel_bench.step_command",
+        "Whole decode steps of a model by each design, beside gpt-fast's recipe, in seconds.",
     ),
     "models": Subcommand(
         "chipmark.kernel_bench.end_to_end", "Measure whole models on this card into results/CHIP."
