@@ -20,13 +20,10 @@ def wheel(folder: Path, name: str, needs: str = "", code: str = "") -> Path:
     requires = f"Requires-Dist: {needs}\n" if needs else ""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr(f"{name}.py", code)
-        file.writestr(
-            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n{requires}"
-        )
-        file.writestr(
-            f"{info}/WHEEL",
-            "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        )
+        head = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n"
+        file.writestr(f"{info}/METADATA", head + requires)
+        tag = "Root-Is-Purelib: true\nTag: py3-none-any\n"
+        file.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nGenerator: t\n{tag}")
         file.writestr(f"{info}/RECORD", "")
     return path
 
