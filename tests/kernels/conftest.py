@@ -20,7 +20,11 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
-OURS = ("chipmark_kernels", "chipmark_models.decoder.paged.triton_ops")
+OURS = (
+    "chipmark_kernels",
+    "chipmark_models.decoder.paged.triton_ops",
+    "chipmark_models.decoder.paged.fused",
+)
 KERNEL_MODULES = (
     "rmsnorm",
     "embedding",
@@ -28,11 +32,14 @@ KERNEL_MODULES = (
     "rope_kv",
     "prefill_attention",
     "decode_attention",
+    "rope_decode_attention",
     "gemm",
     "skinny_gemm",
     "weight_only",
     "fp8_gemm",
     "dense_gemm_hopper",
+    "gemv_hopper",
+    "philox_weights",
     "sampling",
     "top_p",
 )
