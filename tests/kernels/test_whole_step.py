@@ -32,6 +32,15 @@ ODD = replace(
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    # Barriers of two threads cost a scheduler's slice each on a busy machine.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def presets(monkeypatch: pytest.MonkeyPatch) -> None:
     more = {**PRESETS, "odd": ODD, "one": replace(preset("tiny"), n_layers=1)}
@@ -67,6 +76,7 @@ def test_the_portable_design_holds_parity_in_the_interpreter() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_compiled_peer_computes_the_same_step(precision: str) -> None:
     made = model(precision)
