@@ -16,8 +16,11 @@ import pytest
 
 # A shell without job control starts what stands before `&` with SIGINT ignored, and children
 # inherit it: tests of Ctrl-C would wait for processes that never hear it.
+# Under `nohup` the same holds of SIGHUP.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # What a developer has added to the built-in data must not change a test.

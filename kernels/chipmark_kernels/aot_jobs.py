@@ -28,6 +28,7 @@ to 80 of 255 registers). The machine code is read to see that none of them is in
 MATRIX_KERNELS = (
     "_prefill_attention_kernel",
     "_decode_attention_kernel",
+    "_rope_decode_attention_kernel",
     "_skinny_gemm_kernel",
     "_weight_only_gemm_kernel",
     "_fp8_gemm_kernel",
@@ -109,7 +110,7 @@ def _job(entry: Entry, device: DeviceFacts, hardware: str, tuned: str = "") -> J
         hardware,
         launch.kernel.fn.__module__,
         launch.kernel.__name__,
-        specialise(launch),
+        specialise(launch, device),
         " ".join(f"{name}={size}" for name, size in tile.items() if size),
         expects_vector_loads(launch),
         expects_matrix(launch, entry.dtype),
@@ -186,6 +187,7 @@ def _problems(job: Job, made: Compiled) -> Iterator[str]:
         yield "no 16-byte loads"
     if job.matrix and made.matrix == 0:
         yield "no matrix instructions"
+    yield from made.unordered
     if job.kernel in HOPPER_KERNELS and made.tma == 0:
         yield "no TMA loads"
     if job.kernel in HOPPER_KERNELS and device.arch == 90 and made.wgmma == 0:

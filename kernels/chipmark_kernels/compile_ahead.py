@@ -1,71 +1,82 @@
 """Compile a recorded launch without a device, and read what the compiler made of it.
 
-The signature and the alignment attributes are those that Triton's own launcher would derive from
-the arguments: an integer that 16 divides, a pointer that 16 divides, an integer 1 as a constant.
-Without them a compiler test would compile another kernel, one with scalar loads.
+Signature, constants and attributes (an integer or a pointer that 16 divides, ...) are those that
+Triton's own launcher derives from the arguments: it is called, and stopped before it compiles. So
+what is compiled here is found in Triton's cache by the launch itself.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import triton
-from triton.backends.compiler import GPUTarget
+from triton import knobs
 from triton.compiler import ASTSource
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from chipmark_kernels.device import DeviceFacts
-from chipmark_kernels.dtypes import dtype_name
 from chipmark_kernels.launch import Launch
 from chipmark_kernels.machine_code import Resources, resources_of_cubin, resources_of_gcn
+from chipmark_kernels.no_device import standing_in, target_of
+from chipmark_kernels.wait_check import READ_BEFORE_WAIT, unordered
+
+Attribute = tuple[str, int]
+"""A name of Triton's and its value: ("tt.divisibility", 16)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Specialisation:
-    """What Triton compiles for: types by argument name, constants, aligned argument positions."""
+    """What Triton compiles for, in the order in which its launcher tells it, for it enters the key.
+
+    signature: types by argument name. constants: by argument name. attributes: by position, empty
+    where there is nothing to say of an argument. options: warps, stages, dependent launch.
+    """
 
     signature: tuple[tuple[str, str], ...]
     constants: tuple[tuple[str, Any], ...]
-    aligned: tuple[int, ...]
-    num_warps: int
-    num_stages: int
+    attributes: tuple[tuple[int, tuple[Attribute, ...]], ...]
+    options: tuple[tuple[str, Any], ...]
+
+    @property
+    def aligned(self) -> tuple[int, ...]:
+        """Positions of arguments that 16 divides."""
+        return tuple(i for i, said in self.attributes if ("tt.divisibility", 16) in said)
 
 
-def specialise(launch: Launch) -> Specialisation:
-    """The specialisation of a launch, as `triton.jit` derives it from the run-time arguments."""
-    kernel = launch.kernel
-    loose = {p.name for p in kernel.params if p.do_not_specialize}
-    signature: dict[str, str] = {}
-    constants: dict[str, Any] = {}
-    aligned: list[int] = []
-    for i, (name, value) in enumerate(zip(kernel.arg_names, launch.args, strict=False)):
-        if isinstance(value, torch.Tensor):
-            signature[name] = f"*{dtype_name(value.dtype)}"
-            if value.storage_offset() * value.element_size() % 16 == 0:
-                aligned.append(i)
-        elif isinstance(value, TensorDescriptor):
-            block = ", ".join(map(str, value.block_shape))
-            signature[name] = f"tensordesc<{dtype_name(value.base.dtype)}[{block}]>"
-        elif value is None or (value == 1 and isinstance(value, int) and name not in loose):
-            signature[name], constants[name] = "constexpr", value
-        elif isinstance(value, int):
-            signature[name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % 16 == 0 and name not in loose:
-                aligned.append(i)
-        else:
-            signature[name] = "fp32"
-    for name, value in launch.constants.items():
-        signature[name], constants[name] = "constexpr", value
+def specialise(launch: Launch, device: DeviceFacts) -> Specialisation:
+    """The specialisation of a launch on `device`, as `triton.jit` derives it."""
+    told: list[Mapping[str, Any]] = []
+
+    def stop(*, compile: Mapping[str, Any], **_: object) -> bool:
+        told.append(compile)
+        return True
+
+    before = knobs.runtime.jit_cache_hook
+    knobs.runtime.jit_cache_hook = stop
+    try:
+        with standing_in(device):
+            warm_up(launch)
+    finally:
+        knobs.runtime.jit_cache_hook = before
+    (derived,) = told
+    names = launch.kernel.arg_names
     return Specialisation(
-        tuple(signature.items()),
-        tuple(constants.items()),
-        tuple(aligned),
-        launch.tile.num_warps,
-        launch.tile.num_stages,
+        tuple(derived["signature"].items()),
+        tuple((names[i], value) for (i,), value in derived["constants"].items()),
+        tuple(
+            (i, tuple((name, value) for name, value in said))
+            for (i,), said in derived["configs"][0].items()
+        ),
+        tuple(launch.options.items()),
     )
+
+
+def warm_up(launch: Launch) -> None:
+    """Compile a launch by its kernel's own launcher, or find it in the cache; nothing is run."""
+    launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.constants, **launch.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,8 @@ class Compiled:
     """Figures of one compiled kernel. shared_bytes: of one block.
 
     vector_loads: 16-byte loads from global memory. matrix: instructions of the matrix units;
-    wgmma, tma: Hopper's asynchronous products and tile loads among them.
+    wgmma, tma: Hopper's asynchronous products and tile loads among them. unordered: of a kernel
+    that is launched early, what it may do before it waits and must not.
     """
 
     resources: Resources
@@ -82,6 +94,7 @@ class Compiled:
     matrix: int
     wgmma: int = 0
     tma: int = 0
+    unordered: tuple[str, ...] = ()
 
 
 _PTX_VECTOR = re.compile(
@@ -94,27 +107,65 @@ _GCN_VECTOR = re.compile(r"\b(?:global|buffer)_load_dwordx4\b")
 _GCN_MATRIX = re.compile(r"\bv_mfma_")
 
 
-def compile_for(kernel: Any, spec: Specialisation, device: DeviceFacts) -> Compiled:
-    """Compile a `triton.jit` function for `device`; raises what Triton raises where it cannot.
+def _unordered(kernel: str, spec: Specialisation, ptx: str) -> tuple[str, ...]:
+    if not dict(spec.constants).get("PDL"):
+        return ()
+    names = [name for name, kind in spec.signature if kind != "constexpr"]
+    return unordered(ptx, names, READ_BEFORE_WAIT.get(kernel, ()))
+
+
+def compile_kernel(kernel: Any, spec: Specialisation, device: DeviceFacts) -> Any:
+    """What Triton makes of a `triton.jit` function; raises what Triton raises where it cannot.
 
     Triton keeps what it compiled in its cache on disk, under the hash of all that enters: source,
-    constants, types, options, device and Triton itself. What is read here is read anew each time.
+    constants, types, attributes, options, device and Triton itself.
     """
     source = ASTSource(
         kernel,
         dict(spec.signature),
         dict(spec.constants),
-        {(i,): [["tt.divisibility", 16]] for i in spec.aligned},
+        {(i,): [list(attribute) for attribute in said] for i, said in spec.attributes},
     )
-    made = triton.compile(
-        source,
-        target=GPUTarget(device.vendor, device.arch, device.warp_size),
-        options={"num_warps": spec.num_warps, "num_stages": spec.num_stages},
-    )
+    return triton.compile(source, target=target_of(device), options=dict(spec.options))
+
+
+@contextmanager
+def counting_hits() -> Iterator[list[bool]]:
+    """Collects of each compilation whether it was found in the cache on disk."""
+    hits: list[bool] = []
+
+    def note(*, cache_hit: bool, **_: object) -> None:
+        hits.append(cache_hit)
+
+    before = knobs.compilation.listener
+    knobs.compilation.listener = note
+    try:
+        yield hits
+    finally:
+        knobs.compilation.listener = before
+
+
+def _assembly(kernel: Any, spec: Specialisation, device: DeviceFacts, kind: str) -> Any:
+    """As `compile_kernel`; anew where a cache that was carried here has machine code alone."""
+    made = compile_kernel(kernel, spec, device)
+    if kind in made.asm:
+        return made
+    with knobs.compilation.scope():
+        knobs.compilation.always_compile = True
+        return compile_kernel(kernel, spec, device)
+
+
+def compile_for(kernel: Any, spec: Specialisation, device: DeviceFacts) -> Compiled:
+    """Compile a `triton.jit` function for `device`; raises what Triton raises where it cannot.
+
+    The figures are read from what is in the cache each time.
+    """
     if device.vendor == "hip":
+        made = _assembly(kernel, spec, device, "amdgcn")
         asm = made.asm["amdgcn"]
         vector_loads, matrix = len(_GCN_VECTOR.findall(asm)), len(_GCN_MATRIX.findall(asm))
         return Compiled(resources_of_gcn(asm), made.metadata.shared, vector_loads, matrix)
+    made = _assembly(kernel, spec, device, "ptx")
     ptx = made.asm["ptx"]
     return Compiled(
         resources_of_cubin(made.asm["cubin"]),
@@ -123,4 +174,5 @@ def compile_for(kernel: Any, spec: Specialisation, device: DeviceFacts) -> Compi
         len(_PTX_MATRIX.findall(ptx)),
         ptx.count("wgmma.mma_async"),
         len(_PTX_TMA.findall(ptx)),
+        _unordered(kernel.__name__, spec, ptx),
     )

@@ -33,8 +33,8 @@ class Launch:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What Triton's launcher and its compiler are given beside arguments and constants; the
-        key of a compiled kernel holds them."""
+        """What Triton's launcher and its compiler are given with arguments and constants; the key
+        of a compiled kernel holds them."""
         return launch_options(self.tile, self.constants)
 
 

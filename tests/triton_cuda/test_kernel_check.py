@@ -10,8 +10,9 @@ import torch
 from chipmark.backends.triton_cuda import kernel_check, loading, product_choice
 from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda.streams import stream_of
-from chipmark.errors import CellFailedError
-from chipmark_models.decoder.op_table import Implementation
+from chipmark.errors import CellFailedError, UsageError
+from chipmark_kernels.reference.rope_decode_attention import rope_decode_attention_reference
+from chipmark_models.decoder.op_table import SEPARATE, Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.ops import FEW_ROWS, TABLE, Fp8Rows
 from chipmark_models.decoder.paged.reference_ops import OPS
@@ -21,6 +22,7 @@ from chipmark_models.weights.prepared import ComputedWeights
 from chipmark_models.weights.synthetic import SyntheticWeights
 
 CPU = torch.device("cpu")
+JOINED = "rope_decode_attention"
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,63 @@ def test_attention_is_checked_over_prefixes_and_long_contexts(
     assert failures(fp8, {operation: OPS[operation]}, [1], 256) == {}
     found = failures(fp8, {operation: wrong}, [1], 256)
     assert "(a) rms-relative" in found[operation]
+
+
+def joined(*args, ahead, **norms):
+    return rope_decode_attention_reference(*args, **norms)
+
+
+def joined_that_forgets_the_newest(*args, ahead, **norms):
+    *rotation, table, lens, n_heads, scale = args
+    joined(*args, ahead=ahead, **norms)
+    return joined(*rotation, table, (lens - 1).clamp(min=0), n_heads, scale, ahead=(), **norms)
+
+
+def joined_that_writes_no_value(*args, ahead, **norms):
+    before = args[6].clone()
+    out = joined(*args, ahead=ahead, **norms)
+    args[6].copy_(before)
+    return out
+
+
+def joined_that_reads_garbage_for_padding(*args, ahead, **norms):
+    out = joined(*args, ahead=ahead, **norms)
+    out[args[8] == 0] = 3.0
+    return out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        joined_that_forgets_the_newest,
+        joined_that_writes_no_value,
+        joined_that_reads_garbage_for_padding,
+    ],
+)
+def test_joined_attention_is_checked_with_its_cache_and_padding(
+    fp8: PagedDecoder, wrong: Implementation
+) -> None:
+    assert failures(fp8, {JOINED: joined}, [1], 16) == {}
+    assert "lengths [" in failures(fp8, {JOINED: wrong}, [1], 16)[JOINED]
+
+
+def test_joined_attention_that_fails_is_left_to_the_separate_operations(
+    fp8: PagedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "failures", lambda decoder, ours, rows, chunk: dict.fromkeys(ours))
+    names = dict.fromkeys(TABLE.operations, "torch") | {JOINED: "fused"}
+    before = fp8.ops
+    try:
+        found = loading._replace_failing(fp8, names, {}, (1, 2), 16)
+        assert fp8.ops.rope_decode_attention is None
+    finally:
+        fp8.ops = before
+    assert list(found) == [JOINED]
+    assert names[JOINED] == SEPARATE
+    (note,) = loading._notes("interpreter", CPU, {JOINED: "reason"}, {})[:1]
+    assert note[1] == f"{JOINED} is left to what it joins: the kernel fails here (reason)"
+    with pytest.raises(UsageError, match=f"kernel of {JOINED} fails parity"):
+        loading._replace_failing(fp8, {JOINED: "fused"}, {JOINED: "fused"}, (1, 2), 16)
 
 
 def test_a_kernel_that_loses_the_device_is_named_with_the_way_round_it(

@@ -23,11 +23,13 @@ def targets_of(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Hand the command to Triton's own compilers or to Ascend's; its exit code."""
-    from chipmark.kernel_bench import ascend_ahead
+    from chipmark.kernel_bench import ahead_cache, ascend_ahead
     from chipmark_kernels import aot
     from chipmark_kernels.ascend.targets import ASCEND_TARGETS
     from chipmark_kernels.device import TARGETS
 
+    if any(word.split("=")[0] in ("--cache", "--unpack") for word in argv):
+        return ahead_cache.main(argv)
     named = targets_of(argv)
     valid = [*TARGETS, *ASCEND_TARGETS]
     try:

@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chipmark_kernels.compile_ahead import Specialisation, specialise
-from chipmark_kernels.device import DeviceFacts
+from chipmark_kernels.device import TARGETS, DeviceFacts
 from chipmark_kernels.manifest import Entry, Family, ModelShape, entries
+
+_TOLD_BY = TARGETS["sm_80"]
+"""Triton here has no backend for Ascend; types and alignment are told alike for every device."""
 
 
 @dataclass(slots=True)
@@ -40,8 +43,7 @@ class AscendJob:
             "signature": {n: t for n, t in self.spec.signature if n not in constants},
             "constants": constants,
             "aligned": list(self.spec.aligned),
-            "num_warps": self.spec.num_warps,
-            "num_stages": self.spec.num_stages,
+            **dict(self.spec.options),
         }
 
 
@@ -60,7 +62,7 @@ def ascend_jobs(
     recorded_for = dataclasses.replace(device, fp8_e4m3=True)
     found: dict[object, AscendJob] = {}
     for entry in entries(recorded_for, portable, tuple(shapes)):
-        spec = specialise(entry.launch)
+        spec = specialise(entry.launch, _TOLD_BY)
         one_row = entry.launch.constants.get("BLOCK_M") == 1
         name = entry.launch.kernel.__name__
         key = (entry.family, name, one_row) if first_only else (name, spec)

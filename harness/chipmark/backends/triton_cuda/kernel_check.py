@@ -14,14 +14,21 @@ from typing import Any
 import torch
 
 from chipmark.backends.torch_device.devices import answers, synchronize
-from chipmark.backends.triton_cuda.product_calls import norm_of, products_of, rows_and_options
+from chipmark.backends.triton_cuda.product_calls import (
+    norm_of,
+    products_of,
+    rows_and_options,
+    seeded,
+)
 from chipmark.errors import CellFailedError
 from chipmark_kernels.parity import compare, compare_fp8_rows
 from chipmark_kernels.reference.rmsnorm import rmsnorm_reference
+from chipmark_kernels.reference.rope_decode_attention import rope_decode_attention_reference
 from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.ops import (
     PRODUCTS,
+    TABLE,
     Fp8Rows,
     takes_fp8_rows,
 )
@@ -64,7 +71,7 @@ def failures(
     """
     found: dict[str, str] = {}
     with torch.inference_mode():
-        for case in _cases(decoder, decode_rows, chunk):
+        for case in cases(decoder, decode_rows, chunk):
             if case.operation not in chosen or case.operation in found:
                 continue
             if reason := _problem(case, chosen[case.operation], decoder.device):
@@ -75,7 +82,7 @@ def failures(
 def _problem(case: Case, implementation: Implementation, device: torch.device) -> str:
     """What is wrong with one case, "" where nothing is. CellFailedError: the device is lost."""
     try:
-        got = _call(implementation, case, lambda value: value)
+        got = called(implementation, case, device)
         # A fault of the device shows in the next call that waits, which must not be another's.
         synchronize(device)
     except Exception as error:  # a compiler may raise anything; the kernel is out, and said to be
@@ -84,14 +91,15 @@ def _problem(case: Case, implementation: Implementation, device: torch.device) -
         if not answers(device):
             raise CellFailedError(
                 f"the kernel of {case.operation} ({case.name}) lost the device: {reason}",
-                f'load again without it: --option triton:ops.{case.operation}="torch"',
+                f"load again without it: --option triton:ops.{case.operation}="
+                f'"{TABLE.fallback(case.operation)}"',
             ) from error
         return reason
     if isinstance(got[0], Fp8Rows):
         rows = got[0]
         return "; ".join(compare_fp8_rows(rows.values, rows.scales, _normed(case)).problems)
-    torchs = _call(case.reference, case, lambda value: value)
-    oracle = _call(case.reference, case, _wide)
+    torchs = called(case.reference, case, device)
+    oracle = called(case.reference, case, device, _wide)
     for mine, plain, exact in zip(got, torchs, oracle, strict=True):
         parity = compare(mine, plain, exact)
         if not parity.ok:
@@ -99,15 +107,23 @@ def _problem(case: Case, implementation: Implementation, device: torch.device) -
     return ""
 
 
-def _call(implementation: Implementation, case: Case, change: Callable[[Any], Any]) -> list[Any]:
+def called(
+    implementation: Implementation,
+    case: Case,
+    device: torch.device,
+    change: Callable[[Any], Any] = lambda value: value,
+) -> list[Any]:
     """The results, caches that were written among them; the inputs stay as they are."""
     args = [change(_cloned(value)) for value in case.args]
     keywords = {name: change(_cloned(value)) for name, value in case.keywords.items()}
+    # A launch that begins early reads lengths that in use were there long before: no copy of them
+    # may be under way.
+    synchronize(device)
     result = implementation(*args, **keywords)
     # Quantised rows are a tuple of their own kind.
     several = isinstance(result, tuple) and not isinstance(result, Fp8Rows)
     results = list(result) if several else [result]
-    if case.operation == "rope_kv":
+    if case.operation in ("rope_kv", "rope_decode_attention"):
         results += [args[5], args[6]]
     return results
 
@@ -137,7 +153,8 @@ def _unrounded(rows: Fp8Rows) -> Fp8Rows:
     return rows._replace(dtype=torch.float64)
 
 
-def _cases(decoder: PagedDecoder, decode_rows: Sequence[int], chunk: int) -> Iterator[Case]:
+def cases(decoder: PagedDecoder, decode_rows: Sequence[int], chunk: int) -> Iterator[Case]:
+    """What is checked: every operation at each of these rows, products and attention of a chunk."""
     random = _Random(decoder.device, decoder.activation)
     for rows in dict.fromkeys((*decode_rows, chunk)):
         yield from _row_cases(decoder, random, rows)
@@ -203,6 +220,7 @@ def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iter
     q = random.normal(len(longest), c.n_heads, c.head_dim)
     args: tuple[Any, ...] = (q, k, v, table, lens, scale)
     yield Case("decode_attention", f"lengths {longest}", args, {}, OPS["decode_attention"])
+    yield from _joined_cases(decoder, random, (k, v, table, lens))
     new = [min(n, length, max(1, chunk)) for n, length in zip(_NEW, longest, strict=False)]
     ends = torch.tensor([0, *new], dtype=torch.int32, device=decoder.device).cumsum(0)
     q = random.normal(sum(new), c.n_heads, c.head_dim)
@@ -210,11 +228,46 @@ def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iter
     yield Case("prefill_attention", f"chunks {new}", args, {}, OPS["prefill_attention"])
 
 
+def _joined_cases(
+    decoder: PagedDecoder, random: _Random, pages: tuple[torch.Tensor, ...]
+) -> Iterator[Case]:
+    """One token a row behind cached ones and a padded row, and again in another order: the second
+    launch finds what the first one left."""
+    c, layer = decoder.config, decoder.weights.layers[0]
+    k, v, table, lens = pages
+    lens = torch.nn.functional.pad(lens, (0, 1))
+    table = torch.nn.functional.pad(table, (0, 0, 0, 1))
+    positions = lens - 1
+    held = table.long().gather(1, (positions.clamp(min=0) // k.shape[1]).long()[:, None])[:, 0]
+    slots = torch.where(lens > 0, held * k.shape[1] + positions % k.shape[1], -1)
+    qkv = random.normal(lens.numel(), c.q_size + 2 * c.kv_size)
+    more = {
+        "q_norm": layer.q_norm,
+        "k_norm": layer.k_norm,
+        "eps": c.rms_eps,
+        "ahead": (layer.out.matrix, layer.gate_up.matrix),
+    }
+    for step in (1, -1):
+        rows = torch.arange(lens.numel(), device=lens.device)
+        rows = rows if step == 1 else rows.flip(0)
+        at, where, table_of, lens_of = (t[rows] for t in (positions, slots, table, lens))
+        args = (
+            qkv, decoder.cos, decoder.sin, at, where, k, v, table_of, lens_of,
+            c.n_heads, c.head_dim**-0.5,
+        )  # fmt: skip
+        name = f"lengths {lens_of.tolist()}"
+        yield Case("rope_decode_attention", name, args, more, _joined_reference)
+
+
+def _joined_reference(*args: Any, ahead: Any, **norms: Any) -> torch.Tensor:
+    return rope_decode_attention_reference(*args, **norms)
+
+
 class _Random:
     """Seeded tensors of one type on one device."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self.generator = torch.Generator(device).manual_seed(20_261)
+        self.generator = seeded(device, 20_261)
         self._device, self._dtype = device, dtype
 
     def normal(self, *shape: int, scale: float = 1.0) -> torch.Tensor:

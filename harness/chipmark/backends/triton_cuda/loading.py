@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,6 +16,12 @@ from chipmark.backends.torch_device.devices import device_name, synchronize
 from chipmark.backends.torch_device.memory import free_bytes
 from chipmark.backends.torch_device.sampling import two_largest
 from chipmark.backends.triton_cuda.batches import DecodeInputs, ragged_batch
+from chipmark.backends.triton_cuda.design_choice import (
+    Made,
+    Trials,
+    choose_design,
+    designs_here,
+)
 from chipmark.backends.triton_cuda.devices import (
     INTERPRETER,
     VERIFIED,
@@ -35,6 +41,7 @@ from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_models.config import ModelConfig
 from chipmark_models.costs import kv_bytes_per_token, weight_bytes_stored
 from chipmark_models.decoder.device_made import open_on
+from chipmark_models.decoder.op_table import SEPARATE
 from chipmark_models.decoder.paged import ops as paged_ops
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.reading import DTYPES
@@ -45,6 +52,9 @@ _LOG = logger_of(__name__)
 MOST_ROWS = 256
 PREFILL_ROWS = 16
 IN_FLIGHT = 2
+
+CANDIDATES = ("triton", "torch")
+"""What is tried for a product at any number of rows, where nothing was asked for."""
 
 _CONTEXT_BYTES = 800_000_000
 """The driver's context, cuBLAS's workspaces and what Triton's modules take."""
@@ -80,6 +90,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     check_precision(name, device, spec.precision)
     asked = dict(spec.options.get("ops") or {})
     names = paged_ops.TABLE.resolve(asked, "triton")
+    designs = designs_here(name, device, spec.options.get("design"))
     begin = time.perf_counter()
     weights, not_made = open_on(WeightSpec.from_dict(spec.model), device)
     if weights.precision != spec.precision:
@@ -104,16 +115,27 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         choices = _choose(decoder, names, asked, replaced, buckets, spec.max_chunk, stream)
     inputs = DecodeInputs(buckets[-1], spec.max_context, PAGE_TOKENS, device)
     capture = spec.options.get("graphs", True)
-    decode = {rows: _decode_call(decoder, inputs, rows) for rows in buckets}
+
+    def step_of(decoder: PagedDecoder, rows: int) -> Call:
+        return decode_call(decoder, inputs, rows)
+
+    design = choose_design(
+        Made(decoder, names, choices),
+        designs,
+        asked,
+        buckets,
+        Trials(stream, step_of, partial(inputs.fill, stream=stream)),
+    )
+    decode = {rows: step_of(design.decoder(rows), rows) for rows in buckets}
     if capture:  # the largest first: the others then fit into its memory
         decode = {rows: stream.capture(decode[rows], kept=True) for rows in reversed(buckets)}
     if name != INTERPRETER:  # where nothing is compiled there is nothing to warm
-        _warm(decoder, decode, spec, stream, device)
+        warm(decoder, decode, spec, stream, device)
     covered = Coverage(0.0)
     if name != INTERPRETER:
         tokens = min(spec.max_chunk, spec.max_context)
         launches = (
-            _decode_call(decoder, inputs, buckets[-1]),
+            step_of(design.decoder(buckets[-1]), buckets[-1]),
             partial(_prefill, decoder, tokens, 1, stream, device),
         )
         covered = coverage(device, launches)
@@ -152,8 +174,12 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
                 operation: {str(rows): dict(choice.seconds) for rows, choice in by_rows.items()}
                 for operation, by_rows in choices.items()
             },
+            **design.details(buckets),
         },
-        notes=(*_made_note(not_made), *_notes(name, device, replaced, choices)),
+        notes=(
+            *_made_note(not_made),
+            *_notes(name, device, replaced, choices, design.notes(buckets)),
+        ),
         sampling="device",
         clock="device" if device.type != "cpu" else "host",
         execution="graph" if graphed else "eager",
@@ -169,12 +195,12 @@ def need_of(config: ModelConfig, spec: LoadSpec, activation: str, kv_tokens: int
     the host, and the float64 pair of the largest matrix that the check of kernels makes.
     """
     c = config
-    item = DTYPES[_storage(activation)].itemsize
+    item = DTYPES[storage_of(activation)].itemsize
     wide = c.q_size + 2 * c.kv_size + 3 * c.intermediate_size + 4 * c.hidden_size
     rows = min(spec.n_seqs, MOST_ROWS)
     matrix = c.hidden_size * max(2 * c.intermediate_size, c.q_size + 2 * c.kv_size)
     work = 2 * spec.max_chunk * wide * item + rows * c.vocab_size * (2 * item + 4) + 16 * matrix
-    kv = _storage(activation)
+    kv = storage_of(activation)
     return Need(
         weight_bytes=int(weight_bytes_stored(c, spec.precision)),
         bytes_per_token=kv_bytes_per_token(c, kv),
@@ -186,7 +212,7 @@ def need_of(config: ModelConfig, spec: LoadSpec, activation: str, kv_tokens: int
     )
 
 
-def _storage(activation: str) -> str:
+def storage_of(activation: str) -> str:
     """The type of KV and of activations between products: e4m3 is only what products take."""
     return "bf16" if activation == "fp8" else activation
 
@@ -206,7 +232,7 @@ def _decoder(
         n_pages=n_pages,
         max_context=spec.max_context,
         page_tokens=PAGE_TOKENS,
-        activation=DTYPES[_storage(activation)],
+        activation=DTYPES[storage_of(activation)],
     )
 
 
@@ -217,21 +243,25 @@ def _replace_failing(
     buckets: tuple[int, ...],
     chunk: int,
 ) -> dict[str, str]:
-    """Take kernels that fail on this device out of `names`; the reasons by operation.
+    """Take kernels that fail on this device out of `names`, for what the table falls back to; the
+    reasons by operation.
 
     What the user asked for by name is never replaced: UsageError.
     """
-    ours = {op: paged_ops.TABLE.find(op, name) for op, name in names.items() if name == "triton"}
-    rows = sorted({1, buckets[len(buckets) // 2], buckets[-1]})
-    found = failures(decoder, ours, rows, chunk)
+    table, ours = paged_ops.TABLE, {}
+    for op, name in names.items():
+        if name not in ("torch", "reference", SEPARATE):
+            ours[op] = table.find(op, name)
+    found = failures(decoder, ours, checked_rows(buckets), chunk)
     for operation, reason in found.items():
         if operation in asked:
             raise UsageError(
                 f"the kernel of {operation} fails parity on this device: {reason}",
-                "leave `ops` out, and torch takes its place with a note",
+                "leave `ops` out, and another takes its place with a note",
             )
-        _LOG.info("%s: torch in place of a kernel that fails: %s", operation, reason)
-        names[operation] = "torch"
+        instead = table.fallback(operation)
+        _LOG.info("%s: %s in place of a kernel that fails: %s", operation, instead, reason)
+        names[operation] = instead
     decoder.ops = paged_ops.TABLE.select(names)
     return found
 
@@ -247,7 +277,7 @@ def _choose(
 ) -> dict[str, dict[int, Choice]]:
     """Try kernels against cuBLAS, and against Hopper's own product where that is right here."""
     candidates = {
-        op: ["triton", "torch"]
+        op: list(CANDIDATES)
         for op, name in names.items()
         if name == "triton" and op in paged_ops.PRODUCTS and op not in asked and op not in replaced
     }
@@ -256,11 +286,21 @@ def _choose(
         wrong = failures(decoder, hopper, (), chunk)
         for op in hopper.keys() - wrong.keys():
             candidates[op].append("hopper")
-    rows = sorted({*(b for b in buckets if b in (1, 8, 16, 32, 64)), buckets[-1], chunk})
-    return choose_products(decoder, candidates, rows, stream)
+    return choose_products(decoder, candidates, tried_rows(buckets, chunk), stream)
 
 
-def _decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call:
+def checked_rows(buckets: Sequence[int]) -> list[int]:
+    """Rows of decode at which kernels are held against their references."""
+    return sorted({1, buckets[len(buckets) // 2], buckets[-1]})
+
+
+def tried_rows(buckets: Sequence[int], chunk: int) -> list[int]:
+    """Rows at which the candidates of a product are timed."""
+    return sorted({*(b for b in buckets if b in (1, 8, 16, 32, 64)), buckets[-1], chunk})
+
+
+def decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call:
+    """A decode launch of so many rows with the sampling behind it."""
     batch = inputs.batch(rows)
 
     def call() -> tuple[torch.Tensor, ...]:
@@ -271,7 +311,7 @@ def _decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call
     return call
 
 
-def _warm(
+def warm(
     decoder: PagedDecoder,
     decode: Mapping[int, Call],
     spec: LoadSpec,
@@ -314,7 +354,7 @@ def _trial(tokens: int, n_rows: int) -> LaunchPlan:
 
 
 def _precision(precision: str, activation: str) -> ComputedPrecision:
-    kept = Number(_storage(activation))
+    kept = Number(storage_of(activation))
     return ComputedPrecision(
         weights=Weights(precision),
         activation=kept,
@@ -323,6 +363,11 @@ def _precision(precision: str, activation: str) -> ComputedPrecision:
         accumulate=Accumulator.FP32,
         linear_from_rows=0 if kept == activation else paged_ops.FEW_ROWS,
     )
+
+
+def _replacement(operation: str) -> str:
+    other = paged_ops.TABLE.fallback(operation)
+    return "left to what it joins" if other == SEPARATE else f"computed by {other}"
 
 
 def _made_note(reason: str) -> tuple[tuple[str, str], ...]:
@@ -337,11 +382,12 @@ def _notes(
     device: torch.device,
     replaced: Mapping[str, str],
     choices: Mapping[str, Mapping[int, Choice]],
+    of_design: Sequence[tuple[str, str]] = (),
 ) -> tuple[tuple[str, str], ...]:
-    notes = [
+    notes: list[tuple[str, str]] = [
         (
             NoteCode.KERNEL_REPLACED,
-            f"{operation} is computed by torch: the kernel fails here ({reason})",
+            f"{operation} is {_replacement(operation)}: the kernel fails here ({reason})",
         )
         for operation, reason in replaced.items()
     ]
@@ -351,6 +397,7 @@ def _notes(
         for rows, choice in by_rows.items()
         for by, reason in choice.refused.items()
     ]
+    notes += of_design
     if name == INTERPRETER:
         text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
         notes.append((NoteCode.EP_COVERAGE, text))

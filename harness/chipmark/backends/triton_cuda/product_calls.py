@@ -15,6 +15,11 @@ from chipmark_models.decoder.paged.weights import Product
 _FIELDS = {"out_add": "out", "gate_up_swiglu": "gate_up", "down_add": "down"}
 
 
+def seeded(device: torch.device, seed: int) -> torch.Generator | None:
+    """A generator on the device; None on `meta`, where a call is recorded and nothing is drawn."""
+    return None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
+
+
 def products_of(decoder: PagedDecoder, operation: str) -> list[Product]:
     """The weights that an operation of `PRODUCTS` multiplies by, one a layer or the head alone."""
     if operation == "head":

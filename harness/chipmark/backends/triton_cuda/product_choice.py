@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from chipmark.backends.torch_device.devices import answers, release
-from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_options
-from chipmark.backends.triton_cuda.streams import LaunchStream
+from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_options, seeded
+from chipmark.backends.triton_cuda.streams import Call, LaunchStream
 from chipmark.errors import CellFailedError
 from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
@@ -64,12 +64,14 @@ def choose_products(
     candidates: Mapping[str, Sequence[str]],
     rows: Sequence[int],
     stream: LaunchStream,
+    known: Mapping[str, Mapping[int, Mapping[str, float]]] | None = None,
 ) -> dict[str, dict[int, Choice]]:
     """Try the candidates of each operation at each number of rows, and let the decoder use them.
 
     candidates: names of implementations by operation, all of which compute it rightly here. What
-    has one candidate only is not tried. One that raises is dropped; CellFailedError where all do,
-    or where the device is lost.
+    has one candidate only is not tried. known: seconds by operation, rows and implementation that
+    need not be found again. One that raises is dropped; CellFailedError where all do, or where the
+    device is lost.
     """
     found: dict[str, dict[int, Choice]] = {}
     ops = decoder.ops
@@ -79,9 +81,11 @@ def choose_products(
             if len(names) < 2:
                 continue
             chosen = {
-                n: _tried(decoder, operation, able, n, stream)
+                n: _tried(
+                    decoder, operation, able, n, stream, (known or {}).get(operation, {}).get(n, {})
+                )
                 for n in sorted(set(rows))
-                if (able := [name for name in names if name != "hopper" or n > FEW_ROWS])
+                if (able := able_at(names, n))
             }
             calls = tuple(TABLE.find(operation, choice.name) for choice in chosen.values())
             ops = replace(ops, **{operation: ByRows(tuple(chosen), calls)})
@@ -90,11 +94,24 @@ def choose_products(
     return found
 
 
+def able_at(names: Sequence[str], rows: int) -> list[str]:
+    """Those of the candidates that are tried at so many rows."""
+    return [name for name in names if name != "hopper" or rows > FEW_ROWS]
+
+
 def _tried(
-    decoder: PagedDecoder, operation: str, names: Sequence[str], rows: int, stream: LaunchStream
+    decoder: PagedDecoder,
+    operation: str,
+    names: Sequence[str],
+    rows: int,
+    stream: LaunchStream,
+    known: Mapping[str, float],
 ) -> Choice:
-    seconds, refused = {}, {}
+    seconds = {name: known[name] for name in names if name in known}
+    refused = {}
     for name in names:
+        if name in seconds:
+            continue
         try:
             seconds[name] = _seconds(decoder, operation, name, rows, stream)
         except Exception as error:  # out of shared memory, what cuBLAS has not, a full device
@@ -115,9 +132,25 @@ def _seconds(
     decoder: PagedDecoder, operation: str, name: str, rows: int, stream: LaunchStream
 ) -> float:
     """Median seconds of one product on the device."""
+    all_layers = trial(decoder, operation, name, rows)
+    n_layers = len(products_of(decoder, operation)[:MOST_LAYERS])
+    play = stream.capture(all_layers, kept=False)
+    play()
+    seconds = []
+    for _ in range(REPEATS):
+        first = stream.mark()
+        play()
+        last = stream.mark()
+        stream.wait(last)
+        seconds.append(stream.seconds(first, last) / n_layers)
+    return statistics.median(seconds)
+
+
+def trial(decoder: PagedDecoder, operation: str, name: str, rows: int) -> Call:
+    """The product of so many rows by the weights of every layer, up to MOST_LAYERS."""
     call = TABLE.find(operation, name)
     weights = products_of(decoder, operation)[:MOST_LAYERS]
-    generator = torch.Generator(decoder.device).manual_seed(rows)
+    generator = seeded(decoder.device, rows)
 
     def made(*shape: int) -> torch.Tensor:
         values = torch.randn(shape, generator=generator, device=decoder.device)
@@ -131,13 +164,4 @@ def _seconds(
             result = call(x, weight.matrix, weight.bias, **more)
         return result, result
 
-    play = stream.capture(all_layers, kept=False)
-    play()
-    seconds = []
-    for _ in range(REPEATS):
-        first = stream.mark()
-        play()
-        last = stream.mark()
-        stream.wait(last)
-        seconds.append(stream.seconds(first, last) / len(weights))
-    return statistics.median(seconds)
+    return all_layers

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
-from chipmark.kernel_bench.stages.contract import Asked, Part, Stage, StageStep
+from chipmark.kernel_bench.stages.contract import MAIN, Asked, Part, Stage, StageStep
 
 _WORK = "chipmark.kernel_bench.stages.step_steps:whole_steps"
+_USES = (
+    "chipmark_kernels", "chipmark_models.decoder", "chipmark.kernel_bench.step_bench",
+    "chipmark.kernel_bench.step_figures", "chipmark.kernel_bench.step_parity",
+    "chipmark.kernel_bench.step_prefill", "chipmark.kernel_bench.whole_step",
+    "chipmark.kernel_bench.whole_step_peer",
+)  # fmt: skip
+"""An edit elsewhere leaves what was measured as it is."""
+
 _MODELS = ("qwen3-8b", "qwen3-1.7b", "qwen3-0.6b", "llama-3.2-1b")
 
 
@@ -18,13 +27,33 @@ def whole_steps(asked: Asked) -> Iterator[Part]:
     from chipmark.kernel_bench.step_bench import StepRequest, step_parts
 
     device = torch.device("cuda", torch.cuda.current_device())
-    yield from step_parts(StepRequest.from_dict(asked.parameters), device, asked.have)
+    request = StepRequest.from_dict(asked.parameters)
+    for name, make in step_parts(request, device, asked.have):
+        yield name, partial(_for_people, make)
+
+
+def _for_people(make: Callable[[], Mapping[str, Any] | None]) -> Mapping[str, Any] | None:
+    """A part's figures, with a line of each contestant's rate where they hold times."""
+    figures = make()
+    if not figures or "time" not in figures:
+        return figures
+    return {**figures, MAIN: main_line(figures["time"])}
+
+
+def main_line(times: Mapping[str, Mapping[str, Any]]) -> str:
+    """Tokens a second of each contestant, and its share of the nameplate where it has one."""
+    told = []
+    for name, time in times.items():
+        share = time.get("mbu_nameplate") or time.get("mfu_nameplate")
+        of = "" if share is None else f" ({share:.0%} of nameplate)"
+        told.append(f"{name} {time['tok_s']:.0f} tok/s{of}" if "tok_s" in time else f"{name} fails")
+    return ", ".join(told)
 
 
 def _step(
     key: str, stage: Stage, about: str, estimate_s: float, limit_s: float, **parameters: Any
 ) -> StageStep:
-    return StageStep(key, stage, about, estimate_s, limit_s, _WORK, parameters)
+    return StageStep(key, stage, about, estimate_s, limit_s, _WORK, parameters, uses=_USES)
 
 
 def _first() -> Iterator[StageStep]:

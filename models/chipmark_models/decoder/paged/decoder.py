@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,6 +74,12 @@ class PagedDecoder:
                 torch.from_numpy(table).to(device) for table in cos_sin_tables(c, max_context)
             )
 
+    def with_ops(self, ops: PagedOps) -> PagedDecoder:
+        """The same weights and pages, computed by other operations."""
+        other = copy.copy(self)
+        other.ops = ops
+        return other
+
     @torch.inference_mode()
     def forward(self, batch: PagedBatch) -> torch.Tensor:
         """Logits (wanted tokens, vocab) in the activations' dtype; keys and values are written."""
@@ -107,7 +114,10 @@ class PagedDecoder:
         rotation = (qkv, self.cos, self.sin, batch.positions, batch.slots, k_cache, v_cache)
         attended: torch.Tensor
         if batch.cu_q is None and ops.rope_decode_attention is not None:
-            attended = ops.rope_decode_attention(*rotation, table, lens, c.n_heads, scale, **norms)
+            attended = ops.rope_decode_attention(
+                *rotation, table, lens, c.n_heads, scale, **norms,
+                ahead=(layer.out.matrix, layer.gate_up.matrix),
+            )  # fmt: skip
             return attended
         q = ops.rope_kv(*rotation, c.n_heads, **norms)
         if batch.cu_q is None:

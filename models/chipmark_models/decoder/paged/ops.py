@@ -1,7 +1,8 @@
 """The operations of the decoder over pages.
 
 Three implementations have all of them: `triton` (the kernels), `torch` (plain torch and cuBLAS)
-and `reference` (the kernels' references); `hopper` has products of many rows only.
+and `reference` (the kernels' references); `hopper` has products of many rows only, `pdl` the
+decode step in dependent launches, `fused` and `fused_ahead` operations that join others.
 """
 
 from __future__ import annotations
@@ -87,12 +88,15 @@ class PagedOps:
 
     rope_decode_attention: Implementation | None = None
     """rope_kv and decode_attention in one: (qkv, cos, sin, positions, slots, k_cache, v_cache,
-    page_table, kv_lens, n_heads, scale, *, q_norm, k_norm, eps) -> attended (rows, n_heads,
-    head_dim). None: these two, one after the other."""
+    page_table, kv_lens, n_heads, scale, *, q_norm, k_norm, eps, ahead) -> attended (rows, n_heads,
+    head_dim). ahead: the weights that are read next, in this order, which it may ask for early.
+    None: these two, one after the other."""
 
 
 PRODUCTS = ("qkv", "out_add", "gate_up_swiglu", "down_add", "head")
 """Operations that are products by a weight: one function of each implementation serves all."""
+JOINED = {"rope_decode_attention": ("rope_kv", "decode_attention")}
+"""The operations that one operation does in one launch."""
 
 TABLE = OpTable(
     PagedOps,
@@ -101,8 +105,16 @@ TABLE = OpTable(
         "torch": "chipmark_models.decoder.paged.torch_ops",
         "reference": "chipmark_models.decoder.paged.reference_ops",
         "hopper": "chipmark_models.decoder.paged.hopper_ops",
+        "pdl": "chipmark_models.decoder.paged.pdl_ops",
+        "fused": "chipmark_models.decoder.paged.fused_ops",
+        "fused_ahead": "chipmark_models.decoder.paged.fused_ahead_ops",
     },
-    partial={"hopper": PRODUCTS},
-    separate=("rope_decode_attention",),
+    partial={
+        "hopper": PRODUCTS,
+        "pdl": ("embed_norm", "rope_kv", "decode_attention", "greedy", *PRODUCTS),
+        "fused": ("rope_decode_attention",),
+        "fused_ahead": ("rope_decode_attention",),
+    },
+    separate=tuple(JOINED),
 )
 """What computes each operation."""

@@ -1,0 +1,117 @@
+"""Every kernel launch of a load and of the run behind it, recorded without a device.
+
+The very functions that load, check, try and warm are called on meta tensors, so that what they will
+launch needs no list of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from chipmark.backends.triton_cuda.batches import DecodeInputs
+from chipmark.backends.triton_cuda.devices import activation_of
+from chipmark.backends.triton_cuda.kernel_check import called, cases
+from chipmark.backends.triton_cuda.loading import (
+    CANDIDATES,
+    batch_buckets,
+    checked_rows,
+    decode_call,
+    storage_of,
+    tried_rows,
+    warm,
+)
+from chipmark.backends.triton_cuda.product_choice import able_at, trial
+from chipmark.backends.triton_cuda.streams import HostStream
+from chipmark.engine.contract import LoadSpec
+from chipmark_kernels.device import DeviceFacts
+from chipmark_kernels.formats import PAGE_TOKENS
+from chipmark_kernels.launch import Launch, recording
+from chipmark_models.config import ModelConfig
+from chipmark_models.decoder.paged.decoder import PagedDecoder
+from chipmark_models.decoder.paged.designs import DESIGNS, designs_for
+from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, TABLE
+from chipmark_models.decoder.reading import DTYPES
+from chipmark_models.weights.prepared import EmptyWeights
+
+_LAYERS = 2
+"""The first layer's rows come normed, every other is like the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a model is loaded for: sequences at once, tokens of the longest, of a prompt's chunk."""
+
+    n_seqs: int
+    max_context: int
+    max_chunk: int
+
+    def spec(self, precision: str) -> LoadSpec:
+        """As a backend is asked."""
+        return LoadSpec(
+            model={},
+            precision=precision,
+            n_seqs=self.n_seqs,
+            max_context=self.max_context,
+            kv_tokens=self.n_seqs * self.max_context,
+            max_chunk=self.max_chunk,
+        )
+
+
+def launches_of(
+    config: ModelConfig, precision: str, shape: Shape, facts: DeviceFacts
+) -> list[Launch]:
+    """What `triton:cuda` launches on such a device for a model, from the check of its kernels to
+    its last token; the same launch many times."""
+    short = dataclasses.replace(config, n_layers=min(_LAYERS, config.n_layers))
+    device = torch.device("meta")
+    context = min(shape.max_context, config.max_context)
+    spec = dataclasses.replace(shape, max_context=context).spec(precision)
+    decoder = PagedDecoder(
+        EmptyWeights(short, precision),
+        device,
+        TABLE.select(TABLE.resolve({}, "triton")),
+        n_pages=-(-spec.kv_tokens // PAGE_TOKENS) + spec.n_seqs,
+        max_context=spec.max_context,
+        page_tokens=PAGE_TOKENS,
+        activation=DTYPES[storage_of(activation_of("cuda", precision))],
+    )
+    with recording(facts) as launches, torch.inference_mode():
+        _check_and_try(decoder, spec, facts)
+        for name in designs_for(facts):
+            names = TABLE.resolve(dict(DESIGNS[name].operations), "triton")
+            decoder.ops = TABLE.select(names)
+            inputs = DecodeInputs(spec.n_seqs, spec.max_context, PAGE_TOKENS, device)
+            decode = {n: decode_call(decoder, inputs, n) for n in batch_buckets(spec.n_seqs)}
+            warm(decoder, decode, spec, HostStream(), device)
+    return launches
+
+
+def _check_and_try(decoder: PagedDecoder, spec: LoadSpec, facts: DeviceFacts) -> None:
+    """The check of every kernel, and the trials of products."""
+    buckets, chunk = batch_buckets(spec.n_seqs), spec.max_chunk
+    triton = TABLE.select(TABLE.resolve({}, "triton"))
+    for case in cases(decoder, checked_rows(buckets), chunk):
+        called(getattr(triton, case.operation), case, decoder.device)
+    hopper = facts.vendor == "cuda" and facts.arch == 90 and chunk > FEW_ROWS
+    if hopper:
+        for case in cases(decoder, (), chunk):
+            if case.operation in _hopper_products():
+                called(TABLE.find(case.operation, "hopper"), case, decoder.device)
+    for operation, name, rows in _trials(hopper, tried_rows(buckets, chunk)):
+        trial(decoder, operation, name, rows)()
+
+
+def _hopper_products() -> tuple[str, ...]:
+    return tuple(operation for operation in PRODUCTS if operation != "head")
+
+
+def _trials(hopper: bool, rows: list[int]) -> Iterator[tuple[str, str, int]]:
+    for operation in PRODUCTS:
+        names = [*CANDIDATES, *(["hopper"] if hopper and operation in _hopper_products() else [])]
+        for n in rows:
+            for name in able_at(names, n):
+                yield operation, name, n
