@@ -24,15 +24,14 @@ from chipmark.backends.triton_cuda.design_choice import (
 )
 from chipmark.backends.triton_cuda.devices import (
     INTERPRETER,
-    VERIFIED,
     activation_of,
     check_options,
     check_precision,
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
+from chipmark.backends.triton_cuda.notes import notes_of
 from chipmark.backends.triton_cuda.product_choice import Choice, choose_products
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream, stream_of
-from chipmark.codes import NoteCode
 from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
 from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
 from chipmark.errors import UsageError
@@ -176,10 +175,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
             },
             **design.details(buckets),
         },
-        notes=(
-            *_made_note(not_made),
-            *_notes(name, device, replaced, choices, design.notes(buckets)),
-        ),
+        notes=notes_of(name, device, replaced, choices, design.notes(buckets), not_made),
         sampling="device",
         clock="device" if device.type != "cpu" else "host",
         execution="graph" if graphed else "eager",
@@ -363,45 +359,3 @@ def _precision(precision: str, activation: str) -> ComputedPrecision:
         accumulate=Accumulator.FP32,
         linear_from_rows=0 if kept == activation else paged_ops.FEW_ROWS,
     )
-
-
-def _replacement(operation: str) -> str:
-    other = paged_ops.TABLE.fallback(operation)
-    return "left to what it joins" if other == SEPARATE else f"computed by {other}"
-
-
-def _made_note(reason: str) -> tuple[tuple[str, str], ...]:
-    if not reason:
-        return ()
-    text = f"weights are computed by the host: the kernel that makes them fails here ({reason})"
-    return ((NoteCode.KERNEL_REPLACED, text),)
-
-
-def _notes(
-    name: str,
-    device: torch.device,
-    replaced: Mapping[str, str],
-    choices: Mapping[str, Mapping[int, Choice]],
-    of_design: Sequence[tuple[str, str]] = (),
-) -> tuple[tuple[str, str], ...]:
-    notes: list[tuple[str, str]] = [
-        (
-            NoteCode.KERNEL_REPLACED,
-            f"{operation} is {_replacement(operation)}: the kernel fails here ({reason})",
-        )
-        for operation, reason in replaced.items()
-    ]
-    notes += [
-        (NoteCode.KERNEL_REPLACED, f"{operation} at {rows} rows: {by} was dropped ({reason})")
-        for operation, by_rows in choices.items()
-        for rows, choice in by_rows.items()
-        for by, reason in choice.refused.items()
-    ]
-    notes += of_design
-    if name == INTERPRETER:
-        text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
-        notes.append((NoteCode.EP_COVERAGE, text))
-    elif device_name(device) not in VERIFIED:
-        text = f"triton:cuda on {device_name(device)}: unverified on hardware"
-        notes.append((NoteCode.UNVERIFIED_PROVIDER, text))
-    return tuple(notes)
