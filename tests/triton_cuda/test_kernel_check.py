@@ -142,7 +142,7 @@ def test_joined_attention_that_fails_is_left_to_the_separate_operations(
         fp8.ops = before
     assert list(found) == [JOINED]
     assert names[JOINED] == SEPARATE
-    (note,) = notes_of("interpreter", CPU, {JOINED: "reason"}, {})[:1]
+    (note,) = notes_of(True, CPU, {JOINED: "reason"}, {})[:1]
     assert note[1] == f"{JOINED} is left to what it joins: the kernel fails here (reason)"
     with pytest.raises(UsageError, match=f"kernel of {JOINED} fails parity"):
         loading._replace_failing(fp8, {JOINED: "fused"}, {JOINED: "fused"}, (1, 2), 16)
@@ -190,7 +190,7 @@ def test_a_candidate_that_raises_is_dropped_and_said(
         fp8.ops = before
     assert {rows: choice.name for rows, choice in found["qkv"].items()} == {1: "triton", 8: "torch"}
     assert found["qkv"][8].refused == {"triton": "RuntimeError: out of resource"}
-    notes = notes_of("cuda", CPU, {}, found)
+    notes = notes_of(False, CPU, {}, found)
     assert (
         "kernel_replaced",
         "qkv at 8 rows: triton was dropped (RuntimeError: out of resource)",

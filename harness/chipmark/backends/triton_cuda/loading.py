@@ -175,7 +175,9 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
             },
             **design.details(buckets),
         },
-        notes=notes_of(name, device, replaced, choices, design.notes(buckets), not_made),
+        notes=notes_of(
+            name == INTERPRETER, device, replaced, choices, design.notes(buckets), not_made
+        ),
         sampling="device",
         clock="device" if device.type != "cpu" else "host",
         execution="graph" if graphed else "eager",

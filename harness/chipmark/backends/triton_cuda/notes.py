@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from chipmark.backends.torch_device.devices import device_name
-from chipmark.backends.triton_cuda.devices import INTERPRETER, VERIFIED
+from chipmark.backends.triton_cuda.devices import VERIFIED
 from chipmark.backends.triton_cuda.product_choice import Choice
 from chipmark.codes import NoteCode
 from chipmark_models.decoder.op_table import SEPARATE
@@ -20,7 +20,7 @@ def _replacement(operation: str) -> str:
 
 
 def notes_of(
-    name: str,
+    interpreted: bool,
     device: torch.device,
     replaced: Mapping[str, str],
     choices: Mapping[str, Mapping[int, Choice]],
@@ -47,7 +47,7 @@ def notes_of(
     if not_made:
         text = f"weights are computed by the host: the kernel for them fails here ({not_made})"
         notes.append((NoteCode.KERNEL_REPLACED, text))
-    if name == INTERPRETER:
+    if interpreted:
         text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
         notes.append((NoteCode.EP_COVERAGE, text))
     elif device_name(device) not in VERIFIED:
