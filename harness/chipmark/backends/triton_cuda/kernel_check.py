@@ -255,7 +255,8 @@ def _joined_cases(
             qkv, decoder.cos, decoder.sin, at, where, k, v, table_of, lens_of,
             c.n_heads, c.head_dim**-0.5,
         )  # fmt: skip
-        name = f"lengths {lens_of.tolist()}"
+        order = "in order" if step == 1 else "in reverse"
+        name = f"{lens.numel()} rows {order}"
         yield Case("rope_decode_attention", name, args, more, _joined_reference)
 
 
