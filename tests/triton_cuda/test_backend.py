@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from chipmark.backends.triton_cuda import devices, load_notes, loading
+from chipmark.backends.triton_cuda import devices, loading
 from chipmark.backends.triton_cuda.backend import TritonBackend
 from chipmark.backends.triton_cuda.loading import batch_buckets, need_of
 from chipmark.engine.conformance import CHECKS, Subject, conformance_load
@@ -282,8 +282,7 @@ def test_what_is_compiled_is_warmed_at_every_tile_and_captured_largest_first(mon
 
     monkeypatch.setattr(loading.PagedDecoder, "forward", counted)
     monkeypatch.setattr(loading, "stream_of", lambda device: Recorder())
-    for module in (loading, load_notes):
-        monkeypatch.setattr(module, "INTERPRETER", "none")
+    monkeypatch.setattr(loading, "INTERPRETER", "none")
     options = {"ops": TORCH_OPS, "kernel_check": False}
     _, loaded = load(options=options, n_seqs=4, kv_tokens=384)
     assert loaded.caps.batch_buckets == (1, 2, 4)

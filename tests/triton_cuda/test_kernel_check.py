@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from chipmark.backends.triton_cuda import kernel_check, load_notes, loading, product_choice
+from chipmark.backends.triton_cuda import kernel_check, loading, product_choice
 from chipmark.backends.triton_cuda.kernel_check import failures
+from chipmark.backends.triton_cuda.notes import notes_of
 from chipmark.backends.triton_cuda.streams import stream_of
 from chipmark.errors import CellFailedError, UsageError
 from chipmark_kernels.reference.rope_decode_attention import rope_decode_attention_reference
@@ -152,7 +153,7 @@ def test_joined_attention_that_fails_is_left_to_the_separate_operations(
         fp8.ops = before
     assert list(found) == [JOINED]
     assert names[JOINED] == SEPARATE
-    (note,) = load_notes.kernel_notes("interpreter", CPU, {JOINED: "reason"}, {})[:1]
+    (note,) = notes_of(True, CPU, {JOINED: "reason"}, {})[:1]
     assert note[1] == f"{JOINED} is left to what it joins: the kernel fails here (reason)"
     with pytest.raises(UsageError, match=f"kernel of {JOINED} fails parity"):
         loading._replace_failing(fp8, {JOINED: "fused"}, {JOINED: "fused"}, (1, 2), 16)
@@ -200,7 +201,7 @@ def test_a_candidate_that_raises_is_dropped_and_said(
         fp8.ops = before
     assert {rows: choice.name for rows, choice in found["qkv"].items()} == {1: "triton", 8: "torch"}
     assert found["qkv"][8].refused == {"triton": "RuntimeError: out of resource"}
-    notes = load_notes.kernel_notes("cuda", CPU, {}, found)
+    notes = notes_of(False, CPU, {}, found)
     assert (
         "kernel_replaced",
         "qkv at 8 rows: triton was dropped (RuntimeError: out of resource)",

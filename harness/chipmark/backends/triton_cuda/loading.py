@@ -29,7 +29,7 @@ from chipmark.backends.triton_cuda.devices import (
     check_precision,
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
-from chipmark.backends.triton_cuda.load_notes import kernel_notes, made_note, prefill_notes
+from chipmark.backends.triton_cuda.notes import notes_of, prefill_notes
 from chipmark.backends.triton_cuda.prefill import Prefill, graph_bytes
 from chipmark.backends.triton_cuda.product_choice import choose_products
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream, stream_of
@@ -189,8 +189,9 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
             **design.details(buckets),
         },
         notes=(
-            *made_note(not_made),
-            *kernel_notes(name, device, replaced, choices, design.notes(buckets)),
+            *notes_of(
+                name == INTERPRETER, device, replaced, choices, design.notes(buckets), not_made
+            ),
             *prefill_notes(cold, prefill),
         ),
         sampling="device",
