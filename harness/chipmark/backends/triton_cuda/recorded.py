@@ -20,10 +20,10 @@ from chipmark.backends.triton_cuda.loading import (
     batch_buckets,
     checked_rows,
     decode_call,
-    storage_of,
     tried_rows,
     warm,
 )
+from chipmark.backends.triton_cuda.needed_memory import storage_of
 from chipmark.backends.triton_cuda.product_choice import able_at, trial
 from chipmark.backends.triton_cuda.streams import HostStream
 from chipmark.engine.contract import LoadSpec
@@ -93,9 +93,9 @@ def launches_of(
 def _check_and_try(decoder: PagedDecoder, spec: LoadSpec, facts: DeviceFacts) -> None:
     """The check of every kernel, and the trials of products."""
     buckets, chunk = batch_buckets(spec.n_seqs), spec.max_chunk
-    triton = TABLE.select(TABLE.resolve({}, "triton"))
     for case in cases(decoder, checked_rows(buckets), chunk):
-        called(getattr(triton, case.operation), case, decoder.device)
+        for name in _checked(case.operation, facts):
+            called(TABLE.find(case.operation, name), case, decoder.device)
     hopper = facts.vendor == "cuda" and facts.arch == 90 and chunk > FEW_ROWS
     if hopper:
         for case in cases(decoder, (), chunk):
@@ -103,6 +103,13 @@ def _check_and_try(decoder: PagedDecoder, spec: LoadSpec, facts: DeviceFacts) ->
                 called(TABLE.find(case.operation, "hopper"), case, decoder.device)
     for operation, name, rows in _trials(hopper, tried_rows(buckets, chunk)):
         trial(decoder, operation, name, rows)()
+
+
+def _checked(operation: str, facts: DeviceFacts) -> set[str]:
+    """The implementations of an operation that the designs of such a device are checked with."""
+    names = {DESIGNS[name].operations.get(operation) for name in designs_for(facts)}
+    portable = set() if operation in TABLE.separate else {"triton"}
+    return portable | {name for name in names if name is not None}
 
 
 def _hopper_products() -> tuple[str, ...]:
