@@ -13,7 +13,7 @@ MOST_AHEAD_BYTES = 16 * 2**20
 
 @triton.jit
 def l2_prefetch(at):
-    """Ask for the 128-byte line that each pointer lies in."""
+    """Ask for the 128-byte line of each pointer."""
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.u32 $0, 0;",
         "=r,l",
