@@ -70,7 +70,7 @@ def compiler(monkeypatch):
     ids=["here", "gpu images"],
 )
 def test_each_kernel_compiles_for_hopper_as_designed(folder) -> None:
-    # Those of a chain are in `test_gemv_hopper.py`; with the Triton of GPU images, all of them.
+    # Those of a chain are in `test_gemv_hopper.py`, and here with the Triton of GPU images.
     families = [family.name for family in FAMILIES if folder or not family.early]
     which = ("--first", "--models", "qwen3-0.6b", "--kernels", ",".join(families))
     done = _aot("--targets", "sm_90", *which, "--format", "json", triton=folder)
@@ -80,7 +80,7 @@ def test_each_kernel_compiles_for_hopper_as_designed(folder) -> None:
     assert report["summary"]["triton"] == (wanted if folder else importlib_version("triton"))
     assert report["summary"]["failed"] == 0
     rows = {row["kernel"]: row for row in report["rows"]}
-    assert len(rows) == 17
+    assert len(rows) == 18 + bool(folder)  # the product of one row in a chain
     for row in rows.values():
         assert row["registers"] > 0
         assert row["spill_bytes"] <= aot_jobs.PARKED_BYTES

@@ -149,7 +149,7 @@ for name, (n, k, glu, norm) in cases.items():
                     norm_weight=meta(k) if norm else None,
                     residual=None if norm else meta(1, n))
     (launch,) = launches
-    made = ahead.compile_for(launch.kernel, specialise(launch), device)
+    made = ahead.compile_for(launch.kernel, specialise(launch, device), device)
     tile = launch.tile
     code = machine_code.disassembled(seen[-1])
     before = code[: code.index("ACQBULK")]

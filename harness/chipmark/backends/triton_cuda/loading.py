@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from chipmark.backends.fit import Need, check_fit
+from chipmark.backends.fit import check_fit
 from chipmark.backends.torch_device.coverage import Coverage, coverage
 from chipmark.backends.torch_device.devices import device_name, synchronize
 from chipmark.backends.torch_device.memory import free_bytes
@@ -29,8 +29,14 @@ from chipmark.backends.triton_cuda.devices import (
     check_precision,
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
+from chipmark.backends.triton_cuda.needed_memory import (
+    MOST_ROWS,
+    PREFILL_ROWS,
+    need_of,
+    storage_of,
+)
 from chipmark.backends.triton_cuda.notes import notes_of, prefill_notes
-from chipmark.backends.triton_cuda.prefill import Prefill, graph_bytes
+from chipmark.backends.triton_cuda.prefill import Prefill
 from chipmark.backends.triton_cuda.product_choice import choose_products
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream, stream_of
 from chipmark.backends.triton_cuda.trials import Choice
@@ -39,8 +45,6 @@ from chipmark.engine.contract import Caps, Loaded, LoadSpec
 from chipmark.errors import UsageError
 from chipmark.log import logger_of
 from chipmark_kernels.formats import PAGE_TOKENS
-from chipmark_models.config import ModelConfig
-from chipmark_models.costs import kv_bytes_per_token, weight_bytes_stored
 from chipmark_models.decoder.device_made import open_on
 from chipmark_models.decoder.op_table import SEPARATE
 from chipmark_models.decoder.paged import ops as paged_ops
@@ -50,8 +54,6 @@ from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec
 
 _LOG = logger_of(__name__)
 
-MOST_ROWS = 256
-PREFILL_ROWS = 16
 IN_FLIGHT = 2
 
 ASKS_HOST = ("torch", "reference")
@@ -59,9 +61,6 @@ ASKS_HOST = ("torch", "reference")
 
 CANDIDATES = ("triton", "torch")
 """What is tried for a product at any number of rows, where nothing was asked for."""
-
-_CONTEXT_BYTES = 800_000_000
-"""The driver's context, cuBLAS's workspaces and what Triton's modules take."""
 
 
 @dataclass(slots=True)
@@ -200,39 +199,6 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         host_operators=covered.operators,
     )
     return Engine(decoder, inputs, stream, decode, prefill, loaded, names)
-
-
-def need_of(config: ModelConfig, spec: LoadSpec, activation: str, kv_tokens: int) -> Need:
-    """Bytes that the cell takes of the device.
-
-    Working memory: activations of a chunk, logits of the widest decode launch with their copy for
-    the host, the float64 pair of the largest matrix that the check of kernels makes, and what the
-    graphs of prefill hold.
-    """
-    c = config
-    item = DTYPES[storage_of(activation)].itemsize
-    wide = c.q_size + 2 * c.kv_size + 3 * c.intermediate_size + 4 * c.hidden_size
-    rows = min(spec.n_seqs, MOST_ROWS)
-    matrix = c.hidden_size * max(2 * c.intermediate_size, c.q_size + 2 * c.kv_size)
-    work = 2 * spec.max_chunk * wide * item + rows * c.vocab_size * (2 * item + 4) + 16 * matrix
-    kv = storage_of(activation)
-    if spec.options.get("graphs", True) and spec.options.get("prefill_graphs", True):
-        tokens = min(spec.max_chunk, spec.max_context)
-        work += graph_bytes(tokens, min(rows, PREFILL_ROWS), c.vocab_size, wide * item, item)
-    return Need(
-        weight_bytes=int(weight_bytes_stored(c, spec.precision)),
-        bytes_per_token=kv_bytes_per_token(c, kv),
-        n_seqs=spec.n_seqs,
-        max_context=spec.max_context,
-        model_context=c.max_context,
-        kv_tokens=kv_tokens,
-        work_bytes=work + _CONTEXT_BYTES,
-    )
-
-
-def storage_of(activation: str) -> str:
-    """The type of KV and of activations between products: e4m3 is only what products take."""
-    return "bf16" if activation == "fp8" else activation
 
 
 def _decoder(
