@@ -15,9 +15,20 @@ READ_BEFORE_WAIT: Mapping[str, tuple[str, ...]] = {
     "_embedding_rmsnorm_kernel": ("weight_ptr",),
     "_decode_attention_kernel": ("kv_lens_ptr",),
     "_merge_splits_kernel": ("kv_lens_ptr",),
+    "_rope_decode_attention_kernel": (
+        "kv_lens_ptr",
+        "page_table_ptr",
+        "positions_ptr",
+        "slots_ptr",
+        "cos_ptr",
+        "sin_ptr",
+        "q_norm_ptr",
+        "k_norm_ptr",
+    ),
 }
-"""What kernels may read before they wait, by their own names of it: weights and gains, which no
-launch writes, and lengths and pages, which are uploaded before the first launch of a step."""
+"""What kernels may read before they wait, by their own names of it: weights, gains and tables of
+angles, which no launch writes, and lengths, positions and pages, which are uploaded before the
+first launch of a step."""
 
 _PARAMETER = re.compile(r"_param_(\d+)\b")
 _REGISTER = re.compile(r"%\w+")

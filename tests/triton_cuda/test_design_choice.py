@@ -196,8 +196,8 @@ def test_a_step_that_loses_the_device_is_named_with_the_way_round_it(
 
 
 def test_designs_by_device_and_what_is_forced(monkeypatch) -> None:
-    assert designs_for(TARGETS["sm_80"]) == ("portable",)
-    assert designs_for(TARGETS["gfx942"]) == ("portable",)
+    assert designs_for(TARGETS["sm_80"]) == ("portable", "joined")
+    assert designs_for(TARGETS["gfx942"]) == ("portable", "joined")
     assert designs_for(TARGETS["sm_90"])[:2] == ("portable", "pdl")
     monkeypatch.setattr(design_choice, "facts_of", lambda device: TARGETS["sm_90"])
     assert designs_here("cuda", CPU, None)[:2] == ("portable", "pdl")

@@ -91,11 +91,14 @@ def launches_of(
 
 
 def _check_and_try(decoder: PagedDecoder, spec: LoadSpec, facts: DeviceFacts) -> None:
-    """The check of every kernel, and the trials of products."""
+    """The check of every kernel, those of designs too, and the trials of products."""
     buckets, chunk = batch_buckets(spec.n_seqs), spec.max_chunk
-    triton = TABLE.select(TABLE.resolve({}, "triton"))
     for case in cases(decoder, checked_rows(buckets), chunk):
-        called(getattr(triton, case.operation), case, decoder.device)
+        names = dict.fromkeys(DESIGNS[d].operations.get(case.operation) for d in designs_for(facts))
+        if case.operation not in TABLE.separate:
+            names["triton"] = None
+        for name in filter(None, names):
+            called(TABLE.find(case.operation, name), case, decoder.device)
     hopper = facts.vendor == "cuda" and facts.arch == 90 and chunk > FEW_ROWS
     if hopper:
         for case in cases(decoder, (), chunk):
