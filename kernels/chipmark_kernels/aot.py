@@ -200,6 +200,8 @@ def _summarise(
     text: bool,
 ) -> int:
     """Print the end of the report, or all of it as JSON; the exit code."""
+    import triton
+
     from chipmark_kernels.aot_jobs import PARKED_BYTES
 
     failed = sum(bool(row.problems) for row in rows)
@@ -212,6 +214,7 @@ def _summarise(
             "parked": parked,
             "targets": targets,
             "left_out": left_out,
+            "triton": triton.__version__,
             "wall_s": wall_s,
         }
         print(json.dumps({"rows": [asdict(row) for row in rows], "summary": summary}))

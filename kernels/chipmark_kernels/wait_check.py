@@ -1,7 +1,7 @@
 """Whether a kernel that is launched early waits before it could see or harm an earlier result.
 
 Read from its PTX, the last form in which every way through the kernel and every pointer's origin
-can be told: the assembler moves no access to memory over `griddepcontrol.wait`.
+can be seen: the assembler moves no access to memory over `griddepcontrol.wait`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version as importlib_version
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,15 @@ from chipmark_kernels.manifest import FAMILIES
 ROOT = Path(next(iter(chipmark_kernels.__path__))).parent
 
 
-def _aot(*arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+GPU_TRITON = os.environ.get("CHIPMARK_GPU_TRITON", "")
+"""Folder of the Triton that GPU images have; `scripts/test --all` makes it."""
+
+
+def _aot(
+    *arguments: str, timeout_s: float = 300, triton: str = ""
+) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(ROOT)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (triton, str(ROOT))))
     return subprocess.run(
         [sys.executable, "-m", "chipmark_kernels.aot", *arguments],
         capture_output=True,
@@ -38,7 +45,7 @@ def compiler(monkeypatch):
     """Has the command take `made` for what every job compiles to; nothing is compiled here."""
     monkeypatch.delenv("TRITON_INTERPRET")
     # An interpreted kernel has no types of arguments; its constants tell launches apart.
-    monkeypatch.setattr(aot_jobs, "specialise", lambda launch: str(launch.constants))
+    monkeypatch.setattr(aot_jobs, "specialise", lambda launch, device: str(launch.constants))
 
     def use(made):
         monkeypatch.setattr(
@@ -48,13 +55,29 @@ def compiler(monkeypatch):
     return use
 
 
-def test_each_kernel_compiles_for_hopper_as_designed() -> None:
-    # The kernels of a chain are in `test_gemv_hopper.py`, and all of them in CI.
-    portable = ",".join(family.name for family in FAMILIES if not family.early)
-    which = ("--first", "--models", "qwen3-0.6b", "--kernels", portable)
-    done = _aot("--targets", "sm_90", *which, "--format", "json")
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "",
+        pytest.param(
+            GPU_TRITON,
+            marks=[
+                pytest.mark.long,
+                pytest.mark.skipif(not GPU_TRITON, reason="scripts/test --all makes the folder"),
+            ],
+        ),
+    ],
+    ids=["here", "gpu images"],
+)
+def test_each_kernel_compiles_for_hopper_as_designed(folder) -> None:
+    # The kernels of a chain are in `test_gemv_hopper.py`; with the Triton of GPU images, all of them.
+    families = [family.name for family in FAMILIES if folder or not family.early]
+    which = ("--first", "--models", "qwen3-0.6b", "--kernels", ",".join(families))
+    done = _aot("--targets", "sm_90", *which, "--format", "json", triton=folder)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     report = json.loads(done.stdout)
+    wanted = (ROOT.parent / "constraints-gpu.txt").read_text().split("triton==")[1].strip()
+    assert report["summary"]["triton"] == (wanted if folder else importlib_version("triton"))
     assert report["summary"]["failed"] == 0
     rows = {row["kernel"]: row for row in report["rows"]}
     assert len(rows) == 17

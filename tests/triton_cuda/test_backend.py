@@ -31,7 +31,9 @@ from chipmark_models.weights.source import WeightRef
 
 TINY = preset("tiny")
 REF = WeightRef("synthetic", "tiny", None, 7)
-TORCH_OPS = dict.fromkeys(paged_ops.TABLE.operations, "torch")
+TORCH_OPS = dict.fromkeys(
+    (op for op in paged_ops.TABLE.operations if op not in paged_ops.TABLE.separate), "torch"
+)
 
 
 def weights(precision: str) -> dict:

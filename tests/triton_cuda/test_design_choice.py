@@ -169,6 +169,24 @@ def test_an_operation_that_was_asked_for_is_kept_by_every_design(portable, desig
     assert choice.made["wide"].operations["greedy"] == "reference"
 
 
+@pytest.mark.parametrize("part", ["rope_kv", "decode_attention"])
+def test_what_joins_an_operation_that_was_asked_for_is_left_to_it(
+    portable, designs, monkeypatch, part
+) -> None:
+    designs["thin"] = Design("joined", {"rope_decode_attention": "fused", "qkv": "reference"})
+    checked = []
+
+    def failures(decoder, functions, rows, chunk):
+        checked.append(sorted(functions))
+        return {}
+
+    monkeypatch.setattr(design_choice, "failures", failures)
+    given = trials(portable, step_seconds)
+    choice = choose_design(portable, ("thin",), {part: "torch"}, (1,), given)
+    assert choice.made["thin"].operations["rope_decode_attention"] == "separate"
+    assert checked == [["qkv"]]
+
+
 def test_a_step_that_cannot_be_captured_drops_the_design_at_these_rows(portable, designs) -> None:
     def seconds(which, rows):
         if which == "wide" and rows == 64:
@@ -196,8 +214,11 @@ def test_a_step_that_loses_the_device_is_named_with_the_way_round_it(
 
 
 def test_designs_by_device_and_what_is_forced(monkeypatch) -> None:
-    assert designs_for(TARGETS["sm_80"]) == ("portable", "joined")
-    assert designs_for(TARGETS["gfx942"]) == ("portable", "joined")
+    for older in ("sm_80", "gfx942"):
+        assert designs_for(TARGETS[older])[0] == "portable"
+        assert "pdl" not in designs_for(TARGETS[older])
+        assert "fused" not in designs_for(TARGETS[older])
+        assert "joined" in designs_for(TARGETS[older])
     assert designs_for(TARGETS["sm_90"])[:2] == ("portable", "pdl")
     monkeypatch.setattr(design_choice, "facts_of", lambda device: TARGETS["sm_90"])
     assert designs_here("cuda", CPU, None)[:2] == ("portable", "pdl")

@@ -39,15 +39,15 @@ def test_hoppers_product_is_recorded_only_for_hopper() -> None:
     assert "_dense_gemm_hopper_kernel" not in _names(ampere)
 
 
-def test_longer_contexts_split_decode_attention_and_merge() -> None:
-    assert "_merge_splits_kernel" not in _names(
-        launches_of(
-            preset("tiny"), "bf16", Shape(n_seqs=1, max_context=64, max_chunk=64), TARGETS["sm_80"]
-        )
-    )
-    long = Shape(n_seqs=1, max_context=2_048, max_chunk=128)
-    split = launches_of(preset("tiny"), "bf16", long, TARGETS["sm_90"])
-    assert "_merge_splits_kernel" in _names(split)
+def _parts(max_context: int) -> set[int]:
+    shape = Shape(n_seqs=1, max_context=max_context, max_chunk=128)
+    found = launches_of(preset("tiny"), "bf16", shape, TARGETS["sm_90"])
+    merges = (x for x in found if x.kernel.__name__ == "_merge_splits_kernel")
+    return {launch.constants["MAX_SPLITS"] for launch in merges}
+
+
+def test_a_longer_context_is_read_in_more_parts() -> None:
+    assert max(_parts(4_096)) > max(_parts(512))
 
 
 def test_quantised_weights_launch_their_own_products() -> None:

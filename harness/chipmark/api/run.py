@@ -83,6 +83,7 @@ def run(
     idle_s: float | None = None,
     replicas: int | str = "",
     references: PathLike | Iterable[PathLike] = (),
+    oracle_device: str = "",
     providers: PathLike | None = None,
     chips: PathLike | None = None,
     reporter: Reporter | None = None,
@@ -133,6 +134,8 @@ def run(
         replicas: engines that share the sessions, each on a device of the unit; "unit" is one on
             each device, "" the suite's ("unit").
         references: files of reference logits computed elsewhere, where torch is not installed.
+        oracle_device: torch's name of an accelerator (cuda) on which the oracle computes what is
+            too much for the CPU, in fp32 without TF32, once it agreed with the CPU's.
         providers: a file of providers of ONNX Runtime of your own (`providers.toml`), added to the
             built-in list; None takes what CHIPMARK_PROVIDERS or the folder of your files has.
         chips: a file of chips of your own (`chips.toml`), likewise.
@@ -188,6 +191,7 @@ def run(
         limits=Limits(audit_s=audit_s),
         limit_s=limit_s,
         references=_paths(references),
+        oracle_device="" if oracle_device == "cpu" else oracle_device,
     )
     reporter = LogReporter() if reporter is None else reporter
     folder = Path(out)

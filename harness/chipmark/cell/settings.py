@@ -82,6 +82,9 @@ class RunOptions:
     limits: Limits = field(default_factory=Limits)
     limit_s: float | None = None
     """Of each step of a cell, given on the command line; None leaves it to the suite."""
+    oracle_device: str = ""
+    """Torch's name of an accelerator on which the oracle computes what is too much for the CPU,
+    once it agreed with the CPU's; "" keeps it on the CPU."""
     references: tuple[Path, ...] = ()
     """Files of reference logits that were computed elsewhere."""
 

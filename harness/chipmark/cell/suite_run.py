@@ -79,6 +79,7 @@ def _run_suite(
             folder / "oracle",
             options.references,
             limit_s=options.limits.oracle_s,
+            accelerator=options.oracle_device,
         ) as references,
     ):
         for number, batch in enumerate(batches):
@@ -161,7 +162,8 @@ def _measure(
     each("parity against the oracle", stages.parity, forward)
     quantised = [i for i in forward if cells[i].inputs.no_quality is None]
     each("perplexity against the source's weights", stages.quality, quantised)
-    for _ in cells:
+    for cell in cells:
+        cell.references.rest()
         reporter.step()
     if cells and cells[0].inputs.plan.scenario == "capacity":
         each("sweep over the number of sessions", stages.sweep, forward)
@@ -192,6 +194,8 @@ def _measure(
         cell.end()
     reporter.stage("audit against the oracle")
     audit_cells(cells, options.limits.audit_s)
+    for cell in cells:
+        cell.references.rest()
 
 
 def _load(cells: Sequence[MeasuredCell], reporter: Reporter) -> None:

@@ -115,6 +115,12 @@ def run(
         "--reference",
         help=f"Reference logits computed elsewhere, where torch is not installed. {_AGAIN}",
     ),
+    oracle_device: str = typer.Option(
+        "",
+        "--oracle-device",
+        help="Where the oracle computes what is too much for the CPU, as cuda, once it agreed with "
+        "the CPU's over 1,024 tokens (unverified on hardware).",
+    ),
     providers: Path | None = PROVIDERS_FILE,
     chips: Path | None = CHIPS_FILE,
     prices: Path | None = PRICES_FILE,
@@ -154,8 +160,8 @@ def run(
                 block_tokens=block_tokens, out=out, seed=seed, feedback=feedback, threads=threads,
                 power_w=power_w, meters=meter, python=python, fresh=fresh, max_chunk=chunk,
                 limit_s=limit_s, audit_s=audit_s, options=option, slo=slo, idle_s=idle_s,
-                replicas=replicas, references=reference, providers=providers, chips=chips,
-                reporter=reporter,
+                replicas=replicas, references=reference, oracle_device=oracle_device,
+                providers=providers, chips=chips, reporter=reporter,
             )  # fmt: skip
         except (CellFailedError, CellsLeftError) as error:
             failed = error

@@ -162,7 +162,10 @@ def _measure(options: argparse.Namespace, extra: Sequence[str]) -> int:
         budget = max(1.0, budget)
         packer = Packer(out, options.pack)
         try:
-            code, ended = run_within(command(out, extra, budget), budget, environment, packer.look)
+            oracle = [] if options.any_device else ["--oracle-device", "cuda"]
+            code, ended = run_within(
+                command(out, [*oracle, *extra], budget), budget, environment, packer.look
+            )
         finally:
             packer.look()
     if ended:

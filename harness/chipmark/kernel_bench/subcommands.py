@@ -45,6 +45,10 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
     "models": Subcommand(
         "chipmark.kernel_bench.end_to_end", "Measure whole models on this card into results/CHIP."
     ),
+    "wheels": Subcommand(
+        "chipmark.kernel_bench.collect_wheels",
+        "Collect the wheels that `models` needs on a machine without a network.",
+    ),
     "ahead": Subcommand(
         "chipmark.kernel_bench.ahead",
         "Compile every launch ahead of time, without a GPU; for Ascend, without the chip.",

@@ -29,7 +29,7 @@ from chipmark.log import logger_of
 from chipmark_kernels.device import facts_of
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.designs import DESIGNS, PORTABLE, designs_for
-from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, TABLE
+from chipmark_models.decoder.paged.ops import FEW_ROWS, JOINED, PRODUCTS, TABLE
 from chipmark_models.plain_text import one_line
 
 _LOG = logger_of(__name__)
@@ -195,7 +195,11 @@ def _made(
 ) -> tuple[Made | None, str]:
     """A design with its products chosen; or None, and what is wrong with it."""
     base = portable.decoder
-    own = {op: by for op, by in DESIGNS[name].operations.items() if op not in asked}
+    own = {
+        op: by
+        for op, by in DESIGNS[name].operations.items()
+        if asked.keys().isdisjoint((op, *JOINED.get(op, ())))
+    }
     functions = {op: TABLE.find(op, by) for op, by in own.items()}
     few = [b for b in buckets if b <= FEW_ROWS]
     checked = sorted({1, *few[len(few) // 2 :][:1], *few[-1:]})

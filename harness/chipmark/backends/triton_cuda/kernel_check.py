@@ -231,8 +231,8 @@ def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iter
 def _joined_cases(
     decoder: PagedDecoder, random: _Random, pages: tuple[torch.Tensor, ...], lengths: list[int]
 ) -> Iterator[Case]:
-    """One token a row behind cached ones, the last row padded, and again in another order: the second
-    launch finds what the first one left."""
+    """One token a row behind cached ones, the last row padded; and again in another order, for the
+    second launch finds what the first one left."""
     c, layer = decoder.config, decoder.weights.layers[0]
     k, v, table = pages
     lens = torch.tensor(lengths, dtype=torch.int32, device=decoder.device)

@@ -11,9 +11,11 @@ from chipmark.kernel_bench.stages.contract import Stage, StageStep
 MODULES = (
     "chipmark.kernel_bench.stages.opening_steps",
     "chipmark.kernel_bench.stages.step_steps",
+    "chipmark.kernel_bench.stages.trace_steps",
     "chipmark.kernel_bench.stages.closing_steps",
 )
-"""Modules with `STEPS`. Inside a stage they come in this order, each with its own order kept."""
+"""Modules with `STEPS`. Inside a stage they come in this order, each with its own order kept: whole
+steps and where their time goes before single kernels, which would fill a first call alone."""
 
 START_S = 12.0
 """Seconds in which a call has its measuring process: imports from a slow disk, a context."""

@@ -95,6 +95,9 @@ class PagedOps:
 
 PRODUCTS = ("qkv", "out_add", "gate_up_swiglu", "down_add", "head")
 """Operations that are products by a weight: one function of each implementation serves all."""
+JOINED = {"rope_decode_attention": ("rope_kv", "decode_attention")}
+"""The operations that one operation does in one launch."""
+
 TABLE = OpTable(
     PagedOps,
     {
@@ -112,6 +115,6 @@ TABLE = OpTable(
         "fused": ("rope_decode_attention",),
         "fused_ahead": ("rope_decode_attention",),
     },
-    separate=("rope_decode_attention",),
+    separate=tuple(JOINED),
 )
 """What computes each operation."""
