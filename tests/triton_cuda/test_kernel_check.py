@@ -125,7 +125,7 @@ def test_joined_attention_is_checked_with_its_cache_and_padding(
     fp8: PagedDecoder, wrong: Implementation
 ) -> None:
     assert failures(fp8, {JOINED: joined}, [1], 16) == {}
-    assert "lengths [" in failures(fp8, {JOINED: wrong}, [1], 16)[JOINED]
+    assert "rows in order" in failures(fp8, {JOINED: wrong}, [1], 16)[JOINED]
 
 
 def test_joined_attention_that_fails_is_left_to_the_separate_operations(
@@ -142,7 +142,7 @@ def test_joined_attention_that_fails_is_left_to_the_separate_operations(
     assert list(found) == [JOINED]
     assert names[JOINED] == SEPARATE
     (note,) = loading._notes("interpreter", CPU, {JOINED: "reason"}, {})[:1]
-    assert note[1] == f"{JOINED} is left to what it joins: the kernel fails here (reason)"
+    assert note[1] == f"{JOINED} is computed by separate: the kernel fails here (reason)"
     with pytest.raises(UsageError, match=f"kernel of {JOINED} fails parity"):
         loading._replace_failing(fp8, {JOINED: "fused"}, {JOINED: "fused"}, (1, 2), 16)
 

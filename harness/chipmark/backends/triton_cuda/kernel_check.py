@@ -220,7 +220,7 @@ def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iter
     q = random.normal(len(longest), c.n_heads, c.head_dim)
     args: tuple[Any, ...] = (q, k, v, table, lens, scale)
     yield Case("decode_attention", f"lengths {longest}", args, {}, OPS["decode_attention"])
-    yield from _joined_cases(decoder, random, (k, v, table), [*longest, 0])
+    yield from _joined_cases(decoder, random, (k, v, table, lens))
     new = [min(n, length, max(1, chunk)) for n, length in zip(_NEW, longest, strict=False)]
     ends = torch.tensor([0, *new], dtype=torch.int32, device=decoder.device).cumsum(0)
     q = random.normal(sum(new), c.n_heads, c.head_dim)
@@ -229,13 +229,13 @@ def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iter
 
 
 def _joined_cases(
-    decoder: PagedDecoder, random: _Random, pages: tuple[torch.Tensor, ...], lengths: list[int]
+    decoder: PagedDecoder, random: _Random, pages: tuple[torch.Tensor, ...]
 ) -> Iterator[Case]:
-    """One token a row behind cached ones, the last row padded; and again in another order, for the
-    second launch finds what the first one left."""
+    """One token a row behind cached ones and a padded row, and again in another order: the second
+    launch finds what the first one left."""
     c, layer = decoder.config, decoder.weights.layers[0]
-    k, v, table = pages
-    lens = torch.tensor(lengths, dtype=torch.int32, device=decoder.device)
+    k, v, table, lens = pages
+    lens = torch.nn.functional.pad(lens, (0, 1))
     table = torch.nn.functional.pad(table, (0, 0, 0, 1))
     positions = lens - 1
     held = table.long().gather(1, (positions.clamp(min=0) // k.shape[1]).long()[:, None])[:, 0]
@@ -248,14 +248,15 @@ def _joined_cases(
         "ahead": (layer.out.matrix, layer.gate_up.matrix),
     }
     for step in (1, -1):
-        at, where, table_of, lens_of = (
-            t if step == 1 else t.flip(0) for t in (positions, slots, table, lens)
-        )
+        rows = torch.arange(lens.numel(), device=lens.device)
+        rows = rows if step == 1 else rows.flip(0)
+        at, where, table_of, lens_of = (t[rows] for t in (positions, slots, table, lens))
         args = (
             qkv, decoder.cos, decoder.sin, at, where, k, v, table_of, lens_of,
             c.n_heads, c.head_dim**-0.5,
         )  # fmt: skip
-        name = f"lengths {lengths[::step]}"
+        order = "in order" if step == 1 else "in reverse"
+        name = f"{lens.numel()} rows {order}"
         yield Case("rope_decode_attention", name, args, more, _joined_reference)
 
 

@@ -248,10 +248,8 @@ def _replace_failing(
 
     What the user asked for by name is never replaced: UsageError.
     """
-    table, ours = paged_ops.TABLE, {}
-    for op, name in names.items():
-        if name not in ("torch", "reference", SEPARATE):
-            ours[op] = table.find(op, name)
+    table, plain = paged_ops.TABLE, ("torch", "reference", SEPARATE)
+    ours = {op: table.find(op, name) for op, name in names.items() if name not in plain}
     found = failures(decoder, ours, checked_rows(buckets), chunk)
     for operation, reason in found.items():
         if operation in asked:
@@ -259,9 +257,8 @@ def _replace_failing(
                 f"the kernel of {operation} fails parity on this device: {reason}",
                 "leave `ops` out, and another takes its place with a note",
             )
-        instead = table.fallback(operation)
-        _LOG.info("%s: %s in place of a kernel that fails: %s", operation, instead, reason)
-        names[operation] = instead
+        names[operation] = table.fallback(operation)
+        _LOG.info("%s: %s in place of what fails: %s", operation, names[operation], reason)
     decoder.ops = paged_ops.TABLE.select(names)
     return found
 
@@ -365,11 +362,6 @@ def _precision(precision: str, activation: str) -> ComputedPrecision:
     )
 
 
-def _replacement(operation: str) -> str:
-    other = paged_ops.TABLE.fallback(operation)
-    return "left to what it joins" if other == SEPARATE else f"computed by {other}"
-
-
 def _made_note(reason: str) -> tuple[tuple[str, str], ...]:
     if not reason:
         return ()
@@ -384,10 +376,11 @@ def _notes(
     choices: Mapping[str, Mapping[int, Choice]],
     of_design: Sequence[tuple[str, str]] = (),
 ) -> tuple[tuple[str, str], ...]:
+    fallback = paged_ops.TABLE.fallback
     notes: list[tuple[str, str]] = [
         (
             NoteCode.KERNEL_REPLACED,
-            f"{operation} is {_replacement(operation)}: the kernel fails here ({reason})",
+            f"{operation} is computed by {fallback(operation)}: the kernel fails here ({reason})",
         )
         for operation, reason in replaced.items()
     ]
