@@ -3,10 +3,10 @@
 The grid is that of `decode_attention`: (sequences, KV heads, places of splits). Every program
 norms and rotates its own queries out of qkv, which is only read. The newest token belongs to the
 program of the last live split: it makes the key, writes key and value into their page and takes
-both from registers; no program reads them from the page in this launch. Cached tokens are split among
-the live programs, whose number each computes from the length. The last of them to arrive, by a
-ticket, merges all partial results in the order of the splits, so bits do not depend on who it is,
-and sets the ticket back to 0 for the next launch.
+both from registers; no program reads them from the page in this launch. Cached tokens are split
+among the live programs, whose number each computes from the length. The last of them to arrive, by
+a ticket, merges all partial results in the order of the splits, so bits do not depend on which it
+is, and sets the ticket back to 0 for the next launch.
 """
 
 from __future__ import annotations

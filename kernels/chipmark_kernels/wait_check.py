@@ -26,9 +26,9 @@ READ_BEFORE_WAIT: Mapping[str, tuple[str, ...]] = {
         "k_norm_ptr",
     ),
 }
-"""What kernels may read before they wait, by their own names of it: weights and gains, which no
-launch writes, and lengths, pages, positions and slots, which are uploaded before the first launch
-of a step."""
+"""What kernels may read before they wait, by their own names of it: weights, gains and tables of
+angles, which no launch writes, and lengths, positions and pages, which are uploaded before the
+first launch of a step."""
 
 _PARAMETER = re.compile(r"_param_(\d+)\b")
 _REGISTER = re.compile(r"%\w+")

@@ -58,7 +58,8 @@ def test_every_tile_of_the_manifest_is_launchable(target) -> None:
 def test_the_manifest_has_every_family_and_leaves_fp8_out_where_there_is_no_unit() -> None:
     every = {family.name for family in manifest.FAMILIES}
     assert {e.family for e in manifest.entries(SM90)} == every
-    assert {e.family for e in manifest.entries(TARGETS["sm_80"])} == every - {
+    early = {family.name for family in manifest.FAMILIES if family.early}
+    assert {e.family for e in manifest.entries(TARGETS["sm_80"])} == every - early - {
         "fp8_gemm",
         "fp8a16_gemm",
         "dense_gemm_hopper",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from chipmark_kernels import manifest, wait_check
+from chipmark_kernels.device import TARGETS
 from chipmark_kernels.wait_check import unordered
 
 KERNEL = """
@@ -69,3 +71,12 @@ def test_a_loop_before_the_wait_and_shared_memory_are_no_fault() -> None:
 
 def test_a_wait_on_both_sides_of_a_branch_is_one() -> None:
     assert found(SKIP, WAIT, "bra.uni $L__BB0_3;", LABEL, WAIT, "$L__BB0_3:", STORE, "ret;") == ()
+
+
+def test_what_kernels_may_read_early_are_arguments_of_theirs() -> None:
+    by_name = {
+        entry.launch.kernel.__name__: entry.launch.kernel.arg_names
+        for entry in manifest.entries(TARGETS["sm_90"], shapes=manifest.MODEL_SHAPES[:1])
+    }
+    for kernel, names in wait_check.READ_BEFORE_WAIT.items():
+        assert set(names) <= set(by_name[kernel])

@@ -217,6 +217,8 @@ def test_designs_by_device_and_what_is_forced(monkeypatch) -> None:
     for older in ("sm_80", "gfx942"):
         assert designs_for(TARGETS[older])[0] == "portable"
         assert "pdl" not in designs_for(TARGETS[older])
+        assert "fused" not in designs_for(TARGETS[older])
+        assert "joined" in designs_for(TARGETS[older])
     assert designs_for(TARGETS["sm_90"])[:2] == ("portable", "pdl")
     monkeypatch.setattr(design_choice, "facts_of", lambda device: TARGETS["sm_90"])
     assert designs_here("cuda", CPU, None)[:2] == ("portable", "pdl")
