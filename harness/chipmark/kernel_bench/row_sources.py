@@ -131,16 +131,16 @@ def _rule_text(rules: tuple[str, ...]) -> bytes:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             named |= {t.id: node for t in targets if isinstance(t, ast.Name)}
     table = next(n for n in ast.walk(named.pop("RULES")) if isinstance(n, ast.Dict))
-    waiting: list[ast.AST] = [named["choose"]]
+    waiting: list[ast.stmt | ast.expr] = [named["choose"]]
     for key, value in zip(table.keys, table.values, strict=True):
         if isinstance(key, ast.Constant) and key.value in rules:
             waiting.append(value)
     found: dict[int, str] = {}
     while waiting:
-        node = waiting.pop()
-        if node.lineno not in found:  # type: ignore[attr-defined]
-            found[node.lineno] = ast.get_source_segment(source, node) or ""  # type: ignore[attr-defined]
-            names = [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
+        part = waiting.pop()
+        if part.lineno not in found:
+            found[part.lineno] = ast.get_source_segment(source, part) or ""
+            names = [n.id for n in ast.walk(part) if isinstance(n, ast.Name)]
             waiting += [named[name] for name in names if name in named]
     return "\0".join(sorted(found.values())).encode()
 

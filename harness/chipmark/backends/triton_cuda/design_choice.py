@@ -186,6 +186,12 @@ def choose_design(
     return DesignChoice(made, seconds, refused)
 
 
+def few_rows(buckets: Sequence[int]) -> list[int]:
+    """Rows at which a design's own operations are checked."""
+    few = [b for b in buckets if b <= FEW_ROWS]
+    return sorted({1, *few[len(few) // 2 :][:1], *few[-1:]})
+
+
 def _made(
     name: str,
     portable: Made,
@@ -201,8 +207,7 @@ def _made(
         if asked.keys().isdisjoint((op, *JOINED.get(op, ())))
     }
     functions = {op: TABLE.find(op, by) for op, by in own.items()}
-    few = [b for b in buckets if b <= FEW_ROWS]
-    checked = sorted({1, *few[len(few) // 2 :][:1], *few[-1:]})
+    checked = few_rows(buckets)
     wrong = failures(base, functions, checked, checked[-1])
     if wrong:
         return None, "; ".join(f"{op}: {reason}" for op, reason in wrong.items())

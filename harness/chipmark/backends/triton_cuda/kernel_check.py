@@ -220,7 +220,7 @@ def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iter
     q = random.normal(len(longest), c.n_heads, c.head_dim)
     args: tuple[Any, ...] = (q, k, v, table, lens, scale)
     yield Case("decode_attention", f"lengths {longest}", args, {}, OPS["decode_attention"])
-    yield from _joined_cases(decoder, random, longest, (k, v, table, lens))
+    yield from _joined_cases(decoder, random, (k, v, table, lens))
     new = [min(n, length, max(1, chunk)) for n, length in zip(_NEW, longest, strict=False)]
     ends = torch.tensor([0, *new], dtype=torch.int32, device=decoder.device).cumsum(0)
     q = random.normal(sum(new), c.n_heads, c.head_dim)
@@ -231,7 +231,6 @@ def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iter
 def _joined_cases(
     decoder: PagedDecoder,
     random: _Random,
-    longest: Sequence[int],
     pages: tuple[torch.Tensor, ...],
 ) -> Iterator[Case]:
     """One token a row behind cached ones and a padded row, and again in another order: the second
@@ -258,7 +257,8 @@ def _joined_cases(
             qkv, decoder.cos, decoder.sin, at, where, k, v, table_of, lens_of,
             c.n_heads, c.head_dim**-0.5,
         )  # fmt: skip
-        name = f"lengths {[*longest, 0][::step]}"
+        order = "in order" if step == 1 else "in reverse"
+        name = f"{lens.numel()} rows {order}"
         yield Case("rope_decode_attention", name, args, more, _joined_reference)
 
 

@@ -7,12 +7,13 @@ launch needs no list of its own.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from chipmark.backends.triton_cuda.batches import DecodeInputs
+from chipmark.backends.triton_cuda.design_choice import few_rows
 from chipmark.backends.triton_cuda.devices import activation_of
 from chipmark.backends.triton_cuda.kernel_check import called, cases
 from chipmark.backends.triton_cuda.loading import (
@@ -31,6 +32,7 @@ from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_kernels.launch import Launch, recording
 from chipmark_models.config import ModelConfig
+from chipmark_models.decoder.op_table import SEPARATE
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.designs import DESIGNS, designs_for
 from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, TABLE
@@ -93,23 +95,28 @@ def launches_of(
 def _check_and_try(decoder: PagedDecoder, spec: LoadSpec, facts: DeviceFacts) -> None:
     """The check of every kernel, and the trials of products."""
     buckets, chunk = batch_buckets(spec.n_seqs), spec.max_chunk
-    for case in cases(decoder, checked_rows(buckets), chunk):
-        for name in _checked(case.operation, facts):
-            called(TABLE.find(case.operation, name), case, decoder.device)
+    portable = {op: by for op, by in TABLE.resolve({}, "triton").items() if by != SEPARATE}
+    _check(decoder, portable, checked_rows(buckets), chunk)
+    rows = few_rows(buckets)
+    for name in designs_for(facts):
+        own = DESIGNS[name].operations
+        _check(decoder, own, rows, rows[-1])
+        for operation in own.keys() & set(PRODUCTS):
+            for few in (n for n in tried_rows(buckets, chunk) if n <= FEW_ROWS):
+                trial(decoder, operation, own[operation], few)()
     hopper = facts.vendor == "cuda" and facts.arch == 90 and chunk > FEW_ROWS
     if hopper:
-        for case in cases(decoder, (), chunk):
-            if case.operation in _hopper_products():
-                called(TABLE.find(case.operation, "hopper"), case, decoder.device)
-    for operation, name, rows in _trials(hopper, tried_rows(buckets, chunk)):
-        trial(decoder, operation, name, rows)()
+        _check(decoder, dict.fromkeys(_hopper_products(), "hopper"), (), chunk)
+    for operation, name, n_rows in _trials(hopper, tried_rows(buckets, chunk)):
+        trial(decoder, operation, name, n_rows)()
 
 
-def _checked(operation: str, facts: DeviceFacts) -> set[str]:
-    """The implementations of an operation that the designs of such a device are checked with."""
-    names = {DESIGNS[name].operations.get(operation) for name in designs_for(facts)}
-    portable = set() if operation in TABLE.separate else {"triton"}
-    return portable | {name for name in names if name is not None}
+def _check(
+    decoder: PagedDecoder, operations: Mapping[str, str], rows: Sequence[int], chunk: int
+) -> None:
+    for case in cases(decoder, rows, chunk):
+        if name := operations.get(case.operation):
+            called(TABLE.find(case.operation, name), case, decoder.device)
 
 
 def _hopper_products() -> tuple[str, ...]:
