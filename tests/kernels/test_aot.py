@@ -70,7 +70,7 @@ def compiler(monkeypatch):
     ids=["here", "gpu images"],
 )
 def test_each_kernel_compiles_for_hopper_as_designed(folder) -> None:
-    # Those of a chain are in `test_gemv_hopper.py`; with the Triton of GPU images, all of them.
+    # Those of a chain are in `test_gemv_hopper.py`, and here with the Triton of GPU images.
     families = [family.name for family in FAMILIES if folder or not family.early]
     which = ("--first", "--models", "qwen3-0.6b", "--kernels", ",".join(families))
     done = _aot("--targets", "sm_90", *which, "--format", "json", triton=folder)

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import torch
 
 from chipmark.backends.fit import check_fit
@@ -15,7 +14,8 @@ from chipmark.backends.torch_device.coverage import Coverage, coverage
 from chipmark.backends.torch_device.devices import device_name, synchronize
 from chipmark.backends.torch_device.memory import free_bytes
 from chipmark.backends.torch_device.sampling import two_largest
-from chipmark.backends.triton_cuda.batches import DecodeInputs, ragged_batch
+from chipmark.backends.triton_cuda.attention_choice import chosen_cold
+from chipmark.backends.triton_cuda.batches import DecodeInputs
 from chipmark.backends.triton_cuda.design_choice import (
     Made,
     Trials,
@@ -24,18 +24,24 @@ from chipmark.backends.triton_cuda.design_choice import (
 )
 from chipmark.backends.triton_cuda.devices import (
     INTERPRETER,
-    VERIFIED,
     activation_of,
     check_options,
     check_precision,
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
-from chipmark.backends.triton_cuda.needed_memory import MOST_ROWS, need_of, storage_of
-from chipmark.backends.triton_cuda.product_choice import Choice, choose_products
+from chipmark.backends.triton_cuda.needed_memory import (
+    MOST_ROWS,
+    PREFILL_ROWS,
+    need_of,
+    storage_of,
+)
+from chipmark.backends.triton_cuda.notes import notes_of, prefill_notes
+from chipmark.backends.triton_cuda.prefill import Prefill
+from chipmark.backends.triton_cuda.product_choice import choose_products
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream, stream_of
-from chipmark.codes import NoteCode
+from chipmark.backends.triton_cuda.trials import Choice
 from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
-from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
+from chipmark.engine.contract import Caps, Loaded, LoadSpec
 from chipmark.errors import UsageError
 from chipmark.log import logger_of
 from chipmark_kernels.formats import PAGE_TOKENS
@@ -48,8 +54,10 @@ from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec
 
 _LOG = logger_of(__name__)
 
-PREFILL_ROWS = 16
 IN_FLIGHT = 2
+
+ASKS_HOST = ("torch", "reference")
+"""Implementations of prefill_attention that read lengths on the host: no graph can hold them."""
 
 CANDIDATES = ("triton", "torch")
 """What is tried for a product at any number of rows, where nothing was asked for."""
@@ -63,6 +71,7 @@ class Engine:
     inputs: DecodeInputs
     stream: LaunchStream
     decode: dict[int, Call]
+    prefill: Prefill
     loaded: Loaded
     names: dict[str, str] = field(default_factory=dict)
 
@@ -108,6 +117,9 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     choices: dict[str, dict[int, Choice]] = {}
     if name != INTERPRETER:
         choices = _choose(decoder, names, asked, replaced, buckets, spec.max_chunk, stream)
+    tokens, rows = min(spec.max_chunk, spec.max_context), min(PREFILL_ROWS, buckets[-1])
+    cold = chosen_cold(decoder, names, asked, tokens, stream, tried=name != INTERPRETER)
+    prefill = Prefill(decoder, stream, cold.least)
     inputs = DecodeInputs(buckets[-1], spec.max_context, PAGE_TOKENS, device)
     capture = spec.options.get("graphs", True)
 
@@ -125,13 +137,15 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     if capture:  # the largest first: the others then fit into its memory
         decode = {rows: stream.capture(decode[rows], kept=True) for rows in reversed(buckets)}
     if name != INTERPRETER:  # where nothing is compiled there is nothing to warm
-        warm(decoder, decode, spec, stream, device)
+        warm(decode, prefill, tokens, min(rows, 3))
+    graphs = spec.options.get("prefill_graphs", name != INTERPRETER)
+    if capture and graphs and names["prefill_attention"] not in ASKS_HOST:
+        prefill.capture(tokens, rows, spec.max_context)
     covered = Coverage(0.0)
     if name != INTERPRETER:
-        tokens = min(spec.max_chunk, spec.max_context)
         launches = (
             step_of(design.decoder(buckets[-1]), buckets[-1]),
-            partial(_prefill, decoder, tokens, 1, stream, device),
+            partial(prefill.warm, tokens, 1),
         )
         covered = coverage(device, launches)
     synchronize(device)
@@ -146,7 +160,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         n_pages=n_pages,
         in_flight=IN_FLIGHT,
         batch_buckets=buckets,
-        prefill_rows=min(PREFILL_ROWS, buckets[-1]),
+        prefill_rows=rows,
     )
     loaded = Loaded(
         caps=caps,
@@ -169,18 +183,22 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
                 operation: {str(rows): dict(choice.seconds) for rows, choice in by_rows.items()}
                 for operation, by_rows in choices.items()
             },
+            "cold_attention": cold.details,
+            "prefill_graphs": prefill.details,
             **design.details(buckets),
         },
         notes=(
-            *_made_note(not_made),
-            *_notes(name, device, replaced, choices, design.notes(buckets)),
+            *notes_of(
+                name == INTERPRETER, device, replaced, choices, design.notes(buckets), not_made
+            ),
+            *prefill_notes(cold, prefill),
         ),
         sampling="device",
         clock="device" if device.type != "cpu" else "host",
         execution="graph" if graphed else "eager",
         host_operators=covered.operators,
     )
-    return Engine(decoder, inputs, stream, decode, loaded, names)
+    return Engine(decoder, inputs, stream, decode, prefill, loaded, names)
 
 
 def _decoder(
@@ -277,46 +295,14 @@ def decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call:
     return call
 
 
-def warm(
-    decoder: PagedDecoder,
-    decode: Mapping[int, Call],
-    spec: LoadSpec,
-    stream: LaunchStream,
-    device: torch.device,
-) -> None:
+def warm(decode: Mapping[int, Call], prefill: Prefill, most: int, several: int) -> None:
     """Decode of every bucket, and prefill of every tile: each power of two of tokens, of one row
     and of several."""
     for call in decode.values():
         call()
-    most = min(spec.max_chunk, spec.max_context)
     for tokens in sorted({most, *(1 << i for i in range(most.bit_length()) if 1 << i <= most)}):
-        for n_rows in sorted({1, min(spec.n_seqs, PREFILL_ROWS, tokens, 3)}):
-            _prefill(decoder, tokens, n_rows, stream, device)
-
-
-def _prefill(
-    decoder: PagedDecoder, tokens: int, n_rows: int, stream: LaunchStream, device: torch.device
-) -> None:
-    batch, _ = ragged_batch(_trial(tokens, n_rows), PAGE_TOKENS, device, stream)
-    logits = decoder.forward(batch)
-    two_largest(logits, decoder.ops.greedy(logits))
-
-
-def _trial(tokens: int, n_rows: int) -> LaunchPlan:
-    """A launch of so many tokens whose keys are not read later: its pages are written anew."""
-    length = np.full(n_rows, tokens // n_rows, np.int32)
-    length[-1] += tokens - int(length.sum())
-    width = -(-int(length.max()) // PAGE_TOKENS)
-    rows = Rows(
-        seq=np.arange(n_rows, dtype=np.int32),
-        slot=np.full(n_rows, -1, np.int32),
-        start=np.zeros(n_rows, np.int32),
-        length=length,
-        tokens=np.zeros(tokens, np.int32),
-        pages=np.tile(np.arange(width, dtype=np.int32), (n_rows, 1)),
-        sample=np.ones(n_rows, np.bool_),
-    )
-    return LaunchPlan("prefill_cold", rows, n_rows, int(length.max()), int(length.max()))
+        for n_rows in sorted({1, min(several, tokens)}):
+            prefill.warm(tokens, n_rows)
 
 
 def _precision(precision: str, activation: str) -> ComputedPrecision:
@@ -329,45 +315,3 @@ def _precision(precision: str, activation: str) -> ComputedPrecision:
         accumulate=Accumulator.FP32,
         linear_from_rows=0 if kept == activation else paged_ops.FEW_ROWS,
     )
-
-
-def _replacement(operation: str) -> str:
-    other = paged_ops.TABLE.fallback(operation)
-    return "left to what it joins" if other == SEPARATE else f"computed by {other}"
-
-
-def _made_note(reason: str) -> tuple[tuple[str, str], ...]:
-    if not reason:
-        return ()
-    text = f"weights are computed by the host: the kernel that makes them fails here ({reason})"
-    return ((NoteCode.KERNEL_REPLACED, text),)
-
-
-def _notes(
-    name: str,
-    device: torch.device,
-    replaced: Mapping[str, str],
-    choices: Mapping[str, Mapping[int, Choice]],
-    of_design: Sequence[tuple[str, str]] = (),
-) -> tuple[tuple[str, str], ...]:
-    notes: list[tuple[str, str]] = [
-        (
-            NoteCode.KERNEL_REPLACED,
-            f"{operation} is {_replacement(operation)}: the kernel fails here ({reason})",
-        )
-        for operation, reason in replaced.items()
-    ]
-    notes += [
-        (NoteCode.KERNEL_REPLACED, f"{operation} at {rows} rows: {by} was dropped ({reason})")
-        for operation, by_rows in choices.items()
-        for rows, choice in by_rows.items()
-        for by, reason in choice.refused.items()
-    ]
-    notes += of_design
-    if name == INTERPRETER:
-        text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
-        notes.append((NoteCode.EP_COVERAGE, text))
-    elif device_name(device) not in VERIFIED:
-        text = f"triton:cuda on {device_name(device)}: unverified on hardware"
-        notes.append((NoteCode.UNVERIFIED_PROVIDER, text))
-    return tuple(notes)
