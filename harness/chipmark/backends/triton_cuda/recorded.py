@@ -113,8 +113,8 @@ def _check_and_try(decoder: PagedDecoder, spec: LoadSpec, facts: DeviceFacts) ->
     hopper = facts.vendor == "cuda" and facts.arch == 90 and chunk > FEW_ROWS
     if hopper:
         _check(decoder, dict.fromkeys(_hopper_products(), "hopper"), (), chunk)
-    for operation, name, rows in _trials(hopper, tried_rows(buckets, chunk)):
-        trial(decoder, operation, name, rows)()
+    for operation, name, n_rows in _trials(hopper, tried_rows(buckets, chunk)):
+        trial(decoder, operation, name, n_rows)()
 
 
 def _check(
