@@ -136,9 +136,11 @@ def kernel_bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The modules of the kernel bench, and the fake benches that a child process can import."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "benches"))
     names = (
-        "attention_cases", "bench", "case", "cases", "command", "document", "figures", "measuring",
+        "attention_cases", "bench", "case", "cases", "command", "document", "figures",
+        "gemm_cases", "measuring",
         "order", "peers", "phases", "quantiser_cases", "roofs", "rotation", "row_sources",
-        "sampling_cases", "selection", "supervisor", "targets", "timing", "tune", "verdict",
+        "sampling_cases", "selection", "supervisor", "targets", "tile_bench",
+        "tile_document", "tiling", "timing", "tune", "verdict",
         "watch",
     )  # fmt: skip
     found = {name: importlib.import_module(f"chipmark.kernel_bench.{name}") for name in names}

@@ -9,6 +9,7 @@ import torch
 
 from chipmark.backends.triton_cuda import kernel_check, loading, product_choice
 from chipmark.backends.triton_cuda.kernel_check import failures
+from chipmark.backends.triton_cuda.notes import notes_of
 from chipmark.backends.triton_cuda.streams import stream_of
 from chipmark.errors import CellFailedError, UsageError
 from chipmark_kernels.reference.rope_decode_attention import rope_decode_attention_reference
@@ -90,6 +91,17 @@ def test_attention_is_checked_over_prefixes_and_long_contexts(
     assert "(a) rms-relative" in found[operation]
 
 
+def test_a_product_that_writes_over_a_large_residual_does_not_spoil_its_own_check(
+    fp8: PagedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_place(x, matrix, *args, residual, **more):
+        return residual.copy_(OPS["down_add"](x, matrix, *args, residual=residual, **more))
+
+    # As if nothing were small enough to be copied for a call.
+    monkeypatch.setattr(kernel_check, "_cloned", lambda value: value)
+    assert failures(fp8, {"down_add": in_place}, [1], FEW_ROWS) == {}
+
+
 def joined(*args, ahead, **norms):
     return rope_decode_attention_reference(*args, **norms)
 
@@ -132,7 +144,7 @@ def test_joined_attention_that_fails_is_left_to_the_separate_operations(
     fp8: PagedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "failures", lambda decoder, ours, rows, chunk: dict.fromkeys(ours))
-    names = dict.fromkeys(TABLE.operations, "torch") | {JOINED: "fused"}
+    names = TABLE.resolve({JOINED: "fused"}, "torch")
     before = fp8.ops
     try:
         found = loading._replace_failing(fp8, names, {}, (1, 2), 16)
@@ -141,8 +153,8 @@ def test_joined_attention_that_fails_is_left_to_the_separate_operations(
         fp8.ops = before
     assert list(found) == [JOINED]
     assert names[JOINED] == SEPARATE
-    (note,) = loading._notes("interpreter", CPU, {JOINED: "reason"}, {})[:1]
-    assert note[1] == f"{JOINED} is computed by separate: the kernel fails here (reason)"
+    (note,) = notes_of(True, CPU, {JOINED: "reason"}, {})[:1]
+    assert note[1] == f"{JOINED} is left to what it joins: the kernel fails here (reason)"
     with pytest.raises(UsageError, match=f"kernel of {JOINED} fails parity"):
         loading._replace_failing(fp8, {JOINED: "fused"}, {JOINED: "fused"}, (1, 2), 16)
 
@@ -189,7 +201,7 @@ def test_a_candidate_that_raises_is_dropped_and_said(
         fp8.ops = before
     assert {rows: choice.name for rows, choice in found["qkv"].items()} == {1: "triton", 8: "torch"}
     assert found["qkv"][8].refused == {"triton": "RuntimeError: out of resource"}
-    notes = loading._notes("cuda", CPU, {}, found)
+    notes = notes_of(False, CPU, {}, found)
     assert (
         "kernel_replaced",
         "qkv at 8 rows: triton was dropped (RuntimeError: out of resource)",
@@ -215,3 +227,20 @@ def test_a_row_says_which_products_take_rounded_activations() -> None:
     assert told.kv == "bf16"
     assert product_type(told.linear_input) == "fp8"  # its matrix rate is that of prompts
     assert loading._precision("w8", "bf16").words()["activation"] == "bf16"
+
+
+def test_attention_of_cold_prompts_is_checked_with_values_between_other_heads(
+    fp8: PagedDecoder,
+) -> None:
+    seen = []
+
+    def shifted(q, k, v, scale):  # as if a token saw the one behind it
+        seen.append((len(q), v.is_contiguous()))
+        return right(q, k, v, scale).roll(1, 0)
+
+    right = TABLE.find("cold_attention", "flash")
+    assert failures(fp8, {"cold_attention": right}, [1], 256) == {}
+    assert "rms-relative" in failures(fp8, {"cold_attention": shifted}, [1], 256)["cold_attention"]
+    assert seen == [(17, False)]
+    absent = failures(fp8, {"cold_attention": TABLE.find("cold_attention", "cudnn")}, [1], 256)
+    assert "No viable backend" in absent["cold_attention"]

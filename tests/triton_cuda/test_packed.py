@@ -11,7 +11,7 @@ import pytest
 
 from chipmark.errors import BadInputError, UsageError
 from chipmark.kernel_bench.packed import pack, unpack
-from chipmark.results.store import load_record
+from chipmark.results.store import stored_record
 
 RECORD = Path(__file__).parents[1] / "results" / "data" / "record-1"
 
@@ -31,7 +31,7 @@ def test_records_and_their_audits_come_out_as_they_went_in(packed: Path, tmp_pat
     results = tmp_path / "results"
     (folder,) = unpack(packed, results)
     assert folder == results / "nvidia-h200" / "one"
-    assert load_record(folder).self_sha256 == load_record(RECORD).self_sha256
+    assert stored_record(folder).self_sha256 == stored_record(RECORD).self_sha256
     names = {path.relative_to(results).parts[1] for path in results.rglob("*") if path.is_file()}
     assert names == {"one", "one.audit.json"}
     unpack(packed, results)  # the same again changes nothing

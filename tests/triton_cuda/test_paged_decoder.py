@@ -238,6 +238,17 @@ def test_torch_attends_to_a_cold_prompt_without_a_mask_and_never_copies_keys(
     assert asked == [(True, True, 2), (False, False, 2)]
 
 
+@pytest.mark.parametrize("name", ["triton", "torch"])
+def test_a_product_of_many_rows_is_added_onto_the_residual_without_a_copy_of_it(name: str) -> None:
+    made = torch.Generator().manual_seed(3)
+    x, matrix = (torch.randn(paged_ops.FEW_ROWS + n, 32, generator=made) for n in (1, 8))
+    residual = torch.randn(paged_ops.FEW_ROWS + 1, matrix.shape[0], generator=made)
+    right = residual + x @ matrix.T
+    got = paged_ops.TABLE.find("down_add", name)(x, matrix, residual=residual)
+    assert got.data_ptr() == residual.data_ptr()
+    torch.testing.assert_close(got, right)
+
+
 def test_torch_neither_loses_slot_zero_nor_writes_for_padding() -> None:
     (a,) = sequences(2)
     logits = []

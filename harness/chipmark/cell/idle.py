@@ -23,8 +23,8 @@ class KnownIdle:
     title: str
     """Of the cell that it was measured in."""
     files: Mapping[str, bytes]
-    """Readings of all meters, by the name of their file in a cell's folder; kept here, as what
-    lies in a folder can be changed by a process that is measured later."""
+    """Readings of all meters, by the name of their file in a cell's folder; kept here, as
+    files in a folder can be changed by a process that is measured later."""
     ended_s: float
     """By the monotonic clock."""
     unix_s: float
@@ -40,7 +40,7 @@ class IdleOfLoaded:
 
     def take_over(self, cell: MeasuredCell) -> bool:
         """Give a loaded cell the readings of an earlier one of the same model on the same device,
-        with a note that says so; whether there were any that are not too old."""
+        with a note of it; whether there were any that are not too old."""
         found = self._known.get(_loaded_as(cell))
         if found is None or self._now_s() - found.ended_s > OLDEST_S:
             return False

@@ -79,7 +79,7 @@ class Weights:
     source_hash: str
     precision: str
     config: ModelConfig | None = field(default=None, compare=False)
-    """Of the model, by which it is told what its oracle costs; None keeps it on the CPU."""
+    """Of the model, which gives the cost of its oracle; None keeps it on the CPU."""
 
     @property
     def stored(self) -> str:

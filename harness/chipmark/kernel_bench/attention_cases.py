@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,6 +72,11 @@ def _decode(s: ModelShape, seqs: int, length: int) -> Iterator[Case]:
         decode_attention_reference, n_bytes, 4 * seqs * length * s.n_heads * s.head_dim,
         "memory" if n_bytes >= 2**26 else "latency",
         {"torch": PreparedPeer(prepare_sdpa, sdpa_decode)},
+        tiled=lambda tile: partial(decode_attention, tile=tile),
+        tile_shape={
+            "seqs": seqs, "kv_heads": s.n_kv_heads, "group": s.n_heads // s.n_kv_heads,
+            "head_dim": s.head_dim, "context": -(-length // PAGE_TOKENS) * PAGE_TOKENS,
+        },
     )  # fmt: skip
 
 

@@ -80,7 +80,7 @@ class KernelBench:
         """`do`: roofs; or measure, of the `case` (kernel, name), with `peers` (`Peers`)."""
         self._free()
         for name, work in self._asked(request):
-            yield name, _without_gradients(work)
+            yield name, without_gradients(work)
 
     def left_out(self, case: Case) -> str | None:
         """Why dispatch never picks this kernel on the device, or None."""
@@ -208,7 +208,9 @@ def _peers(case: Case, wanted: Peers) -> dict[str, tuple[str, Peer]]:
     return {f"peer {name}": (name, peer) for name, peer in found.items()}
 
 
-def _without_gradients(work: Callable[[], Any]) -> Callable[[], Any]:
+def without_gradients(work: Callable[[], Any]) -> Callable[[], Any]:
+    """A step's work in inference mode."""
+
     def run() -> Any:
         with torch.inference_mode():
             return work()

@@ -60,8 +60,8 @@ def read(path: Path) -> Document:
         raise BadInputError(
             path,
             f"of `chipmark kernels run` in format {document['format']}, of which no row says what"
-            f" code it was made with; this version reads format {FORMAT}: keep it as it is, and name"
-            " another file (-o)",
+            f" code it was made with; this version reads format {FORMAT}: keep it as it is and"
+            " name another file (-o)",
         )
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise BadInputError(path, f"not a result of `chipmark kernels run` in format {FORMAT}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from chipmark_kernels.reference.gemm import (
     w8a16_gemm_reference,
 )
 from chipmark_kernels.skinny_gemm import fp8a16_gemm, skinny_gemm
+from chipmark_kernels.tiles import Tile
 from chipmark_kernels.weight_only import quantize_int4, quantize_int8, w4a16_gemm, w8a16_gemm
 
 
@@ -150,10 +152,15 @@ def gemm_cases(s: ModelShape, rows: int) -> Iterator[Case]:
             columns = p.n // 2 if p.swiglu else p.n
             n_bytes = p.n * p.k * bits // 8 + 2 * rows * (p.k + columns * (1 + p.residual))
             n_bytes += _scale_bytes(kind, p)
+
+            def tiled(tile: Tile, p: Projection = p, ours: Call = ours) -> Call:
+                return _fused(partial(ours, tile=tile), p)
+
             yield Case(
                 kind, _product_name(s, rows, p), make, _fused(ours, p),
                 _fused(reference, p), n_bytes, 2 * rows * p.n * p.k, "memory",
-                _gemm_peers(kind, p, rows),
+                _gemm_peers(kind, p, rows), tiled=tiled,
+                tile_shape={"rows": rows, "n": columns, "k": p.k, "glu": int(p.swiglu)},
             )  # fmt: skip
 
 

@@ -45,9 +45,9 @@ def unpack(file: Path, into: Path) -> list[Path]:
     """Write the files of an archive under `into` (`results`), and return the folders of the records
     in it.
 
-    All is looked at before anything is written. Raises BadInputError for what is no such archive, a
+    All is looked at before anything is written. Raises BadInputError for another kind of file, a
     name that leads out of the folder, a member that is neither file nor folder and more than
-    UNPACKED_BYTES; UsageError where a file of other content is there already.
+    UNPACKED_BYTES; UsageError where a file of other content exists.
     """
     try:
         with tarfile.open(file, "r:gz") as archive:

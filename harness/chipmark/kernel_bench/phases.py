@@ -116,6 +116,11 @@ def row_of(call: Call, case: Case) -> Row:
     return row
 
 
+def known(document: Document, case: Case) -> bool:
+    """Whether the document has a row of the case."""
+    return any((r["kernel"], r["case"]) == (case.kernel, case.name) for r in document["rows"])
+
+
 def open_cases(document: Document, wanted: Sequence[Case], peers: Peers) -> list[Case]:
     """Cases of which parity, our time or that of these peers is not known yet."""
     rows = {(r["kernel"], r["case"]): r for r in document["rows"]}

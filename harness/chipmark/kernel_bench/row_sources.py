@@ -44,16 +44,18 @@ def codes_of(cases: Sequence[Case], identity: Mapping[str, Any]) -> Codes:
 def code_of(case: Case, product: str = "") -> str:
     """The hash of one case's sources; product: as `device.product_key` writes it, "" for none."""
     work = repr((case.bytes, case.flops, case.bound, case.rate)).encode()
-    return _hashed((work, _sources_of(case.make.__module__, _launcher_module(case), product)))
+    return _hashed(
+        (work, _sources_of(case.kernel, case.make.__module__, _launcher_module(case), product))
+    )
 
 
 @cache
-def _sources_of(made: str, launched: str, product: str) -> bytes:
-    """Digest of what all cases of a file and a launcher share."""
+def _sources_of(kernel: str, made: str, launched: str, product: str) -> bytes:
+    """Digest of what all cases of a kernel share."""
     mine = _closure((launched,))
     judged = _closure([m for m in _imports(made) if m.startswith(REFERENCES)])
     parity = _closure((f"{KERNELS}.parity",))
-    rules = _rules_named_in(mine)
+    rules = _rules_of(kernel, mine)
     parts = _files(sorted({*mine, *judged, *parity, made, *MEASURING}))
     return _hashed([*parts, _rule_text(rules), repr(_measured(product, rules)).encode()]).encode()
 
@@ -112,11 +114,11 @@ def _files(modules: Iterable[str]) -> list[bytes]:
     return [module.encode() + b"\0" + _source(module) for module in modules]
 
 
-def _rules_named_in(modules: Iterable[str]) -> tuple[str, ...]:
-    """Rules of tiles whose names stand in the modules as strings."""
+def _rules_of(kernel: str, modules: Iterable[str]) -> tuple[str, ...]:
+    """The kernel's rule of tiles, and those whose names stand in the modules as strings."""
     nodes = (node for module in modules for node in ast.walk(_tree(module)))
     strings = {node.value for node in nodes if isinstance(node, ast.Constant)}
-    return tuple(sorted(name for name in tiles.RULES if name in strings))
+    return tuple(sorted(name for name in tiles.RULES if name == kernel or name in strings))
 
 
 @cache

@@ -109,7 +109,7 @@ class _Run:
     @property
     def rates(self) -> Mapping[str, float | None]:
         """The device's read and matrix rates, measured once where they are asked for: also by a
-        call that goes on with what an earlier one left."""
+        call that resumes what an earlier one left."""
         if self._rates is None:
             self._rates = {}
             if self.request.roofs and self.device.type != "cpu":

@@ -1,9 +1,9 @@
 """`chipmark kernels step`: whole decode steps of a model, by each design of this card.
 
 Weights are synthetic and made on the card, keys and values random. Each contestant's logits are
-held against the step in float32, then all are timed in turn in captured launches. Tokens a second,
-shares of bandwidth, launches, and a sentence on each target that was measured. Goes on where an
-earlier call of the same code on the same card stopped.
+checked against the step in float32, then all are timed in turn in captured launches. Prints tokens
+a second, shares of bandwidth, launches, and a sentence on each target. Resumes an earlier call
+of the same code on the same card.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Document = dict[str, Any]
 _EPILOG = """examples:
   chipmark kernels step                                    qwen3-8b, one row of 1k, all designs
   chipmark kernels step -m qwen3-8b,qwen3-0.6b --rows 1,8,64 --context 1024,16384
-  chipmark kernels step --names portable,gpt-fast          our step beside torch.compile's
+  chipmark kernels step --names portable,gpt-fast          our step next to torch.compile's
   chipmark kernels step --precision bf16,w4 --prefill 8192,512@16896
   chipmark kernels step --device cpu -m tiny --names torch,gpt-fast-eager --precision fp32
   chipmark kernels step --show runs/gpu-steps.json         tables and verdicts of a file, anywhere
@@ -156,7 +156,7 @@ def _words(text: str) -> tuple[str, ...]:
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     words = _words(text)
     if not words or not all(word.isdigit() and int(word) > 0 for word in words):
-        raise UsageError(f"{option}: {text!r} is no list of numbers of at least 1", "as 1,8,64")
+        raise UsageError(f"{option}: {text!r} is not a list of numbers of at least 1", "as 1,8,64")
     return tuple(int(word) for word in words)
 
 

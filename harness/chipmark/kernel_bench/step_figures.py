@@ -220,7 +220,7 @@ def _value(
     if metric == "over_gpt_fast":
         ratio = part.get("ratios", {}).get(f"{GPT_FAST}/{name}")
         return (
-            (None, f"{GPT_FAST} was not timed beside it")
+            (None, f"{GPT_FAST} was not timed in the same run")
             if ratio is None
             else (ratio["median"], "")
         )

@@ -2,7 +2,7 @@
 
 The exact step has the weights, keys and values of the timed one and activations in float32. Plain
 torch with rounded activations is some way from it; ours may be `ROUNDED_FACTOR` times as far, which
-is the rule of `results.tolerance`. A small model is held against the oracle too, prompt and all.
+is the rule of `results.tolerance`. A small model is checked against the oracle too, prompt and all.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MOST_OWN = 0.13
 by 0.3 and more (`results.tolerance`)."""
 
 ORACLE_BYTES = 400_000_000
-"""Weights up to which a model is held against the oracle."""
+"""Weights up to which a model is checked against the oracle."""
 
 _PROMPT = 33
 assert _PROMPT < LEAST_TOKENS
@@ -105,7 +105,7 @@ EXACT = PagedOps(
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What steps of (rows, context) are held against."""
+    """What steps of (rows, context) are checked against."""
 
     rows: int
     context: int

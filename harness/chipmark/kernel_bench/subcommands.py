@@ -40,7 +40,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
     ),
     "step": Subcommand(
         "chipmark.kernel_bench.step_command",
-        "Whole decode steps of a model by each design, beside gpt-fast's recipe, in seconds.",
+        "Whole decode steps of a model by each design, next to gpt-fast's recipe, in seconds.",
     ),
     "models": Subcommand(
         "chipmark.kernel_bench.end_to_end", "Measure whole models on this card into results/CHIP."

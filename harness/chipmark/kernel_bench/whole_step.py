@@ -36,7 +36,7 @@ from chipmark_models.weights.source import WeightRef
 
 PORTABLE = "portable"
 PLAIN = ("torch", "reference")
-"""Implementations of all operations that are no design: plain torch and cuBLAS, and the kernels'
+"""Implementations of all operations that are not designs: plain torch and cuBLAS, and the kernels'
 references."""
 
 _WORK_BYTES = 3_000_000_000
@@ -63,7 +63,7 @@ def operations_of(name: str) -> dict[str, str]:
 
 
 def check_runs(name: str, device: torch.device) -> None:
-    """UnknownNameError for what is no contestant; UsageError for one that the device cannot run."""
+    """UnknownNameError for an unknown contestant; UsageError for one that the device cannot run."""
     operations_of(name)
     if name in PLAIN:
         return

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -130,6 +131,7 @@ def peer_step(model: StepModel, rows: int, context: int, name: str = "gpt-fast")
     """
     if name not in PEERS:
         raise UnknownNameError("peer", name, PEERS)
+    model.set_lengths(rows, context, np.full(rows, context, np.int32))
     batch = model.inputs(rows, context).batch(rows)
     static = _static(model, rows, context)
     decoder = PlainDecoder(model, static, context)

@@ -20,8 +20,9 @@ import torch
 from chipmark.backends.torch_device.devices import answers, release
 from chipmark.backends.triton_cuda.devices import INTERPRETER
 from chipmark.backends.triton_cuda.kernel_check import failures
-from chipmark.backends.triton_cuda.product_choice import ByRows, Choice, choose_products
+from chipmark.backends.triton_cuda.product_choice import ByRows, choose_products
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream
+from chipmark.backends.triton_cuda.trials import Choice
 from chipmark.codes import NoteCode
 from chipmark.engine.contract import Rows
 from chipmark.errors import CellFailedError, UsageError

@@ -26,11 +26,12 @@ LEAST_CAPABILITY = (8, 0)
 VERIFIED: tuple[str, ...] = ()
 """Names of devices on which `chipmark kernels run` passed from the first to the last."""
 
-OPTIONS = ("ops", "kernel_check", "graphs", "design")
+OPTIONS = ("ops", "kernel_check", "graphs", "prefill_graphs", "design")
 """Options of `LoadSpec.options`. ops: implementation by operation. design: of the decode step, by
 default the fastest of those that are right here. kernel_check: whether kernels
 are checked against their references at load, by default where they are compiled. graphs: whether
-decode is captured, by default so."""
+launches are captured, by default so. prefill_graphs: whether those of prefill are too, by default
+where graphs are real."""
 
 _NOT_INTERPRETED = ("bf16", "fp8")
 """The interpreter multiplies bf16 and rounds e4m3 wrongly, so it would fail for its own faults."""

@@ -44,6 +44,9 @@ _NEW = (1, 17, 64, 129)
 """Keys of a sequence, and how many of them are new to a prefill launch: a prefix of several pages
 before most, and decode attention split as it is in use."""
 
+_COLD = (17, 300, 1_024)
+"""Tokens of prompts that attend to nothing but themselves."""
+
 _REASON = 200
 """Characters of a compiler's message that a row keeps."""
 
@@ -115,7 +118,7 @@ def called(
 ) -> list[Any]:
     """The results, caches that were written among them; the inputs stay as they are."""
     args = [change(_cloned(value)) for value in case.args]
-    keywords = {name: change(_cloned(value)) for name, value in case.keywords.items()}
+    keywords = {name: change(_own(value)) for name, value in case.keywords.items()}
     # A launch that begins early reads lengths that in use were there long before: no copy of them
     # may be under way.
     synchronize(device)
@@ -138,7 +141,18 @@ def _normed(case: Case) -> torch.Tensor:
 def _cloned(value: Any) -> Any:
     # A weight is only read, and may be gigabytes.
     small = torch.is_tensor(value) and value.numel() < 1 << 24
-    return value.clone() if small else value
+    return _copied(value) if small else value
+
+
+def _copied(value: torch.Tensor) -> torch.Tensor:
+    """The same values as far apart, in memory of its own: a part of a row stays one."""
+    made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+    return made.copy_(value)
+
+
+def _own(value: Any) -> Any:
+    """A keyword's value that may be written over: a residual is, however large."""
+    return _copied(value) if torch.is_tensor(value) else value
 
 
 def _wide(value: Any) -> Any:
@@ -226,6 +240,22 @@ def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iter
     q = random.normal(sum(new), c.n_heads, c.head_dim)
     args = (q, k, v, table, ends.to(torch.int32), lens, scale)
     yield Case("prefill_attention", f"chunks {new}", args, {}, OPS["prefill_attention"])
+    for tokens in sorted({min(n, chunk, decoder.max_context) for n in _COLD}):
+        qkv = random.normal(tokens, c.n_heads + 2 * c.n_kv_heads, c.head_dim)
+        q, k = (random.normal(tokens, n, c.head_dim) for n in (c.n_heads, c.n_kv_heads))
+        args = (q, k, qkv[:, -c.n_kv_heads :], scale)  # values lie in rows of all heads
+        yield Case("cold_attention", f"a prompt of {tokens}", args, {}, _cold_reference)
+
+
+def _cold_reference(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """A prompt whose keys and values are one page."""
+    tokens = torch.tensor([0, q.shape[0]], dtype=torch.int32, device=q.device)
+    page = torch.zeros((1, 1), dtype=torch.int32, device=q.device)
+    attend = OPS["prefill_attention"]
+    attended: torch.Tensor = attend(q, k[None], v[None], page, tokens, tokens[1:], scale)
+    return attended
 
 
 def _joined_cases(

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import torch
 
 from chipmark.backends.fit import Need, check_fit
@@ -15,7 +14,8 @@ from chipmark.backends.torch_device.coverage import Coverage, coverage
 from chipmark.backends.torch_device.devices import device_name, synchronize
 from chipmark.backends.torch_device.memory import free_bytes
 from chipmark.backends.torch_device.sampling import two_largest
-from chipmark.backends.triton_cuda.batches import DecodeInputs, ragged_batch
+from chipmark.backends.triton_cuda.attention_choice import chosen_cold
+from chipmark.backends.triton_cuda.batches import DecodeInputs
 from chipmark.backends.triton_cuda.design_choice import (
     Made,
     Trials,
@@ -24,17 +24,18 @@ from chipmark.backends.triton_cuda.design_choice import (
 )
 from chipmark.backends.triton_cuda.devices import (
     INTERPRETER,
-    VERIFIED,
     activation_of,
     check_options,
     check_precision,
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
-from chipmark.backends.triton_cuda.product_choice import Choice, choose_products
+from chipmark.backends.triton_cuda.notes import notes_of, prefill_notes
+from chipmark.backends.triton_cuda.prefill import Prefill, graph_bytes
+from chipmark.backends.triton_cuda.product_choice import choose_products
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream, stream_of
-from chipmark.codes import NoteCode
+from chipmark.backends.triton_cuda.trials import Choice
 from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
-from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
+from chipmark.engine.contract import Caps, Loaded, LoadSpec
 from chipmark.errors import UsageError
 from chipmark.log import logger_of
 from chipmark_kernels.formats import PAGE_TOKENS
@@ -53,6 +54,9 @@ MOST_ROWS = 256
 PREFILL_ROWS = 16
 IN_FLIGHT = 2
 
+ASKS_HOST = ("torch", "reference")
+"""Implementations of prefill_attention that read lengths on the host: no graph can hold them."""
+
 CANDIDATES = ("triton", "torch")
 """What is tried for a product at any number of rows, where nothing was asked for."""
 
@@ -68,6 +72,7 @@ class Engine:
     inputs: DecodeInputs
     stream: LaunchStream
     decode: dict[int, Call]
+    prefill: Prefill
     loaded: Loaded
     names: dict[str, str] = field(default_factory=dict)
 
@@ -113,6 +118,9 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     choices: dict[str, dict[int, Choice]] = {}
     if name != INTERPRETER:
         choices = _choose(decoder, names, asked, replaced, buckets, spec.max_chunk, stream)
+    tokens, rows = min(spec.max_chunk, spec.max_context), min(PREFILL_ROWS, buckets[-1])
+    cold = chosen_cold(decoder, names, asked, tokens, stream, tried=name != INTERPRETER)
+    prefill = Prefill(decoder, stream, cold.least)
     inputs = DecodeInputs(buckets[-1], spec.max_context, PAGE_TOKENS, device)
     capture = spec.options.get("graphs", True)
 
@@ -130,13 +138,15 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     if capture:  # the largest first: the others then fit into its memory
         decode = {rows: stream.capture(decode[rows], kept=True) for rows in reversed(buckets)}
     if name != INTERPRETER:  # where nothing is compiled there is nothing to warm
-        warm(decoder, decode, spec, stream, device)
+        warm(decode, prefill, tokens, min(rows, 3))
+    graphs = spec.options.get("prefill_graphs", name != INTERPRETER)
+    if capture and graphs and names["prefill_attention"] not in ASKS_HOST:
+        prefill.capture(tokens, rows, spec.max_context)
     covered = Coverage(0.0)
     if name != INTERPRETER:
-        tokens = min(spec.max_chunk, spec.max_context)
         launches = (
             step_of(design.decoder(buckets[-1]), buckets[-1]),
-            partial(_prefill, decoder, tokens, 1, stream, device),
+            partial(prefill.warm, tokens, 1),
         )
         covered = coverage(device, launches)
     synchronize(device)
@@ -151,7 +161,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         n_pages=n_pages,
         in_flight=IN_FLIGHT,
         batch_buckets=buckets,
-        prefill_rows=min(PREFILL_ROWS, buckets[-1]),
+        prefill_rows=rows,
     )
     loaded = Loaded(
         caps=caps,
@@ -174,25 +184,30 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
                 operation: {str(rows): dict(choice.seconds) for rows, choice in by_rows.items()}
                 for operation, by_rows in choices.items()
             },
+            "cold_attention": cold.details,
+            "prefill_graphs": prefill.details,
             **design.details(buckets),
         },
         notes=(
-            *_made_note(not_made),
-            *_notes(name, device, replaced, choices, design.notes(buckets)),
+            *notes_of(
+                name == INTERPRETER, device, replaced, choices, design.notes(buckets), not_made
+            ),
+            *prefill_notes(cold, prefill),
         ),
         sampling="device",
         clock="device" if device.type != "cpu" else "host",
         execution="graph" if graphed else "eager",
         host_operators=covered.operators,
     )
-    return Engine(decoder, inputs, stream, decode, loaded, names)
+    return Engine(decoder, inputs, stream, decode, prefill, loaded, names)
 
 
 def need_of(config: ModelConfig, spec: LoadSpec, activation: str, kv_tokens: int) -> Need:
     """Bytes that the cell takes of the device.
 
     Working memory: activations of a chunk, logits of the widest decode launch with their copy for
-    the host, and the float64 pair of the largest matrix that the check of kernels makes.
+    the host, the float64 pair of the largest matrix that the check of kernels makes, and what the
+    graphs of prefill hold.
     """
     c = config
     item = DTYPES[storage_of(activation)].itemsize
@@ -201,6 +216,9 @@ def need_of(config: ModelConfig, spec: LoadSpec, activation: str, kv_tokens: int
     matrix = c.hidden_size * max(2 * c.intermediate_size, c.q_size + 2 * c.kv_size)
     work = 2 * spec.max_chunk * wide * item + rows * c.vocab_size * (2 * item + 4) + 16 * matrix
     kv = storage_of(activation)
+    if spec.options.get("graphs", True) and spec.options.get("prefill_graphs", True):
+        tokens = min(spec.max_chunk, spec.max_context)
+        work += graph_bytes(tokens, min(rows, PREFILL_ROWS), c.vocab_size, wide * item, item)
     return Need(
         weight_bytes=int(weight_bytes_stored(c, spec.precision)),
         bytes_per_token=kv_bytes_per_token(c, kv),
@@ -248,8 +266,10 @@ def _replace_failing(
 
     What the user asked for by name is never replaced: UsageError.
     """
-    table, plain = paged_ops.TABLE, ("torch", "reference", SEPARATE)
-    ours = {op: table.find(op, name) for op, name in names.items() if name not in plain}
+    table, ours = paged_ops.TABLE, {}
+    for op, name in names.items():
+        if name not in ("torch", "reference", SEPARATE):
+            ours[op] = table.find(op, name)
     found = failures(decoder, ours, checked_rows(buckets), chunk)
     for operation, reason in found.items():
         if operation in asked:
@@ -257,8 +277,9 @@ def _replace_failing(
                 f"the kernel of {operation} fails parity on this device: {reason}",
                 "leave `ops` out, and another takes its place with a note",
             )
-        names[operation] = table.fallback(operation)
-        _LOG.info("%s: %s in place of what fails: %s", operation, names[operation], reason)
+        instead = table.fallback(operation)
+        _LOG.info("%s: %s in place of a kernel that fails: %s", operation, instead, reason)
+        names[operation] = instead
     decoder.ops = paged_ops.TABLE.select(names)
     return found
 
@@ -308,46 +329,14 @@ def decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call:
     return call
 
 
-def warm(
-    decoder: PagedDecoder,
-    decode: Mapping[int, Call],
-    spec: LoadSpec,
-    stream: LaunchStream,
-    device: torch.device,
-) -> None:
+def warm(decode: Mapping[int, Call], prefill: Prefill, most: int, several: int) -> None:
     """Decode of every bucket, and prefill of every tile: each power of two of tokens, of one row
     and of several."""
     for call in decode.values():
         call()
-    most = min(spec.max_chunk, spec.max_context)
     for tokens in sorted({most, *(1 << i for i in range(most.bit_length()) if 1 << i <= most)}):
-        for n_rows in sorted({1, min(spec.n_seqs, PREFILL_ROWS, tokens, 3)}):
-            _prefill(decoder, tokens, n_rows, stream, device)
-
-
-def _prefill(
-    decoder: PagedDecoder, tokens: int, n_rows: int, stream: LaunchStream, device: torch.device
-) -> None:
-    batch, _ = ragged_batch(_trial(tokens, n_rows), PAGE_TOKENS, device, stream)
-    logits = decoder.forward(batch)
-    two_largest(logits, decoder.ops.greedy(logits))
-
-
-def _trial(tokens: int, n_rows: int) -> LaunchPlan:
-    """A launch of so many tokens whose keys are not read later: its pages are written anew."""
-    length = np.full(n_rows, tokens // n_rows, np.int32)
-    length[-1] += tokens - int(length.sum())
-    width = -(-int(length.max()) // PAGE_TOKENS)
-    rows = Rows(
-        seq=np.arange(n_rows, dtype=np.int32),
-        slot=np.full(n_rows, -1, np.int32),
-        start=np.zeros(n_rows, np.int32),
-        length=length,
-        tokens=np.zeros(tokens, np.int32),
-        pages=np.tile(np.arange(width, dtype=np.int32), (n_rows, 1)),
-        sample=np.ones(n_rows, np.bool_),
-    )
-    return LaunchPlan("prefill_cold", rows, n_rows, int(length.max()), int(length.max()))
+        for n_rows in sorted({1, min(several, tokens)}):
+            prefill.warm(tokens, n_rows)
 
 
 def _precision(precision: str, activation: str) -> ComputedPrecision:
@@ -360,41 +349,3 @@ def _precision(precision: str, activation: str) -> ComputedPrecision:
         accumulate=Accumulator.FP32,
         linear_from_rows=0 if kept == activation else paged_ops.FEW_ROWS,
     )
-
-
-def _made_note(reason: str) -> tuple[tuple[str, str], ...]:
-    if not reason:
-        return ()
-    text = f"weights are computed by the host: the kernel that makes them fails here ({reason})"
-    return ((NoteCode.KERNEL_REPLACED, text),)
-
-
-def _notes(
-    name: str,
-    device: torch.device,
-    replaced: Mapping[str, str],
-    choices: Mapping[str, Mapping[int, Choice]],
-    of_design: Sequence[tuple[str, str]] = (),
-) -> tuple[tuple[str, str], ...]:
-    fallback = paged_ops.TABLE.fallback
-    notes: list[tuple[str, str]] = [
-        (
-            NoteCode.KERNEL_REPLACED,
-            f"{operation} is computed by {fallback(operation)}: the kernel fails here ({reason})",
-        )
-        for operation, reason in replaced.items()
-    ]
-    notes += [
-        (NoteCode.KERNEL_REPLACED, f"{operation} at {rows} rows: {by} was dropped ({reason})")
-        for operation, by_rows in choices.items()
-        for rows, choice in by_rows.items()
-        for by, reason in choice.refused.items()
-    ]
-    notes += of_design
-    if name == INTERPRETER:
-        text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
-        notes.append((NoteCode.EP_COVERAGE, text))
-    elif device_name(device) not in VERIFIED:
-        text = f"triton:cuda on {device_name(device)}: unverified on hardware"
-        notes.append((NoteCode.UNVERIFIED_PROVIDER, text))
-    return tuple(notes)

@@ -7,6 +7,7 @@ launch needs no list of its own.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from chipmark.backends.triton_cuda.devices import activation_of
 from chipmark.backends.triton_cuda.kernel_check import called, cases
 from chipmark.backends.triton_cuda.loading import (
     CANDIDATES,
+    PREFILL_ROWS,
     batch_buckets,
     checked_rows,
     decode_call,
@@ -25,6 +27,7 @@ from chipmark.backends.triton_cuda.loading import (
     tried_rows,
     warm,
 )
+from chipmark.backends.triton_cuda.prefill import Prefill
 from chipmark.backends.triton_cuda.product_choice import able_at, trial
 from chipmark.backends.triton_cuda.streams import HostStream
 from chipmark.engine.contract import LoadSpec
@@ -83,12 +86,16 @@ def launches_of(
     )
     with recording(facts) as launches, torch.inference_mode():
         _check_and_try(decoder, spec, facts)
+        buckets = batch_buckets(spec.n_seqs)
+        tokens, several = min(spec.max_chunk, context), min(PREFILL_ROWS, buckets[-1])
+        prefill = Prefill(decoder, HostStream())
+        prefill.capture(tokens, several, context, limit_s=math.inf)
         for name in designs_for(facts):
             names = TABLE.resolve(dict(DESIGNS[name].operations), "triton")
             decoder.ops = TABLE.select(names)
             inputs = DecodeInputs(spec.n_seqs, spec.max_context, PAGE_TOKENS, device)
-            decode = {n: decode_call(decoder, inputs, n) for n in batch_buckets(spec.n_seqs)}
-            warm(decoder, decode, spec, HostStream(), device)
+            decode = {n: decode_call(decoder, inputs, n) for n in buckets}
+            warm(decode, prefill, tokens, min(several, 3))
     return launches
 
 
@@ -97,10 +104,10 @@ def _check_and_try(decoder: PagedDecoder, spec: LoadSpec, facts: DeviceFacts) ->
     buckets, chunk = batch_buckets(spec.n_seqs), spec.max_chunk
     portable = {op: by for op, by in TABLE.resolve({}, "triton").items() if by != SEPARATE}
     _check(decoder, portable, checked_rows(buckets), chunk)
-    rows = few_rows(buckets)
+    checked = few_rows(buckets)
     for name in designs_for(facts):
         own = DESIGNS[name].operations
-        _check(decoder, own, rows, rows[-1])
+        _check(decoder, own, checked, checked[-1])
         for operation in own.keys() & set(PRODUCTS):
             for few in (n for n in tried_rows(buckets, chunk) if n <= FEW_ROWS):
                 trial(decoder, operation, own[operation], few)()

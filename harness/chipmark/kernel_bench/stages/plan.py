@@ -13,6 +13,7 @@ MODULES = (
     "chipmark.kernel_bench.stages.step_steps",
     "chipmark.kernel_bench.stages.trace_steps",
     "chipmark.kernel_bench.stages.closing_steps",
+    "chipmark.kernel_bench.stages.record_steps",
 )
 """Modules with `STEPS`. Inside a stage they come in this order, each with its own order kept: whole
 steps and where their time goes before single kernels, which would fill a first call alone."""

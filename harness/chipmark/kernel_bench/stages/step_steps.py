@@ -1,4 +1,4 @@
-"""Whole steps of models as steps of a stage: first what they cost, then designs beside gpt-fast."""
+"""Whole steps of models as steps of a stage: what they cost, then designs next to gpt-fast."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _second() -> Iterator[StageStep]:
         )  # fmt: skip
     for model in ("qwen3-8b", "qwen3-0.6b"):
         yield _step(
-            f"gpt-fast-{model}", Stage.DESIGNS, f"designs of {model} beside gpt-fast's recipe",
+            f"gpt-fast-{model}", Stage.DESIGNS, f"designs of {model} next to gpt-fast's recipe",
             100.0, 240.0, model=model, names=["designs", "gpt-fast"],
         )  # fmt: skip
     yield _step(
@@ -97,7 +97,7 @@ def _second() -> Iterator[StageStep]:
         prefill=[[8_192, 8_192], [512, 16_896]],
     )  # fmt: skip
     yield _step(
-        "w4-qwen3-8b", Stage.DESIGNS, "whole step of qwen3-8b in w4 beside bf16, one row",
+        "w4-qwen3-8b", Stage.DESIGNS, "whole step of qwen3-8b in w4 next to bf16, one row",
         35.0, 90.0, model="qwen3-8b", precisions=["bf16", "w4"], names=["portable"],
     )  # fmt: skip
 
