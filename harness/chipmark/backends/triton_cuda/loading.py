@@ -232,8 +232,10 @@ def _replace_failing(
 
     What the user asked for by name is never replaced: UsageError.
     """
-    table, plain = paged_ops.TABLE, ("torch", "reference", SEPARATE)
-    ours = {op: table.find(op, name) for op, name in names.items() if name not in plain}
+    table, ours = paged_ops.TABLE, {}
+    for op, name in names.items():
+        if name not in ("torch", "reference", SEPARATE):
+            ours[op] = table.find(op, name)
     found = failures(decoder, ours, checked_rows(buckets), chunk)
     for operation, reason in found.items():
         if operation in asked:
@@ -241,8 +243,9 @@ def _replace_failing(
                 f"the kernel of {operation} fails parity on this device: {reason}",
                 "leave `ops` out, and another takes its place with a note",
             )
-        names[operation] = table.fallback(operation)
-        _LOG.info("%s: %s in place of what fails: %s", operation, names[operation], reason)
+        instead = table.fallback(operation)
+        _LOG.info("%s: %s in place of a kernel that fails: %s", operation, instead, reason)
+        names[operation] = instead
     decoder.ops = paged_ops.TABLE.select(names)
     return found
 
