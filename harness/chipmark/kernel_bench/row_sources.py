@@ -44,7 +44,9 @@ def codes_of(cases: Sequence[Case], identity: Mapping[str, Any]) -> Codes:
 def code_of(case: Case, product: str = "") -> str:
     """The hash of one case's sources; product: as `device.product_key` writes it, "" for none."""
     work = repr((case.bytes, case.flops, case.bound, case.rate)).encode()
-    return _hashed((work, _sources_of(case.kernel, case.make.__module__, _launcher_module(case), product)))
+    return _hashed(
+        (work, _sources_of(case.kernel, case.make.__module__, _launcher_module(case), product))
+    )
 
 
 @cache

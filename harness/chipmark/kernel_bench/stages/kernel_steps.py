@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from chipmark.kernel_bench.stages.contract import Asked, Part, Stage, StageStep
+from chipmark.kernel_bench.stages.contract import MAIN, Asked, Part, Stage, StageStep
 from chipmark.kernel_bench.supervisor import Answer
 
 if TYPE_CHECKING:
@@ -21,11 +21,18 @@ if TYPE_CHECKING:
     from chipmark.kernel_bench.worker import Bench
 
 _WORK = "chipmark.kernel_bench.stages.kernel_steps"
+_BENCH = "chipmark.kernel_bench"
+_USES = (
+    "chipmark_kernels", f"{_BENCH}.bench", f"{_BENCH}.measuring", f"{_BENCH}.timing",
+    f"{_BENCH}.attention_cases", f"{_BENCH}.gemm_cases", f"{_BENCH}.row_cases",
+    f"{_BENCH}.sampling_cases",
+)  # fmt: skip
+"""A step that is done anew measures only the rows whose own sources were edited."""
+
 TILE_S = 30.0
 """Of one tile, its compilation included."""
 
 ROWS_FILE, TILES_FILE = "kernels.json", "tiles.json"
-MAIN = "main"
 
 
 def _step(
@@ -33,7 +40,7 @@ def _step(
 ) -> StageStep:
     return StageStep(
         key, Stage.RUNS, about, estimate_s, 60.0, f"{_WORK}:rows",
-        {"groups": groups, "peers": peers},
+        {"groups": groups, "peers": peers}, uses=_USES,
     )  # fmt: skip
 
 
@@ -49,6 +56,7 @@ STEPS = (
         f"{_WORK}:tiles",
         {"models": ["qwen3-8b", "qwen3-1.7b", "qwen3-0.6b"], "rows": [1],
          "kernels": ["skinny_gemm", "decode_attention"]},
+        uses=("chipmark_kernels", f"{_BENCH}.tiling", f"{_BENCH}.tile_bench", f"{_BENCH}.timing"),
     ),
 )  # fmt: skip
 
