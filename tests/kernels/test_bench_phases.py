@@ -268,8 +268,8 @@ def test_peers_are_asked_for_by_and_by_and_compilation_last(kernel_bench, callin
     assert open_cases(call.document, wanted, Peers.EAGER) == wanted
     document = call.document | {"roofs": {}}
     (found, _) = kernel_bench.verdict.verdicts(document, kernel_bench.targets.read_targets())
-    assert "not timed beside its peers yet" in found.remarks
-    assert found.judgements[-1].reason == "not timed beside its peers yet"
+    assert "not timed next to its peers yet" in found.remarks
+    assert found.judgements[-1].reason == "not timed next to its peers yet"
     kernel_bench.phases.fill(call, wanted, Peers.EAGER)
     assert open_cases(call.document, wanted, Peers.EAGER) == []
     # torch.compile is no peer of decode attention here.

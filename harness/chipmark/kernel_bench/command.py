@@ -1,4 +1,4 @@
-"""`chipmark kernels run`: parity of each kernel and, where it passes, its time beside its peers.
+"""`chipmark kernels run`: parity of each kernel and, where it passes, its time next to its peers.
 
 Without -b: our Triton kernels on the CUDA card of this machine. With -b: the operators of a model
 on any torch device or provider of ONNX Runtime, at the shapes of a workload's profile.

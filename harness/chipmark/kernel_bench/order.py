@@ -1,7 +1,7 @@
 """The order in which cases are measured: what tells most about whole models first.
 
-A short stay on a card ends anywhere; what it came to should be what an agent's decode spends its
-time on.
+A short stay on a card ends anywhere; what it has measured by then should be what an agent's decode
+spends its time on.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from chipmark.kernel_bench.case import Case
 
 QUANTISED = ("w4a16_gemm", "w8a16_gemm", "fp8a16_gemm", "fp8_gemm", "quantize_rows_fp8")
 KERNELS = (
-    "skinny_gemm", "decode_attention", "qknorm_rope_kvwrite", "embedding_rmsnorm", "sample",
-    "nucleus_cutoff", "rmsnorm", "swiglu", "prefill_attention", "dense_gemm_hopper", *QUANTISED,
+    "skinny_gemm", "decode_attention", "rope_decode_attention", "qknorm_rope_kvwrite",
+    "embedding_rmsnorm", "sample", "nucleus_cutoff", "rmsnorm", "swiglu", "prefill_attention",
+    "dense_gemm_hopper", *QUANTISED,
 )  # fmt: skip
 """By the share of a step that each takes; others come before the quantised ones."""
 

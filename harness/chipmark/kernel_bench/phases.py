@@ -169,7 +169,7 @@ def fill(call: Call, wanted: Sequence[Case], peers: Peers) -> str:
 
 
 def measure(call: Call, case: Case, peers: Peers) -> str:
-    """One case, saved and told; "" or the step that the end of the call's time cut."""
+    """One case, saved and reported; "" or the step that the end of the call's time cut."""
     begun = time.monotonic()
     cut = _asked_to_the_end(call, case, peers)
     found = [
@@ -221,7 +221,7 @@ def _asked_to_the_end(call: Call, case: Case, peers: Peers) -> str:
 
 
 def _have(document: Document, case: Case) -> list[str]:
-    """Steps of a case whose figures stand in its row."""
+    """Steps of a case whose figures its row has."""
     for row in document["rows"]:
         if (row["kernel"], row["case"]) == (case.kernel, case.name):
             timed = row.get("time", {})

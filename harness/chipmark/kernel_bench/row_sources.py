@@ -25,7 +25,7 @@ KERNELS = "chipmark_kernels"
 REFERENCES = f"{KERNELS}.reference"
 RULES = f"{KERNELS}.tiles"
 APART = (RULES, f"{KERNELS}.tuned", f"{KERNELS}.manifest")
-"""Not followed: tiles are hashed by rule, and the sizes of the manifest stand in a case's name."""
+"""Not followed: tiles are hashed by rule, and the a case's name has the sizes of the manifest."""
 
 _HERE = "chipmark.kernel_bench"
 MEASURING = tuple(
@@ -114,17 +114,22 @@ def _files(modules: Iterable[str]) -> list[bytes]:
     return [module.encode() + b"\0" + _source(module) for module in modules]
 
 
+@cache
+def _strings(module: str) -> frozenset[str]:
+    nodes = (node for node in ast.walk(_tree(module)) if isinstance(node, ast.Constant))
+    return frozenset(node.value for node in nodes if isinstance(node.value, str))
+
+
 def _rules_of(kernel: str, modules: Iterable[str]) -> tuple[str, ...]:
-    """The kernel's rule of tiles, and those whose names stand in the modules as strings."""
-    nodes = (node for module in modules for node in ast.walk(_tree(module)))
-    strings = {node.value for node in nodes if isinstance(node, ast.Constant)}
-    return tuple(sorted(name for name in tiles.RULES if name == kernel or name in strings))
+    """The kernel's rule of tiles, and those whose names the modules have as strings."""
+    strings = {kernel}.union(*map(_strings, modules))
+    return tuple(sorted(name for name in tiles.RULES if name in strings))
 
 
 @cache
 def _rule_text(rules: tuple[str, ...]) -> bytes:
     """The text of these rules and of the choice among them, with all that they call."""
-    source = _source(RULES).decode()
+    lines = _source(RULES).decode().splitlines()
     named: dict[str, ast.stmt] = {}
     for node in _tree(RULES).body:
         if isinstance(node, ast.FunctionDef):
@@ -141,7 +146,7 @@ def _rule_text(rules: tuple[str, ...]) -> bytes:
     while waiting:
         part = waiting.pop()
         if part.lineno not in found:
-            found[part.lineno] = ast.get_source_segment(source, part) or ""
+            found[part.lineno] = "\n".join(lines[part.lineno - 1 : part.end_lineno])
             names = [n.id for n in ast.walk(part) if isinstance(n, ast.Name)]
             waiting += [named[name] for name in names if name in named]
     return "\0".join(sorted(found.values())).encode()

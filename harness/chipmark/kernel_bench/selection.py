@@ -17,7 +17,7 @@ COMPILED = "torch.compile"
 
 
 class Peers(StrEnum):
-    """Which peers a case is timed beside, each with all before it."""
+    """Which peers a case is timed next to, each with all before it."""
 
     NONE = "none"
     EAGER = "eager"
@@ -26,7 +26,7 @@ class Peers(StrEnum):
     """torch.compile too."""
 
     def done_by(self, done: str) -> bool:
-        """Whether a row that is timed beside the peers of `done`, "" for none yet, has these."""
+        """Whether a row that is timed next to the peers of `done`, "" for none yet, has these."""
         order = ["", *Peers]
         return order.index(self) <= order.index(done)
 

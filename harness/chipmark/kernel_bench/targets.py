@@ -113,7 +113,7 @@ def _value(row: Row, metric: str) -> tuple[float | None, str]:
     if value is None:
         missing = {
             "fraction_of_roof": f"{row.get('roof') or 'no roof'} was not measured on this card",
-            "time_of_best_peer": "not timed beside its peers yet"
+            "time_of_best_peer": "not timed next to its peers yet"
             if time.get("done") == Peers.NONE
             else "no peer here computes the same",
         }

@@ -74,7 +74,7 @@ def write_table(
     """The product's table with what the tuned rows found; entries of other shapes stay. Read back
     as the kernels will; how many entries it has."""
     tuned.read_table.cache_clear()
-    tuned.read_table(path)  # a table that is broken is told, not written over
+    tuned.read_table(path)  # raises for a broken table, which is not written over
     before = json.loads(path.read_text(encoding="utf-8"))["entries"] if path.exists() else []
     done = [row for row in rows if "tile" in row]
     settled = [(row["kernel"], row["shape"]) for row in done]

@@ -1,9 +1,9 @@
 """`chipmark kernels tune`: the fastest tile of each product and attention of a model's decode step.
 
 Each tile is checked against float64 and timed in a captured graph with cold inputs, with the norm,
-residual and SwiGLU that a step has; the fastest, timed once more beside the rule's, goes into the
+residual and SwiGLU that a step has; the fastest, timed once more next to the rule's, goes into the
 table that the kernels read. What tells most comes first; each shape is saved when it is done, and
-the same call again goes on. Unverified on hardware.
+the same call again resumes. Unverified on hardware.
 """
 
 from __future__ import annotations
@@ -199,8 +199,8 @@ def row_of(tuning: Tuning, case: Any) -> dict[str, Any]:
 
 
 def tune_case(tuning: Tuning, case: Any) -> str:
-    """Try every tile of one case, then the fastest once more beside the rule's; "" or the step that
-    the end of the call's time cut."""
+    """Try every tile of one case, then the fastest once more next to the rule's; "" or the step
+    that the end of the call's time cut."""
     from chipmark.kernel_bench.tile_bench import AGAIN
     from chipmark.kernel_bench.tiling import candidates, fastest, name_of
 

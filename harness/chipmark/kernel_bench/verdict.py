@@ -74,7 +74,7 @@ def _remarks(row: Row, time: Mapping[str, Any]) -> list[str]:
     if row.get("parity", {}).get("ok") and not time.get("done"):
         said.append("not timed to the end yet")
     if time.get("done") == Peers.NONE:
-        said.append("not timed beside its peers yet")
+        said.append("not timed next to its peers yet")
     if time.get("ours") and not time.get("cold_l2"):
         said.append("inputs lie in the L2")
     if (row.get("fraction_of_roof") or 0.0) > MOST_OF_ROOF:

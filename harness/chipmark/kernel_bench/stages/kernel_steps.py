@@ -1,8 +1,8 @@
 """Steps of the stages for single kernels: the rows of `chipmark kernels run`, and tuned tiles.
 
 Rows go to `kernels.json` of the output folder, which `chipmark kernels run --show` prints and
-`kernels run -o` goes on with; what was tried to tune to `tiles.json`, and the table of the card
-beside it. A row whose sources were not edited is taken from there, though its step is done anew.
+`kernels run -o` continues; what was tried to tune to `tiles.json`, and the table of the card
+next to it. A row whose sources were not edited is taken from there, though its step is done anew.
 """
 
 from __future__ import annotations
@@ -13,27 +13,33 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from chipmark.kernel_bench.stages.contract import Asked, Part, Stage, StageStep
+from chipmark.kernel_bench.stages.contract import MAIN, Asked, Part, Stage, StageStep
 from chipmark.kernel_bench.supervisor import Answer
 
 if TYPE_CHECKING:
     from chipmark.kernel_bench.phases import Asker
     from chipmark.kernel_bench.worker import Bench
 
-_WORK = "chipmark.kernel_bench.stages.kernel_steps"
+_BENCH = "chipmark.kernel_bench"
+_USES = (
+    "chipmark_kernels", f"{_BENCH}.bench", f"{_BENCH}.measuring", f"{_BENCH}.timing",
+    f"{_BENCH}.attention_cases", f"{_BENCH}.gemm_cases", f"{_BENCH}.row_cases",
+    f"{_BENCH}.sampling_cases",
+)  # fmt: skip
+"""A step that is done anew measures only the rows whose own sources were edited."""
+
 TILE_S = 30.0
 """Of one tile, its compilation included."""
 
 ROWS_FILE, TILES_FILE = "kernels.json", "tiles.json"
-MAIN = "main"
 
 
 def _step(
     key: str, about: str, estimate_s: float, groups: list[str], peers: str = "none"
 ) -> StageStep:
     return StageStep(
-        key, Stage.RUNS, about, estimate_s, 60.0, f"{_WORK}:rows",
-        {"groups": groups, "peers": peers},
+        key, Stage.RUNS, about, estimate_s, 60.0, "chipmark.kernel_bench.stages.kernel_steps:rows",
+        {"groups": groups, "peers": peers}, uses=_USES,
     )  # fmt: skip
 
 
@@ -42,13 +48,14 @@ STEPS = (
     _step("kernels-8b", "kernels of qwen3-8b, 8 and 64 rows, prompts", 100,
           ["8b-64", "8b-prefill"]),
     _step("kernels-0.6b", "kernels of qwen3-0.6b", 90, ["0.6b"]),
-    _step("kernels-peers", "the same kernels beside cuBLAS and SDPA", 120,
+    _step("kernels-peers", "the same kernels next to cuBLAS and SDPA", 120,
           ["8b-1", "8b-64", "8b-prefill", "0.6b"], "eager"),
     StageStep(
         "tune", Stage.DESIGNS, "tiles of decode, with production's flags", 150, 240.0,
-        f"{_WORK}:tiles",
+        "chipmark.kernel_bench.stages.kernel_steps:tiles",
         {"models": ["qwen3-8b", "qwen3-1.7b", "qwen3-0.6b"], "rows": [1],
          "kernels": ["skinny_gemm", "decode_attention"]},
+        uses=("chipmark_kernels", f"{_BENCH}.tiling", f"{_BENCH}.tile_bench", f"{_BENCH}.timing"),
     ),
 )  # fmt: skip
 
@@ -63,7 +70,7 @@ class InProcess:
         """As `supervisor.Worker.ask`, but nothing here ends a step that is late."""
         from chipmark.kernel_bench.worker import error_text
 
-        if self._lost:  # the runner ends this process, and goes on in another
+        if self._lost:  # the runner ends this process, and continues in another
             raise RuntimeError("the device does not answer any more")
         parts: dict[str, Any] = {}
         for name, work in self._bench.steps(request):
@@ -80,7 +87,7 @@ class InProcess:
 
 
 class Quiet:
-    """A part's figures are told by the runner."""
+    """The runner reports a part's figures."""
 
     def say(self, text: str) -> None:
         """Nothing."""

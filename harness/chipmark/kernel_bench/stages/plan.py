@@ -12,6 +12,7 @@ MODULES = (
     "chipmark.kernel_bench.stages.opening_steps",
     "chipmark.kernel_bench.stages.step_steps",
     "chipmark.kernel_bench.stages.trace_steps",
+    "chipmark.kernel_bench.stages.kernel_steps",
     "chipmark.kernel_bench.stages.closing_steps",
     "chipmark.kernel_bench.stages.record_steps",
 )
