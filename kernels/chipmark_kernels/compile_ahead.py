@@ -29,7 +29,7 @@ Attribute = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Specialisation:
-    """What Triton compiles for, in the order in which its launcher tells it, for it enters the key.
+    """What Triton compiles for, in the order of its launcher, for that enters the key.
 
     signature: types by argument name. constants: by argument name. attributes: by position, empty
     where there is nothing to say of an argument. options: warps, stages, dependent launch.

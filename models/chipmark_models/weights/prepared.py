@@ -255,7 +255,7 @@ class ComputedWeights(_StoredWeights):
 
 class EmptyWeights(_StoredWeights):
     """Zeros of the right shapes and types, for what asks how a model is computed and not what it
-    computes; pages of memory that nobody reads are never there."""
+    computes; pages of memory that are not read are never there."""
 
     source_hash = precision_hash = ""
     weight_error = None

@@ -274,7 +274,7 @@ def _choose(
 
 
 def checked_rows(buckets: Sequence[int]) -> list[int]:
-    """Rows of decode at which kernels are held against their references."""
+    """Rows of decode at which kernels are checked against their references."""
     return sorted({1, buckets[len(buckets) // 2], buckets[-1]})
 
 

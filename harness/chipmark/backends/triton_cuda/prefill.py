@@ -2,7 +2,7 @@
 
 An eager launch takes the host milliseconds (nine launches a layer), in which a device computes
 hundreds of tokens, so short prompts wait for the host. Graphs are captured for buckets of tokens up
-to where the device is the slower one; a launch is padded to its bucket, and says so.
+to where the device is the slower one; a launch is padded to its bucket, which its positions count.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Prefill:
     host_s: float = 0.0
     """Host seconds of an eager launch."""
     refused: str = ""
-    """Why no more graphs were captured, where a capture failed."""
+    """Why further graphs were not captured, where a capture failed."""
     _inputs: PrefillInputs | None = None
     _tokens: I32 = field(default_factory=lambda: np.zeros(0, np.int32))
     _rows: int = 1
