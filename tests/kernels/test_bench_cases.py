@@ -49,7 +49,9 @@ def _case(kernel_bench, kernel, words=""):
 
 def test_launchers_are_found_by_their_signature() -> None:
     assert set(SMALL) <= set(LAUNCHERS)
-    assert {f.name for f in FAMILIES} - {"split_k", "philox_weights"} <= set(LAUNCHERS)
+    assert {f.name for f in FAMILIES} - {"split_k", "philox_weights", "dependent_launches"} <= set(
+        LAUNCHERS
+    )
 
 
 @pytest.mark.parametrize("small", [True, False])
