@@ -41,6 +41,12 @@ def _fused(function: Callable[..., Any], p: Projection) -> Callable[..., Any]:
     return call
 
 
+def _dependent(x: torch.Tensor, *weights: torch.Tensor, **options: Any) -> torch.Tensor:
+    """As the decode step launches it on a GPU, each launch waiting by itself for the one before;
+    in Triton's interpreter, which knows no such launches, as any other."""
+    return gemv_hopper(x, *weights, pdl=x.is_cuda, **options)
+
+
 def _product_name(s: ModelShape, rows: int, p: Projection) -> str:
     return f"{s.name} rows={rows} n={p.n} k={p.k}" + (" swiglu" if p.swiglu else "")
 
@@ -91,22 +97,17 @@ def _weights(kind: str, w: torch.Tensor) -> Inputs:
     return codes.contiguous(), scales.bfloat16().contiguous()
 
 
-def _gemv(x: torch.Tensor, weight: torch.Tensor, **options: Any) -> torch.Tensor:
-    """As the decode step launches it; the interpreter has no dependent launches."""
-    return gemv_hopper(x, weight, pdl=x.is_cuda, **options)
-
+_PLAIN = ("skinny_gemm", "gemv_hopper")
+"""Kernels of weights that are not quantised."""
 
 _GEMMS: Mapping[str, tuple[Call, Call, int]] = {
     "skinny_gemm": (skinny_gemm, skinny_gemm_reference, 16),
-    "gemv_hopper": (_gemv, skinny_gemm_reference, 16),
+    "gemv_hopper": (_dependent, skinny_gemm_reference, 16),
     "w8a16_gemm": (w8a16_gemm, w8a16_gemm_reference, 8),
     "w4a16_gemm": (w4a16_gemm, w4a16_gemm_reference, 4),
     "fp8a16_gemm": (fp8a16_gemm, fp8a16_gemm_reference, 8),
 }
 
-
-_PLAIN = ("skinny_gemm", "gemv_hopper")
-"""Products by a weight that is not quantised."""
 
 _DEQUANTISE: Mapping[str, Call] = {
     "w8a16_gemm": dequantize_int8,

@@ -15,7 +15,14 @@ from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.manifest import ModelShape
 from chipmark_kernels.tiles import Tile
 
-KERNELS = ("skinny_gemm", "decode_attention", "w8a16_gemm", "w4a16_gemm", "fp8a16_gemm")
+KERNELS = (
+    "skinny_gemm",
+    "gemv_hopper",
+    "decode_attention",
+    "w8a16_gemm",
+    "w4a16_gemm",
+    "fp8a16_gemm",
+)
 """Kernels whose tiles are tuned, in the order of their share of a step."""
 
 LEAST_GAIN = 0.02
@@ -56,7 +63,7 @@ def candidates(case: Case, device: DeviceFacts) -> list[Tile]:
     found = [rule]
     if case.kernel == "decode_attention":
         found += _splits(rule)
-    elif rule.m == 1 and case.kernel in ("skinny_gemm", "fp8a16_gemm"):
+    elif rule.m == 1 and case.kernel in ("skinny_gemm", "gemv_hopper", "fp8a16_gemm"):
         found += _one_row(rule, case, device)
     else:
         found += _neighbours(rule)

@@ -51,10 +51,10 @@ STEPS = (
     _step("kernels-peers", "the same kernels next to cuBLAS and SDPA", 120,
           ["8b-1", "8b-64", "8b-prefill", "0.6b"], "eager"),
     StageStep(
-        "tune", Stage.DESIGNS, "tiles of decode, with production's flags", 150, 240.0,
+        "tune", Stage.DESIGNS, "tiles of decode, with production's flags", 210, 240.0,
         "chipmark.kernel_bench.stages.kernel_steps:tiles",
         {"models": ["qwen3-8b", "qwen3-1.7b", "qwen3-0.6b"], "rows": [1],
-         "kernels": ["skinny_gemm", "decode_attention"]},
+         "kernels": ["skinny_gemm", "gemv_hopper", "decode_attention"]},
         uses=("chipmark_kernels", f"{_BENCH}.tiling", f"{_BENCH}.tile_bench", f"{_BENCH}.timing"),
     ),
 )  # fmt: skip
