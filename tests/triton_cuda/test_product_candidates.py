@@ -54,7 +54,7 @@ def _between_kernels(x, matrix, bias=None, *, norm, eps, swiglu):
 def test_what_rounding_in_between_does_by_itself_is_no_fault() -> None:
     """A product rounded to bf16 before SwiGLU is over 2 % off in its worst value, as torch's is."""
     narrow = _decoder("bf16", torch.bfloat16)
-    assert failures(narrow, {"gate_up_swiglu": _between_kernels}, (), FEW_ROWS + 1) == {}
+    assert failures(narrow, {"gate_up_swiglu": _between_kernels}, (), 512) == {}
 
     def without_norm(x, matrix, bias=None, *, norm, **more):
         return _between_kernels(x, matrix, norm=torch.ones_like(norm), **more)
