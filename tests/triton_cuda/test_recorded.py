@@ -31,6 +31,9 @@ def test_every_kernel_of_a_step_is_recorded(hopper) -> None:
         "_skinny_gemm_kernel",
         "_swiglu_kernel",
         "_dense_gemm_hopper_kernel",
+        "_gemv_kernel",
+        "_rope_decode_attention_kernel",
+        "_philox_weights_kernel",
     }
 
 

@@ -1,7 +1,7 @@
 """`chipmark kernels ahead --cache`: what a run of models launches, compiled into a Triton cache.
 
 The cache is packed, carried to the machine with the card and unpacked there, where a first run then
-compiles nothing. The same Triton, Python and sources of kernels find it, others report what
+compiles nothing. Only the same Triton, Python and sources of kernels find it; --unpack reports what
 does not agree.
 """
 

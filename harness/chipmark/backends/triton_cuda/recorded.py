@@ -1,4 +1,4 @@
-"""Every kernel launch of a load and of the run behind it, recorded without a device.
+"""Every kernel launch of a load, its weights, and the run behind it, recorded without a device.
 
 The very functions that load, check, try and warm are called on meta tensors, so that what they will
 launch needs no list of its own.
@@ -33,13 +33,15 @@ from chipmark.engine.contract import LoadSpec
 from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_kernels.launch import Launch, recording
+from chipmark_kernels.philox_weights import philox_weights
 from chipmark_models.config import ModelConfig
+from chipmark_models.decoder.device_made import DeviceMadeWeights
 from chipmark_models.decoder.op_table import SEPARATE
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.designs import DESIGNS, designs_for
 from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, TABLE
 from chipmark_models.decoder.reading import DTYPES
-from chipmark_models.weights.prepared import EmptyWeights
+from chipmark_models.weights.synthetic import SyntheticWeights
 
 _LAYERS = 2
 """The first layer's rows come normed, every other is like the second."""
@@ -74,16 +76,17 @@ def launches_of(
     device = torch.device("meta")
     context = min(shape.max_context, config.max_context)
     spec = dataclasses.replace(shape, max_context=context).spec(precision)
-    decoder = PagedDecoder(
-        EmptyWeights(short, precision),
-        device,
-        TABLE.select(TABLE.resolve({}, "triton")),
-        n_pages=-(-spec.kv_tokens // PAGE_TOKENS) + spec.n_seqs,
-        max_context=spec.max_context,
-        page_tokens=PAGE_TOKENS,
-        activation=DTYPES[storage_of(activation_of("cuda", precision))],
-    )
+    weights = DeviceMadeWeights(SyntheticWeights(short, 0), precision, device, philox_weights)
     with recording(facts) as launches, torch.inference_mode():
+        decoder = PagedDecoder(
+            weights,
+            device,
+            TABLE.select(TABLE.resolve({}, "triton")),
+            n_pages=-(-spec.kv_tokens // PAGE_TOKENS) + spec.n_seqs,
+            max_context=spec.max_context,
+            page_tokens=PAGE_TOKENS,
+            activation=DTYPES[storage_of(activation_of("cuda", precision))],
+        )
         _check_and_try(decoder, spec, facts)
         buckets = batch_buckets(spec.n_seqs)
         tokens, several = min(spec.max_chunk, context), min(PREFILL_ROWS, buckets[-1])
