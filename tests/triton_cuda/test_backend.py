@@ -18,6 +18,7 @@ from chipmark.engine.loop import run
 from chipmark.engine.plan import RunPlan
 from chipmark.engine.trial import SessionShape, TurnShape, trial_trace
 from chipmark.errors import (
+    ChipmarkError,
     ContractError,
     DoesNotFitError,
     MissingBackendError,
@@ -262,6 +263,24 @@ def test_precisions_are_told_without_a_device_and_others_refused():
         load(options={"op": {}})
     with pytest.raises(UnknownNameError, match="qkv"):
         load(options={"ops": {"qvk": "torch"}})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"graphs": "False"}, "graphs is 'False', not true or false"),
+        ({"prefill_graphs": "no"}, "prefill_graphs is 'no'"),
+        ({"kernel_check": 1}, "kernel_check is 1"),
+        ({"ops": "torch"}, "ops is 'torch', not a table"),
+        ({"ops": {"qkv": ["torch"]}}, "not a table of implementations"),
+        ({"ops": {"qvk": "torch"}}, "did you mean qkv"),
+        ({"ops": {"qkv": "cudnn"}}, "implementation of qkv"),
+        ({"design": ["pdl"]}, "design of triton"),
+    ],
+)
+def test_an_option_of_another_type_or_name_is_refused_before_anything_runs(options, said):
+    with pytest.raises(ChipmarkError, match=said):
+        TritonBackend.check("cuda", options, lambda name: True)
 
 
 def test_what_is_compiled_is_warmed_at_every_tile_and_captured_largest_first(monkeypatch):
