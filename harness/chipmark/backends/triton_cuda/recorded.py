@@ -19,13 +19,12 @@ from chipmark.backends.triton_cuda.devices import activation_of
 from chipmark.backends.triton_cuda.kernel_check import called, cases
 from chipmark.backends.triton_cuda.loading import (
     CANDIDATES,
-    batch_buckets,
     checked_rows,
     decode_call,
     tried_rows,
     warm,
 )
-from chipmark.backends.triton_cuda.needed_memory import PREFILL_ROWS, storage_of
+from chipmark.backends.triton_cuda.needed_memory import PREFILL_ROWS, batch_buckets, storage_of
 from chipmark.backends.triton_cuda.prefill import Prefill
 from chipmark.backends.triton_cuda.product_choice import able_at, trial
 from chipmark.backends.triton_cuda.streams import HostStream
