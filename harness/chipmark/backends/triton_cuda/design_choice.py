@@ -205,7 +205,7 @@ def _before(name: str) -> list[str]:
 
 
 def _own(name: str, asked: Mapping[str, str]) -> dict[str, str]:
-    """What sets a design apart from the portable one, beside the operations that were asked for."""
+    """What sets a design apart from the portable one, without the operations asked for."""
     return {
         op: by
         for op, by in DESIGNS[name].operations.items()

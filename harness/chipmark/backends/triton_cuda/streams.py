@@ -152,7 +152,7 @@ class CudaStream:
         return replay
 
     def _end_capture(self, graph: torch.cuda.CUDAGraph, pool: Any) -> None:
-        """Tell torch's allocator that a failed capture is over.
+        """End a failed capture for torch's allocator.
 
         Where the driver ends one with an error, torch 2.11 and before does not (pytorch pull
         request 180395), and every later capture and `empty_cache` is an internal error.
@@ -161,11 +161,11 @@ class CudaStream:
         device = torch.cuda.current_device() if index is None else index
         try:
             torch._C._cuda_endAllocateToPool(device, pool)
-        except RuntimeError as error:  # it was told
+        except RuntimeError as error:  # it has ended
             _LOG.debug("a capture failed, its memory at rest: %s", error)
             return
         torch._C._cuda_releasePool(device, pool)
-        # The allocator of pinned memory, which cannot be told, goes on asking it.
+        # The allocator of pinned memory has no such call and keeps a pointer to it.
         self._failed.append(graph)
 
 
