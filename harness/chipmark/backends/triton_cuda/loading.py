@@ -31,8 +31,8 @@ from chipmark.backends.triton_cuda.devices import (
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda.needed_memory import (
-    MOST_ROWS,
     PREFILL_ROWS,
+    batch_buckets,
     need_of,
     storage_of,
 )
@@ -73,14 +73,6 @@ class Engine:
     prefill: Prefill
     loaded: Loaded
     names: dict[str, str] = field(default_factory=dict)
-
-
-def batch_buckets(n_seqs: int) -> tuple[int, ...]:
-    """Rows that decode is captured for: 1, 2, 4, 8, then every eighth to 64 and every 32nd to
-    MOST_ROWS, and the largest that is asked for."""
-    most = min(n_seqs, MOST_ROWS)
-    steps = (1, 2, 4, *range(8, 65, 8), *range(96, MOST_ROWS + 1, 32))
-    return (*(step for step in steps if step < most), most)
 
 
 def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:

@@ -18,13 +18,12 @@ from chipmark.backends.triton_cuda.design_choice import few_rows
 from chipmark.backends.triton_cuda.devices import activation_of
 from chipmark.backends.triton_cuda.kernel_check import called, cases
 from chipmark.backends.triton_cuda.loading import (
-    batch_buckets,
     checked_rows,
     decode_call,
     tried_rows,
     warm,
 )
-from chipmark.backends.triton_cuda.needed_memory import PREFILL_ROWS, storage_of
+from chipmark.backends.triton_cuda.needed_memory import PREFILL_ROWS, batch_buckets, storage_of
 from chipmark.backends.triton_cuda.prefill import Prefill
 from chipmark.backends.triton_cuda.product_candidates import ALWAYS, SOMETIMES, able_at
 from chipmark.backends.triton_cuda.product_choice import trial
