@@ -44,7 +44,7 @@ def compiler(monkeypatch):
     """Has the command take `made` for what every job compiles to; nothing is compiled here."""
     monkeypatch.delenv("TRITON_INTERPRET")
     # An interpreted kernel has no types of arguments; its constants tell launches apart.
-    monkeypatch.setattr(aot_jobs, "specialise", lambda launch: str(launch.constants))
+    monkeypatch.setattr(aot_jobs, "specialise", lambda launch, _: str(launch.constants))
 
     def use(made):
         monkeypatch.setattr(
