@@ -269,6 +269,10 @@ class NoteCode(Code):
         "idle_range",
         "idle power before and after differ by over 5 %; net values are a range",
     )
+    IDLE_REUSED = (
+        "idle_reused",
+        "idle power was measured once, in an earlier cell of the same model on the same device",
+    )
     IDLE_AS_LOAD = (
         "idle_as_load",
         "idle power unknown; the idle hours of the year are priced at load",

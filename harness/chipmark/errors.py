@@ -12,6 +12,7 @@ ChipmarkError                      2
 ├── ContractError                  4   a plug-in or its caller breaks the contract
 ├── MissingBackendError            2   a package or device that is not installed
 ├── NothingToJudgeError            3   no record to show or to compare
+├── CellsLeftError                 3   cells that the time of this run did not allow
 └── CellFailedError                4   a cell without a valid measurement
 
 All of them have `message`, `hint` and `exit_code`, and are names of `chipmark` itself.
@@ -39,6 +40,7 @@ __all__ = [
     "BrokenRecordError",
     "CannotWriteError",
     "CellFailedError",
+    "CellsLeftError",
     "ChipmarkError",
     "ContractError",
     "DoesNotFitError",
@@ -76,6 +78,12 @@ class MissingBackendError(ChipmarkError):
 
 class NothingToJudgeError(ChipmarkError):
     """There is no record to show or compare yet."""
+
+    exit_code = 3
+
+
+class CellsLeftError(ChipmarkError):
+    """Cells were not begun, as they would not have ended in the time that was left."""
 
     exit_code = 3
 

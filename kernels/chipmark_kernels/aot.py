@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   chipmark kernels ahead --first                          one of each kernel, a minute
   chipmark kernels ahead --targets sm_90 --models qwen3-8b
   chipmark kernels ahead --targets sm_90 --tuned DIR      tables that are not committed yet
+  chipmark kernels ahead --cache DIR --help               a cache to carry to a machine with a card
 """
 
 

@@ -17,6 +17,7 @@ NO_VECTOR_LOADS = {
     "_best_of_row_kernel": "reads one value a block",
     "_rope_kv_kernel interleaved": "reads every other value",
     "_dense_gemm_hopper_kernel": "reads whole tiles by descriptors",
+    "_philox_weights_kernel": "reads a key, and a table by what it drew",
 }
 """Kernels that read no 16 bytes at once, with the reason."""
 
@@ -28,6 +29,7 @@ to 80 of 255 registers). The machine code is read to see that none of them is in
 MATRIX_KERNELS = (
     "_prefill_attention_kernel",
     "_decode_attention_kernel",
+    "_rope_decode_attention_kernel",
     "_skinny_gemm_kernel",
     "_weight_only_gemm_kernel",
     "_fp8_gemm_kernel",
@@ -146,8 +148,9 @@ def jobs_of_table(table: Table, kernels: Sequence[str] | None = None) -> Iterato
     wanted = {id(t): k for k, t in table.entries.items() if kernels is None or k[0] in kernels}
     rows = {dict(key[2]).get(name, 1) for key in wanted.values() for name in ("rows", "seqs")}
     missing = dict.fromkeys(wanted.values())
+    families = [family for family in FAMILIES if not family.again]
     seen: set[object] = set()
-    for family, shape in itertools.product(FAMILIES if wanted else (), MODEL_SHAPES):
+    for family, shape in itertools.product(families if wanted else (), MODEL_SHAPES):
         for n_rows in sorted({*family.rows, *rows}):
             call = dataclasses.replace(family, rows=(n_rows,))
             try:
@@ -186,6 +189,7 @@ def _problems(job: Job, made: Compiled) -> Iterator[str]:
         yield "no 16-byte loads"
     if job.matrix and made.matrix == 0:
         yield "no matrix instructions"
+    yield from made.unordered
     if job.kernel in HOPPER_KERNELS and made.tma == 0:
         yield "no TMA loads"
     if job.kernel in HOPPER_KERNELS and device.arch == 90 and made.wgmma == 0:

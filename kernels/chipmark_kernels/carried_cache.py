@@ -135,7 +135,7 @@ def unpack(archive: Path, folder: Path) -> CacheInfo:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tarfile.open(archive) as packed:
-            # Only files, only below the folder: an archive is no more trusted than other input.
+            # Only files, only below the folder: an archive is trusted as little as other input.
             packed.extractall(folder, filter="data")
     except (OSError, EOFError, tarfile.TarError) as error:
         raise CacheError(f"{archive}: not a cache that was packed ({error})") from error

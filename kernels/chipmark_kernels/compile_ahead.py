@@ -21,6 +21,7 @@ from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.launch import Launch
 from chipmark_kernels.machine_code import Resources, resources_of_cubin, resources_of_gcn
 from chipmark_kernels.no_device import standing_in, target_of
+from chipmark_kernels.wait_check import READ_BEFORE_WAIT, unordered
 
 Attribute = tuple[str, int]
 """A name of Triton's and its value: ("tt.divisibility", 16)."""
@@ -28,7 +29,7 @@ Attribute = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Specialisation:
-    """What Triton compiles for, in the order in which its launcher tells it, for it enters the key.
+    """What Triton compiles for, in the order of its launcher, for that enters the key.
 
     signature: types by argument name. constants: by argument name. attributes: by position, empty
     where there is nothing to say of an argument. options: warps, stages, dependent launch.
@@ -83,7 +84,8 @@ class Compiled:
     """Figures of one compiled kernel. shared_bytes: of one block.
 
     vector_loads: 16-byte loads from global memory. matrix: instructions of the matrix units;
-    wgmma, tma: Hopper's asynchronous products and tile loads among them.
+    wgmma, tma: Hopper's asynchronous products and tile loads among them. unordered: of a kernel
+    that is launched early, what it may do before it waits and must not.
     """
 
     resources: Resources
@@ -92,6 +94,7 @@ class Compiled:
     matrix: int
     wgmma: int = 0
     tma: int = 0
+    unordered: tuple[str, ...] = ()
 
 
 _PTX_VECTOR = re.compile(
@@ -102,6 +105,13 @@ _PTX_MATRIX = re.compile(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)")
 _PTX_TMA = re.compile(r"cp\.async\.bulk\.tensor\S*global")
 _GCN_VECTOR = re.compile(r"\b(?:global|buffer)_load_dwordx4\b")
 _GCN_MATRIX = re.compile(r"\bv_mfma_")
+
+
+def _unordered(kernel: str, spec: Specialisation, ptx: str) -> tuple[str, ...]:
+    if not dict(spec.constants).get("PDL"):
+        return ()
+    names = [name for name, kind in spec.signature if kind != "constexpr"]
+    return unordered(ptx, names, READ_BEFORE_WAIT.get(kernel, ()))
 
 
 def compile_kernel(kernel: Any, spec: Specialisation, device: DeviceFacts) -> Any:
@@ -164,4 +174,5 @@ def compile_for(kernel: Any, spec: Specialisation, device: DeviceFacts) -> Compi
         len(_PTX_MATRIX.findall(ptx)),
         ptx.count("wgmma.mma_async"),
         len(_PTX_TMA.findall(ptx)),
+        _unordered(kernel.__name__, spec, ptx),
     )

@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from chipmark_kernels.dependent_launch import gdc_launch_dependents, gdc_wait
 from chipmark_kernels.dtypes import (
     dtype_name,
     next_power_of_2,
@@ -25,7 +26,7 @@ from chipmark_kernels.tiles import Tile, choose
 
 
 @triton.jit
-def _split_tokens(length, max_splits, BLOCK_N: tl.constexpr):
+def split_tokens(length, max_splits, BLOCK_N: tl.constexpr):
     """Tokens of one split: the fewest whole blocks with which max_splits cover `length`."""
     blocks = (length + BLOCK_N - 1) // BLOCK_N
     return tl.maximum((blocks + max_splits - 1) // max_splits, 1) * BLOCK_N
@@ -61,15 +62,20 @@ def _decode_attention_kernel(
     BLOCK_N: tl.constexpr,
     DIRECT: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     seq = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
     length = tl.load(kv_lens_ptr + seq)
     max_splits = tl.num_programs(2)
-    step = _split_tokens(length, max_splits, BLOCK_N)
+    step = split_tokens(length, max_splits, BLOCK_N)
     start = split * step
     end = tl.minimum(start + step, length)
+    # The length was uploaded before the whole step; a block without tokens waits as well.
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     if not DIRECT:  # noqa: SIM102  (the outer condition is known when compiling)
         if start >= end:
             return
@@ -89,16 +95,21 @@ def _decode_attention_kernel(
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.full([BLOCK_M], 0.0, tl.float32)
     acc = tl.full([BLOCK_M, BLOCK_D], 0.0, tl.float32)
+    in_block = tl.arange(0, BLOCK_N)
+    n = start + in_block
+    page = tl.load(table_row + n // PAGE, mask=n < end, other=0).to(tl.int64)
     for n_start in range(start, end, BLOCK_N):
-        n = n_start + tl.arange(0, BLOCK_N)
+        n = n_start + in_block
         n_mask = n < end
-        page = tl.load(table_row + n // PAGE, mask=n_mask, other=0).to(tl.int64)
         k_rows = page * k_stride_page + (n % PAGE) * k_stride_token
+        v_rows = page * v_stride_page + (n % PAGE) * v_stride_token
+        # The next block's pages, so that its rows need not wait for them.
+        after = n + BLOCK_N
+        page = tl.load(table_row + after // PAGE, mask=after < end, other=0).to(tl.int64)
         k_at = k_head + k_rows[None, :] + dims[:, None]
         k = tl.load(k_at, mask=n_mask[None, :] & dim_mask[:, None], other=0.0)
         scores = tl.dot(q, k, input_precision=INPUT_PRECISION) * scale_log2
         scores = tl.where(n_mask[None, :], scores, float("-inf"))
-        v_rows = page * v_stride_page + (n % PAGE) * v_stride_token
         v_at = v_head + v_rows[:, None] + dims[None, :]
         v = tl.load(v_at, mask=n_mask[:, None] & dim_mask[None, :], other=0.0)
         new_top = tl.maximum(top, tl.max(scores, axis=1))
@@ -136,13 +147,17 @@ def _merge_splits_kernel(
     BLOCK_N: tl.constexpr,
     MAX_SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     seq = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     length = tl.load(kv_lens_ptr + seq)
-    step = _split_tokens(length, MAX_SPLITS, BLOCK_N)
+    step = split_tokens(length, MAX_SPLITS, BLOCK_N)
     n_splits = (length + step - 1) // step
     base = (seq * tl.num_programs(1) + head) * MAX_SPLITS
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     every = tl.arange(0, MAX_SPLITS)
     lse = tl.load(lse_ptr + base + every, mask=every < n_splits, other=float("-inf"))
     # A sequence without a token has no split: the maximum would be -inf and its weights NaN.
@@ -209,13 +224,15 @@ def decode_attention(
     out: torch.Tensor | None = None,
     workspace: SplitWorkspace | None = None,
     tile: Tile | None = None,
+    pdl: bool = False,
 ) -> torch.Tensor:
     """Attention output (seqs, n_heads, head_dim) of each sequence's newest token.
 
     q: (seqs, n_heads, head_dim). k_cache, v_cache: (pages, page_tokens, n_kv_heads, head_dim).
     page_table: (seqs, width) int32. kv_lens: (seqs,) int32, the newest token included; 0 (a padded
     row of a graph) gives zeros. The number of splits follows the batch, the device and the width
-    of the page table, so bits may differ between batch sizes.
+    of the page table, so bits may differ between batch sizes. pdl: both launches as
+    `dependent_launch` says; kv_lens is read before the wait.
     """
     require_unit_stride(q=q, k_cache=k_cache, v_cache=v_cache, page_table=page_table, out=out)
     require_unit_stride(kv_lens=kv_lens)
@@ -257,6 +274,7 @@ def decode_attention(
         BLOCK_N=tile.n,
         DIRECT=tile.split == 1,
         INPUT_PRECISION=input_precision,
+        PDL=pdl,
     )
     if workspace is not None and tile.split > 1:
         merge = choose("merge_splits", "fp32", device_facts(q), splits=tile.split)
@@ -274,5 +292,6 @@ def decode_attention(
             BLOCK_N=tile.n,
             MAX_SPLITS=tile.split,
             BLOCK_SPLITS=merge.n,
+            PDL=pdl,
         )
     return out

@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from chipmark_kernels.dependent_launch import gdc_launch_dependents, gdc_wait
 from chipmark_kernels.dtypes import dtype_name, next_power_of_2, require_unit_stride
 from chipmark_kernels.launch import MAX_GRID, device_facts, launch
 from chipmark_kernels.tiles import Tile, choose
@@ -26,10 +27,14 @@ def _embedding_rmsnorm_kernel(
     eps,
     BLOCK: tl.constexpr,
     CAST_FIRST: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     cols = tl.arange(0, BLOCK)
     inside = cols < n_cols
     weight = tl.load(weight_ptr + cols, mask=inside, other=0.0)
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     for row in range(tl.program_id(0), n_tokens, tl.num_programs(0)):
         at = tl.cast(row, tl.int64)
         token = tl.load(ids_ptr + at).to(tl.int64)
@@ -54,11 +59,13 @@ def embedding_rmsnorm(
     hidden: torch.Tensor | None = None,
     normed: torch.Tensor | None = None,
     tile: Tile | None = None,
+    pdl: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The rows `table[ids]` (the residual stream) and their RMS norm, each (tokens, cols).
 
     ids: (tokens,) int32 or int64, each inside the table (not checked: they lie on the device).
     table: (vocabulary, cols). weight: (cols,) of the first norm.
+    pdl: launched as `dependent_launch` says.
     """
     require_unit_stride(ids=ids, table=table, weight=weight, hidden=hidden, normed=normed)
     n_tokens, n_cols = ids.shape[0], table.shape[1]
@@ -84,5 +91,6 @@ def embedding_rmsnorm(
         eps,
         BLOCK=next_power_of_2(n_cols),
         CAST_FIRST=cast_first,
+        PDL=pdl,
     )
     return hidden, normed

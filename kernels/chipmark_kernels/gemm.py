@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
+from chipmark_kernels.dependent_launch import gdc_launch_dependents, gdc_wait
 from chipmark_kernels.dtypes import (
     ceil_div,
     dtype_name,
@@ -117,7 +118,11 @@ def _sum_splits_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
     HAS_NORM: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     m = tl.program_id(1) + tl.arange(0, 1)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = (n < n_cols)[None, :]
@@ -220,10 +225,10 @@ class Gemm:
             IS_SPLIT=self.partial is not None,
         )
         if self.partial is not None:
-            self._sum_splits()
+            self._sum_splits(pdl=bool(constants.get("PDL")))
         return self.out
 
-    def _sum_splits(self) -> None:
+    def _sum_splits(self, *, pdl: bool) -> None:
         tile = choose("sum_splits", "fp32", device_facts(self.out), cols=self.n_cols)
         launch(
             _sum_splits_kernel,
@@ -234,6 +239,7 @@ class Gemm:
             SPLIT_K=self.tile.split,
             BLOCK_N=tile.n,
             BLOCK_K=tile.k,
+            PDL=pdl,
         )
 
 

@@ -128,6 +128,11 @@ def _tool(name: str, *options: str, cubin: bytes) -> str:
     return done.stdout
 
 
+def disassembled(cubin: bytes) -> str:
+    """NVIDIA's machine code as text."""
+    return _tool("nvdisasm", cubin=cubin)
+
+
 def resources_of_cubin(cubin: bytes) -> Resources:
     """Read NVIDIA's machine code with `cuobjdump` and `nvdisasm`; RuntimeError where it cannot."""
     usage = _tool("cuobjdump", "-res-usage", cubin=cubin)
@@ -136,7 +141,7 @@ def resources_of_cubin(cubin: bytes) -> Resources:
         raise RuntimeError(f"cuobjdump gave no resource usage: {usage[:300]!r}")
     registers, stack, local = (int(n) for n in found.groups())
     # Without memory of its own a thread can spill nowhere, and need not be disassembled.
-    spilled = spills(_tool("nvdisasm", cubin=cubin)) if stack or local else (0, 0)
+    spilled = spills(disassembled(cubin)) if stack or local else (0, 0)
     return Resources(registers, *spilled)
 
 

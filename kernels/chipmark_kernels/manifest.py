@@ -7,7 +7,7 @@ Shapes are data of their own here, so that this package needs no model package.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,14 +15,19 @@ import torch
 
 from chipmark_kernels.decode_attention import decode_attention
 from chipmark_kernels.dense_gemm_hopper import dense_gemm_hopper
+from chipmark_kernels.dependent_launch import launches_early
 from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.dtypes import DTYPE_NAMES
 from chipmark_kernels.embedding import embedding_rmsnorm
 from chipmark_kernels.formats import PAGE_TOKENS, scale_group
 from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
+from chipmark_kernels.gemv_hopper import gemv_hopper
 from chipmark_kernels.launch import Launch, recording
+from chipmark_kernels.philox_weights import philox_weights
 from chipmark_kernels.prefill_attention import prefill_attention
+from chipmark_kernels.reference.philox_weights import SUMS
 from chipmark_kernels.rmsnorm import rmsnorm
+from chipmark_kernels.rope_decode_attention import rope_decode_attention
 from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
 from chipmark_kernels.sampling import sample
 from chipmark_kernels.skinny_gemm import fp8a16_gemm, skinny_gemm
@@ -95,22 +100,37 @@ def _embedding(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
     embedding_rmsnorm(_ints(rows), table, weight, 1e-6)
 
 
-def _rope_kv(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+T = torch.Tensor
+_Rotation = tuple[T, T, T, T, T, T, T]
+
+
+def _rotation(s: ModelShape, rows: int, dtype: torch.dtype) -> tuple[_Rotation, dict[str, Any]]:
+    """Arguments, up to the caches, and keywords of what rotates queries and keys."""
     qkv = _meta(rows, (s.n_heads + 2 * s.n_kv_heads) * s.head_dim, dtype=dtype)
     angles = _floats(MAX_CONTEXT, s.head_dim // 2)
+    slots = _meta(rows, dtype=torch.int64)  # which may lie beyond 2**31
     norm = _meta(s.head_dim, dtype=dtype) if s.qk_norm else None
-    qknorm_rope_kvwrite(
-        qkv,
-        angles,
-        angles,
-        _ints(rows),
-        _meta(rows, dtype=torch.int64),  # slots, which may lie beyond 2**31
-        *_caches(s, dtype),
-        s.n_heads,
-        q_norm=norm,
-        k_norm=norm,
-        interleaved=s.interleaved,
+    keywords = {"q_norm": norm, "k_norm": norm, "interleaved": s.interleaved}
+    return (qkv, angles, angles, _ints(rows), slots, *_caches(s, dtype)), keywords
+
+
+def _rope_kv(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    args, keywords = _rotation(s, rows, dtype)
+    qknorm_rope_kvwrite(*args, s.n_heads, **keywords)
+
+
+def _rope_decode(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    args, keywords = _rotation(s, rows, dtype)
+    weights = (
+        _meta(s.hidden, s.n_heads * s.head_dim, dtype=dtype),
+        _meta(2 * s.inner, s.hidden, dtype=dtype),
     )
+    for context in (MAX_CONTEXT, SHORT_CONTEXT):
+        table = _ints(rows, context // PAGE_TOKENS)
+        for ahead in ((), weights):
+            rope_decode_attention(
+                *args, table, _ints(rows), s.n_heads, 0.1, ahead=ahead, **keywords
+            )
 
 
 def _prefill(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
@@ -166,6 +186,33 @@ def _skinny_gemm(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
         if p.norm:
             # Where a norm of its own is faster (many rows), or exists already (the first layer).
             skinny_gemm(x, w, **p.options(rows, dtype) | {"norm_weight": None})
+
+
+def _gemv(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    if rows > 1:  # a measured table of another kernel asks at its own rows
+        return
+    head = Projection(s.vocab, s.hidden, norm=True)
+    for p in (*projections(s), head):
+        x, w, options = _meta(rows, p.k, dtype=dtype), _meta(p.n, p.k, dtype=dtype), p.options
+        gemv_hopper(x, w, **options(rows, dtype))
+        if p.norm and not p.swiglu:
+            gemv_hopper(x, w, **options(rows, dtype) | {"norm_weight": None})
+        if dtype != torch.float32 and p is not head:
+            w8 = _meta(p.n, p.k, dtype=torch.float8_e4m3fn)
+            gemv_hopper(x, w8, _floats(p.n), **options(rows, dtype))
+
+
+def _step(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    """The portable kernels of a decode step."""
+    _embedding(s, rows, dtype)
+    _rope_kv(s, rows, dtype)
+    _decode(s, rows, dtype)
+    if rows > 1:
+        _skinny_gemm(s, rows, dtype)
+        if dtype != torch.float32:
+            _fp8a16(s, rows, dtype)
+            _split_k(s, rows, dtype)
+    sample(_meta(rows, s.vocab, dtype=dtype))
 
 
 def _split_k(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
@@ -231,6 +278,10 @@ def _nucleus(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
     nucleus_cutoff(_meta(rows, s.vocab, dtype=dtype), _floats(rows), _floats(rows))
 
 
+def _philox(s: ModelShape, rows: int, dtype: torch.dtype) -> None:
+    philox_weights(_meta(SUMS, dtype=dtype), 1, s.vocab * s.hidden)
+
+
 ROWS = DECODE_ROWS + PREFILL_ROWS
 HALVES = (torch.bfloat16, torch.float16)
 ALL = (*HALVES, torch.float32)
@@ -241,6 +292,8 @@ class Family:
     """A kernel's public launcher: the rows and dtypes with which dispatch may call it.
 
     hopper: needs compute capability 9.0; such a variant is only taken where it is asked for.
+    early: its launches are those of a chain, each begun before the one before it has ended.
+    again: they are those of other families, by the same tiles.
     hardware: what was seen of it on a device.
     """
 
@@ -249,6 +302,8 @@ class Family:
     rows: tuple[int, ...]
     dtypes: tuple[torch.dtype, ...]
     hopper: bool = False
+    early: bool = False
+    again: bool = False
     hardware: str = "unverified on hardware"
 
 
@@ -258,6 +313,7 @@ FAMILIES = (
     Family("qknorm_rope_kvwrite", _rope_kv, ROWS, ALL),
     Family("prefill_attention", _prefill, ROWS, ALL),
     Family("decode_attention", _decode, DECODE_ROWS, ALL),
+    Family("rope_decode_attention", _rope_decode, DECODE_ROWS, ALL),
     Family("swiglu", _swiglu, PREFILL_ROWS, ALL),
     Family("skinny_gemm", _skinny_gemm, DECODE_ROWS, ALL),
     Family("split_k", _split_k, (1, 16), HALVES),
@@ -267,7 +323,10 @@ FAMILIES = (
     Family("fp8_gemm", _fp8, PREFILL_ROWS, HALVES),
     Family("dense_gemm_hopper", _dense_hopper, PREFILL_ROWS, HALVES, hopper=True),
     Family("sample", _sample, DECODE_ROWS, ALL),
+    Family("gemv_hopper", _gemv, (1,), ALL, early=True),
+    Family("dependent_launches", _step, DECODE_ROWS, HALVES, early=True, again=True),
     Family("nucleus_cutoff", _nucleus, DECODE_ROWS, ALL),
+    Family("philox_weights", _philox, (1,), ALL),
 )
 
 
@@ -287,10 +346,23 @@ def left_out(family: str, device: DeviceFacts) -> str | None:
         return f"{device.name} has no float8_e4m3fn matrix unit"
     if family == "fp8a16_gemm" and not device.fp8_e4m3:
         return f"{device.name} multiplies no prompt in float8_e4m3fn, so fp8 is refused there"
+    if any(f.early for f in FAMILIES if f.name == family) and not launches_early(device):
+        return f"{device.name} launches no kernel early"
+    if family == "rope_decode_attention" and device.vendor == "npu":
+        return f"{device.name}: the two operations that it joins are launched instead"
+    if family == "philox_weights" and device.vendor == "npu":
+        return f"{device.name}: seeded weights are made by the host there"
     needs_hopper = any(f.hopper for f in FAMILIES if f.name == family)
     if needs_hopper and (device.vendor != "cuda" or int(device.arch) < 90):
         return f"{device.name} has no tensor memory accelerator"
     return None
+
+
+def _early(launch: Launch) -> Launch:
+    """The same launch in a chain, of a kernel that knows it."""
+    if "PDL" not in launch.constants:
+        return launch
+    return replace(launch, constants={**launch.constants, "PDL": True})
 
 
 def entries(
@@ -307,6 +379,6 @@ def entries(
                 for dtype in family.dtypes:
                     with recording(device) as launches:
                         family.call(shape, rows, dtype)
-                    for launch in launches:
+                    for launch in map(_early, launches) if family.early else launches:
                         example = f"{shape.name} rows={rows}"
                         yield Entry(family.name, DTYPE_NAMES[dtype], example, launch)

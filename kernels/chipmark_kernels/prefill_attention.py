@@ -123,12 +123,13 @@ def _prefill_attention_kernel(
             else:
                 k = tl.load(k_at, mask=dim_mask[:, None], other=0.0)
                 v = tl.load(v_at, mask=dim_mask[None, :], other=0.0)
-            scores = tl.dot(q, k, input_precision=INPUT_PRECISION) * scale_log2
+            scores = tl.dot(q, k, input_precision=INPUT_PRECISION)
             if diagonal:
                 seen = (n[None, :] <= position[:, None]) & n_mask[None, :]
                 scores = tl.where(seen, scores, float("-inf"))
-            new_top = tl.maximum(top, tl.max(scores, axis=1))
-            probs = tl.exp2(scores - new_top[:, None])
+            # The scale is positive, so it can wait for the exponent, where it is part of one FMA.
+            new_top = tl.maximum(top, tl.max(scores, axis=1) * scale_log2)
+            probs = tl.exp2(scores * scale_log2 - new_top[:, None])
             scaled = tl.exp2(top - new_top)
             total = total * scaled + tl.sum(probs, axis=1)
             acc = acc * scaled[:, None]
@@ -160,7 +161,7 @@ def prefill_attention(
     page_table: (seqs, width) int32. cu_q: (seqs + 1,) int32, where each sequence's tokens begin;
     a sequence may have none. kv_lens: (seqs,) int32, cached plus new tokens. Token j of a sequence
     stands at position kv_len - q_len + j and sees the keys up to itself. Rows of q behind the last
-    of cu_q (a padded chunk) are left alone, and so are theirs of `out`.
+    of cu_q (a padded chunk) are left alone, and so are theirs of `out`. The scale is positive.
     """
     require_unit_stride(q=q, k_cache=k_cache, v_cache=v_cache, page_table=page_table, out=out)
     require_unit_stride(cu_q=cu_q, kv_lens=kv_lens)

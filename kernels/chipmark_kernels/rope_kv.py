@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from chipmark_kernels.dependent_launch import gdc_launch_dependents, gdc_wait
 from chipmark_kernels.dtypes import ceil_div, dtype_name, next_power_of_2, require_unit_stride
 from chipmark_kernels.launch import MAX_GRID, device_facts, launch
 from chipmark_kernels.tiles import Tile, choose
@@ -42,6 +43,7 @@ def _rope_kv_kernel(
     BLOCK_HEADS: tl.constexpr,
     QK_NORM: tl.constexpr,
     INTERLEAVED: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
     pair = tl.arange(0, BLOCK_HALF)
@@ -59,6 +61,9 @@ def _rope_kv_kernel(
     # A cache that holds its heads apart has a stride of heads that an int32 offset cannot count.
     k_head = tl.where(is_k, head - N_HEADS, 0).to(tl.int64)
     v_head = tl.where(is_v, head - N_HEADS - N_KV_HEADS, 0).to(tl.int64)
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     for token in range(tl.program_id(0), n_tokens, tl.num_programs(0)):
         at = tl.cast(token, tl.int64)
         row = qkv_ptr + at * qkv_stride + head[:, None] * (2 * HALF)
@@ -121,6 +126,7 @@ def qknorm_rope_kvwrite(
     interleaved: bool = False,
     q_out: torch.Tensor | None = None,
     tile: Tile | None = None,
+    pdl: bool = False,
 ) -> torch.Tensor:
     """Rotated queries (tokens, n_heads, head_dim); keys and values are written to the cache.
 
@@ -131,6 +137,7 @@ def qknorm_rope_kvwrite(
     k_cache, v_cache: (pages, page_tokens, n_kv_heads, head_dim), any strides but the last.
     q_norm, k_norm: (head_dim,) weights of the RMS norm before rotation; both or none.
     interleaved rotates the pairs (2i, 2i + 1), else (i, i + head_dim / 2).
+    pdl: launched as `dependent_launch` says.
     """
     require_unit_stride(qkv=qkv, cos=cos, sin=sin, k_cache=k_cache, v_cache=v_cache, q_out=q_out)
     require_unit_stride(positions=positions, slots=slots, q_norm=q_norm, k_norm=k_norm)
@@ -175,5 +182,6 @@ def qknorm_rope_kvwrite(
         BLOCK_HEADS=tile.m,
         QK_NORM=q_norm is not None,
         INTERLEAVED=interleaved,
+        PDL=pdl,
     )
     return q_out

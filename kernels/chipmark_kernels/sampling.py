@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from chipmark_kernels.dependent_launch import gdc_launch_dependents, gdc_wait
 from chipmark_kernels.dtypes import (
     ceil_div,
     dtype_name,
@@ -74,7 +75,11 @@ def _best_of_blocks_kernel(
     BLOCK: tl.constexpr,
     GUMBEL: tl.constexpr,
     HAS_CUTOFF: tl.constexpr,
+    PDL: tl.constexpr,
 ):
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     row = tl.program_id(0)
     block = tl.program_id(1)
     token = block * BLOCK + tl.arange(0, BLOCK)
@@ -101,7 +106,12 @@ def _best_of_blocks_kernel(
 
 
 @triton.jit
-def _best_of_row_kernel(best_ptr, index_ptr, out_ptr, n_blocks, BLOCK_BLOCKS: tl.constexpr):
+def _best_of_row_kernel(
+    best_ptr, index_ptr, out_ptr, n_blocks, BLOCK_BLOCKS: tl.constexpr, PDL: tl.constexpr
+):
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     row = tl.program_id(0)
     block = tl.arange(0, BLOCK_BLOCKS)
     inside = block < n_blocks
@@ -121,13 +131,14 @@ def sample(
     out: torch.Tensor | None = None,
     workspace: tuple[torch.Tensor, torch.Tensor] | None = None,
     tile: Tile | None = None,
+    pdl: bool = False,
 ) -> torch.Tensor:
     """One token id a row, (rows,) int32: the greatest logit, or a draw from softmax(logits / T).
 
     logits: (rows, vocabulary), never NaN. temperatures: (rows,) fp32, 0 for greedy; seeds: (rows,)
     int64, a new one for every draw; both or none, read on the device. cutoffs: (rows,) fp32, logits
     below which nothing is drawn (`top_p.nucleus_cutoff`). workspace: fp32 and int32, contiguous,
-    rows * blocks elements or more.
+    rows * blocks elements or more. pdl: both launches as `dependent_launch` says.
     """
     require_unit_stride(logits=logits, out=out)
     require_unit_stride(temperatures=temperatures, seeds=seeds, cutoffs=cutoffs)
@@ -162,6 +173,7 @@ def sample(
         BLOCK=tile.n,
         GUMBEL=temperatures is not None,
         HAS_CUTOFF=cutoffs is not None,
+        PDL=pdl,
     )
     block_blocks = next_power_of_2(n_blocks)
     second = choose("best_of_row", "fp32", device_facts(logits), cols=block_blocks)
@@ -174,5 +186,6 @@ def sample(
         out,
         n_blocks,
         BLOCK_BLOCKS=block_blocks,
+        PDL=pdl,
     )
     return out

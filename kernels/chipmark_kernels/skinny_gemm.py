@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from chipmark_kernels.dependent_launch import gdc_launch_dependents, gdc_wait
 from chipmark_kernels.dtypes import require_unit_stride
 from chipmark_kernels.gemm import plan_gemm, squares_of, store_tile
 from chipmark_kernels.tiles import Tile
@@ -68,6 +69,7 @@ def _skinny_gemm_kernel(
     HAS_RESIDUAL: tl.constexpr,
     HAS_NORM: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     split = tl.program_id(1)
@@ -90,6 +92,9 @@ def _skinny_gemm_kernel(
         w_rows = w_ptr + w_row[None, :]
         first = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
     up = first
+    if PDL:
+        gdc_wait()
+        gdc_launch_dependents()
     # Half of the 16 bytes that a thread loads at once; one row has registers for each value.
     RUN: tl.constexpr = 1 if BLOCK_M == 1 else 64 // x_ptr.dtype.element_ty.primitive_bitwidth
     squares = tl.full([BLOCK_M, BLOCK_K // RUN], 0.0, tl.float32)
@@ -149,6 +154,7 @@ def skinny_gemm(
     out: torch.Tensor | None = None,
     workspace: torch.Tensor | None = None,
     tile: Tile | None = None,
+    pdl: bool = False,
 ) -> torch.Tensor:
     """norm(x) @ weight.T + bias, silu(gate) * up of it, + residual, in x's dtype; for 1 to 64 rows.
 
@@ -158,7 +164,8 @@ def skinny_gemm(
     followed by a product, but with fp16 that product must stay within its range. With `swiglu` the
     weight holds the gate's rows and then the up projection's. residual: (rows, columns), added
     before the one rounding of the result; it may be `out`. workspace: fp32, at least
-    tile.split * rows * n elements, used where tile.split > 1.
+    tile.split * rows * n elements, used where tile.split > 1. pdl: launched as `dependent_launch`
+    says.
     """
     return _multiply(
         "skinny_gemm",
@@ -166,6 +173,7 @@ def skinny_gemm(
         weight,
         None,
         input_precision,
+        pdl,
         bias=bias,
         norm_weight=norm_weight,
         eps=eps,
@@ -191,6 +199,7 @@ def fp8a16_gemm(
     out: torch.Tensor | None = None,
     workspace: torch.Tensor | None = None,
     tile: Tile | None = None,
+    pdl: bool = False,
 ) -> torch.Tensor:
     """x (rows, k) times weight (n, k) float8_e4m3fn, each row of it scaled by w_scales (n,) fp32.
 
@@ -209,6 +218,7 @@ def fp8a16_gemm(
         weight,
         w_scales,
         input_precision,
+        pdl,
         bias=bias,
         norm_weight=norm_weight,
         eps=eps,
@@ -226,6 +236,7 @@ def _multiply(
     weight: torch.Tensor,
     w_scales: torch.Tensor | None,
     input_precision: str,
+    pdl: bool,
     **options: Any,
 ) -> torch.Tensor:
     require_unit_stride(weight=weight)
@@ -239,4 +250,5 @@ def _multiply(
         EVEN_K=x.shape[1] % gemm.tile.k == 0,
         HAS_SCALES=w_scales is not None,
         INPUT_PRECISION=input_precision,
+        PDL=pdl,
     )

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from chipmark_kernels import tuned
 from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.dtypes import ceil_div, next_power_of_2
+from chipmark_kernels.gemv_tiles import gemv_tile
 from chipmark_kernels.tile import Tile as Tile
 
 BITS = MappingProxyType({"fp32": 32, "fp16": 16, "bf16": 16, "fp8e4nv": 8, "i8": 8})
@@ -90,11 +91,25 @@ def _decode_attention(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
     dim = max(next_power_of_2(shape["head_dim"]), 16)
     m = max(next_power_of_2(shape["group"]), 16)
     n = 64 if size == 2 else 16
-    stages = _stages(device, 2 * n * dim * size, m * dim * size, 3 if size == 2 else 2)
-    # Four blocks a multiprocessor hide the latency; a split under two steps is not worth a merge.
-    wanted = next_power_of_2(ceil_div(4 * device.n_sm, shape["seqs"] * shape["kv_heads"]))
-    useful = _power_of_2_up_to(shape["context"] // (2 * n))
-    return Tile(m=m, n=n, split=min(wanted, useful, 128), num_warps=4, num_stages=stages)
+    # Two programs a multiprocessor, each with three blocks on their way, cover the latency; more
+    # places would only end at once in short contexts. Never under two parts, for a long sequence
+    # among short ones would be one program's alone.
+    programs = shape["seqs"] * shape["kv_heads"]
+    wanted = max(_power_of_2_up_to(2 * device.n_sm // programs), 2)
+    split = min(wanted, _power_of_2_up_to(shape["context"] // n), 128)
+    # Where more programs than that wait for a place, three of them fit instead of two.
+    most = (4 if programs * split <= 2 * device.n_sm else 3) if size == 2 else 2
+    stages = _stages(device, 2 * n * dim * size, m * dim * size, most)
+    return Tile(m=m, n=n, split=split, num_warps=4, num_stages=stages)
+
+
+def _rope_decode_attention(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
+    # k: splits that the merge reads at once, in 64 values a thread.
+    tile = _decode_attention(dtype, shape, device)
+    heads = next_power_of_2(shape["group"])
+    dim = max(next_power_of_2(shape["head_dim"]), 16)
+    merged = max(64 * tile.num_warps * device.warp_size // (heads * dim), 1)
+    return replace(tile, k=min(_power_of_2_up_to(merged), tile.split))
 
 
 def _merge_splits(dtype: str, shape: Shape, device: DeviceFacts) -> Tile:
@@ -218,6 +233,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "qknorm_rope_kvwrite": _rope_kv,
         "prefill_attention": _prefill_attention,
         "decode_attention": _decode_attention,
+        "rope_decode_attention": _rope_decode_attention,
         "merge_splits": _merge_splits,
         "skinny_gemm": _skinny_gemm,
         "fp8a16_gemm": _fp8a16_gemm,
@@ -225,6 +241,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "w4a16_gemm": partial(_weight_only_gemm, 4),
         "fp8_gemm": _fp8_gemm,
         "dense_gemm_hopper": _dense_gemm_hopper,
+        "gemv_hopper": gemv_tile,
         "sample": _sample,
         "nucleus_cutoff": _nucleus_cutoff,
     }

@@ -54,6 +54,7 @@ class Oracle:
     ) -> None:
         self.config = config
         self._device = torch.device(device)
+        self._exact = device != "cpu"
         self._tensor_fn = tensor_fn
         self._dtype = torch.float64 if double else torch.float32
         self._rounding = rounding
@@ -99,7 +100,7 @@ class Oracle:
 
     def _hidden(self, sequences: Sequence[npt.NDArray[np.integer[Any]]]) -> list[torch.Tensor]:
         """Normalised hidden states (T, hidden_size) of each sequence, before the head."""
-        if self._device.type != "cpu":
+        if self._exact:
             exact_products()
         hidden = self._embed(sequences)
         tables = self._rope_tables(max(len(s) for s in sequences))
@@ -200,3 +201,10 @@ def exact_products() -> None:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def products_are_exact() -> bool:
+    """Whether products of fp32 are computed in fp32 now."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    highest = torch.get_float32_matmul_precision() == "highest"
+    return highest and not cuda.allow_tf32 and not cudnn.allow_tf32

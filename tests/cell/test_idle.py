@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from chipmark.cell import stages
+from chipmark.cell.idle import IdleOfLoaded
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.metering import Metering
@@ -136,3 +139,58 @@ def test_idle_is_measured_where_the_rows_meter_measures(
     stages.idle_after(cell)
     assert bool(child.calls) == measured
     assert bool(list(cell.folder.glob("idle*"))) == measured
+
+
+def _idle_again(
+    folder: Path, rawcells: ModuleType, known: IdleOfLoaded, **model: str
+) -> tuple[MeasuredCell, Child]:
+    card = meter("card", 50.0)
+    cell, child = cell_of(folder, rawcells, Picked(card, (meter("pdu", 90.0),)))
+    identity = cast(
+        "ModelId", SimpleNamespace(**{"source_kind": "sim", "weights_hash": "w"} | model)
+    )
+    cell.inputs = replace(cell.inputs, model=identity)
+    stages.idle_once(cell, known)
+    return cell, child
+
+
+def test_idle_is_measured_once_for_a_loaded_model_and_device(
+    tmp_path: Path, rawcells: ModuleType
+) -> None:
+    now = [0.0]
+    known = IdleOfLoaded(lambda: now[0])
+    first, child = _idle_again(tmp_path / "a", rawcells, known)
+    assert child.calls == ["wake", "idle 31", "park"]
+    assert first.notes == []
+    # What a measured process does to the first cell's file later is not what the next one gets.
+    measured = (first.folder / "idle-before.npz").read_bytes()
+    (first.folder / "idle-before.npz").write_bytes(b"forged")
+    now[0] = 600.0
+    second, child = _idle_again(tmp_path / "b", rawcells, known)
+    assert child.calls == []
+    assert (second.folder / "idle-before.npz").read_bytes() == measured
+    assert (second.folder / "idle-before-pdu.npz").is_file()
+    (note,) = second.notes
+    assert note.code == "idle_reused"
+    assert "600 s before" in note.text
+    second.seals.check()
+    (second.folder / "idle-before.npz").write_bytes(b"forged")
+    with pytest.raises(CellFailedError, match=r"idle-before\.npz"):
+        second.seals.check()
+
+
+@pytest.mark.parametrize("what", ["another model", "another card", "an hour later"])
+def test_idle_of_another_model_or_card_or_an_old_one_is_measured_anew(
+    tmp_path: Path, rawcells: ModuleType, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    known = IdleOfLoaded(lambda: now[0])
+    _idle_again(tmp_path / "a", rawcells, known)
+    if what == "another card":
+        other = replace(CARD, context={"uuid": "GPU-2"})
+        monkeypatch.setattr(sys.modules[__name__], "CARD", other)
+    model = {"weights_hash": "v"} if what == "another model" else {}
+    now[0] = 3601.0 if what == "an hour later" else 1.0
+    cell, child = _idle_again(tmp_path / "b", rawcells, known, **model)
+    assert child.calls == ["wake", "idle 31", "park"]
+    assert cell.notes == []

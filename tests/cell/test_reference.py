@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chipmark.cell import reference
+from chipmark.cell import oracle_process, reference
 from chipmark.cell.contexts import turn_keys
 from chipmark.cell.logits import LogitRows, distance, load_logits, save_logits
 from chipmark.cell.parity import all_turns, parity_trace
@@ -102,9 +102,9 @@ def test_a_cached_reference_that_the_oracle_does_not_confirm_is_computed_anew(
 def test_a_file_that_changes_between_the_oracle_and_its_use_is_found(
     references: References, weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = reference.ChildProcess.ask
+    ask = oracle_process.ChildProcess.ask
 
-    def meddle(child: reference.ChildProcess, *reported: object, **more: object) -> object:
+    def meddle(child: oracle_process.ChildProcess, *reported: object, **more: object) -> object:
         answer = ask(child, *reported, **more)  # type: ignore[arg-type]
         if "out" in more:
             path = Path(str(more["out"]))
@@ -112,7 +112,7 @@ def test_a_file_that_changes_between_the_oracle_and_its_use_is_found(
             save_logits(path, LogitRows(rows.keys, rows.logits * 2))
         return answer
 
-    monkeypatch.setattr(reference.ChildProcess, "ask", meddle)
+    monkeypatch.setattr(oracle_process.ChildProcess, "ask", meddle)
     with pytest.raises(CellFailedError, match="reference changed"):
         references.of(weights, TRACE, KEYS)
 

@@ -192,3 +192,38 @@ def test_meters_of_a_suite_are_those_of_the_command_line(tmp_path: Path) -> None
         with pytest.raises(BadInputError, match=text) as found:
             read(wrong)
         assert found.value.field == "mine.meters"
+
+
+def test_a_block_has_an_estimate_and_modules_that_it_needs(tmp_path: Path) -> None:
+    text = (
+        MINE
+        + "estimate_s = 40\n"
+        + """
+[[mine.cells]]
+workload = "func-call"
+backend = ["ort:webgpu"]
+precision = ["fp32"]
+needs = ["no_such_module.inner"]
+"""
+    )
+    suite = load_suite(
+        _file(tmp_path, text.replace("repeats", "idle_once = true\nrepeats")), Overrides(), ()
+    )
+    assert {cell.estimate_s for cell in suite.cells} == {40.0}
+    assert suite.left_out == ("ort:webgpu: no_such_module.inner is not installed",)
+    assert suite.idle_once
+    here = load_suite(
+        _file(tmp_path, text.replace("no_such_module.inner", "json")), Overrides(), ()
+    )
+    assert "ort:webgpu" in {cell.backend for cell in here.cells}
+
+
+@pytest.mark.parametrize(
+    ("field", "problem"),
+    [("estimate_s = -1", "is not seconds"), ("estimate_s = true", "is not seconds"),
+     ("needs = 'json'", "list of modules"), ("needs = ['']", "list of modules")],
+)  # fmt: skip
+def test_a_wrong_estimate_or_need_names_its_field(tmp_path: Path, field: str, problem: str) -> None:
+    with pytest.raises(BadInputError, match=problem) as found:
+        load_suite(_file(tmp_path, f"{MINE}{field}\n"), Overrides(), ())
+    assert found.value.field == f"mine.cells[0].{field.split()[0]}"

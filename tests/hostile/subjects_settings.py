@@ -243,7 +243,7 @@ BOUND = {
     "pairs": 12, "created": "2026-01-01",
 }  # fmt: skip
 STATE = {"schema": "chipmark.gate-state/1", "undecided_in_a_row": 2}
-KERNELS = {"format": 2, "identity": {}, "roofs": {}, "rows": []}
+KERNELS = {"format": 3, "identity": {}, "roofs": {}, "rows": []}
 
 SUBJECTS = [
     Subject(

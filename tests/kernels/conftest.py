@@ -20,7 +20,11 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
-OURS = ("chipmark_kernels", "chipmark_models.decoder.paged.triton_ops")
+OURS = (
+    "chipmark_kernels",
+    "chipmark_models.decoder.paged.triton_ops",
+    "chipmark_models.decoder.paged.fused",
+)
 KERNEL_MODULES = (
     "rmsnorm",
     "embedding",
@@ -28,11 +32,14 @@ KERNEL_MODULES = (
     "rope_kv",
     "prefill_attention",
     "decode_attention",
+    "rope_decode_attention",
     "gemm",
     "skinny_gemm",
     "weight_only",
     "fp8_gemm",
     "dense_gemm_hopper",
+    "gemv_hopper",
+    "philox_weights",
     "sampling",
     "top_p",
 )
@@ -129,9 +136,12 @@ def kernel_bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The modules of the kernel bench, and the fake benches that a child process can import."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "benches"))
     names = (
-        "attention_cases", "bench", "case", "cases", "command", "document", "figures", "measuring",
-        "peers", "phases", "quantiser_cases", "roofs", "rotation", "sampling_cases", "selection",
-        "supervisor", "targets", "timing", "tune", "verdict", "watch",
+        "attention_cases", "bench", "case", "cases", "command", "document", "figures",
+        "gemm_cases", "measuring",
+        "order", "peers", "phases", "quantiser_cases", "roofs", "rotation", "row_sources",
+        "sampling_cases", "selection", "supervisor", "targets", "tile_bench",
+        "tile_document", "tiling", "timing", "tune", "verdict",
+        "watch",
     )  # fmt: skip
     found = {name: importlib.import_module(f"chipmark.kernel_bench.{name}") for name in names}
     found["fake"] = importlib.import_module("fake_bench")

@@ -53,3 +53,10 @@ def test_without_a_gpu_it_says_so(tmp_path):
     done = without_packages("run", "-o", str(tmp_path / "out.json"))
     assert done.returncode == 3, done.stderr
     assert "no CUDA device" in done.stderr
+
+
+def test_the_plan_of_the_stages_needs_no_package_and_no_gpu(tmp_path):
+    done = without_packages("stages", "--plan", "-o", str(tmp_path), "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert '"key": "smoke"' in done.stdout
+    assert not list(tmp_path.iterdir())

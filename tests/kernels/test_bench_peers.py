@@ -178,8 +178,11 @@ def test_a_peer_that_computes_something_else_is_not_timed(both, monkeypatch) -> 
     monkeypatch.setattr(sys.modules["flag_gems"], "swiglu", lambda p: p.chunk(2, -1)[0])
     case = next(c for c in both.cases.cases(small=True) if c.kernel == "swiglu")
     device = both.fake.FakeDevice()
-    bench = both.bench.KernelBench([case], CPU, device, torch.bfloat16, compiled=False)
-    request = {"do": "time", "case": (case.kernel, case.name), "have": ["ours"]}
+    bench = both.bench.KernelBench([case], CPU, device, torch.bfloat16)
+    request = {
+        "do": "measure", "case": (case.kernel, case.name), "have": ["parity", "ours"],
+        "peers": "eager",
+    }  # fmt: skip
     parts = {name: work() for name, work in bench.steps(request)}
     assert "(a)" in parts["peer flag_gems packed"]["differs"]
     assert "median_s" not in parts["peer flag_gems packed"]

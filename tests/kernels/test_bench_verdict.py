@@ -15,7 +15,7 @@ def _row(kernel="swiglu", case="m rows=1", *, seconds=1e-6, peers=None, **fields
     row = {
         "kernel": kernel, "case": case, "bound": "latency", "rate": "bf16", "bytes": 10**8,
         "flops": 0, "size": size, "parity": {"ok": True, "results": []},
-        "time": {"complete": True, "uuid": "card", "cold_l2": True, "peers": peers or {},
+        "time": {"done": "eager", "uuid": "card", "cold_l2": True, "peers": peers or {},
                  "ours": {"median_s": seconds}},
     }  # fmt: skip
     return row | fields
@@ -23,7 +23,7 @@ def _row(kernel="swiglu", case="m rows=1", *, seconds=1e-6, peers=None, **fields
 
 def _document(*rows):
     identity = {"device": "NVIDIA H200", "torch": "2.11", "triton": "3.6"}
-    return {"format": 2, "identity": identity, "roofs": {"card": CARD}, "rows": list(rows)}
+    return {"format": 3, "identity": identity, "roofs": {"card": CARD}, "rows": list(rows)}
 
 
 @pytest.fixture

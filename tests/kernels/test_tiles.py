@@ -58,7 +58,8 @@ def test_every_tile_of_the_manifest_is_launchable(target) -> None:
 def test_the_manifest_has_every_family_and_leaves_fp8_out_where_there_is_no_unit() -> None:
     every = {family.name for family in manifest.FAMILIES}
     assert {e.family for e in manifest.entries(SM90)} == every
-    assert {e.family for e in manifest.entries(TARGETS["sm_80"])} == every - {
+    early = {family.name for family in manifest.FAMILIES if family.early}
+    assert {e.family for e in manifest.entries(TARGETS["sm_80"])} == every - early - {
         "fp8_gemm",
         "fp8a16_gemm",
         "dense_gemm_hopper",
@@ -107,13 +108,40 @@ def test_one_row_reads_16_bytes_a_thread_of_short_groups_too(target, kernel, bit
     assert tile.n * group * bits // 8 >= 16 * threads
 
 
+@pytest.mark.parametrize("kernel", ["decode_attention", "rope_decode_attention"])
 @pytest.mark.parametrize("seqs", [1, 8, 64])
-def test_decode_splits_fill_the_device_and_never_go_below_two_steps(seqs) -> None:
-    shape = {"kv_heads": 8, "group": 2, "head_dim": 128}
-    tile = choose("decode_attention", "bf16", SM90, seqs=seqs, context=32_768, **shape)
-    assert seqs * 8 * tile.split >= SM90.n_sm
-    short = choose("decode_attention", "bf16", SM90, seqs=seqs, context=64, **shape)
-    assert short.split == 1
+def test_decode_splits_fill_the_device_and_are_a_block_at_least(kernel, seqs) -> None:
+    shape = {"kv_heads": 8, "group": 2, "head_dim": 128, "seqs": seqs}
+    tile = choose(kernel, "bf16", SM90, context=32_768, **shape)
+    programs = seqs * 8 * tile.split
+    assert programs >= SM90.n_sm
+    # No more places than two programs a multiprocessor, but two for a long sequence among short.
+    assert tile.split == 2 or programs <= 2 * SM90.n_sm
+    for context in (64, 128, 256):
+        short = choose(kernel, "bf16", SM90, context=context, **shape)
+        assert short.split == min(tile.split, context // 64)
+
+
+def test_blocks_on_their_way_are_as_many_as_still_fit_the_programs() -> None:
+    shape = {"kv_heads": 8, "group": 4, "head_dim": 128, "context": 32_768}
+    one, many = (choose("decode_attention", "bf16", SM90, seqs=n, **shape) for n in (1, 64))
+    block_bytes = 2 * 64 * 128 * 2
+    assert one.split == 32
+    for tile, programs in ((one, 2), (many, 3)):
+        # The last stage is in registers: so many buffers of keys and values.
+        assert programs * (tile.num_stages - 1) * block_bytes < SM90.smem_per_block_bytes
+    assert one.num_stages > many.num_stages >= 3
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("group", [1, 4, 8, 16])
+def test_a_merge_reads_as_many_splits_at_once_as_registers_hold(target, group) -> None:
+    device = TARGETS[target]
+    shape = {"seqs": 1, "kv_heads": 2, "group": group, "head_dim": 128, "context": 32_768}
+    tile = choose("rope_decode_attention", "bf16", device, **shape)
+    assert 1 <= tile.k <= tile.split
+    threads = tile.num_warps * device.warp_size
+    assert tile.k * group * 128 <= 64 * threads
 
 
 def test_a_smaller_shared_memory_gives_fewer_stages() -> None:

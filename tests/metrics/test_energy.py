@@ -210,6 +210,10 @@ def test_idle_needs_30_s_on_both_sides_and_a_drift_is_a_range() -> None:
     assert (drifted.low_w, drifted.high_w) == (pytest.approx(50), pytest.approx(60))
     assert idle_power(idle(50, 29.0), idle(50), COUNTER).reason == "idle_too_short"
     assert idle_power(None, idle(50), COUNTER).reason == "idle_missing"
+    # Once for a loaded model and device: before alone.
+    assert idle_power(idle(50), None, COUNTER).low_w == pytest.approx(50)
+    assert idle_power(idle(50, 29.0), None, COUNTER).reason == "idle_too_short"
+    assert idle_power(None, None, COUNTER).reason == "idle_missing"
 
 
 def test_idle_by_a_counter_needs_its_updates() -> None:

@@ -16,7 +16,11 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
-OURS = ("chipmark_kernels", "chipmark_models.decoder.paged.triton_ops")
+OURS = (
+    "chipmark_kernels",
+    "chipmark_models.decoder.paged.triton_ops",
+    "chipmark_models.decoder.paged.fused",
+)
 
 
 def _import_interpreted() -> None:
@@ -26,7 +30,8 @@ def _import_interpreted() -> None:
         if loaded is None or isinstance(loaded._rmsnorm_kernel, JITFunction):
             for name in [n for n in sys.modules if n.startswith(OURS)]:
                 del sys.modules[name]
-        importlib.import_module("chipmark_models.decoder.paged.triton_ops")
+        for name in ("triton_ops", "fused_ops", "fused_ahead_ops"):
+            importlib.import_module(f"chipmark_models.decoder.paged.{name}")
 
 
 _import_interpreted()

@@ -10,7 +10,8 @@ import torch
 
 from chipmark.backends.triton_cuda import devices, loading
 from chipmark.backends.triton_cuda.backend import TritonBackend
-from chipmark.backends.triton_cuda.loading import batch_buckets, need_of
+from chipmark.backends.triton_cuda.loading import batch_buckets
+from chipmark.backends.triton_cuda.needed_memory import MOST_ROWS, need_of
 from chipmark.engine.conformance import CHECKS, Subject, conformance_load
 from chipmark.engine.contract import LaunchPlan, LoadSpec, Rows, Step
 from chipmark.engine.loop import run
@@ -31,7 +32,9 @@ from chipmark_models.weights.source import WeightRef
 
 TINY = preset("tiny")
 REF = WeightRef("synthetic", "tiny", None, 7)
-TORCH_OPS = dict.fromkeys(paged_ops.TABLE.operations, "torch")
+TORCH_OPS = dict.fromkeys(
+    (op for op in paged_ops.TABLE.operations if op not in paged_ops.TABLE.separate), "torch"
+)
 
 
 def weights(precision: str) -> dict:
@@ -190,7 +193,7 @@ def test_decode_is_captured_for_a_few_numbers_of_rows(n_seqs, buckets):
 
 def test_large_batches_have_buckets_up_to_the_limit():
     assert batch_buckets(64)[-3:] == (48, 56, 64)
-    assert batch_buckets(1000)[-1] == loading.MOST_ROWS
+    assert batch_buckets(1000)[-1] == MOST_ROWS
     for n in range(1, 300):
         found = batch_buckets(n)
         assert list(found) == sorted(set(found))

@@ -38,8 +38,58 @@ def test_the_suite_covers_every_model_and_load(end_to_end):
     assert {cell.model for cell in suite.cells} == {f"{m}@synthetic" for m in models}
     decode = {c.concurrency for c in suite.cells if "decode-1k" in c.workload}
     assert decode == {1, 8, 64}
-    assert {c.backend for c in suite.cells} == {"triton:cuda"}
+    # Providers of ONNX Runtime come last, where their packages are installed.
+    backends = [c.backend for c in suite.cells]
+    own = backends.count("triton:cuda")
+    assert backends[:own] == ["triton:cuda"] * own
+    assert set(backends[own:]) <= {"ort:webgpu", "ort:ggml"}
     assert suite.repeats == 3
+    assert suite.idle_once
+    assert all(c.estimate_s for c in suite.cells)
+
+
+def test_the_first_cells_are_those_of_most_value(end_to_end):
+    suite = load_suite(str(end_to_end.SUITE), Overrides(), ())
+    first = [(c.model.split("@")[0], Path(c.workload).stem, c.concurrency) for c in suite.cells[:7]]
+    assert first == [
+        ("qwen3-8b", "decode-1k", 1), ("qwen3-1.7b", "decode-1k", 1),
+        ("qwen3-0.6b", "decode-1k", 1), ("llama-3.2-1b", "decode-1k", 1),
+        ("qwen3-8b", "decode-1k", 64), ("qwen3-8b", "prefill-8k", 1),
+        ("qwen3-8b", "append-512-at-16k", 1),
+    ]  # fmt: skip
+
+
+def test_the_plan_tells_each_cell_once_and_no_call_is_over_its_time(end_to_end, capsys):
+    assert end_to_end.main(["--plan", "--budget-s", "530"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    rows = [row for row in rows if row[0].isdigit()]
+    suite = load_suite(str(end_to_end.SUITE), Overrides(), ())
+    assert sorted(int(row[0]) for row in rows) == list(range(1, len(suite.cells) + 1))
+    assert rows[0][4] == "qwen3-8b@synthetic"
+    calls = {row[1] for row in rows}
+    assert all(sum(float(r[2]) for r in rows if r[1] == call) <= 501 for call in calls)
+    assert end_to_end.main(["--plan", "--budget-s", "100"]) == 0
+    assert "in no call of 70 s" in capsys.readouterr().out
+
+
+def test_records_are_packed_while_a_run_is_under_way(end_to_end, tmp_path, monkeypatch):
+    monkeypatch.setattr(end_to_end, "_LOOK_S", 0.1)
+    out, file = tmp_path / "a-chip", tmp_path / "records.tar.gz"
+    packer = end_to_end.Packer(out, file)
+    code = (
+        "import pathlib, shutil, sys, time\n"
+        f"shutil.copytree({str(RECORD)!r}, {str(out / 'one')!r})\n"
+        f"while not pathlib.Path({str(file)!r}).exists(): time.sleep(0.05)\n"
+    )
+    assert end_to_end.run_within([sys.executable, "-c", code], 30, None, packer.look) == (0, False)
+    into = tmp_path / "results"
+    assert end_to_end.main(["--unpack", str(file), "-o", str(into)]) == 0
+    assert (into / "a-chip" / "one" / "record.json").is_file()
+
+
+def test_any_device_needs_a_folder(end_to_end, capsys):
+    assert end_to_end.main(["--any-device", "-b", "torch:cpu"]) == 2
+    assert "name one: -o FOLDER" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -100,7 +150,7 @@ def a_gpu(end_to_end, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
 
-    def run_within(argv, budget_s, env):
+    def run_within(argv, budget_s, env, look):
         code = "import carried_wheel; print(carried_wheel.WORD)"
         done = subprocess.run(
             [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False

@@ -9,9 +9,11 @@ import torch
 
 from chipmark.backends.triton_cuda import kernel_check, loading, product_choice
 from chipmark.backends.triton_cuda.kernel_check import failures
+from chipmark.backends.triton_cuda.notes import notes_of
 from chipmark.backends.triton_cuda.streams import stream_of
-from chipmark.errors import CellFailedError
-from chipmark_models.decoder.op_table import Implementation
+from chipmark.errors import CellFailedError, UsageError
+from chipmark_kernels.reference.rope_decode_attention import rope_decode_attention_reference
+from chipmark_models.decoder.op_table import SEPARATE, Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.ops import FEW_ROWS, TABLE, Fp8Rows
 from chipmark_models.decoder.paged.reference_ops import OPS
@@ -21,6 +23,7 @@ from chipmark_models.weights.prepared import ComputedWeights
 from chipmark_models.weights.synthetic import SyntheticWeights
 
 CPU = torch.device("cpu")
+JOINED = "rope_decode_attention"
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,74 @@ def test_attention_is_checked_over_prefixes_and_long_contexts(
     assert "(a) rms-relative" in found[operation]
 
 
+def test_a_product_that_writes_over_a_large_residual_does_not_spoil_its_own_check(
+    fp8: PagedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_place(x, matrix, *args, residual, **more):
+        return residual.copy_(OPS["down_add"](x, matrix, *args, residual=residual, **more))
+
+    # As if nothing were small enough to be copied for a call.
+    monkeypatch.setattr(kernel_check, "_cloned", lambda value: value)
+    assert failures(fp8, {"down_add": in_place}, [1], FEW_ROWS) == {}
+
+
+def joined(*args, ahead, **norms):
+    return rope_decode_attention_reference(*args, **norms)
+
+
+def joined_that_forgets_the_newest(*args, ahead, **norms):
+    *rotation, table, lens, n_heads, scale = args
+    joined(*args, ahead=ahead, **norms)
+    return joined(*rotation, table, (lens - 1).clamp(min=0), n_heads, scale, ahead=(), **norms)
+
+
+def joined_that_writes_no_value(*args, ahead, **norms):
+    before = args[6].clone()
+    out = joined(*args, ahead=ahead, **norms)
+    args[6].copy_(before)
+    return out
+
+
+def joined_that_reads_garbage_for_padding(*args, ahead, **norms):
+    out = joined(*args, ahead=ahead, **norms)
+    out[args[8] == 0] = 3.0
+    return out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        joined_that_forgets_the_newest,
+        joined_that_writes_no_value,
+        joined_that_reads_garbage_for_padding,
+    ],
+)
+def test_joined_attention_is_checked_with_its_cache_and_padding(
+    fp8: PagedDecoder, wrong: Implementation
+) -> None:
+    assert failures(fp8, {JOINED: joined}, [1], 16) == {}
+    assert "lengths [" in failures(fp8, {JOINED: wrong}, [1], 16)[JOINED]
+
+
+def test_joined_attention_that_fails_is_left_to_the_separate_operations(
+    fp8: PagedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "failures", lambda decoder, ours, rows, chunk: dict.fromkeys(ours))
+    names = TABLE.resolve({JOINED: "fused"}, "torch")
+    before = fp8.ops
+    try:
+        found = loading._replace_failing(fp8, names, {}, (1, 2), 16)
+        assert fp8.ops.rope_decode_attention is None
+    finally:
+        fp8.ops = before
+    assert list(found) == [JOINED]
+    assert names[JOINED] == SEPARATE
+    (note,) = notes_of(True, CPU, {JOINED: "reason"}, {})[:1]
+    assert note[1] == f"{JOINED} is left to what it joins: the kernel fails here (reason)"
+    with pytest.raises(UsageError, match=f"kernel of {JOINED} fails parity"):
+        loading._replace_failing(fp8, {JOINED: "fused"}, {JOINED: "fused"}, (1, 2), 16)
+
+
 def test_a_kernel_that_loses_the_device_is_named_with_the_way_round_it(
     fp8: PagedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +201,7 @@ def test_a_candidate_that_raises_is_dropped_and_said(
         fp8.ops = before
     assert {rows: choice.name for rows, choice in found["qkv"].items()} == {1: "triton", 8: "torch"}
     assert found["qkv"][8].refused == {"triton": "RuntimeError: out of resource"}
-    notes = loading._notes("cuda", CPU, {}, found)
+    notes = notes_of(False, CPU, {}, found)
     assert (
         "kernel_replaced",
         "qkv at 8 rows: triton was dropped (RuntimeError: out of resource)",
@@ -156,3 +227,20 @@ def test_a_row_says_which_products_take_rounded_activations() -> None:
     assert told.kv == "bf16"
     assert product_type(told.linear_input) == "fp8"  # its matrix rate is that of prompts
     assert loading._precision("w8", "bf16").words()["activation"] == "bf16"
+
+
+def test_attention_of_cold_prompts_is_checked_with_values_between_other_heads(
+    fp8: PagedDecoder,
+) -> None:
+    seen = []
+
+    def shifted(q, k, v, scale):  # as if a token saw the one behind it
+        seen.append((len(q), v.is_contiguous()))
+        return right(q, k, v, scale).roll(1, 0)
+
+    right = TABLE.find("cold_attention", "flash")
+    assert failures(fp8, {"cold_attention": right}, [1], 256) == {}
+    assert "rms-relative" in failures(fp8, {"cold_attention": shifted}, [1], 256)["cold_attention"]
+    assert seen == [(17, False)]
+    absent = failures(fp8, {"cold_attention": TABLE.find("cold_attention", "cudnn")}, [1], 256)
+    assert "No viable backend" in absent["cold_attention"]

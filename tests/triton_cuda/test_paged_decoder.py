@@ -14,9 +14,11 @@ from chipmark_kernels import manifest
 from chipmark_kernels.device import TARGETS
 from chipmark_kernels.launch import Launch, recording
 from chipmark_kernels.reference.attention import prefill_attention_reference
+from chipmark_models.decoder.op_table import SEPARATE
 from chipmark_models.decoder.paged import ops as paged_ops
 from chipmark_models.decoder.paged import torch_ops as paged_torch
 from chipmark_models.decoder.paged.decoder import PagedBatch, PagedDecoder
+from chipmark_models.decoder.paged.designs import DESIGNS, designs_for
 from chipmark_models.decoder.paged.kv import token_places
 from chipmark_models.errors import UnknownNameError
 from chipmark_models.oracle import Oracle
@@ -125,6 +127,33 @@ def test_logits_are_the_oracles(name: str, default: str) -> None:
         assert np.abs(logits - expected[which][position]).max() <= 1e-4
 
 
+@pytest.mark.parametrize(
+    ("name", "by"), [("qwen3-qk-norm", "fused"), ("llama-tied", "fused_ahead")]
+)
+def test_joined_attention_gives_the_logits_of_the_separate_operations(name: str, by: str) -> None:
+    # A prompt, then steps of unequal rows across a page's end, a padded row with them, and one row.
+    config = replace(CONFIGS[name], n_layers=2)
+    a, b = sequences(20, 17)
+    kernels = dict.fromkeys(("rope_kv", "decode_attention"), "triton")
+    apart, joined = (
+        decoder(config, chosen=kernels | more, default="torch")
+        for more in ({}, {"rope_decode_attention": by})
+    )
+    assert apart.ops.rope_decode_attention is None
+    for start in (14, 15, 16):
+        rows: list[Row] = [(start, a[start : start + 1], [3, 7])]
+        if start < 16:
+            rows.append((start - 13, b[start - 13 : start - 12], [5]))
+        logits = []
+        for model in (apart, joined):
+            if start == 14:
+                step(model, [(0, a[:14], [3]), (0, b[:1], [5])])
+            logits.append(step(model, rows, 3 if start < 16 else 0))
+        assert np.abs(logits[0] - logits[1]).max() <= 1e-5
+    for one, other in zip(*((*m.kv.k, *m.kv.v) for m in (apart, joined)), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
 def two_launches(model: PagedDecoder, a: np.ndarray) -> np.ndarray:
     """A prompt's logits and those of one decoded token."""
     first = step(model, [(0, a[:5], [2])])
@@ -209,6 +238,17 @@ def test_torch_attends_to_a_cold_prompt_without_a_mask_and_never_copies_keys(
     assert asked == [(True, True, 2), (False, False, 2)]
 
 
+@pytest.mark.parametrize("name", ["triton", "torch"])
+def test_a_product_of_many_rows_is_added_onto_the_residual_without_a_copy_of_it(name: str) -> None:
+    made = torch.Generator().manual_seed(3)
+    x, matrix = (torch.randn(paged_ops.FEW_ROWS + n, 32, generator=made) for n in (1, 8))
+    residual = torch.randn(paged_ops.FEW_ROWS + 1, matrix.shape[0], generator=made)
+    right = residual + x @ matrix.T
+    got = paged_ops.TABLE.find("down_add", name)(x, matrix, residual=residual)
+    assert got.data_ptr() == residual.data_ptr()
+    torch.testing.assert_close(got, right)
+
+
 def test_torch_neither_loses_slot_zero_nor_writes_for_padding() -> None:
     (a,) = sequences(2)
     logits = []
@@ -241,6 +281,22 @@ def test_a_decode_layer_takes_at_most_eight_launches(precision: str, rows: int) 
     assert 6 * 2 <= counts[1] - counts[0] <= 8 * 2
 
 
+@pytest.mark.parametrize("name", ["joined", "fused", "fused_ahead"])
+def test_designs_that_join_attention_take_one_launch_for_it(name: str) -> None:
+    design = DESIGNS[name]
+    assert name in designs_for(TARGETS["sm_90"])
+    config = replace(TINY, family="qwen3", qk_norm=True, n_layers=1)
+    counts = {}
+    for chosen in ({}, {"rope_decode_attention": design.operations["rope_decode_attention"]}):
+        model = decoder(config, "bf16", chosen, activation=torch.bfloat16)
+        with recording(TARGETS["sm_90"]) as launches:
+            model.forward(batch([(0, sequences(1)[0], [0])]))
+        names = [launch.kernel.__name__ for launch in launches]
+        counts[len(chosen)] = [n for n in names if "attention" in n or "rope" in n or "merge" in n]
+    assert counts[1] == ["_rope_decode_attention_kernel"]
+    assert counts[0] == ["_rope_kv_kernel", "_decode_attention_kernel", "_merge_splits_kernel"]
+
+
 def _argument_types(launch: Launch) -> tuple[object, ...]:
     """Kernel and, argument by argument, a tensor's dtype or None where there is none."""
     tensors = (x.dtype if isinstance(x, torch.Tensor) else type(x) for x in launch.args)
@@ -253,12 +309,19 @@ def compiled_ahead() -> set[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "w8", "w4", "fp8"])
-@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (3, 1), (1, 100)])
+@pytest.mark.parametrize(
+    ("rows", "tokens", "by"),
+    [
+        (1, 1, SEPARATE), (1, 1, "fused"), (1, 1, "fused_ahead"),
+        (3, 1, SEPARATE), (3, 1, "fused"), (1, 100, SEPARATE),
+    ],
+)  # fmt: skip
 def test_what_the_decoder_launches_is_what_is_compiled_ahead(
-    precision: str, rows: int, tokens: int, compiled_ahead: set[tuple[object, ...]]
+    precision: str, rows: int, tokens: int, by: str, compiled_ahead: set[tuple[object, ...]]
 ) -> None:
     config = replace(TINY, family="qwen3", qk_norm=True, n_layers=2)
-    model = decoder(config, precision, activation=torch.bfloat16)
+    chosen = {"rope_decode_attention": by}
+    model = decoder(config, precision, chosen, activation=torch.bfloat16)
     (ids,) = sequences(rows * tokens)
     launch = batch([(0, part, list(range(7))) for part in np.split(ids, rows)])
     with recording(TARGETS["sm_90"]) as launches:

@@ -31,7 +31,17 @@ def test_every_kernel_of_a_step_is_recorded(hopper) -> None:
         "_skinny_gemm_kernel",
         "_swiglu_kernel",
         "_dense_gemm_hopper_kernel",
+        "_gemv_kernel",
+        "_rope_decode_attention_kernel",
+        "_philox_weights_kernel",
     }
+
+
+def test_launches_of_a_chain_are_recorded_as_they_are_made_where_there_are_such(hopper) -> None:
+    early = {launch.kernel.__name__ for launch in hopper if launch.options.get("launch_pdl")}
+    assert early >= {"_gemv_kernel", "_skinny_gemm_kernel", "_rope_kv_kernel"}
+    ampere = launches_of(preset("tiny"), "bf16", SHAPE, TARGETS["sm_80"])
+    assert not any(launch.options.get("launch_pdl") for launch in ampere)
 
 
 def test_hoppers_product_is_recorded_only_for_hopper() -> None:

@@ -17,7 +17,7 @@ from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import Limits, RunOptions
 from chipmark.cell.suite import Overrides, load_suite
 from chipmark.cell.suite_run import run_suite
-from chipmark.errors import CellFailedError, UnknownNameError, UsageError
+from chipmark.errors import CellFailedError, CellsLeftError, UnknownNameError, UsageError
 from chipmark.log import logger_of
 from chipmark.meters.choice import parse_choice
 from chipmark.metrics.ranking import MIN_REPEATS
@@ -83,6 +83,7 @@ def run(
     idle_s: float | None = None,
     replicas: int | str = "",
     references: PathLike | Iterable[PathLike] = (),
+    oracle_device: str = "",
     providers: PathLike | None = None,
     chips: PathLike | None = None,
     reporter: Reporter | None = None,
@@ -133,6 +134,8 @@ def run(
         replicas: engines that share the sessions, each on a device of the unit; "unit" is one on
             each device, "" the suite's ("unit").
         references: files of reference logits computed elsewhere, where torch is not installed.
+        oracle_device: torch's name of an accelerator (cuda) on which the oracle computes what is
+            too much for the CPU, in fp32 without TF32, once it agreed with the CPU's.
         providers: a file of providers of ONNX Runtime of your own (`providers.toml`), added to the
             built-in list; None takes what CHIPMARK_PROVIDERS or the folder of your files has.
         chips: a file of chips of your own (`chips.toml`), likewise.
@@ -149,6 +152,8 @@ def run(
         BadInputError: a file cannot be read, or a field of it is wrong.
         ModelUnavailableError: weights cannot be found or fetched.
         CellFailedError: a cell failed (`check`); the records of all are in `out`.
+        CellsLeftError: cells would not have ended within `budget_s` by the suite's estimates, and
+            were not begun (`check`).
     """
     source, workload = suite_and_workload(what)
     overrides = Overrides(
@@ -186,6 +191,7 @@ def run(
         limits=Limits(audit_s=audit_s),
         limit_s=limit_s,
         references=_paths(references),
+        oracle_device="" if oracle_device == "cpu" else oracle_device,
     )
     reporter = LogReporter() if reporter is None else reporter
     folder = Path(out)
@@ -197,6 +203,11 @@ def run(
         raise CellFailedError(
             f"{len(report.failed)} of {len(suite.cells)} cells failed: {'; '.join(report.failed)}",
             f"{folder}/*/child.log holds what each printed; the same command measures them again",
+        )
+    if check and report.left:
+        raise CellsLeftError(
+            f"{len(report.left)} of {len(suite.cells)} cells were left: {'; '.join(report.left)}",
+            "the same command again continues with them",
         )
     return load(folder, strict=False)
 

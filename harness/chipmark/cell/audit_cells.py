@@ -14,9 +14,10 @@ from chipmark.cell.audit_run import (
 )
 from chipmark.cell.logits import load_logits
 from chipmark.cell.measure import MeasuredCell
+from chipmark.codes import NoteCode
 from chipmark.engine.computed import linear_input_of
 from chipmark.results.audit import AUDIT_FILE, save_audit
-from chipmark.results.manifest import AuditResult
+from chipmark.results.manifest import AuditResult, Note
 
 
 def audit_cells(cells: Sequence[MeasuredCell], budget_s: float) -> None:
@@ -50,7 +51,10 @@ def audit_cells(cells: Sequence[MeasuredCell], budget_s: float) -> None:
         first.references,
         budget_s,
     )
+    remarks = [Note(code=NoteCode.CELL, text=text) for text in first.references.remarks]
+    first.references.remarks.clear()
     for (cell, _), found in zip(asked, audited, strict=True):
+        cell.take(remarks)
         _keep(cell, found)
 
 

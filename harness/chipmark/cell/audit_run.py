@@ -125,7 +125,7 @@ def audit_by_oracle(
         return [_pending(subject, seed, NO_TORCH) for subject in subjects]
     roundings = sorted({rounding_of(s.activation) for s in subjects} - {""})
     try:
-        rate = references.oracle(weights).rate(trace)
+        rate = references.oracle(weights, trace).rate(trace)
         drawn = draw(
             trace,
             _done(subjects),

@@ -260,7 +260,9 @@ class MeasuredCell:
         """Whose logits the oracle computes for this cell; not of simulated ones."""
         in_use = self.inputs.in_use
         assert in_use is not None
-        return Weights(in_use.spec, in_use.identity.source_hash, self.inputs.plan.precision)
+        return Weights(
+            in_use.spec, in_use.identity.source_hash, self.inputs.plan.precision, in_use.config
+        )
 
     @property
     def class_name(self) -> str:

@@ -25,14 +25,15 @@ def add_repeats(
     now_s: Callable[[], float] = time.monotonic,
     *,
     audit_s: float = 0.0,
+    idle_after: bool = True,
 ) -> None:
     """Repeat the cells whose ranked metric is uncertain until it is certain enough or another
     round would not end before `until_s`, and leave a note in each such cell.
 
     once(repeat, which, text): one repeat of the cells at these indices, in rotating order. What
-    follows the repeats has its time too: idle power, and the audit, which is taken to need as long
-    as parity did and at least `audit_s`: parity is quick where its reference was in the cache, and
-    no audit's does.
+    follows the repeats has its time too: idle power where it is measured after them
+    (`idle_after`), and the audit, which is taken to need as long as parity did and at least
+    `audit_s`: parity is quick where its reference was in the cache, and no audit's does.
     """
     added: dict[int, Steadiness] = {}
     spent = False
@@ -46,7 +47,7 @@ def add_repeats(
             break
         needed = sum(cells[index].repeat_s for index in wide)
         alive = [cell for cell in cells if cell.alive]
-        needed += sum(cell.idle_s for cell in alive)
+        needed += sum(cell.idle_s for cell in alive) if idle_after else 0.0
         needed += max(audit_s, sum(cell.check_s for cell in alive))
         if now_s() + needed > until_s:
             spent = True

@@ -115,8 +115,13 @@ class OracleChild:
     def _logits(
         self, work: list[TokenStream], device: str, rounded: str
     ) -> list[NDArray[np.float32]]:
+        from chipmark_models.oracle import products_are_exact
+
         oracle = self._made(device, rounded)
-        return oracle.logits([s.tokens for s in work], [s.keys[:, 2] for s in work])
+        found = oracle.logits([s.tokens for s in work], [s.keys[:, 2] for s in work])
+        if device != "cpu" and not products_are_exact():
+            raise CellFailedError(f"the oracle on {device} computed with TF32", "use --device cpu")
+        return found
 
     def _made(self, device: str, rounded: str) -> Oracle:
         rounding = self._roundings[rounded] if rounded else None

@@ -28,6 +28,7 @@ from chipmark.chips.contract import ChipIdentity
 from chipmark.chips.detect import chip_of
 from chipmark.chips.nameplate import nameplate, unit_nameplate_w
 from chipmark.codes import NoteCode
+from chipmark.engine.lanes import check_closed_loop
 from chipmark.engine.plugins import needs_weights_file
 from chipmark.meters.contract import Scope
 from chipmark.meters.pick import Picked, check_names, pick_meters
@@ -36,6 +37,7 @@ from chipmark.meters.request import AssumedPower, MeterRequest
 from chipmark.registry import is_simulated, split_backend
 from chipmark.results.manifest import Note
 from chipmark.workload.trace import Trace
+from chipmark_models.weights.open import source_hash
 from chipmark_models.weights.source import WeightRef
 
 
@@ -79,6 +81,27 @@ class Preparation:
             pick=pick,
         )
         return PreparedCell(inputs, resume_key(inputs))
+
+    def key(self, plan: CellPlan, repeats: int) -> str:
+        """`PreparedCell.key` of a cell whose weights are not prepared yet."""
+        ref = self._ref_of(plan)
+        if is_simulated(plan.backend) or ref is None:
+            source = sim_model(plan.model).source_hash
+        else:
+            source = source_hash(ref)
+        return key_of(
+            plan, chip_of(plan.backend), self._options, source, self.trace(plan).hash, repeats
+        )
+
+    def check(self, plans: Sequence[CellPlan]) -> None:
+        """Look at all that a run of these cells reads, weights not prepared: what is wrong with a
+        model's files, a workload, a replica or a meter is raised before the first child starts."""
+        self.check_meters(plans)
+        for plan in plans:
+            check_replicas(plan, chip_of(plan.backend))
+            trace = self.trace(plan)
+            if plan.scenario == "capacity":
+                check_closed_loop(trace)
 
     def check_meters(self, plans: Sequence[CellPlan]) -> None:
         """Raise UnknownNameError or UsageError where meters that the user named do not exist, or
@@ -149,31 +172,48 @@ that were cut."""
 
 def resume_key(inputs: CellInputs) -> str:
     """What makes two cells the same measurement: a record with this key is not measured again."""
-    plan, chip, settings = inputs.plan, inputs.chip, inputs.settings
+    return key_of(
+        inputs.plan,
+        inputs.chip,
+        inputs.settings,
+        inputs.model.source_hash,
+        inputs.trace.hash,
+        inputs.repeats,
+    )
+
+
+def key_of(
+    plan: CellPlan,
+    chip: ChipIdentity,
+    settings: RunOptions,
+    source: str,
+    trace: str,
+    repeats: int,
+) -> str:
+    """`resume_key` of a cell by the hashes of its model's source and of its trace."""
     return cell_key(
         {
             "backend": plan.backend,
-            "model": inputs.model.source_hash,
+            "model": source,
             "precision": plan.precision,
-            "trace": inputs.trace.hash,
+            "trace": trace,
             "scenario": plan.scenario,
             "concurrency": plan.concurrency,
-            "repeats": inputs.repeats,
+            "repeats": repeats,
             "chip": [chip.name, chip.device_name, chip.identity],
             "slo": settings.slo.model_dump(),
             "run_s": _RUN_S,
             **({"replicas": plan.replicas} if plan.replicas else {}),
             **settings.kept(plan.options),
-            **_own_data(inputs),
+            **_own_data(plan, settings),
         }
     )
 
 
-def _own_data(inputs: CellInputs) -> dict[str, str]:
+def _own_data(plan: CellPlan, settings: RunOptions) -> dict[str, str]:
     """What the backend's name stands for, where a file of the user's defines it: another entry
     is another measurement."""
-    plan = inputs.plan
-    found = check_backend(plan.backend, plan.options, inputs.settings.python)
+    found = check_backend(plan.backend, plan.options, settings.python)
     return {"own_data": found} if found else {}
 
 

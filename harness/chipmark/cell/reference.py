@@ -12,43 +12,39 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import io
 import json
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import chipmark_models
 from chipmark.cell.contexts import Keys, TokenStream, streams
 from chipmark.cell.logits import LOGITS_BYTES, LogitRows, distance, parse_logits
-from chipmark.cell.parent import ChildProcess
+from chipmark.cell.oracle_process import ORACLE_LIMIT_S, OracleProcess
 from chipmark.errors import BadInputError, CellFailedError
 from chipmark.results.manifest import ReferenceId
-from chipmark.workload.trace import Trace, save_trace
+from chipmark.workload.trace import Trace
+from chipmark_models.config import ModelConfig
+from chipmark_models.costs import causal_context_sum, prefill_flops
 from chipmark_models.files import sha256_of_file, whole_file
-from chipmark_models.foreign_arrays import parse_npz
 from chipmark_models.foreign_file import parse_json, read_bytes
 from chipmark_models.precision import QUANTISED
-from chipmark_models.quality_text import TextScore, TokenIds, save_numbered
+from chipmark_models.quality_text import TextScore
 from chipmark_models.weights.quantise import RULE
 
 SCHEMA = "chipmark.reference/1"
-ORACLE_LIMIT_S = 3600.0
 CACHED_RMS_REL = 1e-4
 """How far a cached row may be from the oracle computed again: another number of threads."""
 
-TokenNll = NDArray[np.float64]
-
-_RATE_TOKENS = 128
-MIN_FLOPS_S = 5e9
-"""What one core of any CPU does in fp32."""
+ON_CPU_FLOPS = 4e12
+"""Most FLOPs of a forward over the longest context of a trace that the CPU's oracle is asked for
+where an accelerator may be: some seconds of a server's CPU."""
 
 NO_TORCH = "the oracle needs torch, which is not installed here"
 
@@ -82,6 +78,8 @@ class Weights:
     spec: dict[str, Any]
     source_hash: str
     precision: str
+    config: ModelConfig | None = field(default=None, compare=False)
+    """Of the model, which gives the cost of its oracle; None keeps it on the CPU."""
 
     @property
     def stored(self) -> str:
@@ -95,134 +93,13 @@ class Weights:
         return json.dumps(parts)
 
 
-class OracleProcess:
-    """The oracle of one model in a process of its own, started when it is first asked.
-
-    It sleeps while nothing is asked of it. `flops_s` is the best rate at which it has computed so
-    far (None before): what is yet to come is estimated by it. Short contexts are the slowest, as
-    all weights are read for a few tokens.
-    """
-
-    def __init__(
-        self,
-        weights: Weights,
-        folder: Path,
-        device: str = "cpu",
-        limit_s: float = ORACLE_LIMIT_S,
-    ) -> None:
-        self.weights = weights
-        self._folder, self._device, self._limit_s = folder, device, limit_s
-        self._child: ChildProcess | None = None
-        self._asked = 0
-        self.flops_s: float | None = None
-        self.agreed: float | None = None
-
-    def compute(
-        self, trace: Trace, keys: Keys, rounded: str = "", limit_s: float | None = None
-    ) -> tuple[LogitRows, bytes]:
-        """Logits at these places, and the bytes of their file. CellFailedError where the process
-        fails or needs longer; it is then started anew when it is asked again. limit_s: of this
-        computation, where it is shorter than that of each."""
-        limit_s = self._limit_s if limit_s is None else min(limit_s, self._limit_s)
-        try:
-            return self._compute(self._started(trace), trace, keys, rounded, limit_s)
-        except CellFailedError:
-            self.close()
-            raise
-
-    def token_nll(self, sequences: Sequence[TokenIds], rounded: str = "") -> list[TokenNll]:
-        """`Oracle.token_nll` of these sequences. CellFailedError as of `compute`."""
-        try:
-            child = self._started(None)
-            folder = self._next_folder()
-            save_numbered(folder / "tokens.npz", sequences)
-            out, tokens = folder / "nll.npz", str(folder / "tokens.npz")
-            answer = child.ask("score", self._limit_s, tokens=tokens, rounded=rounded, out=str(out))
-            child.park()
-            arrays = parse_npz(_content(out, answer), out)
-            return [arrays[str(i)] for i in range(len(sequences))]
-        except CellFailedError:
-            self.close()
-            raise
-
-    def agree(self, trace: Trace) -> float:
-        """Start on this trace; how far the device's logits are from the CPU's, rms-relative, 0 on
-        the CPU itself. CellFailedError where there is no such device or it is too far."""
-        try:
-            self._started(trace)
-        except CellFailedError:
-            self.close()
-            raise
-        return self.agreed or 0.0
-
-    def rate(self, trace: Trace) -> float:
-        """FLOP/s at which the oracle computes: the best so far, else that of a short context; never
-        under MIN_FLOPS_S, as a small model's short context takes no time but overhead."""
-        if self.flops_s is None:
-            session = trace.sessions[0]
-            last = min(_RATE_TOKENS, session.turns[0].context_tokens) - 1
-            self.compute(trace, np.array([(session.id, 0, last)], np.int32))
-        assert self.flops_s is not None
-        return max(self.flops_s, MIN_FLOPS_S)
-
-    def _compute(
-        self, child: ChildProcess, trace: Trace, keys: Keys, rounded: str, limit_s: float
-    ) -> tuple[LogitRows, bytes]:
-        folder = self._next_folder()
-        save_trace(trace, folder / "trace.npz")
-        with (folder / "keys.npy").open("wb") as file:
-            file.write(_npy(keys))
-        out = folder / "logits.npz"
-        answer = child.ask(
-            "compute",
-            limit_s,
-            trace=str(folder / "trace.npz"),
-            keys=str(folder / "keys.npy"),
-            rounded=rounded,
-            head=self.weights.head(trace, keys, rounded),
-            out=str(out),
-        )
-        child.park()
-        content = _content(out, answer)
-        rate = float(answer["flops"]) / max(float(answer["seconds"]), 1e-6)
-        self.flops_s = max(rate, self.flops_s or 0.0)
-        rows = parse_logits(out, content)[0]
-        if not np.array_equal(np.unique(rows.keys, axis=0), np.unique(keys, axis=0)):
-            raise CellFailedError("the oracle answered for other places than it was asked for")
-        return rows, content
-
-    def _next_folder(self) -> Path:
-        self._asked += 1
-        folder = self._folder / str(self._asked)
-        folder.mkdir(parents=True)
-        return folder
-
-    def close(self) -> None:
-        """End the process."""
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
-
-    def _started(self, trace: Trace | None) -> ChildProcess:
-        """The process; an accelerator is compared with the CPU on the trace, where there is one."""
-        if self._child is None:
-            spec = {"model": self.weights.spec, "device": self._device}
-            named = {"module": "chipmark.cell.oracle_child", "backend": f"torch:{self._device}"}
-            self._child = ChildProcess(json.dumps(spec), self._folder, **named)
-            if self._device != "cpu" and trace is not None:
-                path = self._folder / "agree.npz"
-                save_trace(trace, path)
-                answer = self._child.ask("agree", self._limit_s, trace=str(path))
-                self.agreed = float(answer["rms_rel"])
-        return self._child
-
-
 class References:
     """All references of a run; each is computed once, whatever the number of cells that ask.
 
     cache: a folder where computed ones are kept for later runs, in its folder `folder`. files:
-    carried ones. limit_s: of each computation. scores: of texts, by what they are of (`text_score`
-    fills it).
+    carried ones. limit_s: of each computation. accelerator: torch's name of a device that computes
+    what is too much for the CPU (ON_CPU_FLOPS), once it agreed with the CPU's. scores: of texts, by
+    what they are of (`text_score` fills it).
     """
 
     def __init__(
@@ -232,7 +109,10 @@ class References:
         files: Sequence[Path] = (),
         device: str = "cpu",
         limit_s: float = ORACLE_LIMIT_S,
+        accelerator: str = "",
     ) -> None:
+        self._accelerator = accelerator
+        self._refused: set[str] = set()
         self.folder = cache / "reference"
         self._scratch, self._device = scratch, device
         self._limit_s = limit_s
@@ -258,14 +138,27 @@ class References:
         if not rounded and path.is_file():
             found = self._cached(path, head, weights, trace, keys)
         if found is None:
-            rows, content = self.oracle(weights).compute(trace, keys, rounded)
-            found = Reference(rows, "", _id(content, "computed"))
-            if not rounded:
+            oracle, rows, content = self._computed(weights, trace, keys, rounded)
+            found = Reference(rows, "", _id(content, "computed", oracle))
+            if not rounded and not oracle.accelerated:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with whole_file(path) as partial:
                     partial.write_bytes(content)
         self._known[head] = found
         return found
+
+    def _computed(
+        self, weights: Weights, trace: Trace, keys: Keys, rounded: str
+    ) -> tuple[OracleProcess, LogitRows, bytes]:
+        oracle = self.oracle(weights, trace)
+        try:
+            return (oracle, *oracle.compute(trace, keys, rounded))
+        except CellFailedError as error:
+            if not oracle.accelerated:
+                raise
+            self._refuse(weights, error)
+        oracle = self.oracle(weights, trace)
+        return (oracle, *oracle.compute(trace, keys, rounded))
 
     def drawn(
         self, weights: Weights, trace: Trace, keys: Keys, rounded: str, limit_s: float
@@ -274,15 +167,49 @@ class References:
         and kept nowhere."""
         if not oracle_here():
             return Reference(None, NO_TORCH)
-        rows, content = self.oracle(weights).compute(trace, keys, rounded, limit_s)
-        return Reference(rows, "", _id(content, "computed"))
+        oracle = self.oracle(weights, trace)
+        rows, content = oracle.compute(trace, keys, rounded, limit_s)
+        return Reference(rows, "", _id(content, "computed", oracle))
 
-    def oracle(self, weights: Weights) -> OracleProcess:
-        """The oracle's process of these weights."""
-        key = json.dumps(weights.spec, sort_keys=True)
+    def oracle(self, weights: Weights, trace: Trace | None = None) -> OracleProcess:
+        """The oracle's process of these weights: on the accelerator where a forward over the
+        longest context of `trace` is too much for the CPU, and where it agrees with the CPU's."""
+        spec = json.dumps(weights.spec, sort_keys=True)
+        if trace is None or spec in self._refused or not self._too_much(weights, trace):
+            return self._process(weights, spec, self._device)
+        accelerated = self._process(weights, spec, self._accelerator)
+        if accelerated.agreed is None:
+            try:
+                accelerated.agree(trace)
+            except CellFailedError as error:
+                self._refuse(weights, error)
+                return self._process(weights, spec, self._device)
+            self.remarks.append(accelerated.agreement)
+        return accelerated
+
+    def rest(self) -> None:
+        """End the processes on the accelerator, so that nothing else uses it while a cell is loaded
+        or timed; what they agreed to holds for the next ones."""
+        for oracle in self._oracles.values():
+            if oracle.accelerated:
+                oracle.close()
+
+    def _too_much(self, weights: Weights, trace: Trace) -> bool:
+        if not self._accelerator or weights.config is None:
+            return False
+        n = trace.max_context_tokens
+        return prefill_flops(weights.config, n, causal_context_sum(0, n), 1) > ON_CPU_FLOPS
+
+    def _refuse(self, weights: Weights, error: CellFailedError) -> None:
+        self._refused.add(json.dumps(weights.spec, sort_keys=True))
+        text = f"no oracle on {self._accelerator}, the CPU's instead: {error.message}"
+        self.remarks.append(text)
+
+    def _process(self, weights: Weights, spec: str, device: str) -> OracleProcess:
+        key = f"{spec} {device}"
         if key not in self._oracles:
             folder = self._scratch / f"{len(self._oracles)}-{time.time_ns()}"
-            self._oracles[key] = OracleProcess(weights, folder, self._device, self._limit_s)
+            self._oracles[key] = OracleProcess(weights, folder, device, self._limit_s)
         return self._oracles[key]
 
     def close(self) -> None:
@@ -308,10 +235,10 @@ class References:
             self.remarks.append(f"{error.message}; computed anew")
             return None
         work = streams(trace, keys)
-        again = self.oracle(weights).compute(trace, _keys_of(_sample(work)))[0]
+        oracle, again, _ = self._computed(weights, trace, _keys_of(_sample(work)), "")
         found = distance(again, rows, CACHED_RMS_REL)
         if written == head and len(rows.keys) == len(keys) and found.passes(CACHED_RMS_REL):
-            return Reference(rows, "", _id(content, "cache"))
+            return Reference(rows, "", _id(content, "cache", oracle))
         self.remarks.append(
             f"{path} is not what the oracle computes (rms {found.rms_rel:.1e}); computed anew"
         )
@@ -363,21 +290,14 @@ def oracle_code() -> str:
     return digest.hexdigest()
 
 
-def _content(out: Path, answer: dict[str, Any]) -> bytes:
-    """What the oracle wrote, and removed from the disk."""
-    content = out.read_bytes()
-    if hashlib.sha256(content).hexdigest() != answer["sha256"]:
-        raise CellFailedError("the reference changed between the oracle and its use")
-    out.unlink()
-    return content
-
-
-def _id(content: bytes, origin: str) -> ReferenceId:
+def _id(content: bytes, origin: str, oracle: OracleProcess | None = None) -> ReferenceId:
+    by = {} if oracle is None else oracle.provenance
     return ReferenceId.model_validate(
         {
             "sha256": hashlib.sha256(content).hexdigest(),
             "origin": origin,
             "oracle_code": oracle_code(),
+            **by,
         }
     )
 
@@ -391,9 +311,3 @@ def _sample(work: list[TokenStream]) -> list[TokenStream]:
 
 def _keys_of(work: list[TokenStream]) -> Keys:
     return np.concatenate([stream.keys for stream in work])
-
-
-def _npy(keys: Keys) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, keys, allow_pickle=False)
-    return buffer.getvalue()

@@ -77,9 +77,14 @@ class RunOptions:
     """The objective of goodput, attainment and the capacity scenario."""
     idle_s: float = IDLE_S
     """How long idle power is measured before and after, where there is a meter; 0 is not at all."""
+    idle_once: bool = False
+    """Once for a loaded model and device, and taken over by the cells that come after."""
     limits: Limits = field(default_factory=Limits)
     limit_s: float | None = None
     """Of each step of a cell, given on the command line; None leaves it to the suite."""
+    oracle_device: str = ""
+    """Torch's name of an accelerator on which the oracle computes what is too much for the CPU,
+    once it agreed with the CPU's; "" keeps it on the CPU."""
     references: tuple[Path, ...] = ()
     """Files of reference logits that were computed elsewhere."""
 
@@ -89,6 +94,7 @@ class RunOptions:
         idle_s: float | None,
         limit_s: float | None = None,
         meters: tuple[MeterChoice, ...] = (),
+        idle_once: bool = False,
     ) -> RunOptions:
         """The same, with the objective, the idle time, the limit and the meters that a suite (or
         the command line, which goes first) names."""
@@ -99,6 +105,7 @@ class RunOptions:
             slo=self.slo if slo is None else slo,
             idle_s=self.idle_s if idle_s is None else idle_s,
             meters=self.meters or meters,
+            idle_once=self.idle_once or idle_once,
         )
 
     def kept(self, backend_options: Mapping[str, Any] | None = None) -> dict[str, Any]:

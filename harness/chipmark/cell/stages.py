@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from chipmark.cell.idle import measure_idle
+from chipmark.cell.idle import IdleOfLoaded, measure_idle, measure_idle_once
 from chipmark.cell.measure import MeasuredCell
 from chipmark.cell.parity_check import check_parity
 from chipmark.cell.quality import check_quality
@@ -39,6 +39,11 @@ def sweep(cell: MeasuredCell) -> None:
 def idle_before(cell: MeasuredCell) -> None:
     """Idle power before the repeats."""
     measure_idle(cell, "before")
+
+
+def idle_once(cell: MeasuredCell, known: IdleOfLoaded) -> None:
+    """Idle power before the repeats, of a loaded model and device once in a run."""
+    measure_idle_once(cell, known)
 
 
 def idle_after(cell: MeasuredCell) -> None:

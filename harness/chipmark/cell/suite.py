@@ -6,13 +6,16 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from chipmark.cell.computes import computed_pairs
 from chipmark.cell.given import GivenOption, check_idle_s, check_kinds, merged, options_for
 from chipmark.cell.suite_fields import (
+    absent_modules,
+    estimate_field,
+    flag_field,
     idle_field,
     limit_field,
     meters_field,
@@ -37,8 +40,11 @@ DEFAULT_BUDGET_S = 3600.0
 Scenario = Literal["equal_n", "capacity"]
 SCENARIOS: tuple[Scenario, ...] = ("equal_n", "capacity")
 
+_SUITE = (
+    "title", "repeats", "budget_s", "limit_s", "slo", "idle_s", "idle_once", "meters", "cells",
+)  # fmt: skip
 _LISTS = ("workload", "scale", "model", "precision", "backend", "concurrency")
-_SINGLE = ("sessions", "scenario", "options", "replicas", OLD_SCENARIO)
+_SINGLE = ("sessions", "scenario", "options", "replicas", "estimate_s", "needs", OLD_SCENARIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,8 @@ class CellPlan:
     """Options of the backend as JSON, so that a plan can be a key."""
     replicas: int = 0
     """Engines that share the sessions, each on a device of the unit; 0 is one on each device."""
+    estimate_s: float = field(default=0.0, compare=False)
+    """Seconds that the cell is expected to take, idle power apart; 0 where nothing says."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -109,6 +117,8 @@ class Suite:
     """The objective that the suite or the command line names; None is the default."""
     idle_s: float | None = None
     """Seconds of idle before and after, likewise."""
+    idle_once: bool = False
+    """Idle power is measured once for a loaded model and device."""
     limit_s: float | None = None
     """Seconds after which each step of a cell is ended; None is the default of each."""
     meters: tuple[MeterChoice, ...] = ()
@@ -161,8 +171,7 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
     if chosen not in tables:
         raise UnknownNameError("suite", name, names, "or give the path of a TOML file")
     table = tables[chosen]
-    known = ("title", "repeats", "budget_s", "limit_s", "slo", "idle_s", "meters", "cells")
-    _known_fields(path, chosen, table, known)
+    _known_fields(path, chosen, table, _SUITE)
     repeats = overrides.repeats if overrides.repeats is not None else table.get("repeats", 3)
     if isinstance(repeats, bool) or not isinstance(repeats, int) or not 0 < repeats <= MOST_REPEATS:
         raise BadInputError(path, f"{repeats!r} is not a count", field=f"{chosen}.repeats")
@@ -195,6 +204,7 @@ def load_suite(name: str, overrides: Overrides, here: Sequence[str]) -> Suite:
         idle_field(path, chosen, table)
         if overrides.idle_s is None
         else check_idle_s(overrides.idle_s),
+        flag_field(path, chosen, table, "idle_once"),
         limit_field(path, chosen, table),
         meters_field(path, chosen, table),
     )
@@ -271,6 +281,9 @@ def _unfold(
     block_tokens = overrides.block_tokens
     if block_tokens is not None and kind != "trace":
         raise UsageError("--block-tokens is the size of a recorded trace's blocks", "add --trace")
+    if absent := absent_modules(path, where, table):
+        named = axes["backend"] or ["cells"]
+        return [], tuple(f"{name}: {', '.join(absent)} is not installed" for name in named)
     backends = axes["backend"] or list(here)
     if not backends:
         raise UsageError(
@@ -292,6 +305,7 @@ def _unfold(
 
     computed = computed_pairs(backends, axes["precision"], named=bool(axes["backend"]))
     base = CellPlan("", "", "", "", kind, "", sessions, 0, cast("Scenario", scenario))
+    base = replace(base, estimate_s=estimate_field(path, where, table))
     given = overrides.replicas
     base = replace(base, replicas=replicas_field(path, where, table) if given is None else given)
     if block_tokens is not None:

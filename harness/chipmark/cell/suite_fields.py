@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,6 +58,31 @@ def meters_field(path: Path, where: str, table: Mapping[str, Any]) -> tuple[Mete
     if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise BadInputError(path, f"{given!r} is not a list of meters", field=f"{where}.meters")
     return tuple(_checked(path, f"{where}.meters", parse_choice, text) for text in given)
+
+
+def estimate_field(path: Path, where: str, table: Mapping[str, Any]) -> float:
+    """`estimate_s` of a block of cells, seconds of each; 0 where it is not given."""
+    given = table.get("estimate_s", 0.0)
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if not number or not 0 <= given < math.inf:
+        raise BadInputError(path, f"{given!r} is not seconds", field=f"{where}.estimate_s")
+    return float(given)
+
+
+def absent_modules(path: Path, where: str, table: Mapping[str, Any]) -> list[str]:
+    """Of `needs`, modules without which a block's cells are left out, those that are not here."""
+    given = table.get("needs", [])
+    if not isinstance(given, list) or not all(isinstance(n, str) and n for n in given):
+        raise BadInputError(path, f"{given!r} is not a list of modules", field=f"{where}.needs")
+    return [name for name in given if find_spec(name.partition(".")[0]) is None]
+
+
+def flag_field(path: Path, where: str, table: Mapping[str, Any], name: str) -> bool:
+    """A field that is true or false; false where it is not given."""
+    given = table.get(name, False)
+    if not isinstance(given, bool):
+        raise BadInputError(path, f"{given!r} is not true or false", field=f"{where}.{name}")
+    return given
 
 
 def replicas_field(path: Path, where: str, table: Mapping[str, Any]) -> int:

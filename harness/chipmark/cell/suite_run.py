@@ -13,15 +13,16 @@ from chipmark.cell.assemble import assemble
 from chipmark.cell.audit import SHARE_OF_BUDGET
 from chipmark.cell.audit_cells import audit_cells
 from chipmark.cell.folder import StoredCells, check_output, scratch, stored_cells
+from chipmark.cell.idle import IdleOfLoaded
 from chipmark.cell.lock import locked
 from chipmark.cell.measure import MeasuredCell, reason_of
 from chipmark.cell.more_repeats import add_repeats, share_of
+from chipmark.cell.pace import Pace
 from chipmark.cell.prepare import Preparation, PreparedCell
 from chipmark.cell.reference import References
 from chipmark.cell.reporter import Reporter
 from chipmark.cell.settings import RunOptions
 from chipmark.cell.suite import Suite, groups, order_of
-from chipmark.engine.lanes import check_closed_loop
 from chipmark.log import logger_of
 from chipmark.metrics.ranking import MIN_REPEATS
 from chipmark.results.write import record_raw
@@ -33,19 +34,21 @@ _LOG = logger_of(__name__)
 @dataclass(frozen=True, slots=True)
 class RunReport:
     """Records written (those of failed cells too) and titles of cells skipped or failed, these with
-    the reason."""
+    the reason. left: titles of cells that the time did not allow to begin."""
 
     written: tuple[Path, ...]
     skipped: tuple[str, ...]
     failed: tuple[str, ...]
+    left: tuple[str, ...] = ()
 
 
 def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) -> RunReport:
     """Measure every cell whose record is not in `out` yet.
 
-    All input is checked, and the weights prepared, before the first child starts. A cell that
-    fails leaves a record that says why; the others continue. Raises ChipmarkError for bad input,
-    and where another run measures into the folder.
+    All input is checked before the first child starts; weights are prepared when their cells come.
+    A cell that fails leaves a record that says why; the others continue. Where the suite gives
+    estimates, no cell is begun that would not end within its budget. Raises ChipmarkError for bad
+    input, and where another run measures into the folder.
     """
     check_output(out)
     with locked(out, reporter.say) as alone:
@@ -55,18 +58,20 @@ def run_suite(suite: Suite, out: Path, options: RunOptions, reporter: Reporter) 
 def _run_suite(
     suite: Suite, out: Path, options: RunOptions, reporter: Reporter, alone: bool
 ) -> RunReport:
-    options = options.of_suite(suite.slo, suite.idle_s, suite.limit_s, suite.meters)
+    options = options.of_suite(
+        suite.slo, suite.idle_s, suite.limit_s, suite.meters, suite.idle_once
+    )
     until_s = time.monotonic() + suite.budget_s
     before = stored_cells(out, options.limits.run_s)
     prepared = Preparation(options, reporter)
-    prepared.check_meters(suite.cells)
-    for plan in suite.cells:
-        if plan.scenario == "capacity":
-            check_closed_loop(prepared.trace(plan))
-    batches = [[prepared.cell(plan, suite.repeats) for plan in group] for group in groups(suite)]
+    prepared.check(suite.cells)
+    batches = groups(suite)
+    pace = Pace(options.idle_s if options.idle_once else 0.0)
+    idle = IdleOfLoaded()
     written: list[Path] = []
     skipped: list[str] = []
     failed: list[str] = []
+    left: list[str] = []
     with (
         scratch(out, alone=alone) as folder,
         References(
@@ -74,22 +79,32 @@ def _run_suite(
             folder / "oracle",
             options.references,
             limit_s=options.limits.oracle_s,
+            accelerator=options.oracle_device,
         ) as references,
     ):
         for number, batch in enumerate(batches):
-            for item in batch:
-                _LOG.info("%s: resume key %s", item.inputs.plan.title, item.key)
-                if item.key in before.done:
-                    skipped.append(item.inputs.plan.title)
-                    reporter.say(f"{item.inputs.plan.title}: its record is here already; skipped")
-            todo = [item for item in batch if item.key not in before.done]
+            plans = []
+            for plan in batch:
+                key = prepared.key(plan, suite.repeats)
+                _LOG.info("%s: resume key %s", plan.title, key)
+                if key in before.done:
+                    skipped.append(plan.title)
+                    reporter.say(f"{plan.title}: its record is here already; skipped")
+                else:
+                    plans.append(plan)
+            if why := pace.too_long(plans, until_s - time.monotonic()):
+                left += [plan.title for plan in plans]
+                reporter.say(f"{', '.join(plan.title for plan in plans)}: {why}; left")
+                continue
+            began = time.monotonic()
+            todo = [prepared.cell(plan, suite.repeats) for plan in plans]
             cells = [
                 MeasuredCell(item.inputs, folder / f"{number}-{index}", references)
                 for index, item in enumerate(todo)
             ]
             try:
                 group_until_s = share_of(until_s, time.monotonic(), len(batches) - number)
-                _measure(cells, suite.repeats, group_until_s, options, reporter)
+                _measure(cells, suite.repeats, group_until_s, options, reporter, idle)
                 for cell, item in zip(cells, todo, strict=True):
                     title = item.inputs.plan.title
                     cell.guard(cell.seals.check)
@@ -105,7 +120,9 @@ def _run_suite(
             finally:
                 for cell in cells:
                     cell.kill()
-    return RunReport(tuple(written), tuple(skipped), tuple(failed))
+            if all(cell.alive for cell in cells):
+                pace.took(plans, time.monotonic() - began)
+    return RunReport(tuple(written), tuple(skipped), tuple(failed), tuple(left))
 
 
 def _write(
@@ -126,6 +143,7 @@ def _measure(
     until_s: float,
     options: RunOptions,
     reporter: Reporter,
+    idle: IdleOfLoaded,
 ) -> None:
     """Load, check, repeat in rotating order, add repeats until `until_s` (of the monotonic clock)
     where intervals are wide, end; then audit what was done."""
@@ -144,11 +162,15 @@ def _measure(
     each("parity against the oracle", stages.parity, forward)
     quantised = [i for i in forward if cells[i].inputs.no_quality is None]
     each("perplexity against the source's weights", stages.quality, quantised)
-    for _ in cells:
+    for cell in cells:
+        cell.references.rest()
         reporter.step()
     if cells and cells[0].inputs.plan.scenario == "capacity":
         each("sweep over the number of sessions", stages.sweep, forward)
-    each("idle power before", stages.idle_before, forward)
+    if options.idle_once:
+        each("idle power", partial(stages.idle_once, known=idle), forward)
+    else:
+        each("idle power before", stages.idle_before, forward)
 
     def once(repeat: int, which: Sequence[int], text: str) -> None:
         for index in order_of(repeat, len(cells)):
@@ -165,12 +187,15 @@ def _measure(
     audit_s = SHARE_OF_BUDGET * options.limits.audit_s if audited else 0.0
     if repeats >= MIN_REPEATS:
         # Who asks for fewer has asked for no rank, and one more would not give one.
-        add_repeats(cells, until_s, once, audit_s=audit_s)
-    each("idle power after", stages.idle_after, forward)
+        add_repeats(cells, until_s, once, audit_s=audit_s, idle_after=not options.idle_once)
+    if not options.idle_once:
+        each("idle power after", stages.idle_after, forward)
     for cell in cells:
         cell.end()
     reporter.stage("audit against the oracle")
     audit_cells(cells, options.limits.audit_s)
+    for cell in cells:
+        cell.references.rest()
 
 
 def _load(cells: Sequence[MeasuredCell], reporter: Reporter) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from chipmark.cell.reference import References, TokenNll, Weights, oracle_code
+from chipmark.cell.oracle_process import TokenNll
+from chipmark.cell.reference import References, Weights, oracle_code
 from chipmark.errors import BadInputError
 from chipmark_models.files import whole_file
 from chipmark_models.foreign_arrays import parse_npz

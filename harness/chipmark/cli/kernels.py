@@ -18,6 +18,8 @@ app = typer.Typer(
 
     Examples:
 
+      chipmark kernels stages --plan
+
       chipmark kernels run -o runs/gpu-kernels.json
 
       chipmark kernels run --show runs/gpu-kernels.json

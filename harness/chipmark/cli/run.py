@@ -115,6 +115,12 @@ def run(
         "--reference",
         help=f"Reference logits computed elsewhere, where torch is not installed. {_AGAIN}",
     ),
+    oracle_device: str = typer.Option(
+        "",
+        "--oracle-device",
+        help="Where the oracle computes what is too much for the CPU, as cuda, once it agreed with "
+        "the CPU's over 1,024 tokens (unverified on hardware).",
+    ),
     providers: Path | None = PROVIDERS_FILE,
     chips: Path | None = CHIPS_FILE,
     prices: Path | None = PRICES_FILE,
@@ -139,12 +145,12 @@ def run(
     """
     from chipmark.api.run import run as measure
     from chipmark.cli.table import print_table
-    from chipmark.errors import CellFailedError, ChipmarkError
+    from chipmark.errors import CellFailedError, CellsLeftError, ChipmarkError
     from chipmark.table.render import FORMATS
     from chipmark.terminal.console import check_format, reporting, warn
 
     check_format(format_, FORMATS)
-    failed = None
+    failed: ChipmarkError | None = None
     with reporting() as reporter:
         try:
             measure(
@@ -154,17 +160,17 @@ def run(
                 block_tokens=block_tokens, out=out, seed=seed, feedback=feedback, threads=threads,
                 power_w=power_w, meters=meter, python=python, fresh=fresh, max_chunk=chunk,
                 limit_s=limit_s, audit_s=audit_s, options=option, slo=slo, idle_s=idle_s,
-                replicas=replicas, references=reference, providers=providers, chips=chips,
-                reporter=reporter,
+                replicas=replicas, references=reference, oracle_device=oracle_device,
+                providers=providers, chips=chips, reporter=reporter,
             )  # fmt: skip
-        except CellFailedError as error:
+        except (CellFailedError, CellsLeftError) as error:
             failed = error
     try:
         print_table([out], prices, format_)
     except ChipmarkError as error:
         if failed is None:
             raise
-        # No record could be written, or no table; that cells failed is what the exit code says.
+        # No record could be written, or no table; the exit code says that cells failed or are left.
         warn(error.message)
     if failed:
         raise failed

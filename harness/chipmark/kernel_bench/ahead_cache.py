@@ -1,8 +1,8 @@
 """`chipmark kernels ahead --cache`: what a run of models launches, compiled into a Triton cache.
 
 The cache is packed, carried to the machine with the card and unpacked there, where a first run then
-compiles nothing. It is found by the same Triton, Python and kernels' sources only; what does not
-agree is said.
+compiles nothing. Only the same Triton, Python and sources of kernels find it; --unpack reports what
+does not agree.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from chipmark_kernels.reference.attention import (
     decode_attention_reference,
     prefill_attention_reference,
 )
+from chipmark_kernels.reference.rope_decode_attention import rope_decode_attention_reference
 from chipmark_kernels.reference.rope_kv import qknorm_rope_kvwrite_reference
+from chipmark_kernels.rope_decode_attention import rope_decode_attention
 from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
 
 
@@ -69,6 +72,11 @@ def _decode(s: ModelShape, seqs: int, length: int) -> Iterator[Case]:
         decode_attention_reference, n_bytes, 4 * seqs * length * s.n_heads * s.head_dim,
         "memory" if n_bytes >= 2**26 else "latency",
         {"torch": PreparedPeer(prepare_sdpa, sdpa_decode)},
+        tiled=lambda tile: partial(decode_attention, tile=tile),
+        tile_shape={
+            "seqs": seqs, "kv_heads": s.n_kv_heads, "group": s.n_heads // s.n_kv_heads,
+            "head_dim": s.head_dim, "context": -(-length // PAGE_TOKENS) * PAGE_TOKENS,
+        },
     )  # fmt: skip
 
 
@@ -99,6 +107,38 @@ def prepare_sdpa(inputs: Inputs) -> Inputs:
     q, k, v, table, *rest = inputs
     length = int(rest[-2][0])
     return q, _contiguous(k, table, length), _contiguous(v, table, length), table, *rest
+
+
+def _joined(s: ModelShape, seqs: int, length: int) -> Iterator[Case]:
+    """Rotation, cache write and attention of a new token behind `length - 1` cached ones."""
+
+    def make(rng: Any, device: Any, dtype: Any) -> Inputs:
+        qkv = random(rng, device, dtype, seqs, (s.n_heads + 2 * s.n_kv_heads) * s.head_dim)
+        k, v, table = _pages(rng, device, dtype, s, seqs, length)
+        pages = table[:, (length - 1) // PAGE_TOKENS].long()
+        slots = pages * PAGE_TOKENS + (length - 1) % PAGE_TOKENS
+        for cache in (k, v):  # caches are among the results, and NaN is compared with nothing
+            cache.nan_to_num_(0.5).flatten(0, 1)[slots] = 0.5
+        angles = torch.rand(length, s.head_dim // 2, generator=rng, device=rng.device).to(device)
+        norms = [random(rng, device, dtype, s.head_dim) if s.qk_norm else None for _ in range(2)]
+        lens = torch.full((seqs,), length, dtype=torch.int32, device=device)
+        rotation = qkv, angles.cos(), angles.sin(), lens - 1, slots
+        return *rotation, k, v, table, lens, *norms
+
+    def joined(function: Call) -> Call:
+        def call(*inputs: Any) -> Any:
+            *rest, q_norm, k_norm = inputs
+            out = function(*rest, s.n_heads, s.head_dim**-0.5, q_norm=q_norm, k_norm=k_norm)
+            return out, rest[5], rest[6]
+
+        return call
+
+    n_bytes = 2 * 2 * seqs * length * s.n_kv_heads * s.head_dim
+    yield Case(
+        "rope_decode_attention", f"{s.name} seqs={seqs} context={length}", make,
+        joined(rope_decode_attention), joined(rope_decode_attention_reference), n_bytes,
+        4 * seqs * length * s.n_heads * s.head_dim, "memory" if n_bytes >= 2**26 else "latency",
+    )  # fmt: skip
 
 
 def _prefill(s: ModelShape, new: int, length: int) -> Iterator[Case]:
@@ -191,8 +231,10 @@ def torch_rope(
 
 def attention_cases(s: ModelShape, *, small: bool) -> Iterator[Case]:
     """Decode at 1, 8 and 64 sessions, a cold prompt and an append, and the rotation."""
-    for seqs, length in ((1, 17), (3, 40)) if small else ((1, 32_768), (8, 16_384), (64, 4_096)):
+    large = ((1, 1_024), (1, 32_768), (8, 16_384), (64, 4_096))
+    for seqs, length in ((1, 17), (3, 40)) if small else large:
         yield from _decode(s, seqs, length)
+        yield from _joined(s, seqs, length)
     for new, length in ((9, 9), (5, 40)) if small else ((8_192, 8_192), (512, 16_384)):
         yield from _prefill(s, new, length)
     for rows in (1, 3) if small else (1, 8, 64):

@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from chipmark.kernel_bench.case import Call, Case, Inputs, Peer, PreparedPeer
 from chipmark.kernel_bench.cases import cases
-from chipmark.kernel_bench.document import code_hash
 from chipmark.kernel_bench.measuring import (
     SEED,
     check,
@@ -26,6 +24,7 @@ from chipmark.kernel_bench.measuring import (
 )
 from chipmark.kernel_bench.peers import installed, optional_peers
 from chipmark.kernel_bench.roofs import roof_steps
+from chipmark.kernel_bench.selection import COMPILED, Peers
 from chipmark.kernel_bench.timing import CudaDevice, Device
 from chipmark.kernel_bench.worker import Step
 from chipmark_kernels.device import facts_of
@@ -34,12 +33,15 @@ from chipmark_kernels.manifest import left_out
 
 @dataclass(slots=True)
 class _Prepared:
-    """Inputs of a case in the worker; None until the step that makes them."""
+    """What the steps of a case share: inputs and oracle are made once, by the first that needs
+    them."""
 
+    rng: torch.Generator
     inputs: Inputs | None = None
     copies: list[Inputs] = field(default_factory=list)
     oracle: list[torch.Tensor] = field(default_factory=list)
-    ours: bool = False
+    passed: bool = False
+    timed: bool = False
 
 
 class KernelBench:
@@ -52,24 +54,21 @@ class KernelBench:
         device: Device,
         dtype: torch.dtype,
         *,
-        compiled: bool = True,
         roofs: Callable[[Device, torch.device], Iterator[Step]] = roof_steps,
     ) -> None:
         self._cases = {(case.kernel, case.name): case for case in found}
         self._where, self._device, self._dtype = where, device, dtype
-        self._compiled, self._roofs = compiled, roofs
+        self._roofs = roofs
 
     def identity(self) -> Mapping[str, Any]:
-        """Device, versions and a hash of the code."""
+        """Device and versions."""
         import triton
 
-        here = Path(__file__).parent
         return {
             "device": str(self._where),
             "dtype": str(self._dtype).removeprefix("torch."),
             "torch": torch.__version__,
             "triton": triton.__version__,
-            "code": code_hash([here.parents[1] / "kernels" / "chipmark_kernels", here]),
             "peers": installed(),
         }
 
@@ -78,10 +77,10 @@ class KernelBench:
         return True
 
     def steps(self, request: Mapping[str, Any]) -> Iterator[Step]:
-        """`do`: roofs; or parity or time of the `case` (kernel, name)."""
+        """`do`: roofs; or measure, of the `case` (kernel, name), with `peers` (`Peers`)."""
         self._free()
         for name, work in self._asked(request):
-            yield name, _without_gradients(work)
+            yield name, without_gradients(work)
 
     def left_out(self, case: Case) -> str | None:
         """Why dispatch never picks this kernel on the device, or None."""
@@ -92,56 +91,57 @@ class KernelBench:
     def _asked(self, request: Mapping[str, Any]) -> Iterator[Step]:
         if request["do"] == "roofs":
             return self._roofs(self._device, self._where)
-        case = self._cases[tuple(request["case"])]
-        if request["do"] == "parity":
-            return self._parity(case)
-        return self._times(case, frozenset(request.get("have", ())))
+        case, have = self._cases[tuple(request["case"])], frozenset(request.get("have", ()))
+        return self._measure(case, have, Peers(request["peers"]))
 
-    def _made(self, case: Case, rng: torch.Generator) -> Inputs:
-        return case.make(rng, self._where, self._dtype)
-
-    def _rng(self) -> torch.Generator:
-        return torch.Generator(self._where).manual_seed(SEED)
-
-    def _parity(self, case: Case) -> Iterator[Step]:
-        if reason := self.left_out(case):
+    def _measure(self, case: Case, have: frozenset[str], wanted: Peers) -> Iterator[Step]:
+        """Parity; then the times of ours and of each peer, which is checked first."""
+        if "parity" not in have and (reason := self.left_out(case)):
             yield "parity", lambda: {"left_out": reason}
             return
-        yield "parity", lambda: parity_row(check(case, self._made(case, self._rng())))
-
-    def _times(self, case: Case, have: frozenset[str]) -> Iterator[Step]:
-        """ours, then each peer: checked first, then timed."""
-        state = _Prepared()
-
-        def make() -> dict[str, Any] | None:
-            rng = self._rng()
-            inputs = self._made(case, rng)
-            state.copies, cold = rotating(case, inputs, self._device, rng)
-            state.inputs = inputs
-            return {"cold_l2": cold}
-
-        yield "inputs", make
-        if state.inputs is None:
+        peers = {step: named for step, named in _peers(case, wanted).items() if step not in have}
+        if {"parity", "ours"} <= have and not peers:
+            return
+        state = _Prepared(torch.Generator(self._where).manual_seed(SEED))
+        if "parity" not in have:
+            yield "parity", lambda: self._parity(case, state)
+            if not state.passed:
+                return
+        yield "inputs", lambda: self._copies(case, state)
+        if not state.copies:
             return
         if "ours" not in have:
             yield "ours", lambda: self._ours(case, state)
-            if not state.ours:
+            if not state.timed:
                 return
-        peers = {
-            f"peer {name}": (name, peer)
-            for name, peer in (dict(case.peers) | optional_peers(case)).items()
-            if f"peer {name}" not in have and (self._compiled or name != "torch.compile")
-        }
-        if peers and case.check is None:
+        if peers and case.check is None and not state.oracle:
             yield "oracle", lambda: state.oracle.extend(oracle_of(case, state.inputs or ()))
             if not state.oracle:
                 return
         for step, (name, peer) in peers.items():
             yield step, partial(self._peer, case, name, peer, state)
 
+    def _inputs(self, case: Case, state: _Prepared) -> Inputs:
+        if state.inputs is None:
+            state.inputs = case.make(state.rng, self._where, self._dtype)
+        return state.inputs
+
+    def _parity(self, case: Case, state: _Prepared) -> dict[str, Any]:
+        inputs = self._inputs(case, state)
+        if case.check is None:
+            state.oracle = oracle_of(case, inputs)
+        row = parity_row(check(case, inputs, state.oracle))
+        state.passed = row["ok"]
+        return row
+
+    def _copies(self, case: Case, state: _Prepared) -> dict[str, Any]:
+        inputs = self._inputs(case, state)
+        state.copies, cold = rotating(case, inputs, self._device, state.rng)
+        return {"cold_l2": cold}
+
     def _ours(self, case: Case, state: _Prepared) -> dict[str, Any]:
         row = self._timed(case.ours, state.copies)
-        state.ours = True
+        state.timed = True
         return row
 
     def _timed(self, call: Call, copies: Sequence[Inputs]) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class KernelBench:
         prepare, call = (
             (peer.prepare, peer.call) if isinstance(peer, PreparedPeer) else (None, peer)
         )
-        if name == "torch.compile":
+        if name == COMPILED:
             # Functions of one source line share a cache of a few shapes, and after those run eager.
             torch._dynamo.reset()
             call = torch.compile(call, dynamic=False)
@@ -172,9 +172,9 @@ class KernelBench:
 class CudaBench(KernelBench):
     """The presets' cases in bf16 on the current CUDA device."""
 
-    def __init__(self, *, compiled: bool = True) -> None:
+    def __init__(self) -> None:
         where = torch.device("cuda", torch.cuda.current_device())
-        super().__init__(cases(), where, CudaDevice(), torch.bfloat16, compiled=compiled)
+        super().__init__(cases(), where, CudaDevice(), torch.bfloat16)
 
     def identity(self) -> Mapping[str, Any]:
         """As on any device, by the product's own name; `uuid` is that very card's."""
@@ -198,7 +198,19 @@ class CudaBench(KernelBench):
         torch.cuda.empty_cache()
 
 
-def _without_gradients(work: Callable[[], Any]) -> Callable[[], Any]:
+def _peers(case: Case, wanted: Peers) -> dict[str, tuple[str, Peer]]:
+    """Those that are wanted, by the step that times each: name and call."""
+    if wanted is Peers.NONE:
+        return {}
+    found = dict(case.peers) | optional_peers(case)
+    if wanted is not Peers.ALL:
+        found.pop(COMPILED, None)
+    return {f"peer {name}": (name, peer) for name, peer in found.items()}
+
+
+def without_gradients(work: Callable[[], Any]) -> Callable[[], Any]:
+    """A step's work in inference mode."""
+
     def run() -> Any:
         with torch.inference_mode():
             return work()

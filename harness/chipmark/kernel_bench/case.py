@@ -10,6 +10,7 @@ import torch
 
 from chipmark_kernels.manifest import ModelShape
 from chipmark_kernels.parity import Parity
+from chipmark_kernels.tiles import Tile
 
 Inputs = tuple[Any, ...]
 Call = Callable[..., Any]
@@ -36,6 +37,8 @@ class Case:
     oracle: the float64 reference where the widened inputs alone do not make `reference` one.
     check(inputs, results): parity by another rule than `parity.compare`'s. again(inputs, rng): one
     more copy of the inputs, where it may share what a call reads a small part of.
+    tiled(tile): ours by another tile than the chosen one; tile_shape: the sizes by which
+    `tiles.choose` finds that.
     """
 
     kernel: str
@@ -51,6 +54,8 @@ class Case:
     rate: str = "bf16"
     check: Callable[[Inputs, list[torch.Tensor]], Sequence[Parity]] | None = None
     again: Callable[[Inputs, torch.Generator], Inputs] | None = None
+    tiled: Callable[[Tile], Call] | None = None
+    tile_shape: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def size(self) -> dict[str, int]:

@@ -1,10 +1,12 @@
-"""`chipmark kernels run`: parity of every kernel, then times of those that pass, with their peers.
+"""`chipmark kernels run`: parity of each kernel and, where it passes, its time next to its peers.
 
 Without -b: our Triton kernels on the CUDA card of this machine. With -b: the operators of a model
 on any torch device or provider of ONNX Runtime, at the shapes of a workload's profile.
 
-Goes on where an earlier call of the same code on the same kind of device stopped, and prints a
-verdict a case. `--show FILE` prints those of a file, without a GPU.
+What tells most comes first: the roofs, the decode step of qwen3-8b, its prompts, smaller models,
+quantised weights; and torch.compile as a peer in a second pass, when all else is measured. Goes on
+where an earlier call on the same kind of device stopped; rows of kernels that were edited since are
+measured anew. Prints a verdict a case. `--show FILE` prints those of a file, without a GPU.
 """
 
 from __future__ import annotations
@@ -14,13 +16,22 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chipmark.errors import ChipmarkError, UnknownNameError
-from chipmark.kernel_bench.document import Document, forget_failures, opened, read, save
+from chipmark.kernel_bench.document import (
+    Document,
+    file_at,
+    forget_failures,
+    opened,
+    read,
+    save,
+    seed,
+)
 from chipmark.kernel_bench.presence import missing_device
-from chipmark.kernel_bench.selection import Selection
+from chipmark.kernel_bench.selection import Peers, Selection
 from chipmark.kernel_bench.targets import read_targets
 from chipmark.kernel_bench.verdict import CaseVerdict, exit_code, print_verdicts, verdicts
 from chipmark.terminal.console import PlainConsole, emit_json, reporting, show_error, stderr
@@ -34,6 +45,7 @@ BENCH = "chipmark.kernel_bench.bench:CudaBench"
 _EPILOG = """examples:
   chipmark kernels run                                   all kernels; again, to resume
   chipmark kernels run -o runs/h200.json --kernels decode_attention,skinny_gemm
+  chipmark kernels run -o out/kernels.json --from shared/kernels.json --budget-s 500 --no-compile
   chipmark kernels run --retry --step-s 240              what failed or hung, with more time
   chipmark kernels run --show runs/gpu-kernels.json      the verdicts of a file, anywhere
   chipmark kernels run -b ort:cpu                        operators of smollm2-135m on a provider
@@ -52,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("-o", "--out", type=Path,
-        help="default: runs/gpu-kernels.json, with -b runs/operators-BACKEND.json")  # fmt: skip
+        help="file, or a folder that is there; default: runs/gpu-kernels.json, with -b"
+        " runs/operators-BACKEND.json")  # fmt: skip
+    add("--from", dest="earlier", type=Path, metavar="FILE",
+        help="take what -o lacks from the file of an earlier call, which is only read")  # fmt: skip
     add(
         "-b",
         "--backend",
@@ -86,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
         help="time of one check, one timing or one peer with its compilation; what takes longer is"
         " ended, with a row for it; default: %(default)s")  # fmt: skip
     add("--retry", action="store_true", help="try again what failed or was ended in earlier calls")
-    add("--no-compile", action="store_true", help="leave torch.compile out")
+    add("--no-compile", action="store_true",
+        help="leave out the second pass, with torch.compile, which takes longer than all else:"
+        " for a short stay on a card")  # fmt: skip
     add("--show", type=Path, metavar="FILE", help="verdicts of an earlier result; measures nothing")
     add("--format", choices=("rich", "json"), default="rich", help="of the verdicts on stdout")
     return parser
@@ -121,11 +138,13 @@ def _measure(options: argparse.Namespace) -> int:
         with Scratch("chipmark-operators-") as scratch:
             return _measured(options, selected(options, scratch), until)
     from chipmark.kernel_bench.cases import cases
+    from chipmark.kernel_bench.row_sources import codes_of
 
-    if options.out is None:
-        options.out = Path("runs/gpu-kernels.json")
-    settings = {"compiled": not options.no_compile}
-    return _measured(options, Selection(BENCH, settings, cases(), read_targets()), until)
+    options.out = file_at(options.out, "gpu-kernels.json")
+    order = cases()
+    passes = (Peers.EAGER,) if options.no_compile else (Peers.EAGER, Peers.ALL)
+    selection = Selection(BENCH, {}, order, read_targets(), partial(codes_of, order), passes)
+    return _measured(options, selection, until)
 
 
 def _measured(options: argparse.Namespace, selection: Selection, until_s: float) -> int:
@@ -138,7 +157,7 @@ def _measured(options: argparse.Namespace, selection: Selection, until_s: float)
         return 3
     wanted = [case for case in selection.order if not names or case.kernel in names]
     document, cut = fill(options, selection, wanted, until_s)
-    left = _left(document, wanted, selection.compiled)
+    left = _left(document, wanted, selection.passes[-1])
     if cut:
         what = options.backend or "gpu"
         stderr().print(f"{what}: time was over at {cut}; {left} cases are left: call again")
@@ -148,18 +167,12 @@ def _measured(options: argparse.Namespace, selection: Selection, until_s: float)
 def fill(
     options: argparse.Namespace, selection: Selection, wanted: Sequence[Case], until_s: float
 ) -> tuple[Document, str]:
-    """Both phases into the file at options.out; the document, and where its time was over or "".
+    """Roofs and all passes into the file at options.out; the document, and where its time was over
+    or "".
 
     Rows are in the selection's order.
     """
-    from chipmark.kernel_bench.phases import (
-        Call,
-        fill_parity,
-        fill_roofs,
-        fill_times,
-        without_parity,
-        without_time,
-    )
+    from chipmark.kernel_bench import phases
     from chipmark.kernel_bench.supervisor import Worker
     from chipmark.kernel_bench.watch import Watch
 
@@ -167,29 +180,31 @@ def fill(
     with Worker(selection.bench, selection.settings) as worker, reporting() as reporter:
         identity = dict(worker.identity)
         uuid = identity.pop("uuid", "")
-        document = opened(options.out, identity)
+        codes = selection.codes(identity)
+        document = opened(options.out, identity, codes)
+        if options.earlier:
+            taken = seed(document, options.earlier, codes)
+            reporter.say(f"{taken} rows are taken from {options.earlier}")
         if options.retry:
             reporter.say(f"{forget_failures(document)} rows are tried again")
         with Watch(uuid) as watch:
             document["watch_missing"] = watch.missing
-            call = Call(
+            call = phases.Call(
                 worker, document, lambda: save(options.out, document, keys), reporter,
-                watch.between, uuid, options.step_s, until_s, selection.compiled,
-                selection.targets,
+                watch.between, uuid, options.step_s, until_s, codes, selection.targets,
             )  # fmt: skip
             call.save()
-            reporter.steps(len(without_parity(document, wanted)))
-            cut = fill_parity(call, wanted)
-            if not cut:
-                reporter.steps(len(without_time(document, wanted, call.compiled)))
-                cut = fill_roofs(call) or fill_times(call, wanted)
+            cut = phases.fill_roofs(call)
+            for peers in selection.passes:
+                reporter.steps(len(phases.open_cases(document, wanted, peers)))
+                cut = cut or phases.fill(call, wanted, peers)
     return document, cut
 
 
-def _left(document: Document, wanted: Sequence[Case], compiled: bool) -> int:
-    from chipmark.kernel_bench.phases import without_parity, without_time
+def _left(document: Document, wanted: Sequence[Case], peers: Peers) -> int:
+    from chipmark.kernel_bench.phases import open_cases
 
-    return len(without_parity(document, wanted)) + len(without_time(document, wanted, compiled))
+    return len(open_cases(document, wanted, peers))
 
 
 def _tell(

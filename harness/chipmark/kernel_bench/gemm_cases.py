@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from chipmark.kernel_bench.case import Call, Case, Inputs, Peer, random
 from chipmark_kernels.dense_gemm_hopper import dense_gemm_hopper
 from chipmark_kernels.formats import scale_group
 from chipmark_kernels.fp8_gemm import fp8_gemm
+from chipmark_kernels.gemv_hopper import gemv_hopper
 from chipmark_kernels.manifest import ModelShape, Projection, projections
 from chipmark_kernels.reference.gemm import (
     dequantize_fp8,
@@ -25,6 +27,7 @@ from chipmark_kernels.reference.gemm import (
     w8a16_gemm_reference,
 )
 from chipmark_kernels.skinny_gemm import fp8a16_gemm, skinny_gemm
+from chipmark_kernels.tiles import Tile
 from chipmark_kernels.weight_only import quantize_int4, quantize_int8, w4a16_gemm, w8a16_gemm
 
 
@@ -36,6 +39,12 @@ def _fused(function: Callable[..., Any], p: Projection) -> Callable[..., Any]:
         return function(x, *weights, **options)
 
     return call
+
+
+def _dependent(x: torch.Tensor, *weights: torch.Tensor, **options: Any) -> torch.Tensor:
+    """As the decode step launches it on a GPU, each launch waiting by itself for the one before;
+    in Triton's interpreter, which knows no such launches, as any other."""
+    return gemv_hopper(x, *weights, pdl=x.is_cuda, **options)
 
 
 def _product_name(s: ModelShape, rows: int, p: Projection) -> str:
@@ -78,7 +87,7 @@ def _ended(y: torch.Tensor, p: Projection, residual: torch.Tensor | None) -> tor
 
 
 def _weights(kind: str, w: torch.Tensor) -> Inputs:
-    if kind == "skinny_gemm":
+    if kind in _PLAIN:
         return (w,)
     if kind == "fp8a16_gemm":
         return quantize_rows_fp8_reference(w)
@@ -88,8 +97,12 @@ def _weights(kind: str, w: torch.Tensor) -> Inputs:
     return codes.contiguous(), scales.bfloat16().contiguous()
 
 
+_PLAIN = ("skinny_gemm", "gemv_hopper")
+"""Kernels of weights that are not quantised."""
+
 _GEMMS: Mapping[str, tuple[Call, Call, int]] = {
     "skinny_gemm": (skinny_gemm, skinny_gemm_reference, 16),
+    "gemv_hopper": (_dependent, skinny_gemm_reference, 16),
     "w8a16_gemm": (w8a16_gemm, w8a16_gemm_reference, 8),
     "w4a16_gemm": (w4a16_gemm, w4a16_gemm_reference, 4),
     "fp8a16_gemm": (fp8a16_gemm, fp8a16_gemm_reference, 8),
@@ -114,7 +127,7 @@ def _dequantised(kind: str, p: Projection) -> Call:
 
 def _gemm_peers(kind: str, p: Projection, rows: int) -> dict[str, Peer]:
     """torch's ways to the same product."""
-    if kind == "skinny_gemm":
+    if kind in _PLAIN:
         return {"torch": _cublas(p), "torch.compile": _cublas(p)}
     peers: dict[str, Peer] = {"torch": _dequantised(kind, p)}
     if rows == 1:  # what gpt-fast does; a product of many rows does not fuse it
@@ -126,7 +139,7 @@ def _gemm_peers(kind: str, p: Projection, rows: int) -> dict[str, Peer]:
 
 def _scale_bytes(kind: str, p: Projection) -> int:
     """Of the weight: bf16 a group of integers, fp32 a row of e4m3."""
-    if kind == "skinny_gemm":
+    if kind in _PLAIN:
         return 0
     return 4 * p.n if kind == "fp8a16_gemm" else 2 * p.n * p.k // scale_group(p.k)
 
@@ -134,6 +147,8 @@ def _scale_bytes(kind: str, p: Projection) -> int:
 def gemm_cases(s: ModelShape, rows: int) -> Iterator[Case]:
     """Products of a decode step by weight format, with norm, residual and SwiGLU fused."""
     for kind, (ours, reference, bits) in _GEMMS.items():
+        if kind == "gemv_hopper" and rows > 1:
+            continue
         # The head's weights stay plain in every precision.
         head = (Projection(s.vocab, s.hidden, norm=True),) if bits == 16 else ()
         for p in (*projections(s), *head):
@@ -150,10 +165,15 @@ def gemm_cases(s: ModelShape, rows: int) -> Iterator[Case]:
             columns = p.n // 2 if p.swiglu else p.n
             n_bytes = p.n * p.k * bits // 8 + 2 * rows * (p.k + columns * (1 + p.residual))
             n_bytes += _scale_bytes(kind, p)
+
+            def tiled(tile: Tile, p: Projection = p, ours: Call = ours) -> Call:
+                return _fused(partial(ours, tile=tile), p)
+
             yield Case(
                 kind, _product_name(s, rows, p), make, _fused(ours, p),
                 _fused(reference, p), n_bytes, 2 * rows * p.n * p.k, "memory",
-                _gemm_peers(kind, p, rows),
+                _gemm_peers(kind, p, rows), tiled=tiled,
+                tile_shape={"rows": rows, "n": columns, "k": p.k, "glu": int(p.swiglu)},
             )  # fmt: skip
 
 

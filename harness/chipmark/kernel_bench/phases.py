@@ -1,4 +1,7 @@
-"""First the parity of every case, then the times of those that pass; each resumes where it was."""
+"""Case by case: parity, and at once the time of what passes, with its peers; resumes where it was.
+
+A call that is cut has whole rows of the cases that it came to.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from chipmark.kernel_bench.document import Document, Row, failed
+from chipmark.kernel_bench.document import Codes, Document, Row, failed
 from chipmark.kernel_bench.figures import derive
+from chipmark.kernel_bench.selection import COMPILED, Peers
 from chipmark.kernel_bench.supervisor import Answer
 from chipmark.kernel_bench.targets import Target, judge
 
 LEAST_S = 5.0
 """A case is not begun with less time left: it would only be cut."""
+
+PEER = "peer "
+"""What a step that times a peer begins with."""
 
 
 class Case(Protocol):
@@ -75,8 +82,8 @@ class Reporter(Protocol):
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call of the command. uuid: of the card. between: NVML samples of a span of
-    `time.monotonic`. save: writes the document whole. until_s: when the call must end. targets:
-    what rows are judged by."""
+    `time.monotonic`. save: writes the document whole. until_s: when the call must end. codes: of
+    the sources of rows and roofs. targets: what rows are judged by."""
 
     worker: Asker
     document: Document
@@ -86,7 +93,7 @@ class Call:
     uuid: str
     step_s: float
     until_s: float
-    compiled: bool = True
+    codes: Codes
     targets: Sequence[Target] = ()
 
     def over(self) -> bool:
@@ -94,58 +101,41 @@ class Call:
         return time.monotonic() > self.until_s - LEAST_S
 
 
-def row_of(document: Document, case: Case) -> Row:
+def row_of(call: Call, case: Case) -> Row:
     """The case's row, made where it is missing."""
-    rows: list[Row] = document["rows"]
+    rows: list[Row] = call.document["rows"]
     for row in rows:
         if (row["kernel"], row["case"]) == (case.kernel, case.name):
             return row
     row = {
         "kernel": case.kernel, "case": case.name, "bound": case.bound, "rate": case.rate,
         "bytes": case.bytes, "flops": case.flops, "size": case.size,
+        "code": call.codes.rows[case.kernel, case.name],
     }  # fmt: skip
     rows.append(row)
     return row
 
 
-def without_parity(document: Document, wanted: Sequence[Case]) -> list[Case]:
-    """Cases whose parity is not known yet."""
-    known = {(r["kernel"], r["case"]) for r in document["rows"] if "parity" in r}
-    return [case for case in wanted if (case.kernel, case.name) not in known]
+def known(document: Document, case: Case) -> bool:
+    """Whether the document has a row of the case."""
+    return any((r["kernel"], r["case"]) == (case.kernel, case.name) for r in document["rows"])
 
 
-def without_time(document: Document, wanted: Sequence[Case], compiled: bool) -> list[Case]:
-    """Cases that passed and are not timed to the end; `compiled`: torch.compile is wanted too."""
+def open_cases(document: Document, wanted: Sequence[Case], peers: Peers) -> list[Case]:
+    """Cases of which parity, our time or that of these peers is not known yet."""
     rows = {(r["kernel"], r["case"]): r for r in document["rows"]}
 
     def open_(case: Case) -> bool:
         row = rows.get((case.kernel, case.name), {})
-        if not row.get("parity", {}).get("ok"):
+        if "parity" not in row:
+            return True
+        if failed(row) or not row["parity"].get("ok"):
             return False
-        timed = row.get("time", {})
-        return not timed.get("complete") or bool(compiled and timed.get("left_out"))
+        compiles = peers is not Peers.ALL or COMPILED in case.peers
+        needed = peers if compiles else Peers.EAGER
+        return not needed.done_by(row.get("time", {}).get("done", ""))
 
     return [case for case in wanted if open_(case)]
-
-
-def fill_parity(call: Call, wanted: Sequence[Case]) -> str:
-    """Parity of the cases that have none; "" or the case at which the time was over."""
-    for case in without_parity(call.document, wanted):
-        name = f"parity of {case.kernel} {case.name}"
-        if call.over():
-            return name
-        call.reporter.stage(name)
-        request = {"do": "parity", "case": (case.kernel, case.name)}
-        answer = call.worker.ask(request, call.step_s, call.until_s)
-        if answer.ended == "budget":
-            return name
-        row = row_of(call.document, case)
-        row["parity"] = {"ok": False} | answer.parts.get("parity", {"error": answer.reason})
-        call.save()
-        if problem := failed(row):
-            call.reporter.say(f"{case.kernel} {case.name}: {problem}")
-        call.reporter.step()
-    return ""
 
 
 def fill_roofs(call: Call) -> str:
@@ -156,7 +146,7 @@ def fill_roofs(call: Call) -> str:
     answer = call.worker.ask({"do": "roofs"}, call.step_s, call.until_s)
     if answer.ended == "budget":
         return "roofs"
-    roofs: dict[str, Any] = {}
+    roofs: dict[str, Any] = {"code": call.codes.roofs}
     for name, part in answer.parts.items():
         roofs |= {f"{name}_error": part["error"]} if "error" in part else part
     if answer.ended != "done":
@@ -166,26 +156,37 @@ def fill_roofs(call: Call) -> str:
     return ""
 
 
-def fill_times(call: Call, wanted: Sequence[Case]) -> str:
-    """Times of the cases that pass and have none; "" or the case at which the time was over."""
-    for case in without_time(call.document, wanted, call.compiled):
-        name = f"{case.kernel} {case.name}"
+def fill(call: Call, wanted: Sequence[Case], peers: Peers) -> str:
+    """All of the cases that is not known yet; "" or the case at which the time was over."""
+    for case in open_cases(call.document, wanted, peers):
         if call.over():
-            return name
-        call.reporter.stage(name)
-        row = row_of(call.document, case)
-        begun = time.monotonic()
-        cut = _time_one(call, case, row)
-        _watched(call, row, begun)
-        finish(row, call.document, call.targets)
-        call.save()
-        if cut:
-            return f"{name} ({cut})"
-        ours = row["time"].get("ours", {})
-        state = failed(row) or f"{ours['median_s']:.3e} s"
-        call.reporter.say(f"{case.kernel:<22}{case.name:<40}{state}")
+            return f"{case.kernel} {case.name}"
+        call.reporter.stage(f"{case.kernel} {case.name}")
+        if cut := measure(call, case, peers):
+            return f"{case.kernel} {case.name} ({cut})"
         call.reporter.step()
     return ""
+
+
+def measure(call: Call, case: Case, peers: Peers) -> str:
+    """One case, saved and reported; "" or the step that the end of the call's time cut."""
+    begun = time.monotonic()
+    cut = _asked_to_the_end(call, case, peers)
+    found = [
+        r for r in call.document["rows"] if (r["kernel"], r["case"]) == (case.kernel, case.name)
+    ]
+    if not found:  # cut before its first figure
+        return cut
+    row = found[0]
+    if "time" in row:
+        _watched(call, row, begun)
+        finish(row, call.document, call.targets)
+    call.save()
+    ours = (row.get("time") or {}).get("ours", {})
+    state = failed(row) or ("median_s" in ours and f"{ours['median_s']:.3e} s")
+    if state and not cut:
+        call.reporter.say(f"{case.kernel:<22}{case.name:<40}{state}")
+    return cut
 
 
 def finish(row: Row, document: Document, targets: Sequence[Target]) -> None:
@@ -194,33 +195,52 @@ def finish(row: Row, document: Document, targets: Sequence[Target]) -> None:
     row["targets"] = [judged.as_json() for judged in judge(row, targets)]
 
 
-def _time_one(call: Call, case: Case, row: Row) -> str:
-    """Ask until the case is done; "" or the step that the end of the call's time cut."""
-    timed = row.setdefault("time", {"complete": False, "peers": {}})
-    timed["uuid"] = call.uuid
+def _asked_to_the_end(call: Call, case: Case, peers: Peers) -> str:
+    """Ask until the case is done, again behind a peer that took the process with it; "" or the step
+    that the end of the call's time cut."""
     while True:
-        have = [f"peer {name}" for name in timed["peers"]] + ["ours"] * ("ours" in timed)
-        request = {"do": "time", "case": (case.kernel, case.name), "have": have}
+        have = _have(call.document, case)
+        request = {
+            "do": "measure", "case": (case.kernel, case.name), "have": have, "peers": peers.value,
+        }  # fmt: skip
         answer = call.worker.ask(request, call.step_s, call.until_s)
+        if answer.ended == "budget" and not answer.parts:
+            return answer.step or "start"
+        row = row_of(call, case)
         for step, part in answer.parts.items():
-            _merge(timed, step, part)
+            _merge(call, row, step, part)
         if answer.ended == "budget":
             return answer.step or "start"
-        if answer.ended in ("late", "died"):
-            _merge(timed, answer.step, {"error": answer.reason})
-        if answer.ended == "done" or not answer.step.startswith("peer "):
+        if answer.ended != "done" and "error" not in answer.parts.get(answer.step, {}):
+            _merge(call, row, answer.step, {"error": answer.reason})
+        if answer.ended == "done" or not answer.step.startswith(PEER):
             break
-    timed["complete"] = True
-    left_out = [] if call.compiled else [n for n in case.peers if n == "torch.compile"]
-    timed["left_out"] = [n for n in left_out if n not in timed["peers"]]
+    if row.get("parity", {}).get("ok"):
+        row.setdefault("time", {"peers": {}})["done"] = peers.value
     return ""
 
 
-def _merge(timed: dict[str, Any], step: str, part: Mapping[str, Any]) -> None:
+def _have(document: Document, case: Case) -> list[str]:
+    """Steps of a case whose figures its row has."""
+    for row in document["rows"]:
+        if (row["kernel"], row["case"]) == (case.kernel, case.name):
+            timed = row.get("time", {})
+            names = ["parity"] * ("parity" in row) + ["ours"] * ("ours" in timed)
+            return names + [PEER + name for name in timed.get("peers", {})]
+    return []
+
+
+def _merge(call: Call, row: Row, step: str, part: Mapping[str, Any]) -> None:
+    """A step's figures, or its error, into the row."""
+    if step == "parity" or "parity" not in row:  # what fails before parity leaves nothing to time
+        row["parity"] = {"ok": False} | dict(part)
+        return
+    timed = row.setdefault("time", {"peers": {}})
+    timed["uuid"] = call.uuid
     if step == "ours":
         timed["ours"] = dict(part)
-    elif step.startswith("peer "):
-        timed["peers"][step.removeprefix("peer ")] = dict(part)
+    elif step.startswith(PEER):
+        timed["peers"][step.removeprefix(PEER)] = dict(part)
     elif "error" in part:
         timed["error"] = f"{step}: {part['error']}"
     else:

@@ -1,4 +1,4 @@
-"""The limits of this very device: copy bandwidth and dense bf16 and fp8 matrix rates, measured."""
+"""The limits of this very device, measured: copy and read bandwidth, bf16 and fp8 matrix rates."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def copy_bytes_per_s(timed: Timed, n_bytes: int) -> float:
     return 2 * n_bytes / timed.median_s
 
 
+def read_bytes_per_s(timed: Timed, n_bytes: int) -> float:
+    """Bytes read a second, of a sum of n_bytes."""
+    return n_bytes / timed.median_s
+
+
 def matrix_flops(timed: Timed, size: int) -> float:
     """FLOP/s of a product of two square matrices."""
     return 2.0 * size**3 / timed.median_s
@@ -27,6 +32,7 @@ def roof_steps(
     """A step a roof, each with its raw samples; random data, for zeros draw less power and run
     faster. fp8 fails where the device has none, which is then the reason for a missing share."""
     yield "copy", lambda: _copy(device, where, n_bytes)
+    yield "read", lambda: _read(device, where, n_bytes)
     yield "bf16", lambda: _bf16(device, where, size)
     yield "fp8", lambda: _fp8(device, where, size)
 
@@ -37,6 +43,14 @@ def _copy(device: Device, where: torch.device, n_bytes: int) -> dict[str, Any]:
     timed = measure(device, target.copy_, [(source,)] * 2)
     rate = copy_bytes_per_s(timed, n_bytes)
     return {"copy_bytes_per_s": rate, "copy_samples_s": timed.samples_s}
+
+
+def _read(device: Device, where: torch.device, n_bytes: int) -> dict[str, Any]:
+    """Of a sum, which writes next to nothing: what a decode step does with its weights."""
+    source = torch.rand(n_bytes // 4, device=where)
+    timed = measure(device, torch.sum, [(source,)] * 2)
+    rate = read_bytes_per_s(timed, source.nbytes)
+    return {"read_bytes_per_s": rate, "read_samples_s": timed.samples_s}
 
 
 def _bf16(device: Device, where: torch.device, size: int) -> dict[str, Any]:

@@ -27,6 +27,10 @@ class Subcommand:
 
 
 SUBCOMMANDS: Mapping[str, Subcommand] = {
+    "stages": Subcommand(
+        "chipmark.kernel_bench.stages.command",
+        "Use a short stay on a card: does it run, which design is fast, records; resumes.",
+    ),
     "run": Subcommand(
         "chipmark.kernel_bench.command",
         "Check every kernel against its reference, then time those that pass, with their peers.",
@@ -34,8 +38,16 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
     "tune": Subcommand(
         "chipmark.kernel_bench.tune", "Measure tiles on this card and write its table of tiles."
     ),
+    "step": Subcommand(
+        "chipmark.kernel_bench.step_command",
+        "Whole decode steps of a model by each design, next to gpt-fast's recipe, in seconds.",
+    ),
     "models": Subcommand(
         "chipmark.kernel_bench.end_to_end", "Measure whole models on this card into results/CHIP."
+    ),
+    "wheels": Subcommand(
+        "chipmark.kernel_bench.collect_wheels",
+        "Collect the wheels that `models` needs on a machine without a network.",
     ),
     "ahead": Subcommand(
         "chipmark.kernel_bench.ahead",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Literal
@@ -36,10 +36,14 @@ class Answer:
 
 @dataclass(slots=True)
 class Worker:
-    """One measuring process at a time; use as a context manager, which leaves none behind."""
+    """One measuring process at a time; use as a context manager, which leaves none behind.
+
+    environment: variables that the process has before it imports the module of `factory`.
+    """
 
     factory: str
     options: Mapping[str, Any]
+    environment: Mapping[str, str] = field(default_factory=dict)
     identity: Mapping[str, Any] = field(default_factory=dict)
     _process: Any = None
     _pipe: Connection | None = None
@@ -57,7 +61,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=serve, args=(theirs, self.factory, dict(self.options))
+            target=serve, args=(theirs, self.factory, dict(self.options), dict(self.environment))
         )
         self._process.start()
         theirs.close()
@@ -89,10 +93,17 @@ class Worker:
             self._pipe.close()
         self._process = self._pipe = None
 
-    def ask(self, request: Mapping[str, Any], step_s: float, until_s: float) -> Answer:
+    def ask(
+        self,
+        request: Mapping[str, Any],
+        step_s: float,
+        until_s: float,
+        told: Callable[[str, Any], None] | None = None,
+    ) -> Answer:
         """Answer a request whose steps take at most `step_s` each, up to `time.monotonic` until_s.
 
-        A worker that is late, dead or without its device is ended; the next request starts another.
+        told: called with each part as it comes, by name, for who saves it at once. A worker that is
+        late, dead or without its device is ended; the next request starts another.
         """
         if self._pipe is None:
             left = until_s - time.monotonic()
@@ -115,11 +126,13 @@ class Worker:
                     if until_s <= late:
                         return Answer(parts, "budget", step, "the call's time was over")
                     return Answer(parts, "late", step, f"over its time of {step_s:g} s")
-                kind, *told = pipe.recv()
+                kind, *what = pipe.recv()
                 if kind == "step":
-                    step, begun = told[0], time.monotonic()
+                    step, begun = what[0], time.monotonic()
                 elif kind == "part":
-                    parts[told[0]] = told[1]
+                    parts[what[0]] = what[1]
+                    if told is not None:
+                        told(what[0], what[1])
                 elif kind == "broken":
                     self.stop()
                     return Answer(parts, "lost", step, "the device did not answer after it")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from chipmark.chips.nvml import HARDWARE, THERMAL
 from chipmark.kernel_bench.document import Row, failed
+from chipmark.kernel_bench.selection import Peers
 
 TABLE = Path(__file__).with_suffix(".toml")
 UNFIT = (*THERMAL, *HARDWARE)
@@ -112,7 +113,9 @@ def _value(row: Row, metric: str) -> tuple[float | None, str]:
     if value is None:
         missing = {
             "fraction_of_roof": f"{row.get('roof') or 'no roof'} was not measured on this card",
-            "time_of_best_peer": "no peer here computes the same",
+            "time_of_best_peer": "not timed next to its peers yet"
+            if time.get("done") == Peers.NONE
+            else "no peer here computes the same",
         }
         return None, missing[metric]
     if unfit := [reason for reason in row.get("throttled", ()) if reason in UNFIT]:

@@ -1,173 +1,274 @@
-"""Measures tiles in the regime of use and writes `tuned/PRODUCT.json` whole.
+"""`chipmark kernels tune`: the fastest tile of each product and attention of a model's decode step.
 
-Example: chipmark kernels tune --kernels skinny_gemm --rows 1,8
+Each tile is checked against float64 and timed in a captured graph with cold inputs, with the norm,
+residual and SwiGLU that a step has; the fastest, timed once more next to the rule's, goes into the
+table that the kernels read. What tells most comes first; each shape is saved when it is done, and
+the same call again resumes. Unverified on hardware.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
-import json
-import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from chipmark.errors import ChipmarkError, UnknownNameError, UsageError
+from chipmark.kernel_bench.document import file_at
+from chipmark.kernel_bench.phases import LEAST_S, Asker, Reporter
+from chipmark.kernel_bench.presence import missing_device
+from chipmark.terminal.console import PlainConsole, emit_json, reporting, show_error, stderr
 
-from chipmark.kernel_bench.rotation import n_copies
-from chipmark.kernel_bench.timing import CudaDevice, measure
-from chipmark_kernels import tiles, tuned
-from chipmark_kernels.device import DeviceFacts, facts_of
-from chipmark_kernels.formats import scale_group
-from chipmark_kernels.manifest import MODEL_SHAPES, projections
-from chipmark_kernels.skinny_gemm import skinny_gemm
-from chipmark_kernels.tiles import Tile
-from chipmark_kernels.weight_only import quantize_int4, quantize_int8, w4a16_gemm, w8a16_gemm
+BENCH = "chipmark.kernel_bench.tile_bench:CudaTileBench"
+MODELS = "qwen3-8b,qwen3-1.7b,qwen3-0.6b"
 
-KERNELS = ("skinny_gemm", "w8a16_gemm", "w4a16_gemm")
-LEAST_GAIN = 0.02
-"""A tile must beat the rule's by this share of its time, or noise would fill the table."""
+_EPILOG = """examples:
+  chipmark kernels tune                                  decode of three models, one row first
+  chipmark kernels tune -m qwen3-8b --rows 1 --kernels skinny_gemm,decode_attention
+  chipmark kernels tune -o out/tiles.json --from shared/tiles.json --table out
 
-Shape = Mapping[str, int]
-Time = Callable[[str, Shape, Tile], float]
+exit codes: 0 all shapes tuned; 1 a rule's own tile failed; 2 wrong usage or a broken file; 3 no
+GPU, or shapes are left: call again; 130 interrupted, what was measured stands."""
 
 
-def candidates(kernel: str, shape: Shape, device: DeviceFacts) -> Iterator[Tile]:
-    """The rule's tile first, then its neighbours in columns, depth, warps, stages and splits."""
-    rule = tiles.RULES[kernel]("bf16", shape, device)
-    yield rule
-    seen = {rule}
-    scales = itertools.product((0.5, 1, 2), (0.5, 1, 2), (0.5, 1, 2), (-1, 0, 1), (1, 2))
-    for columns, depth, warps, stages, splits in scales:
-        tile = dataclasses.replace(
-            rule,
-            n=int(rule.n * columns),
-            k=int(rule.k * depth),
-            num_warps=int(rule.num_warps * warps),
-            num_stages=rule.num_stages + stages,
-            split=rule.split * splits,
-        )
-        smallest = 1 if rule.m == 1 else 16
-        fits = tile.n >= smallest and tile.k >= 1 and tile.num_stages >= 1
-        if fits and 1 <= tile.num_warps <= 8 and tile not in seen:
-            seen.add(tile)
-            yield tile
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tuning:
+    """One call. device: facts, by which the rule and the candidates are found. save: writes
+    document and table."""
+
+    worker: Asker
+    document: dict[str, Any]
+    device: Any
+    codes: dict[str, str]
+    save: Callable[[], None]
+    reporter: Reporter
+    step_s: float
+    until_s: float
 
 
-def best(kernel: str, shape: Shape, device: DeviceFacts, time: Time) -> tuple[Tile, float] | None:
-    """The fastest tile and its share of the rule's time; None where the rule is as good.
-
-    `time` raises RuntimeError for a tile that does not launch; it is left out.
-    """
-    rule, *others = candidates(kernel, shape, device)
-    base_s = time(kernel, shape, rule)
-    found = (rule, base_s)
-    for tile in others:
-        try:
-            seconds = time(kernel, shape, tile)
-        except RuntimeError:
-            continue
-        if seconds < found[1]:
-            found = (tile, seconds)
-    share = found[1] / base_s
-    return (found[0], share) if share <= 1 - LEAST_GAIN else None
-
-
-def sweep(
-    kernels: Sequence[str], shapes: Sequence[Shape], device: DeviceFacts, time: Time
-) -> list[dict[str, Any]]:
-    """Entries of the table for every kernel and shape in which a tile beats the rule's."""
-    entries = []
-    for kernel, shape in itertools.product(kernels, shapes):
-        found = best(kernel, shape, device, time)
-        if found is not None:
-            tile, share = found
-            entries.append(
-                {
-                    "kernel": kernel,
-                    "dtype": "bf16",
-                    "shape": tiles.bucketed(shape),
-                    "tile": dataclasses.asdict(tile),
-                    "share_of_rule": round(share, 3),
-                }
-            )
-    return entries
-
-
-def write_table(path: Path, target: str, triton_version: str, entries: Sequence[Any]) -> None:
-    """Write the table whole and read it back as the kernels will; the product names the file."""
-    document = {
-        "device": path.stem,
-        "target": target,
-        "triton": triton_version,
-        "entries": list(entries),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
-    tuned.read_table.cache_clear()
-    tuned.read_table(path)
-
-
-def preset_shapes(rows: Sequence[int]) -> list[Shape]:
-    """The products of every preset's layer at each number of rows, each once."""
-    shapes: list[Shape] = []
-    for model, n_rows in itertools.product(MODEL_SHAPES, rows):
-        for p in projections(model):
-            glu = int(p.swiglu)
-            shape = {"rows": n_rows, "n": p.n // (1 + glu), "k": p.k, "glu": glu}
-            if shape not in shapes:
-                shapes.append(shape)
-    return shapes
-
-
-def _device_time(kernel: str, shape: Shape, tile: Tile) -> float:
-    """Median seconds in a graph with cold inputs; RuntimeError where the tile does not launch."""
-    where, device = torch.device("cuda"), CudaDevice()
-    x = torch.randn(shape["rows"], shape["k"], device=where).bfloat16()
-    w = torch.randn(shape["n"] * (1 + shape["glu"]), shape["k"], device=where).bfloat16()
-    run: Any = {"skinny_gemm": skinny_gemm, "w8a16_gemm": w8a16_gemm, "w4a16_gemm": w4a16_gemm}
-    weights: tuple[torch.Tensor, ...] = (w,)
-    if kernel != "skinny_gemm":
-        quantize = quantize_int8 if kernel == "w8a16_gemm" else quantize_int4
-        codes, scales = quantize(w, scale_group(shape["k"]))
-        weights = (codes, scales.bfloat16())  # as weights are stored
-    size = sum(t.numel() * t.element_size() for t in weights)
-    copies = [
-        (x, *(t.clone() for t in weights)) for _ in range(n_copies(size, size, device.l2_bytes))
-    ]
-    try:
-        call = lambda *i: run[kernel](*i, swiglu=bool(shape["glu"]), tile=tile)  # noqa: E731
-        return measure(device, call, copies, repeats=7).median_s
-    except Exception as error:  # Triton's own classes for a tile over the limits.
-        raise RuntimeError(f"{kernel} {tile}: {type(error).__name__}: {error}") from error
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="chipmark kernels tune", description=__doc__, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("-m", "--models", default=MODELS, help="comma-separated; default: %(default)s")
+    add("--kernels", default="", help="comma-separated; all that have tiles by default")
+    add("--rows", default="1,8,64", help="comma-separated numbers of rows; default: %(default)s")
+    add("-o", "--out", type=Path,
+        help="file, or a folder that is there, of what was tried; default: runs/tiles.json",
+        )  # fmt: skip
+    add("--from", dest="earlier", type=Path, metavar="FILE",
+        help="take what -o lacks from the file of an earlier call, which is only read")  # fmt: skip
+    add("--table", type=Path, metavar="FOLDER",
+        help="where the table PRODUCT.json goes; default: where the kernels read it")  # fmt: skip
+    add("--budget-s", type=float, default=520.0, help="end before this; default: %(default)s")
+    add("--step-s", type=float, default=30.0,
+        help="time of one tile, compilation included; default: %(default)s")  # fmt: skip
+    add("--format", choices=("rich", "json"), default="rich", help="of the result on stdout")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 written; 2 wrong usage; 3 no GPU."""
-    parser = argparse.ArgumentParser(prog="chipmark kernels tune", description=__doc__)
-    parser.add_argument("--kernels", default=",".join(KERNELS), help="comma-separated")
-    parser.add_argument("--rows", default="1,8,64", help="comma-separated numbers of rows")
-    options = parser.parse_args(argv)
-    kernels = options.kernels.split(",")
-    for name in kernels:
-        if name not in KERNELS:
-            print(f"error: no kernel {name!r}; there are {', '.join(KERNELS)}", file=sys.stderr)
-            return 2
-    if not torch.cuda.is_available():
-        print("tune: no CUDA device here, so no tile was measured and no table written",
-              file=sys.stderr)  # fmt: skip
-        return 3
-    import triton
+    """As the epilog of `--help` says."""
+    options = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _tuned(options, time.monotonic() + options.budget_s)
+    except ChipmarkError as error:
+        show_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        stderr().print("interrupted; what was measured stands")
+        return 130
 
-    device = facts_of(torch.device("cuda", torch.cuda.current_device()))
-    shapes = preset_shapes([int(n) for n in options.rows.split(",")])
-    entries = sweep(kernels, shapes, device, _device_time)
-    path = tuned.table_path(device.product)
-    write_table(path, device.name, triton.__version__, entries)
-    print(f"tune: {len(entries)} tiles in {path}")
-    return 0
+
+def _chosen(text: str, known: Sequence[str], kind: str) -> list[str]:
+    names = [n for n in text.split(",") if n] or list(known)
+    for name in names:
+        if name not in known:
+            raise UnknownNameError(kind, name, known)
+    return names
+
+
+def _rows(text: str) -> list[int]:
+    words = text.split(",")
+    if not all(word.isdigit() and 1 <= int(word) <= 64 for word in words):
+        raise UsageError(f"--rows: {text!r} is not a list of numbers from 1 to 64, as 1,8,64")
+    return [int(word) for word in words]
+
+
+def _tuned(options: argparse.Namespace, until_s: float) -> int:
+    from chipmark.kernel_bench.supervisor import Worker
+    from chipmark.kernel_bench.tiling import KERNELS, tunable_cases
+    from chipmark_kernels.manifest import MODEL_SHAPES
+
+    models = _chosen(options.models, [s.name for s in MODEL_SHAPES], "model")
+    kernels, rows = _chosen(options.kernels, KERNELS, "kernel"), _rows(options.rows)
+    if missing := missing_device():
+        stderr().print(missing)
+        return 3
+    shapes = [s for name in models for s in MODEL_SHAPES if s.name == name]
+    cases = tunable_cases(shapes, rows, kernels)
+    out = file_at(options.out, "tiles.json")
+    settings = {"models": models, "rows": rows, "kernels": kernels}
+    with Worker(BENCH, settings) as worker, reporting() as reporter:
+        tuning, table = begun(
+            worker, dict(worker.identity), cases, [out, options.earlier], options.table, reporter,
+            options.step_s, until_s,
+        )  # fmt: skip
+        reporter.steps(len(open_cases(tuning, cases)))
+        cut = fill(tuning, cases)
+    left = len(open_cases(tuning, cases))
+    if cut:
+        stderr().print(f"tune: time was over at {cut}; {left} shapes are left: call again")
+    return _tell(options, tuning.document, out, table, left)
+
+
+def begun(
+    worker: Asker, identity: dict[str, Any], cases: Sequence[Any], files: Sequence[Path | None],
+    folder: Path | None, reporter: Reporter, step_s: float, until_s: float,
+) -> tuple[Tuning, Path]:  # fmt: skip
+    """A call that writes to the first of the files and takes what they all have; and its table."""
+    from chipmark.kernel_bench import tile_document
+    from chipmark.kernel_bench.row_sources import code_of
+    from chipmark_kernels import tuned
+    from chipmark_kernels.device import DeviceFacts
+
+    device = DeviceFacts(**identity["facts"])
+    table = tuned.table_path(device.product)
+    table = table if folder is None else folder / table.name
+    codes = {tile_document.key_of(c.kernel, c.name): code_of(c) for c in cases}
+    paths = [path for path in files if path is not None]
+    document = tile_document.opened(paths, identity, codes)
+
+    def save() -> None:
+        tile_document.save(paths[0], document)
+        tile_document.write_table(table, device.name, identity["triton"], document["rows"])
+
+    tuning = Tuning(worker, document, device, codes, save, reporter, step_s, until_s)
+    return tuning, table
+
+
+def open_cases(tuning: Tuning, cases: Sequence[Any]) -> list[Any]:
+    """Cases that are not tuned to the end."""
+    done = {(r["kernel"], r["case"]) for r in tuning.document["rows"] if r["done"]}
+    return [case for case in cases if (case.kernel, case.name) not in done]
+
+
+def fill(tuning: Tuning, cases: Sequence[Any]) -> str:
+    """Tune what is left; "" or the case at which the time was over."""
+    for case in open_cases(tuning, cases):
+        name = f"{case.kernel} {case.name}"
+        if time.monotonic() > tuning.until_s - LEAST_S:
+            return name
+        tuning.reporter.stage(name)
+        cut = tune_case(tuning, case)
+        tuning.save()
+        if cut:
+            return f"{name} ({cut})"
+        row = row_of(tuning, case)
+        share = row.get("share_of_rule")
+        told = row.get("error") or (
+            "the rule's" if share in (None, 1.0) else f"{share:.2f} of rule"
+        )
+        tuning.reporter.say(f"{name:<60}{told}")
+        tuning.reporter.step()
+    return ""
+
+
+def row_of(tuning: Tuning, case: Any) -> dict[str, Any]:
+    """The case's row, made where it is missing."""
+    from chipmark.kernel_bench.tile_document import key_of
+    from chipmark_kernels.tiles import bucketed
+
+    rows: list[dict[str, Any]] = tuning.document["rows"]
+    for row in rows:
+        if (row["kernel"], row["case"]) == (case.kernel, case.name):
+            return row
+    row = {
+        "kernel": case.kernel, "case": case.name, "shape": bucketed(case.tile_shape),
+        "code": tuning.codes[key_of(case.kernel, case.name)], "trials": {}, "done": False,
+    }  # fmt: skip
+    rows.append(row)
+    return row
+
+
+def tune_case(tuning: Tuning, case: Any) -> str:
+    """Try every tile of one case, then the fastest once more next to the rule's; "" or the step
+    that the end of the call's time cut."""
+    from chipmark.kernel_bench.tile_bench import AGAIN
+    from chipmark.kernel_bench.tiling import candidates, fastest, name_of
+
+    row = row_of(tuning, case)
+    tried = candidates(case, tuning.device)
+    named, rule = {name_of(tile): tile for tile in tried}, name_of(tried[0])
+    if cut := _ask(tuning, case, row, tried, again=False):
+        return cut
+    best = fastest({name: row["trials"].get(name, {}) for name in named})
+    bad = row["trials"].get(rule, {})
+    if best is None or "median_s" not in bad:
+        row["error"] = (
+            row.get("error") or f"the rule's tile: {bad.get('error') or bad.get('differs')}"
+        )
+        row["done"] = True
+        return ""
+    both = [tried[0], named[best]]
+    if best != rule and (cut := _ask(tuning, case, row, both, again=True)):
+        return cut
+    first, second = (row["trials"].get(AGAIN + n, {}).get("median_s") for n in (rule, best))
+    # A tile that failed the second time is not taken.
+    share = second / first if best != rule and first and second else 1.0
+    row["share_of_rule"] = min(share, 1.0)
+    row["tile"] = dataclasses.asdict(named[best] if share < 1.0 else tried[0])
+    row["done"] = True
+    return ""
+
+
+def _ask(
+    tuning: Tuning, case: Any, row: dict[str, Any], tiles: Sequence[Any], *, again: bool
+) -> str:
+    """Until each tile has a time or a reason; one that takes the process with it costs itself."""
+    while True:
+        request = {
+            "case": (case.kernel, case.name), "tiles": [dataclasses.asdict(t) for t in tiles],
+            "have": list(row["trials"]), "again": again,
+        }  # fmt: skip
+        answer = tuning.worker.ask(request, tuning.step_s, tuning.until_s)
+        failed = answer.parts.get("inputs", {}).get("error", "")
+        row["trials"] |= {name: part for name, part in answer.parts.items() if name != "inputs"}
+        if answer.ended == "budget":
+            return answer.step or "start"
+        if answer.ended == "done" and not failed:
+            return ""
+        if failed or answer.step in ("", "inputs"):
+            row["error"] = failed or answer.reason
+            return ""
+        if "error" not in answer.parts.get(answer.step, {}):
+            row["trials"][answer.step] = {"error": answer.reason}
+
+
+def _tell(
+    options: argparse.Namespace, document: dict[str, Any], out: Path, table: Path, left: int
+) -> int:
+    rows = document["rows"]
+    errors = [row for row in rows if "error" in row]
+    code = 3 if left else 1 if errors else 0
+    better = [row for row in rows if row.get("share_of_rule", 1.0) < 1.0]
+    if options.format == "json":
+        emit_json({
+            "file": str(out), "table": str(table), "identity": document["identity"], "left": left,
+            "exit_code": code,
+            "rows": [{k: v for k, v in row.items() if k != "trials"} for row in rows],
+        })  # fmt: skip
+        return code
+    console = PlainConsole(highlight=False, width=None if sys.stdout.isatty() else 180)
+    for row in errors:
+        console.print(f"{row['kernel']} {row['case']}: {row['error']}", markup=False)
+    console.print(f"{len(rows)} shapes: in {len(better)} a tile is faster than the rule's; {table}",
+                  markup=False)  # fmt: skip
+    return code

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from chipmark.kernel_bench.document import Document, Row, failed
 from chipmark.kernel_bench.figures import derive
+from chipmark.kernel_bench.selection import Peers
 from chipmark.kernel_bench.targets import MOST_OF_ROOF, Target, TargetJudgement, judge
 
 State = Literal["failed", "missed", "met", "not judged"]
@@ -70,8 +71,10 @@ def _verdict(row: Row, roofs: Mapping[str, Any], targets: Sequence[Target]) -> C
 
 def _remarks(row: Row, time: Mapping[str, Any]) -> list[str]:
     said = []
-    if row.get("parity", {}).get("ok") and not time.get("complete"):
+    if row.get("parity", {}).get("ok") and not time.get("done"):
         said.append("not timed to the end yet")
+    if time.get("done") == Peers.NONE:
+        said.append("not timed next to its peers yet")
     if time.get("ours") and not time.get("cold_l2"):
         said.append("inputs lie in the L2")
     if (row.get("fraction_of_roof") or 0.0) > MOST_OF_ROOF:

@@ -34,8 +34,15 @@ def error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:500]
 
 
-def serve(connection: Connection, factory: str, options: Mapping[str, Any]) -> None:
+def serve(
+    connection: Connection,
+    factory: str,
+    options: Mapping[str, Any],
+    environment: Mapping[str, str],
+) -> None:
     """Make the bench of `factory` ("module:name") and answer until None is asked.
+
+    environment: variables that are set before its module is imported.
 
     Tells (kind, ...) tuples: ready IDENTITY or failed TEXT; then for each request step NAME, part
     NAME RESULT, and at last done, or broken where the device is lost and this process ends.
@@ -43,6 +50,8 @@ def serve(connection: Connection, factory: str, options: Mapping[str, Any]) -> N
     # A session of its own: Ctrl-C is the parent's, who saves and ends all that was started here.
     os.setsid()
     die_with_parent()
+    # Drivers and Triton read theirs when they are first loaded, which is below.
+    os.environ.update(environment)
     # Compilers and other people's kernels print; stdout belongs to the parent's one document.
     os.dup2(2, 1)
     module, _, name = factory.partition(":")

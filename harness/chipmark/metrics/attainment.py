@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chipmark.codes import NoteCode
+from chipmark.metrics.distributions import beta
 from chipmark.metrics.events import Ints, RepeatView
 from chipmark.metrics.intervals import CONFIDENCE, P95_MIN_SAMPLES
 from chipmark.metrics.latency import judged_turns
@@ -99,10 +100,8 @@ def lower_bound(share: float, n: float) -> float:
     whole. 0 where none was inside."""
     if share <= 0 or n <= 0:
         return 0.0
-    from scipy.special import betaincinv
-
     inside = share * n
-    return float(betaincinv(inside, n - inside + 1, 1 - CONFIDENCE))
+    return beta(inside, n - inside + 1, 1 - CONFIDENCE)
 
 
 def _design_effect(inside: Ints, who: Ints, distinct: int) -> float:

@@ -34,11 +34,12 @@ class IdlePower:
 def idle_power(
     before: PowerSamples | None, after: PowerSamples | None, meter: MeterInfo | None
 ) -> IdlePower:
-    """Idle power from the two idle stretches, each at least 30 s and 20 updates."""
+    """Idle power from the two idle stretches, or from the one before where it was measured once for
+    a loaded model and device; each at least 30 s and 20 updates."""
     if meter is None or meter.source in ("declared", "assumed"):
         return IdlePower(None, None, NullReason.IDLE_MISSING)
     values = []
-    for samples in (before, after):
+    for samples in (before,) if after is None else (before, after):
         if samples is None or len(samples.time_s) < 2:
             return IdlePower(None, None, NullReason.IDLE_MISSING)
         start_s, end_s = float(samples.time_s[0]), float(samples.time_s[-1])

@@ -25,6 +25,7 @@ from chipmark.codes import NullReason
 from chipmark.engine.contract import PHASES
 from chipmark.meters.contract import MeterInfo, PowerSamples
 from chipmark.metrics.attribution import step_spans
+from chipmark.metrics.distributions import nonnegative
 from chipmark.metrics.energy import energy_at, window_energy
 from chipmark.metrics.events import Floats, RepeatView
 
@@ -206,9 +207,6 @@ def _regressed(
     repeats: Sequence[Metered], clocks: Sequence[_PhaseClock], meter: MeterInfo, seconds: Floats,
     present: np.ndarray,
 ) -> PhaseEnergies:  # fmt: skip
-    # Not at the top: a child that has no scipy imports this package too.
-    from scipy.optimize import nnls
-
     total_s = sum(repeat.view.window_s for repeat in repeats)
     least_s = 2 * max(meter.update_period_s, meter.averaging_s or 0.0)
     least_s = max(least_s, meter.reading_period_s or 0.0, total_s / _MOST_WINDOWS)
@@ -229,7 +227,7 @@ def _regressed(
     if not lengths.all() or np.linalg.cond(features / lengths) > MOST_CONDITION:
         return PhaseEnergies({}, NullReason.PHASES_ALIKE)
     scaled = features / lengths
-    watts = nnls(scaled, joules)[0] / lengths
+    watts = nonnegative(scaled, joules) / lengths
     drawn = _bootstrap(scaled, joules) / lengths
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     error = meter.error_rel or 0.0
@@ -270,8 +268,6 @@ def _bootstrap(features: Floats, joules: Floats) -> Floats:
     """(draws, columns): the fit to windows drawn anew in blocks of neighbours, each of which may
     be drawn several times. Draws are raw bits under a fixed key: the same input, the same draws.
     """
-    from scipy.optimize import nnls
-
     n = len(joules)
     size = max(1, round(n ** (1 / 3)))
     blocks = n // size
@@ -290,7 +286,7 @@ def _bootstrap(features: Floats, joules: Floats) -> Floats:
         roots = np.sqrt(np.maximum(values, 0.0))
         kept = roots > 1e-9 * roots[-1]
         target = (vectors.T @ side)[kept] / roots[kept]
-        found.append(nnls(roots[kept, None] * vectors.T[kept], target)[0])
+        found.append(nonnegative(roots[kept, None] * vectors.T[kept], target))
     return np.array(found)
 
 

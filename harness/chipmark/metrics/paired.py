@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chipmark.metrics.distributions import student_t
 from chipmark.metrics.events import Ints
 from chipmark.metrics.intervals import CONFIDENCE, Interval
 from chipmark.metrics.samples import Samples
@@ -91,6 +92,4 @@ def _keys(samples: Samples) -> list[tuple[int, int, int]]:
 
 
 def _t(freedom: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.5 + CONFIDENCE / 2))
+    return student_t(freedom, 0.5 + CONFIDENCE / 2)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chipmark.metrics.distributions import student_t
 from chipmark.metrics.events import DONE, DROPPED, FAILED, UNFINISHED, RepeatView
 from chipmark.metrics.rawcell import CellFacts, RepeatData, Scenario
 from chipmark.workload.trace import Trace
@@ -73,14 +74,12 @@ def drift(values: Sequence[float]) -> Drift | None:
     n = len(x)
     if n < 3 or not np.isfinite(x).all() or (x <= 0).any():
         return None
-    from scipy.special import stdtrit
-
     logs, time = np.log(x), np.arange(n) - (n - 1) / 2
     third = max(1, n // 3)
     moved = float(logs[-third:].mean() - logs[:third].mean())
     slope = float((logs * time).sum() / (time * time).sum())
     residuals = logs - logs.mean() - slope * time
     noise = math.sqrt(float((residuals**2).sum()) / (n - 2))
-    half = float(stdtrit(n - 2, 0.5 + DRIFT_CONFIDENCE / 2)) * noise * math.sqrt(2 / third)
+    half = student_t(n - 2, 0.5 + DRIFT_CONFIDENCE / 2) * noise * math.sqrt(2 / third)
     half = min(half, 700.0)  # exp stays finite
     return Drift(math.exp(moved), (math.exp(-half), math.exp(half)))

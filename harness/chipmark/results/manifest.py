@@ -126,6 +126,12 @@ class ReferenceId(StoredPart):
     """Computed in this run, found in the cache of this code's version, or given by the user."""
     oracle_code: str
     """Hash of the oracle's source code (`cell.reference`); "" where the file does not say."""
+    device: str = "cpu"
+    """Where the oracle computed: cpu, or torch's name of an accelerator."""
+    device_rms_rel: Amount | None = None
+    """How far an accelerator was from the CPU's oracle over the first `device_tokens` tokens of the
+    longest session of the trace that it was first asked for."""
+    device_tokens: Count = 0
 
 
 class ParityResult(StoredPart):

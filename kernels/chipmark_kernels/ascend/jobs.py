@@ -12,7 +12,7 @@ from chipmark_kernels.device import TARGETS, DeviceFacts
 from chipmark_kernels.manifest import Entry, Family, ModelShape, entries
 
 _TOLD_BY = TARGETS["sm_80"]
-"""Triton here has no backend for Ascend; types and alignment are told alike for every device."""
+"""Triton here has no backend for Ascend; types and alignment are the same for every device."""
 
 
 @dataclass(slots=True)

@@ -40,6 +40,9 @@ class OpTable(Generic[Ops]):
     """Operations that join others, and may be left to these: `SEPARATE` names that, it is the
     default, and the function is None."""
 
+    fallback_name: str = "torch"
+    """The implementation that has every operation on every device."""
+
     @property
     def operations(self) -> tuple[str, ...]:
         """Names of all operations."""
@@ -54,6 +57,10 @@ class OpTable(Generic[Ops]):
             n for n in self.modules if (operation in self.partial[n] if n in self.partial else own)
         ]
         return tuple(able) if own else (SEPARATE, *able)
+
+    def fallback(self, operation: str) -> str:
+        """What takes the place of an implementation that fails: `SEPARATE` where that is known."""
+        return SEPARATE if operation in self.separate else self.fallback_name
 
     def resolve(self, chosen: Mapping[str, str] | None, default: str) -> dict[str, str]:
         """Each operation with the name of its implementation; UnknownNameError for a wrong one."""

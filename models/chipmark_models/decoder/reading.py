@@ -1,4 +1,4 @@
-"""Tensors as both decoders read them: to the host, in torch's types, rotary pairs as halves."""
+"""Tensors as both decoders read them: in torch's types, rotary pairs as halves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from chipmark_models.decoder.device_made import DeviceMadeWeights
 from chipmark_models.weights.plain import STORED_DTYPE, StoredArray
 from chipmark_models.weights.prepared import PrecisionWeights, PreparedWeights
 
@@ -19,10 +20,13 @@ DTYPES: Mapping[str, torch.dtype] = {
 
 
 def read_tensor(weights: PrecisionWeights, name: str) -> torch.Tensor:
-    """A tensor that is not quantised, on the host in its stored type, writable and its own memory.
+    """A tensor that is not quantised, in its stored type, writable and its own memory: on the host,
+    or on the device that makes it.
 
     A prepared file is read, not mapped: mapped pages would count as resident with the copy.
     """
+    if isinstance(weights, DeviceMadeWeights):
+        return weights.made(name)
     stored = weights.stored_as(name)
     if isinstance(weights, PreparedWeights) and stored in STORED_DTYPE:
         dtype = np.dtype(STORED_DTYPE[stored])

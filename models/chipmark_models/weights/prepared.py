@@ -16,8 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from chipmark_models.cache import cache_path
 from chipmark_models.config import ModelConfig
 from chipmark_models.errors import BadInputError
@@ -28,9 +26,9 @@ from chipmark_models.scratch import Scratch
 from chipmark_models.tensors import expected_shapes
 from chipmark_models.weights import writer
 from chipmark_models.weights.open import open_weights, source_hash
-from chipmark_models.weights.plain import STORED_DTYPE, FloatArray, StoredArray, widen
+from chipmark_models.weights.plain import FloatArray, StoredArray, widen
 from chipmark_models.weights.quality import WeightError
-from chipmark_models.weights.quantise import PACKED_DTYPE, RULE, SCALE_DTYPE, QuantisedTensor
+from chipmark_models.weights.quantise import RULE, QuantisedTensor
 from chipmark_models.weights.safetensors_file import SafetensorsFile
 from chipmark_models.weights.source import WeightRef, WeightSource
 from chipmark_models.weights.stored import SCALES, Stored, encode, hash_tensors, parts_of
@@ -251,31 +249,6 @@ class ComputedWeights(_StoredWeights):
 
     def _stored(self, name: str) -> Stored:
         return encode(self._source.read(name), self.precision, name)
-
-
-class EmptyWeights(_StoredWeights):
-    """Zeros of the right shapes and types, for what asks how a model is computed and not what it
-    computes; pages of memory that nobody reads are never there."""
-
-    source_hash = precision_hash = ""
-    weight_error = None
-
-    def __init__(self, config: ModelConfig, precision: str) -> None:
-        precision_named(precision)
-        self.config = config
-        self.precision = precision
-
-    def _stored(self, name: str) -> Stored:
-        shape = self._shapes[name]
-        stored = self.stored_as(name)
-        if not precision_named(stored).quantised:
-            return np.zeros(shape, STORED_DTYPE[stored])
-        group = group_of(stored, shape[1])
-        assert group is not None
-        parts = parts_of(self.precision, name, shape)
-        packed = np.zeros(parts[name].shape, PACKED_DTYPE[stored])
-        scales = np.zeros(parts[name + SCALES].shape, SCALE_DTYPE[stored])
-        return QuantisedTensor(stored, packed, scales, group)
 
 
 def stored_bytes(source: WeightSource, precision: str) -> int:

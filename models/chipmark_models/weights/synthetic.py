@@ -88,11 +88,16 @@ class SyntheticWeights:
         return flat.reshape(shape)
 
     def _fill(self, name: str, flat: FloatArray, start: int, stop: int) -> None:
-        sums = _byte_sums(_key(self.seed, name), start, stop - start)
+        sums = _byte_sums(self.key(name), start, stop - start)
         # A sum has 1,021 values only, so the arithmetic is done on these and looked up.
-        np.take(self._values(name), sums, out=flat[start:stop], mode="clip")
+        np.take(self.values(name), sums, out=flat[start:stop], mode="clip")
 
-    def _values(self, name: str) -> FloatArray:
+    def key(self, name: str) -> int:
+        """The 128-bit key of the generator that a tensor is made of."""
+        digest = hashlib.blake2b(f"{self.seed}:{name}".encode(), digest_size=16).digest()
+        return int.from_bytes(digest, "little")
+
+    def values(self, name: str) -> FloatArray:
         """The weight that each sum of four bytes stands for, float32 (1021,)."""
         centre, exponent = self._scale(name)
         sums = np.arange(2 * _CENTRE + 1, dtype=np.float32) - _CENTRE
@@ -128,11 +133,6 @@ def _final_norm_centre(config: ModelConfig) -> float:
     while (steps + 1) ** 2 * 4 * _VARIANCE * config.hidden_size <= (25 << (2 * -k)) * 1024:
         steps += 1
     return steps / 32
-
-
-def _key(seed: int, name: str) -> int:
-    digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
-    return int.from_bytes(digest, "little")
 
 
 def _byte_sums(key: int, start: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:

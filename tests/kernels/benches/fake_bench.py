@@ -18,7 +18,7 @@ class Misbehaving:
         self._lost = False
 
     def identity(self) -> dict[str, object]:
-        return {"device": "fake", "code": "1", "pid": os.getpid()}
+        return {"device": "fake", "pid": os.getpid()}
 
     def usable(self) -> bool:
         return not self._lost
@@ -60,7 +60,7 @@ class FakeDevice:
         return play
 
 
-def small_bench(compiled: bool = False):
+def small_bench():
     """The small cases in fp16 on the CPU; the clock is a fake one."""
     from functools import partial
 
@@ -71,6 +71,6 @@ def small_bench(compiled: bool = False):
     from chipmark.kernel_bench.roofs import roof_steps
 
     return KernelBench(
-        cases(small=True), torch.device("cpu"), FakeDevice(), torch.float16, compiled=compiled,
+        cases(small=True), torch.device("cpu"), FakeDevice(), torch.float16,
         roofs=partial(roof_steps, n_bytes=64, size=16),
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,7 @@ class TritonBackend(BackendDefaults):
         self._engine: Engine | None = None
         self._queue: deque[_Submitted] = deque()
         self._timeline = Timeline()
+        self._counts: Counter[str] = Counter()
 
     @staticmethod
     def precisions(device: str) -> tuple[str, ...]:
@@ -129,9 +130,6 @@ class TritonBackend(BackendDefaults):
         self, engine: Engine, plan: LaunchPlan, logits_of: tuple[int, ...]
     ) -> tuple[_Queued, dict[int, F32], int]:
         """Queue one launch: what to wait for, the logits wanted by session, bytes sent."""
-        from chipmark.backends.torch_device.sampling import two_largest
-        from chipmark.backends.triton_cuda.batches import ragged_batch
-
         stream, rows = engine.stream, plan.rows
         begin_s = self._clock.now()
         first = stream.mark()
@@ -139,15 +137,12 @@ class TritonBackend(BackendDefaults):
             sent = engine.inputs.fill(rows, stream)
             logits, ids, best = engine.decode[plan.batch_bucket]()
             which = np.flatnonzero(rows.sample)
-            positions = plan.batch_bucket
+            positions, by_graph = plan.batch_bucket, engine.loaded.execution == "graph"
         else:
-            page_tokens = engine.loaded.caps.page_tokens
-            batch, sent = ragged_batch(plan, page_tokens, self._device, stream)
-            logits = engine.decoder.forward(batch)
-            which = np.arange(int(rows.sample.sum()))
-            ids = engine.decoder.ops.greedy(logits) if which.size else batch.ids[:0]
-            best = two_largest(logits, ids)
-            positions = rows.tokens.size  # rows lie one behind another, without padding
+            made = engine.prefill.launch(plan)
+            logits, ids, best, which = made.logits, made.ids, made.best, made.sampled
+            positions, sent, by_graph = made.positions, made.sent, made.graph
+        self._counts[f"{plan.phase}:{'graph' if by_graph else 'eager'}"] += 1
         seen, largest = stream.download(ids), stream.download(best)
         last = stream.mark()
         host_s = self._clock.now() - begin_s if self._device.type != "cpu" else 0.0

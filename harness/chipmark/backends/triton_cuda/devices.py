@@ -26,10 +26,12 @@ LEAST_CAPABILITY = (8, 0)
 VERIFIED: tuple[str, ...] = ()
 """Names of devices on which `chipmark kernels run` passed from the first to the last."""
 
-OPTIONS = ("ops", "kernel_check", "graphs")
-"""Options of `LoadSpec.options`. ops: implementation by operation. kernel_check: whether kernels
+OPTIONS = ("ops", "kernel_check", "graphs", "prefill_graphs", "design")
+"""Options of `LoadSpec.options`. ops: implementation by operation. design: of the decode step, by
+default the fastest of those that are right here. kernel_check: whether kernels
 are checked against their references at load, by default where they are compiled. graphs: whether
-decode is captured, by default so."""
+launches are captured, by default so. prefill_graphs: whether those of prefill are too, by default
+where graphs are real."""
 
 _NOT_INTERPRETED = ("bf16", "fp8")
 """The interpreter multiplies bf16 and rounds e4m3 wrongly, so it would fail for its own faults."""
@@ -68,10 +70,16 @@ def check_name(name: str) -> None:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raise UnknownNameError for an option that does not exist."""
+    """Raise UnknownNameError for an option or a design that does not exist."""
     for option in options:
         if option not in OPTIONS:
             raise UnknownNameError("option of triton", option, OPTIONS)
+    # Without torch there is no decoder to name designs of; `open_device` says what is missing.
+    if options.get("design") is not None and importlib.util.find_spec("torch") is not None:
+        from chipmark_models.decoder.paged.designs import DESIGNS
+
+        if options["design"] not in DESIGNS:
+            raise UnknownNameError("design of triton", str(options["design"]), tuple(DESIGNS))
 
 
 def open_device(name: str) -> Any:

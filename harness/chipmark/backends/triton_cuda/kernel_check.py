@@ -23,10 +23,12 @@ from chipmark.backends.triton_cuda.product_calls import (
 from chipmark.errors import CellFailedError
 from chipmark_kernels.parity import compare, compare_fp8_rows
 from chipmark_kernels.reference.rmsnorm import rmsnorm_reference
+from chipmark_kernels.reference.rope_decode_attention import rope_decode_attention_reference
 from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.ops import (
     PRODUCTS,
+    TABLE,
     Fp8Rows,
     takes_fp8_rows,
 )
@@ -41,6 +43,9 @@ _LENGTHS = (1, 17, 300, 4_099)
 _NEW = (1, 17, 64, 129)
 """Keys of a sequence, and how many of them are new to a prefill launch: a prefix of several pages
 before most, and decode attention split as it is in use."""
+
+_COLD = (17, 300, 1_024)
+"""Tokens of prompts that attend to nothing but themselves."""
 
 _REASON = 200
 """Characters of a compiler's message that a row keeps."""
@@ -80,7 +85,7 @@ def failures(
 def _problem(case: Case, implementation: Implementation, device: torch.device) -> str:
     """What is wrong with one case, "" where nothing is. CellFailedError: the device is lost."""
     try:
-        got = called(implementation, case)
+        got = called(implementation, case, device)
         # A fault of the device shows in the next call that waits, which must not be another's.
         synchronize(device)
     except Exception as error:  # a compiler may raise anything; the kernel is out, and said to be
@@ -89,14 +94,15 @@ def _problem(case: Case, implementation: Implementation, device: torch.device) -
         if not answers(device):
             raise CellFailedError(
                 f"the kernel of {case.operation} ({case.name}) lost the device: {reason}",
-                f'load again without it: --option triton:ops.{case.operation}="torch"',
+                f"load again without it: --option triton:ops.{case.operation}="
+                f'"{TABLE.fallback(case.operation)}"',
             ) from error
         return reason
     if isinstance(got[0], Fp8Rows):
         rows = got[0]
         return "; ".join(compare_fp8_rows(rows.values, rows.scales, _normed(case)).problems)
-    torchs = called(case.reference, case)
-    oracle = called(case.reference, case, _wide)
+    torchs = called(case.reference, case, device)
+    oracle = called(case.reference, case, device, _wide)
     for mine, plain, exact in zip(got, torchs, oracle, strict=True):
         parity = compare(mine, plain, exact)
         if not parity.ok:
@@ -105,16 +111,22 @@ def _problem(case: Case, implementation: Implementation, device: torch.device) -
 
 
 def called(
-    implementation: Implementation, case: Case, change: Callable[[Any], Any] = lambda value: value
+    implementation: Implementation,
+    case: Case,
+    device: torch.device,
+    change: Callable[[Any], Any] = lambda value: value,
 ) -> list[Any]:
     """The results, caches that were written among them; the inputs stay as they are."""
     args = [change(_cloned(value)) for value in case.args]
-    keywords = {name: change(_cloned(value)) for name, value in case.keywords.items()}
+    keywords = {name: change(_own(value)) for name, value in case.keywords.items()}
+    # A launch that begins early reads lengths that in use were there long before: no copy of them
+    # may be under way.
+    synchronize(device)
     result = implementation(*args, **keywords)
     # Quantised rows are a tuple of their own kind.
     several = isinstance(result, tuple) and not isinstance(result, Fp8Rows)
     results = list(result) if several else [result]
-    if case.operation == "rope_kv":
+    if case.operation in ("rope_kv", "rope_decode_attention"):
         results += [args[5], args[6]]
     return results
 
@@ -129,7 +141,18 @@ def _normed(case: Case) -> torch.Tensor:
 def _cloned(value: Any) -> Any:
     # A weight is only read, and may be gigabytes.
     small = torch.is_tensor(value) and value.numel() < 1 << 24
-    return value.clone() if small else value
+    return _copied(value) if small else value
+
+
+def _copied(value: torch.Tensor) -> torch.Tensor:
+    """The same values as far apart, in memory of its own: a part of a row stays one."""
+    made = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+    return made.copy_(value)
+
+
+def _own(value: Any) -> Any:
+    """A keyword's value that may be written over: a residual is, however large."""
+    return _copied(value) if torch.is_tensor(value) else value
 
 
 def _wide(value: Any) -> Any:
@@ -211,11 +234,66 @@ def _attention_cases(decoder: PagedDecoder, random: _Random, chunk: int) -> Iter
     q = random.normal(len(longest), c.n_heads, c.head_dim)
     args: tuple[Any, ...] = (q, k, v, table, lens, scale)
     yield Case("decode_attention", f"lengths {longest}", args, {}, OPS["decode_attention"])
+    yield from _joined_cases(decoder, random, longest, (k, v, table, lens))
     new = [min(n, length, max(1, chunk)) for n, length in zip(_NEW, longest, strict=False)]
     ends = torch.tensor([0, *new], dtype=torch.int32, device=decoder.device).cumsum(0)
     q = random.normal(sum(new), c.n_heads, c.head_dim)
     args = (q, k, v, table, ends.to(torch.int32), lens, scale)
     yield Case("prefill_attention", f"chunks {new}", args, {}, OPS["prefill_attention"])
+    for tokens in sorted({min(n, chunk, decoder.max_context) for n in _COLD}):
+        qkv = random.normal(tokens, c.n_heads + 2 * c.n_kv_heads, c.head_dim)
+        q, k = (random.normal(tokens, n, c.head_dim) for n in (c.n_heads, c.n_kv_heads))
+        args = (q, k, qkv[:, -c.n_kv_heads :], scale)  # values lie in rows of all heads
+        yield Case("cold_attention", f"a prompt of {tokens}", args, {}, _cold_reference)
+
+
+def _cold_reference(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """A prompt whose keys and values are one page."""
+    tokens = torch.tensor([0, q.shape[0]], dtype=torch.int32, device=q.device)
+    page = torch.zeros((1, 1), dtype=torch.int32, device=q.device)
+    attend = OPS["prefill_attention"]
+    attended: torch.Tensor = attend(q, k[None], v[None], page, tokens, tokens[1:], scale)
+    return attended
+
+
+def _joined_cases(
+    decoder: PagedDecoder,
+    random: _Random,
+    longest: Sequence[int],
+    pages: tuple[torch.Tensor, ...],
+) -> Iterator[Case]:
+    """One token a row behind cached ones and a padded row, and again in another order: the second
+    launch finds what the first one left."""
+    c, layer = decoder.config, decoder.weights.layers[0]
+    k, v, table, lens = pages
+    lens = torch.nn.functional.pad(lens, (0, 1))
+    table = torch.nn.functional.pad(table, (0, 0, 0, 1))
+    positions = lens - 1
+    held = table.long().gather(1, (positions.clamp(min=0) // k.shape[1]).long()[:, None])[:, 0]
+    slots = torch.where(lens > 0, held * k.shape[1] + positions % k.shape[1], -1)
+    qkv = random.normal(lens.numel(), c.q_size + 2 * c.kv_size)
+    more = {
+        "q_norm": layer.q_norm,
+        "k_norm": layer.k_norm,
+        "eps": c.rms_eps,
+        "ahead": (layer.out.matrix, layer.gate_up.matrix),
+    }
+    for step in (1, -1):
+        rows = torch.arange(lens.numel(), device=lens.device)
+        rows = rows if step == 1 else rows.flip(0)
+        at, where, table_of, lens_of = (t[rows] for t in (positions, slots, table, lens))
+        args = (
+            qkv, decoder.cos, decoder.sin, at, where, k, v, table_of, lens_of,
+            c.n_heads, c.head_dim**-0.5,
+        )  # fmt: skip
+        name = f"lengths {[*longest, 0][::step]}"
+        yield Case("rope_decode_attention", name, args, more, _joined_reference)
+
+
+def _joined_reference(*args: Any, ahead: Any, **norms: Any) -> torch.Tensor:
+    return rope_decode_attention_reference(*args, **norms)
 
 
 class _Random:

@@ -7,49 +7,60 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import numpy as np
 import torch
 
-from chipmark.backends.fit import Need, check_fit
+from chipmark.backends.fit import check_fit
 from chipmark.backends.torch_device.coverage import Coverage, coverage
 from chipmark.backends.torch_device.devices import device_name, synchronize
 from chipmark.backends.torch_device.memory import free_bytes
 from chipmark.backends.torch_device.sampling import two_largest
-from chipmark.backends.triton_cuda.batches import DecodeInputs, ragged_batch
+from chipmark.backends.triton_cuda.attention_choice import chosen_cold
+from chipmark.backends.triton_cuda.batches import DecodeInputs
+from chipmark.backends.triton_cuda.design_choice import (
+    Made,
+    Trials,
+    choose_design,
+    designs_here,
+)
 from chipmark.backends.triton_cuda.devices import (
     INTERPRETER,
-    VERIFIED,
     activation_of,
     check_options,
     check_precision,
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
-from chipmark.backends.triton_cuda.product_choice import Choice, choose_products
+from chipmark.backends.triton_cuda.needed_memory import (
+    MOST_ROWS,
+    PREFILL_ROWS,
+    need_of,
+    storage_of,
+)
+from chipmark.backends.triton_cuda.notes import notes_of, prefill_notes
+from chipmark.backends.triton_cuda.prefill import Prefill
+from chipmark.backends.triton_cuda.product_choice import choose_products
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream, stream_of
-from chipmark.codes import NoteCode
+from chipmark.backends.triton_cuda.trials import Choice
 from chipmark.engine.computed import Accumulator, ComputedPrecision, Number, Weights
-from chipmark.engine.contract import Caps, LaunchPlan, Loaded, LoadSpec, Rows
+from chipmark.engine.contract import Caps, Loaded, LoadSpec
 from chipmark.errors import UsageError
 from chipmark.log import logger_of
 from chipmark_kernels.formats import PAGE_TOKENS
-from chipmark_models.config import ModelConfig
-from chipmark_models.costs import kv_bytes_per_token, weight_bytes_stored
+from chipmark_models.decoder.device_made import open_on
+from chipmark_models.decoder.op_table import SEPARATE
 from chipmark_models.decoder.paged import ops as paged_ops
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.reading import DTYPES
-from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec, open_any
+from chipmark_models.weights.prepared import PrecisionWeights, WeightSpec
 
 _LOG = logger_of(__name__)
 
-MOST_ROWS = 256
-PREFILL_ROWS = 16
 IN_FLIGHT = 2
+
+ASKS_HOST = ("torch", "reference")
+"""Implementations of prefill_attention that read lengths on the host: no graph can hold them."""
 
 CANDIDATES = ("triton", "torch")
 """What is tried for a product at any number of rows, where nothing was asked for."""
-
-_CONTEXT_BYTES = 800_000_000
-"""The driver's context, cuBLAS's workspaces and what Triton's modules take."""
 
 
 @dataclass(slots=True)
@@ -60,6 +71,7 @@ class Engine:
     inputs: DecodeInputs
     stream: LaunchStream
     decode: dict[int, Call]
+    prefill: Prefill
     loaded: Loaded
     names: dict[str, str] = field(default_factory=dict)
 
@@ -82,8 +94,9 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     check_precision(name, device, spec.precision)
     asked = dict(spec.options.get("ops") or {})
     names = paged_ops.TABLE.resolve(asked, "triton")
+    designs = designs_here(name, device, spec.options.get("design"))
     begin = time.perf_counter()
-    weights = open_any(WeightSpec.from_dict(spec.model))
+    weights, not_made = open_on(WeightSpec.from_dict(spec.model), device)
     if weights.precision != spec.precision:
         raise UsageError(
             f"the weights are prepared in {weights.precision}, asked is {spec.precision}"
@@ -104,19 +117,35 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
     choices: dict[str, dict[int, Choice]] = {}
     if name != INTERPRETER:
         choices = _choose(decoder, names, asked, replaced, buckets, spec.max_chunk, stream)
+    tokens, rows = min(spec.max_chunk, spec.max_context), min(PREFILL_ROWS, buckets[-1])
+    cold = chosen_cold(decoder, names, asked, tokens, stream, tried=name != INTERPRETER)
+    prefill = Prefill(decoder, stream, cold.least)
     inputs = DecodeInputs(buckets[-1], spec.max_context, PAGE_TOKENS, device)
     capture = spec.options.get("graphs", True)
-    decode = {rows: decode_call(decoder, inputs, rows) for rows in buckets}
+
+    def step_of(decoder: PagedDecoder, rows: int) -> Call:
+        return decode_call(decoder, inputs, rows)
+
+    design = choose_design(
+        Made(decoder, names, choices),
+        designs,
+        asked,
+        buckets,
+        Trials(stream, step_of, partial(inputs.fill, stream=stream)),
+    )
+    decode = {rows: step_of(design.decoder(rows), rows) for rows in buckets}
     if capture:  # the largest first: the others then fit into its memory
         decode = {rows: stream.capture(decode[rows], kept=True) for rows in reversed(buckets)}
     if name != INTERPRETER:  # where nothing is compiled there is nothing to warm
-        warm(decoder, decode, spec, stream, device)
+        warm(decode, prefill, tokens, min(rows, 3))
+    graphs = spec.options.get("prefill_graphs", name != INTERPRETER)
+    if capture and graphs and names["prefill_attention"] not in ASKS_HOST:
+        prefill.capture(tokens, rows, spec.max_context)
     covered = Coverage(0.0)
     if name != INTERPRETER:
-        tokens = min(spec.max_chunk, spec.max_context)
         launches = (
-            decode_call(decoder, inputs, buckets[-1]),
-            partial(_prefill, decoder, tokens, 1, stream, device),
+            step_of(design.decoder(buckets[-1]), buckets[-1]),
+            partial(prefill.warm, tokens, 1),
         )
         covered = coverage(device, launches)
     synchronize(device)
@@ -131,7 +160,7 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
         n_pages=n_pages,
         in_flight=IN_FLIGHT,
         batch_buckets=buckets,
-        prefill_rows=min(PREFILL_ROWS, buckets[-1]),
+        prefill_rows=rows,
     )
     loaded = Loaded(
         caps=caps,
@@ -154,43 +183,22 @@ def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
                 operation: {str(rows): dict(choice.seconds) for rows, choice in by_rows.items()}
                 for operation, by_rows in choices.items()
             },
+            "cold_attention": cold.details,
+            "prefill_graphs": prefill.details,
+            **design.details(buckets),
         },
-        notes=_notes(name, device, replaced, choices),
+        notes=(
+            *notes_of(
+                name == INTERPRETER, device, replaced, choices, design.notes(buckets), not_made
+            ),
+            *prefill_notes(cold, prefill),
+        ),
         sampling="device",
         clock="device" if device.type != "cpu" else "host",
         execution="graph" if graphed else "eager",
         host_operators=covered.operators,
     )
-    return Engine(decoder, inputs, stream, decode, loaded, names)
-
-
-def need_of(config: ModelConfig, spec: LoadSpec, activation: str, kv_tokens: int) -> Need:
-    """Bytes that the cell takes of the device.
-
-    Working memory: activations of a chunk, logits of the widest decode launch with their copy for
-    the host, and the float64 pair of the largest matrix that the check of kernels makes.
-    """
-    c = config
-    item = DTYPES[storage_of(activation)].itemsize
-    wide = c.q_size + 2 * c.kv_size + 3 * c.intermediate_size + 4 * c.hidden_size
-    rows = min(spec.n_seqs, MOST_ROWS)
-    matrix = c.hidden_size * max(2 * c.intermediate_size, c.q_size + 2 * c.kv_size)
-    work = 2 * spec.max_chunk * wide * item + rows * c.vocab_size * (2 * item + 4) + 16 * matrix
-    kv = storage_of(activation)
-    return Need(
-        weight_bytes=int(weight_bytes_stored(c, spec.precision)),
-        bytes_per_token=kv_bytes_per_token(c, kv),
-        n_seqs=spec.n_seqs,
-        max_context=spec.max_context,
-        model_context=c.max_context,
-        kv_tokens=kv_tokens,
-        work_bytes=work + _CONTEXT_BYTES,
-    )
-
-
-def storage_of(activation: str) -> str:
-    """The type of KV and of activations between products: e4m3 is only what products take."""
-    return "bf16" if activation == "fp8" else activation
+    return Engine(decoder, inputs, stream, decode, prefill, loaded, names)
 
 
 def _decoder(
@@ -219,20 +227,25 @@ def _replace_failing(
     buckets: tuple[int, ...],
     chunk: int,
 ) -> dict[str, str]:
-    """Take kernels that fail on this device out of `names`; the reasons by operation.
+    """Take kernels that fail on this device out of `names`, for what the table falls back to; the
+    reasons by operation.
 
     What the user asked for by name is never replaced: UsageError.
     """
-    ours = {op: paged_ops.TABLE.find(op, name) for op, name in names.items() if name == "triton"}
+    table, ours = paged_ops.TABLE, {}
+    for op, name in names.items():
+        if name not in ("torch", "reference", SEPARATE):
+            ours[op] = table.find(op, name)
     found = failures(decoder, ours, checked_rows(buckets), chunk)
     for operation, reason in found.items():
         if operation in asked:
             raise UsageError(
                 f"the kernel of {operation} fails parity on this device: {reason}",
-                "leave `ops` out, and torch takes its place with a note",
+                "leave `ops` out, and another takes its place with a note",
             )
-        _LOG.info("%s: torch in place of a kernel that fails: %s", operation, reason)
-        names[operation] = "torch"
+        instead = table.fallback(operation)
+        _LOG.info("%s: %s in place of a kernel that fails: %s", operation, instead, reason)
+        names[operation] = instead
     decoder.ops = paged_ops.TABLE.select(names)
     return found
 
@@ -261,7 +274,7 @@ def _choose(
 
 
 def checked_rows(buckets: Sequence[int]) -> list[int]:
-    """Rows of decode at which kernels are held against their references."""
+    """Rows of decode at which kernels are checked against their references."""
     return sorted({1, buckets[len(buckets) // 2], buckets[-1]})
 
 
@@ -282,46 +295,14 @@ def decode_call(decoder: PagedDecoder, inputs: DecodeInputs, rows: int) -> Call:
     return call
 
 
-def warm(
-    decoder: PagedDecoder,
-    decode: Mapping[int, Call],
-    spec: LoadSpec,
-    stream: LaunchStream,
-    device: torch.device,
-) -> None:
+def warm(decode: Mapping[int, Call], prefill: Prefill, most: int, several: int) -> None:
     """Decode of every bucket, and prefill of every tile: each power of two of tokens, of one row
     and of several."""
     for call in decode.values():
         call()
-    most = min(spec.max_chunk, spec.max_context)
     for tokens in sorted({most, *(1 << i for i in range(most.bit_length()) if 1 << i <= most)}):
-        for n_rows in sorted({1, min(spec.n_seqs, PREFILL_ROWS, tokens, 3)}):
-            _prefill(decoder, tokens, n_rows, stream, device)
-
-
-def _prefill(
-    decoder: PagedDecoder, tokens: int, n_rows: int, stream: LaunchStream, device: torch.device
-) -> None:
-    batch, _ = ragged_batch(_trial(tokens, n_rows), PAGE_TOKENS, device, stream)
-    logits = decoder.forward(batch)
-    two_largest(logits, decoder.ops.greedy(logits))
-
-
-def _trial(tokens: int, n_rows: int) -> LaunchPlan:
-    """A launch of so many tokens whose keys are not read later: its pages are written anew."""
-    length = np.full(n_rows, tokens // n_rows, np.int32)
-    length[-1] += tokens - int(length.sum())
-    width = -(-int(length.max()) // PAGE_TOKENS)
-    rows = Rows(
-        seq=np.arange(n_rows, dtype=np.int32),
-        slot=np.full(n_rows, -1, np.int32),
-        start=np.zeros(n_rows, np.int32),
-        length=length,
-        tokens=np.zeros(tokens, np.int32),
-        pages=np.tile(np.arange(width, dtype=np.int32), (n_rows, 1)),
-        sample=np.ones(n_rows, np.bool_),
-    )
-    return LaunchPlan("prefill_cold", rows, n_rows, int(length.max()), int(length.max()))
+        for n_rows in sorted({1, min(several, tokens)}):
+            prefill.warm(tokens, n_rows)
 
 
 def _precision(precision: str, activation: str) -> ComputedPrecision:
@@ -334,31 +315,3 @@ def _precision(precision: str, activation: str) -> ComputedPrecision:
         accumulate=Accumulator.FP32,
         linear_from_rows=0 if kept == activation else paged_ops.FEW_ROWS,
     )
-
-
-def _notes(
-    name: str,
-    device: torch.device,
-    replaced: Mapping[str, str],
-    choices: Mapping[str, Mapping[int, Choice]],
-) -> tuple[tuple[str, str], ...]:
-    notes = [
-        (
-            NoteCode.KERNEL_REPLACED,
-            f"{operation} is computed by torch: the kernel fails here ({reason})",
-        )
-        for operation, reason in replaced.items()
-    ]
-    notes += [
-        (NoteCode.KERNEL_REPLACED, f"{operation} at {rows} rows: {by} was dropped ({reason})")
-        for operation, by_rows in choices.items()
-        for rows, choice in by_rows.items()
-        for by, reason in choice.refused.items()
-    ]
-    if name == INTERPRETER:
-        text = "Triton's interpreter on the CPU: for tests of the path, its time means nothing"
-        notes.append((NoteCode.EP_COVERAGE, text))
-    elif device_name(device) not in VERIFIED:
-        text = f"triton:cuda on {device_name(device)}: unverified on hardware"
-        notes.append((NoteCode.UNVERIFIED_PROVIDER, text))
-    return tuple(notes)

@@ -6,25 +6,19 @@ that the weights come from memory as they do in use. The record names the winner
 
 from __future__ import annotations
 
-import statistics
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from chipmark.backends.torch_device.devices import answers, release
 from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_options, seeded
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream
-from chipmark.errors import CellFailedError
+from chipmark.backends.triton_cuda.trials import MOST_LAYERS, Choice, median_seconds, tried
 from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, TABLE, Fp8Rows
-from chipmark_models.plain_text import one_line
-
-REPEATS = 5
-MOST_LAYERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +37,19 @@ class ByRows:
         return result
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One product at one number of rows: what was tried, and the fastest."""
-
-    seconds: Mapping[str, float]
-    """By implementation."""
-
-    refused: Mapping[str, str] = field(default_factory=dict)
-    """Why an implementation was dropped, by its name."""
-
-    @property
-    def name(self) -> str:
-        """The fastest."""
-        return min(self.seconds, key=lambda name: self.seconds[name])
-
-
 def choose_products(
     decoder: PagedDecoder,
     candidates: Mapping[str, Sequence[str]],
     rows: Sequence[int],
     stream: LaunchStream,
+    known: Mapping[str, Mapping[int, Mapping[str, float]]] | None = None,
 ) -> dict[str, dict[int, Choice]]:
     """Try the candidates of each operation at each number of rows, and let the decoder use them.
 
     candidates: names of implementations by operation, all of which compute it rightly here. What
-    has one candidate only is not tried. One that raises is dropped; CellFailedError where all do,
-    or where the device is lost.
+    has one candidate only is not tried. known: seconds by operation, rows and implementation that
+    need not be found again. One that raises is dropped; CellFailedError where all do, or where the
+    device is lost.
     """
     found: dict[str, dict[int, Choice]] = {}
     ops = decoder.ops
@@ -79,7 +59,9 @@ def choose_products(
             if len(names) < 2:
                 continue
             chosen = {
-                n: _tried(decoder, operation, able, n, stream)
+                n: _tried(
+                    decoder, operation, able, n, stream, (known or {}).get(operation, {}).get(n, {})
+                )
                 for n in sorted(set(rows))
                 if (able := able_at(names, n))
             }
@@ -96,42 +78,25 @@ def able_at(names: Sequence[str], rows: int) -> list[str]:
 
 
 def _tried(
-    decoder: PagedDecoder, operation: str, names: Sequence[str], rows: int, stream: LaunchStream
+    decoder: PagedDecoder,
+    operation: str,
+    names: Sequence[str],
+    rows: int,
+    stream: LaunchStream,
+    known: Mapping[str, float],
 ) -> Choice:
-    seconds, refused = {}, {}
-    for name in names:
-        try:
-            seconds[name] = _seconds(decoder, operation, name, rows, stream)
-        except Exception as error:  # out of shared memory, what cuBLAS has not, a full device
-            refused[name] = one_line(f"{type(error).__name__}: {error}", 200)
-            if not answers(decoder.device):
-                raise CellFailedError(
-                    f"{operation} by {name} at {rows} rows lost the device: {refused[name]}",
-                    f'load again with another: --option triton:ops.{operation}="torch"',
-                ) from error
-            release(decoder.device)
-    if not seconds:
-        told = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-        raise CellFailedError(f"nothing computes {operation} at {rows} rows: {told}")
-    return Choice(seconds, refused)
+    def seconds(name: str) -> float:
+        return _seconds(decoder, operation, name, rows, stream)
+
+    return tried(seconds, names, operation, f"{rows} rows", decoder.device, known)
 
 
 def _seconds(
     decoder: PagedDecoder, operation: str, name: str, rows: int, stream: LaunchStream
 ) -> float:
     """Median seconds of one product on the device."""
-    all_layers = trial(decoder, operation, name, rows)
     n_layers = len(products_of(decoder, operation)[:MOST_LAYERS])
-    play = stream.capture(all_layers, kept=False)
-    play()
-    seconds = []
-    for _ in range(REPEATS):
-        first = stream.mark()
-        play()
-        last = stream.mark()
-        stream.wait(last)
-        seconds.append(stream.seconds(first, last) / n_layers)
-    return statistics.median(seconds)
+    return median_seconds(trial(decoder, operation, name, rows), stream) / n_layers
 
 
 def trial(decoder: PagedDecoder, operation: str, name: str, rows: int) -> Call:

@@ -1,4 +1,4 @@
-"""Every kernel launch of a load and of the run behind it, recorded without a device.
+"""Every kernel launch of a load, its weights, and the run behind it, recorded without a device.
 
 The very functions that load, check, try and warm are called on meta tensors, so that what they will
 launch needs no list of its own.
@@ -7,12 +7,14 @@ launch needs no list of its own.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from chipmark.backends.triton_cuda.batches import DecodeInputs
+from chipmark.backends.triton_cuda.design_choice import few_rows
 from chipmark.backends.triton_cuda.devices import activation_of
 from chipmark.backends.triton_cuda.kernel_check import called, cases
 from chipmark.backends.triton_cuda.loading import (
@@ -20,22 +22,26 @@ from chipmark.backends.triton_cuda.loading import (
     batch_buckets,
     checked_rows,
     decode_call,
-    storage_of,
     tried_rows,
     warm,
 )
+from chipmark.backends.triton_cuda.needed_memory import PREFILL_ROWS, storage_of
+from chipmark.backends.triton_cuda.prefill import Prefill
 from chipmark.backends.triton_cuda.product_choice import able_at, trial
 from chipmark.backends.triton_cuda.streams import HostStream
 from chipmark.engine.contract import LoadSpec
 from chipmark_kernels.device import DeviceFacts
 from chipmark_kernels.formats import PAGE_TOKENS
 from chipmark_kernels.launch import Launch, recording
+from chipmark_kernels.philox_weights import philox_weights
 from chipmark_models.config import ModelConfig
+from chipmark_models.decoder.device_made import DeviceMadeWeights
+from chipmark_models.decoder.op_table import SEPARATE
 from chipmark_models.decoder.paged.decoder import PagedDecoder
 from chipmark_models.decoder.paged.designs import DESIGNS, designs_for
 from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, TABLE
 from chipmark_models.decoder.reading import DTYPES
-from chipmark_models.weights.prepared import EmptyWeights
+from chipmark_models.weights.synthetic import SyntheticWeights
 
 _LAYERS = 2
 """The first layer's rows come normed, every other is like the second."""
@@ -70,39 +76,56 @@ def launches_of(
     device = torch.device("meta")
     context = min(shape.max_context, config.max_context)
     spec = dataclasses.replace(shape, max_context=context).spec(precision)
-    decoder = PagedDecoder(
-        EmptyWeights(short, precision),
-        device,
-        TABLE.select(TABLE.resolve({}, "triton")),
-        n_pages=-(-spec.kv_tokens // PAGE_TOKENS) + spec.n_seqs,
-        max_context=spec.max_context,
-        page_tokens=PAGE_TOKENS,
-        activation=DTYPES[storage_of(activation_of("cuda", precision))],
-    )
+    weights = DeviceMadeWeights(SyntheticWeights(short, 0), precision, device, philox_weights)
     with recording(facts) as launches, torch.inference_mode():
+        decoder = PagedDecoder(
+            weights,
+            device,
+            TABLE.select(TABLE.resolve({}, "triton")),
+            n_pages=-(-spec.kv_tokens // PAGE_TOKENS) + spec.n_seqs,
+            max_context=spec.max_context,
+            page_tokens=PAGE_TOKENS,
+            activation=DTYPES[storage_of(activation_of("cuda", precision))],
+        )
         _check_and_try(decoder, spec, facts)
+        buckets = batch_buckets(spec.n_seqs)
+        tokens, several = min(spec.max_chunk, context), min(PREFILL_ROWS, buckets[-1])
+        prefill = Prefill(decoder, HostStream())
+        prefill.capture(tokens, several, context, limit_s=math.inf)
         for name in designs_for(facts):
             names = TABLE.resolve(dict(DESIGNS[name].operations), "triton")
             decoder.ops = TABLE.select(names)
             inputs = DecodeInputs(spec.n_seqs, spec.max_context, PAGE_TOKENS, device)
-            decode = {n: decode_call(decoder, inputs, n) for n in batch_buckets(spec.n_seqs)}
-            warm(decoder, decode, spec, HostStream(), device)
+            decode = {n: decode_call(decoder, inputs, n) for n in buckets}
+            warm(decode, prefill, tokens, min(several, 3))
     return launches
 
 
 def _check_and_try(decoder: PagedDecoder, spec: LoadSpec, facts: DeviceFacts) -> None:
     """The check of every kernel, and the trials of products."""
     buckets, chunk = batch_buckets(spec.n_seqs), spec.max_chunk
-    triton = TABLE.select(TABLE.resolve({}, "triton"))
-    for case in cases(decoder, checked_rows(buckets), chunk):
-        called(getattr(triton, case.operation), case)
+    portable = {op: by for op, by in TABLE.resolve({}, "triton").items() if by != SEPARATE}
+    _check(decoder, portable, checked_rows(buckets), chunk)
+    checked = few_rows(buckets)
+    for name in designs_for(facts):
+        own = DESIGNS[name].operations
+        _check(decoder, own, checked, checked[-1])
+        for operation in own.keys() & set(PRODUCTS):
+            for few in (n for n in tried_rows(buckets, chunk) if n <= FEW_ROWS):
+                trial(decoder, operation, own[operation], few)()
     hopper = facts.vendor == "cuda" and facts.arch == 90 and chunk > FEW_ROWS
     if hopper:
-        for case in cases(decoder, (), chunk):
-            if case.operation in _hopper_products():
-                called(TABLE.find(case.operation, "hopper"), case)
-    for operation, name, rows in _trials(hopper, tried_rows(buckets, chunk)):
-        trial(decoder, operation, name, rows)()
+        _check(decoder, dict.fromkeys(_hopper_products(), "hopper"), (), chunk)
+    for operation, name, n_rows in _trials(hopper, tried_rows(buckets, chunk)):
+        trial(decoder, operation, name, n_rows)()
+
+
+def _check(
+    decoder: PagedDecoder, operations: Mapping[str, str], rows: Sequence[int], chunk: int
+) -> None:
+    for case in cases(decoder, rows, chunk):
+        if name := operations.get(case.operation):
+            called(TABLE.find(case.operation, name), case, decoder.device)
 
 
 def _hopper_products() -> tuple[str, ...]:

@@ -52,6 +52,14 @@ class StageStep:
     repeats_after_failure: bool = False
     """Whether a later call tries again what failed or was late; else only with `--retry`."""
 
+    uses: tuple[str, ...] = ()
+    """Modules and packages that its figures depend on, by dotted name; the module of its work is
+    always among them. An edit of their sources makes a later call do the step anew, no other."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the measuring process, set before torch is imported there. A step with others
+    than the one before it starts a process of its own, which takes about ten seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -69,10 +77,18 @@ class Asked:
     until_s: float
     """`time.monotonic` at which the call's time is over."""
 
+    broke: frozenset[str] = frozenset()
+    """Of `have` the parts that were late, killed the process or lost the device: where one does,
+    the work is asked again in a new process, without it, so that the parts behind it are made."""
+
 
 Part = tuple[str, Callable[[], Mapping[str, Any] | None]]
 """Its name, and what makes its figures (JSON; None for nothing to save). A part that raises becomes
-`{"error": ...}`, and the next one is made all the same while the device answers."""
+`{"error": ...}`, and the next one is made all the same while the device answers. A text under
+`MAIN` is what the table at the end of a call shows of the step; the last part's that has one."""
+
+MAIN = "main"
+"""Name in a part's figures of the line for people, as "read 4.3 TB/s"; 120 characters at most."""
 
 Work = Callable[[Asked], Iterator[Part]]
 """Yields the parts of a step in order, those in `have` left out."""

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from chipmark_kernels.formats import PAGE_TOKENS
+from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.kv import PagedKv
 from chipmark_models.decoder.paged.ops import PagedOps, takes_fp8_rows
 from chipmark_models.decoder.paged.weights import Product, activation_dtype, load_weights
 from chipmark_models.rope import cos_sin_tables
 from chipmark_models.weights.prepared import PrecisionWeights
+
+
+@dataclass(frozen=True, slots=True)
+class ColdRows:
+    """What the rows of a prefill launch that all begin at position 0 attend to: themselves."""
+
+    lengths: tuple[int, ...]
+    """Tokens of each row, which sum to the launch's; padding behind the last row is its own."""
+
+    places: torch.Tensor
+    """(T,) int64, like `PagedBatch.slots`; of padding, any place that holds a key of the launch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +52,9 @@ class PagedBatch:
 
     last: torch.Tensor | None = None
     """Tokens whose logits are wanted; None for all."""
+
+    cold: ColdRows | None = None
+    """Where the rows may be attended to by `PagedOps.cold_attention`."""
 
 
 class PagedDecoder:
@@ -72,6 +88,12 @@ class PagedDecoder:
             self.cos, self.sin = (
                 torch.from_numpy(table).to(device) for table in cos_sin_tables(c, max_context)
             )
+
+    def with_ops(self, ops: PagedOps) -> PagedDecoder:
+        """The same weights and pages, computed by other operations."""
+        other = copy.copy(self)
+        other.ops = ops
+        return other
 
     @torch.inference_mode()
     def forward(self, batch: PagedBatch) -> torch.Tensor:
@@ -107,10 +129,15 @@ class PagedDecoder:
         rotation = (qkv, self.cos, self.sin, batch.positions, batch.slots, k_cache, v_cache)
         attended: torch.Tensor
         if batch.cu_q is None and ops.rope_decode_attention is not None:
-            attended = ops.rope_decode_attention(*rotation, table, lens, c.n_heads, scale, **norms)
+            attended = ops.rope_decode_attention(
+                *rotation, table, lens, c.n_heads, scale, **norms,
+                ahead=(layer.out.matrix, layer.gate_up.matrix),
+            )  # fmt: skip
             return attended
         q = ops.rope_kv(*rotation, c.n_heads, **norms)
-        if batch.cu_q is None:
+        if batch.cold is not None and ops.cold_attention is not None:
+            attended = cold_rows_attended(ops.cold_attention, q, qkv, k_cache, batch.cold, scale)
+        elif batch.cu_q is None:
             attended = ops.decode_attention(q, k_cache, v_cache, table, lens, scale)
         else:
             attended = ops.prefill_attention(q, k_cache, v_cache, table, batch.cu_q, lens, scale)
@@ -131,3 +158,26 @@ class PagedDecoder:
             rows = self.ops.quantise_rows(x, norm, eps)
             return op(rows, matrix, weight.bias, swiglu=swiglu, residual=residual)
         return op(x, matrix, weight.bias, norm=norm, eps=eps, swiglu=swiglu, residual=residual)
+
+
+def cold_rows_attended(
+    op: Implementation,
+    q: torch.Tensor,
+    qkv: torch.Tensor,
+    k_cache: torch.Tensor,
+    rows: ColdRows,
+    scale: float,
+) -> torch.Tensor:
+    """Attention of cold rows, one after another, by `op` (`PagedOps.cold_attention`).
+
+    Keys are taken from where they were just written, since they are rotated on the way there;
+    values are in qkv (tokens, q_size + 2 * kv_size) as they are.
+    """
+    n_kv, size = k_cache.shape[2:]
+    k = k_cache.flatten(0, 1).index_select(0, rows.places)
+    v = qkv[:, -n_kv * size :].view(-1, n_kv, size)
+    parts = [
+        op(*each, scale)
+        for each in zip(*(torch.split(x, list(rows.lengths)) for x in (q, k, v)), strict=True)
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

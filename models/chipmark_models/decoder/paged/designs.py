@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from chipmark_kernels.device import DeviceFacts
+from chipmark_models.decoder.paged.ops import TABLE
+
+if TYPE_CHECKING:
+    from chipmark_kernels.device import DeviceFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,38 @@ class Design:
     """Whether a device has what its kernels use."""
 
 
+def _launches_early(facts: DeviceFacts) -> bool:
+    # Here, for this imports Triton, and names of designs are asked for where there is none.
+    from chipmark_kernels.dependent_launch import launches_early
+
+    return launches_early(facts)
+
+
+PORTABLE = "portable"
+_EARLY = dict.fromkeys(TABLE.partial["pdl"], "pdl")
+
 DESIGNS: Mapping[str, Design] = {
-    "portable": Design("each operation waits for the whole of the one before it"),
+    PORTABLE: Design("each operation waits for the whole of the one before it"),
+    "pdl": Design(
+        "each operation begins, and asks for its weights, while the one before it works",
+        _EARLY,
+        _launches_early,
+    ),
+    "joined": Design(
+        "rotation, cache write, attention and merge are one launch",
+        {"rope_decode_attention": "fused"},
+        lambda facts: facts.vendor != "npu",
+    ),
+    "fused": Design(
+        "five launches a layer, each of which begins while the one before it works",
+        _EARLY | {"rope_decode_attention": "fused"},
+        _launches_early,
+    ),
+    "fused_ahead": Design(
+        "as fused; attention asks for the next weights while it waits",
+        _EARLY | {"rope_decode_attention": "fused_ahead"},
+        _launches_early,
+    ),
 }
 """Designs by name, the portable one first."""
 

@@ -1,7 +1,9 @@
 """The operations of the decoder over pages.
 
 Three implementations have all of them: `triton` (the kernels), `torch` (plain torch and cuBLAS)
-and `reference` (the kernels' references); `hopper` has products of many rows only.
+and `reference` (the kernels' references); `hopper` has products of many rows only, `pdl` the
+decode step in dependent launches, `fused` and `fused_ahead` operations that join others, and
+`cudnn` and `flash` attention of cold prompts.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class PagedOps:
 
     A product takes (x, matrix, bias, *, norm, eps, swiglu, residual) and gives (rows, n): the norm
     before the product, SwiGLU and the residual after it. x: (rows, k), or Fp8Rows, normed, where
-    `takes_fp8_rows` is true.
+    `takes_fp8_rows` is true. A residual may be written over and returned: the decoder no longer
+    reads its old values.
     """
 
     embed_norm: Implementation
@@ -87,12 +90,23 @@ class PagedOps:
 
     rope_decode_attention: Implementation | None = None
     """rope_kv and decode_attention in one: (qkv, cos, sin, positions, slots, k_cache, v_cache,
-    page_table, kv_lens, n_heads, scale, *, q_norm, k_norm, eps) -> attended (rows, n_heads,
-    head_dim). None: these two, one after the other."""
+    page_table, kv_lens, n_heads, scale, *, q_norm, k_norm, eps, ahead) -> attended (rows, n_heads,
+    head_dim). ahead: the weights that are read next, in this order, which it may ask for early.
+    None: these two, one after the other."""
+
+    cold_attention: Implementation | None = None
+    """(q, k, v, scale) -> like q: causal attention of one prompt from its first token on, over its
+    own keys and values (tokens, n_kv_heads, head_dim), which need not be contiguous. None:
+    `prefill_attention` over the pages."""
 
 
 PRODUCTS = ("qkv", "out_add", "gate_up_swiglu", "down_add", "head")
 """Operations that are products by a weight: one function of each implementation serves all."""
+JOINED = {
+    "rope_decode_attention": ("rope_kv", "decode_attention"),
+    "cold_attention": ("prefill_attention",),
+}
+"""The operations that one operation does in one launch."""
 
 TABLE = OpTable(
     PagedOps,
@@ -101,8 +115,20 @@ TABLE = OpTable(
         "torch": "chipmark_models.decoder.paged.torch_ops",
         "reference": "chipmark_models.decoder.paged.reference_ops",
         "hopper": "chipmark_models.decoder.paged.hopper_ops",
+        "pdl": "chipmark_models.decoder.paged.pdl_ops",
+        "fused": "chipmark_models.decoder.paged.fused_ops",
+        "fused_ahead": "chipmark_models.decoder.paged.fused_ahead_ops",
+        "cudnn": "chipmark_models.decoder.paged.cudnn_ops",
+        "flash": "chipmark_models.decoder.paged.flash_ops",
     },
-    partial={"hopper": PRODUCTS},
-    separate=("rope_decode_attention",),
+    partial={
+        "hopper": PRODUCTS,
+        "pdl": ("embed_norm", "rope_kv", "decode_attention", "greedy", *PRODUCTS),
+        "fused": ("rope_decode_attention",),
+        "fused_ahead": ("rope_decode_attention",),
+        "cudnn": ("cold_attention",),
+        "flash": ("cold_attention",),
+    },
+    separate=tuple(JOINED),
 )
 """What computes each operation."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from chipmark_models.decoder.device_made import DeviceMadeWeights
+from chipmark_models.precision import group_of
 from chipmark_models.weights.prepared import PrecisionWeights
 from chipmark_models.weights.quantise import QuantisedTensor, fuse
 
@@ -80,8 +82,29 @@ def load_fused(
     (as `reading.split_pairs`). BadInputError for a tensor that is not quantised.
     """
     heads = pair_heads or (0,) * len(names)
+    if isinstance(weights, DeviceMadeWeights):
+        return _made_fused(weights, names, heads)
     parts = []
     for name, n_heads in zip(names, heads, strict=True):
         part = weights.quantised(name)
         parts.append(part.rows(pair_rows(part.shape[0], n_heads)) if n_heads else part)
     return on_device(parts[0] if len(parts) == 1 else fuse(parts), device)
+
+
+def _made_fused(
+    weights: DeviceMadeWeights, names: Sequence[str], heads: Sequence[int]
+) -> QuantisedMatrix:
+    packed, scales = [], []
+    for name, n_heads in zip(names, heads, strict=True):
+        pair = weights.packed(name)
+        if n_heads:
+            order = torch.from_numpy(pair_rows(pair[0].shape[0], n_heads)).to(pair[0].device)
+            # e4m3 has no indexing of its own on every device; a byte has.
+            pair = (pair[0].view(torch.uint8)[order].view(pair[0].dtype), pair[1][order])
+        packed.append(pair[0])
+        scales.append(pair[1])
+    stored = weights.stored_as(names[0])
+    whole = torch.cat([part.view(torch.uint8) for part in packed]).view(packed[0].dtype)
+    group = group_of(stored, weights.shape(names[0])[1])
+    assert group is not None
+    return QuantisedMatrix(stored, whole, torch.cat(scales), group)

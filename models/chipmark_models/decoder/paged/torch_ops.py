@@ -55,17 +55,19 @@ def product(
     swiglu: bool = False,
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """norm(x) @ matrix.T + bias, then SwiGLU, then + residual."""
+    """norm(x) @ matrix.T + bias, then SwiGLU, then + residual, which may be what is returned."""
     if isinstance(x, Fp8Rows):
         x = (x.values.float() * x.scales[:, None]).to(x.dtype)
     elif norm is not None:
         x = rms_norm(x, norm, eps)
     weight = widened(matrix, x.dtype) if isinstance(matrix, QuantisedMatrix) else matrix
+    if residual is not None and bias is None and not swiglu:
+        return residual.addmm_(x, weight.T)
     y = functional.linear(x, weight, bias)
     if swiglu:
         gate, up = y.chunk(2, dim=-1)
         y = functional.silu(gate) * up
-    return y if residual is None else y + residual
+    return y if residual is None else y.add_(residual)
 
 
 def rope_kv(

@@ -50,7 +50,10 @@ def product(
     swiglu: bool = False,
     residual: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """norm(x) @ matrix.T + bias, then SwiGLU, then + residual; by the weight's kind and rows."""
+    """norm(x) @ matrix.T + bias, then SwiGLU, then + residual; by the weight's kind and rows.
+
+    The residual may be what is returned, its old values gone.
+    """
     if isinstance(x, Fp8Rows):
         assert isinstance(matrix, QuantisedMatrix)
         return fp8_gemm(
@@ -69,7 +72,7 @@ def product(
     if norm is not None:
         x = rmsnorm(x, norm, eps)[0]
     if residual is not None and bias is None and not swiglu:
-        return torch.addmm(residual, x, matrix.T)
+        return residual.addmm_(x, matrix.T)  # `torch.addmm` would copy the residual first
     y = functional.linear(x, matrix, bias)
     y = swiglu_kernel(y) if swiglu else y
     return y if residual is None else y.add_(residual)
