@@ -11,6 +11,11 @@ from chipmark_kernels.formats import E4M3_MAX
 RMS_LIMIT, MAX_LIMIT = 4e-3, 2e-2
 """Largest rms-relative and single relative error in bf16 (the limits of triton_kernels' tests)."""
 
+RAISED_AT_MOST = 3.0
+"""Factor up to which torch's own error raises these limits. Of an operation that rounds in between,
+as SwiGLU behind a product in bf16, every right result is further off: torch's by 1.3 times the
+first limit and 1.7 times the second at the sizes of qwen3-0.6b."""
+
 SCALE_LIMIT, STEP_SLACK = 1e-4, 1e-2
 """Relative error of a row's scale; by how much of half a step a code may miss the nearest one."""
 
@@ -31,12 +36,19 @@ class Parity:
         return not self.problems
 
 
+def _relative(error: torch.Tensor, oracle: torch.Tensor, rms: float) -> tuple[float, float]:
+    """The rms of an error and its largest, relative to the oracle's."""
+    largest = (error / oracle.abs().clamp(min=rms)).max().item()
+    return error.square().mean().sqrt().item() / rms, largest
+
+
 def compare(got: torch.Tensor, torchs: torch.Tensor, oracle: torch.Tensor) -> Parity:
     """got and torchs (the reference's result in got's dtype) against the float64 `oracle`.
 
     Rules: (a) rms-relative error <= RMS_LIMIT; (b) largest error, relative to the value or to the
-    rms of all, <= MAX_LIMIT; (c) largest error <= 2 x torch's + 1 unit in the last place of the
-    largest value. Whole numbers must be equal.
+    rms of all, <= MAX_LIMIT, where torch's own is over a limit no further off than torch
+    (RAISED_AT_MOST); (c) largest error <= 2 x torch's + 1 unit in the last place of the largest
+    value. Whole numbers must be equal.
     """
     if got.shape != oracle.shape:
         return _far(f"shape {tuple(got.shape)}")
@@ -45,18 +57,23 @@ def compare(got: torch.Tensor, torchs: torch.Tensor, oracle: torch.Tensor) -> Pa
         return Parity(0.0, 0.0, 0.0, 0.0, (f"{wrong} wrong of {got.numel()}",) if wrong else ())
     if not torch.isfinite(got.float()).all():
         return _far("not finite")
-    error = (got.double() - oracle).abs()
+    error, torch_error = ((x.double() - oracle).abs() for x in (got, torchs))
     rms = oracle.square().mean().sqrt().item() or 1.0
-    rms_relative = error.square().mean().sqrt().item() / rms
-    max_relative = (error / oracle.abs().clamp(min=rms)).max().item()
-    torch_max = (torchs.double() - oracle).abs().max().item()
+    rms_relative, max_relative = _relative(error, oracle, rms)
+    rms_limit, max_limit = (
+        min(max(limit, own), RAISED_AT_MOST * limit)
+        for limit, own in zip(
+            (RMS_LIMIT, MAX_LIMIT), _relative(torch_error, oracle, rms), strict=True
+        )
+    )
+    torch_max = torch_error.max().item()
     allowed = 2 * torch_max + torch.finfo(got.dtype).eps * oracle.abs().max().item()
     problems = []
     # Not `>`: a NaN of the oracle is over every limit, and would be under none.
-    if not rms_relative <= RMS_LIMIT:
-        problems.append(f"(a) rms-relative {rms_relative:.2e} over {RMS_LIMIT:g}")
-    if not max_relative <= MAX_LIMIT:
-        problems.append(f"(b) max-relative {max_relative:.2e} over {MAX_LIMIT:g}")
+    if not rms_relative <= rms_limit:
+        problems.append(f"(a) rms-relative {rms_relative:.2e} over {rms_limit:.3g}")
+    if not max_relative <= max_limit:
+        problems.append(f"(b) max-relative {max_relative:.2e} over {max_limit:.3g}")
     if not error.max().item() <= allowed:
         problems.append(f"(c) error {error.max().item():.2e} over {allowed:.2e}")
     return Parity(rms_relative, max_relative, error.max().item(), torch_max, tuple(problems))

@@ -20,6 +20,8 @@ OURS = (
     "chipmark_kernels",
     "chipmark_models.decoder.paged.triton_ops",
     "chipmark_models.decoder.paged.fused",
+    "chipmark_models.decoder.paged.mixed_ops",
+    "chipmark_models.decoder.paged.scaled_ops",
 )
 
 
@@ -30,7 +32,7 @@ def _import_interpreted() -> None:
         if loaded is None or isinstance(loaded._rmsnorm_kernel, JITFunction):
             for name in [n for n in sys.modules if n.startswith(OURS)]:
                 del sys.modules[name]
-        for name in ("triton_ops", "fused_ops", "fused_ahead_ops"):
+        for name in ("triton_ops", "mixed_ops", "scaled_ops", "fused_ops", "fused_ahead_ops"):
             importlib.import_module(f"chipmark_models.decoder.paged.{name}")
 
 

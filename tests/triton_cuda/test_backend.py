@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,14 +11,14 @@ import torch
 
 from chipmark.backends.triton_cuda import devices, loading
 from chipmark.backends.triton_cuda.backend import TritonBackend
-from chipmark.backends.triton_cuda.loading import batch_buckets
-from chipmark.backends.triton_cuda.needed_memory import MOST_ROWS, need_of
+from chipmark.backends.triton_cuda.needed_memory import MOST_ROWS, batch_buckets, need_of
 from chipmark.engine.conformance import CHECKS, Subject, conformance_load
 from chipmark.engine.contract import LaunchPlan, LoadSpec, Rows, Step
 from chipmark.engine.loop import run
 from chipmark.engine.plan import RunPlan
 from chipmark.engine.trial import SessionShape, TurnShape, trial_trace
 from chipmark.errors import (
+    ChipmarkError,
     ContractError,
     DoesNotFitError,
     MissingBackendError,
@@ -25,6 +26,7 @@ from chipmark.errors import (
     UsageError,
 )
 from chipmark_models.decoder.paged import ops as paged_ops
+from chipmark_models.decoder.paged.designs import DESIGNS
 from chipmark_models.oracle import Oracle
 from chipmark_models.presets import preset
 from chipmark_models.weights.prepared import WeightSpec, open_any
@@ -213,6 +215,24 @@ def test_memory_is_counted_before_loading_and_what_fits_is_said(monkeypatch):
     assert "would fit: " in caught.value.hint
 
 
+def test_memory_of_captured_decode_is_counted():
+    """The graph of each bucket keeps its logits, and a trial those of every design."""
+    config = preset("qwen3-0.6b")  # a wide vocabulary on small matrices
+    spec = LoadSpec({}, "bf16", MOST_ROWS, 1024, MOST_ROWS * 1024, 256)
+    logits = config.vocab_size * 2
+    work = {
+        graphs: need_of(
+            config, dataclasses.replace(spec, options={"graphs": graphs, "prefill_graphs": False}),
+            "bf16", spec.kv_tokens,
+        ).work_bytes
+        for graphs in (True, False)
+    }  # fmt: skip
+    kept = sum(batch_buckets(MOST_ROWS)[:-1]) * logits
+    checked = 16 * config.hidden_size * 2 * config.intermediate_size
+    tried = len(DESIGNS) * MOST_ROWS * 2 * logits
+    assert work[True] - work[False] >= kept + tried - checked > 900e6
+
+
 def test_what_is_missing_is_named_with_what_to_do(monkeypatch):
     for wrong in ("cudda", "cuda:x", "cpu"):
         with pytest.raises(UnknownNameError, match="cuda"):
@@ -262,6 +282,24 @@ def test_precisions_are_told_without_a_device_and_others_refused():
         load(options={"op": {}})
     with pytest.raises(UnknownNameError, match="qkv"):
         load(options={"ops": {"qvk": "torch"}})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"graphs": "False"}, "graphs is 'False', not true or false"),
+        ({"prefill_graphs": "no"}, "prefill_graphs is 'no'"),
+        ({"kernel_check": 1}, "kernel_check is 1"),
+        ({"ops": "torch"}, "ops is 'torch', not a table"),
+        ({"ops": {"qkv": ["torch"]}}, "not a table of implementations"),
+        ({"ops": {"qvk": "torch"}}, "did you mean qkv"),
+        ({"ops": {"qkv": "cudnn"}}, "implementation of qkv"),
+        ({"design": ["pdl"]}, "design of triton"),
+    ],
+)
+def test_an_option_of_another_type_or_name_is_refused_before_anything_runs(options, said):
+    with pytest.raises(ChipmarkError, match=said):
+        TritonBackend.check("cuda", options, lambda name: True)
 
 
 def test_what_is_compiled_is_warmed_at_every_tile_and_captured_largest_first(monkeypatch):

@@ -158,7 +158,7 @@ def test_a_design_that_fails_its_check_is_dropped_and_said(portable, designs, mo
     assert set(choice.made) == {"portable", "thin"}
     assert choice.name(64) == "portable"
     assert ("backend", "design wide was dropped (greedy: 1 rows: wrong)") in choice.notes(BUCKETS)
-    with pytest.raises(UsageError, match="design wide fails on this device: greedy: 1 rows"):
+    with pytest.raises(UsageError, match="design wide cannot be taken: greedy: 1 rows"):
         choose_design(portable, ("wide",), {}, BUCKETS, given)
 
 
@@ -167,6 +167,20 @@ def test_an_operation_that_was_asked_for_is_kept_by_every_design(portable, desig
     choice = choose_design(portable, ("wide",), {"qkv": "torch"}, BUCKETS, given)
     assert choice.made["wide"].operations["qkv"] == "torch"
     assert choice.made["wide"].operations["greedy"] == "reference"
+
+
+def test_a_design_of_which_what_was_asked_for_leaves_nothing_is_not_said_to_compute(
+    portable, designs
+) -> None:
+    given = trials(portable, step_seconds)
+    choice = choose_design(portable, tuple(designs), {"greedy": "torch"}, BUCKETS, given)
+    assert set(choice.made) == {"portable", "wide"}  # thin is wide without its greedy
+    text = "design thin was dropped (with the operations that were asked for it is wide)"
+    assert ("backend", text) in choice.notes(BUCKETS)
+    with pytest.raises(UsageError, match=r"thin cannot be taken: .* it is portable"):
+        choose_design(portable, ("thin",), {"qkv": "torch"}, BUCKETS, given)
+    kept = choose_design(portable, ("thin",), {"qkv": "reference"}, BUCKETS, given)
+    assert kept.name(1) == "thin"
 
 
 @pytest.mark.parametrize("part", ["rope_kv", "decode_attention"])

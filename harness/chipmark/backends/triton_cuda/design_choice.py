@@ -157,21 +157,26 @@ def choose_design(
     """The designs that are right on this device, and their times in the whole step.
 
     portable: the portable design, checked, its products chosen. asked: implementations that the
-    user named, which every design keeps. A design that fails a check or raises is dropped and said;
-    UsageError where it is the only one of `designs`, CellFailedError where the device is lost.
+    user named, which every design keeps. A design that fails a check or raises is dropped and said,
+    and so is one that these leave nothing of its own; UsageError where it is the only one of
+    `designs`, CellFailedError where the device is lost.
     """
     made, refused = {}, {}
     for name in designs:
         if name == PORTABLE:
             made[name] = portable
             continue
-        with torch.inference_mode():
-            found, reason = _made(name, portable, asked, buckets, trials.stream)
+        own = _own(name, asked)
+        if same := next((other for other in _before(name) if _own(other, asked) == own), ""):
+            found, reason = None, f"with the operations that were asked for it is {same}"
+        else:
+            with torch.inference_mode():
+                found, reason = _made(own, portable, buckets, trials.stream)
         if found is not None:
             made[name] = found
         elif len(designs) == 1:
             raise UsageError(
-                f"design {name} fails on this device: {reason}",
+                f"design {name} cannot be taken: {reason}",
                 "leave `design` out, and what is right and fastest here is taken",
             )
         else:
@@ -193,20 +198,26 @@ def few_rows(buckets: Sequence[int]) -> list[int]:
     return sorted({1, *few[len(few) // 2 :][:1], *few[-1:]})
 
 
-def _made(
-    name: str,
-    portable: Made,
-    asked: Mapping[str, str],
-    buckets: Sequence[int],
-    stream: LaunchStream,
-) -> tuple[Made | None, str]:
-    """A design with its products chosen; or None, and what is wrong with it."""
-    base = portable.decoder
-    own = {
+def _before(name: str) -> list[str]:
+    """Designs that stand before one."""
+    names = list(DESIGNS)
+    return names[: names.index(name)]
+
+
+def _own(name: str, asked: Mapping[str, str]) -> dict[str, str]:
+    """What sets a design apart from the portable one, without the operations asked for."""
+    return {
         op: by
         for op, by in DESIGNS[name].operations.items()
-        if asked.keys().isdisjoint((op, *JOINED.get(op, ())))
+        if asked.get(op, by) == by and asked.keys().isdisjoint(JOINED.get(op, ()))
     }
+
+
+def _made(
+    own: Mapping[str, str], portable: Made, buckets: Sequence[int], stream: LaunchStream
+) -> tuple[Made | None, str]:
+    """The design of these operations, its products chosen; or None, and what is wrong with it."""
+    base = portable.decoder
     functions = {op: TABLE.find(op, by) for op, by in own.items()}
     checked = few_rows(buckets)
     wrong = failures(base, functions, checked, checked[-1])
@@ -231,7 +242,7 @@ def _made(
         if op in own
     }
     decoder.ops = replace(decoder.ops, **many)
-    return Made(decoder, dict(portable.operations) | own, products), ""
+    return Made(decoder, {**portable.operations, **own}, products), ""
 
 
 def _timed(

@@ -33,6 +33,8 @@ are checked against their references at load, by default where they are compiled
 launches are captured, by default so. prefill_graphs: whether those of prefill are too, by default
 where graphs are real."""
 
+_SWITCHES = ("kernel_check", "graphs", "prefill_graphs")
+
 _NOT_INTERPRETED = ("bf16", "fp8")
 """The interpreter multiplies bf16 and rounds e4m3 wrongly, so it would fail for its own faults."""
 
@@ -70,16 +72,29 @@ def check_name(name: str) -> None:
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raise UnknownNameError for an option or a design that does not exist."""
+    """Raise UnknownNameError for an option, an operation, an implementation or a design that does
+    not exist, UsageError for a value of another type."""
     for option in options:
         if option not in OPTIONS:
             raise UnknownNameError("option of triton", option, OPTIONS)
-    # Without torch there is no decoder to name designs of; `open_device` says what is missing.
-    if options.get("design") is not None and importlib.util.find_spec("torch") is not None:
+    for switch in _SWITCHES:
+        if not isinstance(options.get(switch, True), bool):
+            text = f"triton: the option {switch} is {options[switch]!r}, not true or false"
+            raise UsageError(text, f"as --option triton:{switch}=true")
+    asked, design = options.get("ops") or {}, options.get("design")
+    if not isinstance(asked, Mapping) or not all(isinstance(name, str) for name in asked.values()):
+        raise UsageError(
+            f"triton: the option ops is {asked!r}, not a table of implementations by operation",
+            "as --option triton:ops.OPERATION=NAME",
+        )
+    # Without torch there is no decoder to name operations of; `open_device` says what is missing.
+    if (asked or design is not None) and importlib.util.find_spec("torch") is not None:
         from chipmark_models.decoder.paged.designs import DESIGNS
+        from chipmark_models.decoder.paged.ops import TABLE
 
-        if options["design"] not in DESIGNS:
-            raise UnknownNameError("design of triton", str(options["design"]), tuple(DESIGNS))
+        TABLE.resolve(asked, "triton")
+        if design is not None and str(design) not in DESIGNS:  # a list or a table may be given
+            raise UnknownNameError("design of triton", str(design), tuple(DESIGNS))
 
 
 def open_device(name: str) -> Any:

@@ -21,6 +21,7 @@ from chipmark.backends.triton_cuda.design_choice import (
     Trials,
     choose_design,
     designs_here,
+    few_rows,
 )
 from chipmark.backends.triton_cuda.devices import (
     INTERPRETER,
@@ -30,13 +31,14 @@ from chipmark.backends.triton_cuda.devices import (
 )
 from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda.needed_memory import (
-    MOST_ROWS,
     PREFILL_ROWS,
+    batch_buckets,
     need_of,
     storage_of,
 )
 from chipmark.backends.triton_cuda.notes import notes_of, prefill_notes
 from chipmark.backends.triton_cuda.prefill import Prefill
+from chipmark.backends.triton_cuda.product_candidates import ALWAYS, SOMETIMES
 from chipmark.backends.triton_cuda.product_choice import choose_products
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream, stream_of
 from chipmark.backends.triton_cuda.trials import Choice
@@ -59,9 +61,6 @@ IN_FLIGHT = 2
 ASKS_HOST = ("torch", "reference")
 """Implementations of prefill_attention that read lengths on the host: no graph can hold them."""
 
-CANDIDATES = ("triton", "torch")
-"""What is tried for a product at any number of rows, where nothing was asked for."""
-
 
 @dataclass(slots=True)
 class Engine:
@@ -74,14 +73,6 @@ class Engine:
     prefill: Prefill
     loaded: Loaded
     names: dict[str, str] = field(default_factory=dict)
-
-
-def batch_buckets(n_seqs: int) -> tuple[int, ...]:
-    """Rows that decode is captured for: 1, 2, 4, 8, then every eighth to 64 and every 32nd to
-    MOST_ROWS, and the largest that is asked for."""
-    most = min(n_seqs, MOST_ROWS)
-    steps = (1, 2, 4, *range(8, 65, 8), *range(96, MOST_ROWS + 1, 32))
-    return (*(step for step in steps if step < most), most)
 
 
 def load(spec: LoadSpec, name: str, device: torch.device) -> Engine:
@@ -259,17 +250,25 @@ def _choose(
     chunk: int,
     stream: LaunchStream,
 ) -> dict[str, dict[int, Choice]]:
-    """Try kernels against cuBLAS, and against Hopper's own product where that is right here."""
+    """Try kernels against cuBLAS, and against those of `product_candidates` that are right here."""
     candidates = {
-        op: list(CANDIDATES)
+        op: list(ALWAYS)
         for op, name in names.items()
         if name == "triton" and op in paged_ops.PRODUCTS and op not in asked and op not in replaced
     }
-    if chunk > paged_ops.FEW_ROWS:
-        hopper = {op: paged_ops.TABLE.find(op, "hopper") for op in candidates if op != "head"}
-        wrong = failures(decoder, hopper, (), chunk)
-        for op in hopper.keys() - wrong.keys():
-            candidates[op].append("hopper")
+    few = few_rows(buckets)
+    for name, candidate in SOMETIMES.items():
+        if candidate.many and chunk <= paged_ops.FEW_ROWS:
+            continue
+        functions = {
+            op: paged_ops.TABLE.find(op, name)
+            for op in candidates
+            if candidate.multiplies(decoder, op)
+        }
+        rows, last = ((), chunk) if candidate.many else (few, few[-1])
+        wrong = failures(decoder, functions, rows, last)
+        for op in functions.keys() - wrong.keys():
+            candidates[op].append(name)
     return choose_products(decoder, candidates, tried_rows(buckets, chunk), stream)
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from chipmark.backends.triton_cuda.product_calls import products_of, rows_and_options, seeded
+from chipmark.backends.triton_cuda.product_candidates import able_at
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream
 from chipmark.backends.triton_cuda.trials import MOST_LAYERS, Choice, median_seconds, tried
 from chipmark_models.decoder.op_table import Implementation
 from chipmark_models.decoder.paged.decoder import PagedDecoder
-from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, TABLE, Fp8Rows
+from chipmark_models.decoder.paged.ops import PRODUCTS, TABLE, Fp8Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,6 @@ def choose_products(
             found[operation] = chosen
     decoder.ops = ops
     return found
-
-
-def able_at(names: Sequence[str], rows: int) -> list[str]:
-    """Those of the candidates that are tried at so many rows."""
-    return [name for name in names if name != "hopper" or rows > FEW_ROWS]
 
 
 def _tried(

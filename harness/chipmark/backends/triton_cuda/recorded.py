@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,16 +18,15 @@ from chipmark.backends.triton_cuda.design_choice import few_rows
 from chipmark.backends.triton_cuda.devices import activation_of
 from chipmark.backends.triton_cuda.kernel_check import called, cases
 from chipmark.backends.triton_cuda.loading import (
-    CANDIDATES,
-    batch_buckets,
     checked_rows,
     decode_call,
     tried_rows,
     warm,
 )
-from chipmark.backends.triton_cuda.needed_memory import PREFILL_ROWS, storage_of
+from chipmark.backends.triton_cuda.needed_memory import PREFILL_ROWS, batch_buckets, storage_of
 from chipmark.backends.triton_cuda.prefill import Prefill
-from chipmark.backends.triton_cuda.product_choice import able_at, trial
+from chipmark.backends.triton_cuda.product_candidates import ALWAYS, SOMETIMES, able_at
+from chipmark.backends.triton_cuda.product_choice import trial
 from chipmark.backends.triton_cuda.streams import HostStream
 from chipmark.engine.contract import LoadSpec
 from chipmark_kernels.device import DeviceFacts
@@ -113,11 +112,19 @@ def _check_and_try(decoder: PagedDecoder, spec: LoadSpec, facts: DeviceFacts) ->
         for operation in own.keys() & set(PRODUCTS):
             for few in (n for n in tried_rows(buckets, chunk) if n <= FEW_ROWS):
                 trial(decoder, operation, own[operation], few)()
-    hopper = facts.vendor == "cuda" and facts.arch == 90 and chunk > FEW_ROWS
-    if hopper:
-        _check(decoder, dict.fromkeys(_hopper_products(), "hopper"), (), chunk)
-    for operation, name, n_rows in _trials(hopper, tried_rows(buckets, chunk)):
-        trial(decoder, operation, name, n_rows)()
+    candidates = {operation: list(ALWAYS) for operation in PRODUCTS}
+    for name, candidate in SOMETIMES.items():
+        if not candidate.runs_on(facts) or (candidate.many and chunk <= FEW_ROWS):
+            continue
+        able = [op for op in PRODUCTS if candidate.multiplies(decoder, op)]
+        rows, last = ((), chunk) if candidate.many else (checked, checked[-1])
+        _check(decoder, dict.fromkeys(able, name), rows, last)
+        for operation in able:
+            candidates[operation].append(name)
+    for operation, names in candidates.items():
+        for n_rows in tried_rows(buckets, chunk):
+            for name in able_at(names, n_rows):
+                trial(decoder, operation, name, n_rows)()
 
 
 def _check(
@@ -126,15 +133,3 @@ def _check(
     for case in cases(decoder, rows, chunk):
         if name := operations.get(case.operation):
             called(TABLE.find(case.operation, name), case, decoder.device)
-
-
-def _hopper_products() -> tuple[str, ...]:
-    return tuple(operation for operation in PRODUCTS if operation != "head")
-
-
-def _trials(hopper: bool, rows: list[int]) -> Iterator[tuple[str, str, int]]:
-    for operation in PRODUCTS:
-        names = [*CANDIDATES, *(["hopper"] if hopper and operation in _hopper_products() else [])]
-        for n in rows:
-            for name in able_at(names, n):
-                yield operation, name, n

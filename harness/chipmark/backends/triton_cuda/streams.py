@@ -13,6 +13,9 @@ from typing import Any, Protocol
 import torch
 
 from chipmark.engine.contract import I32
+from chipmark.log import logger_of
+
+_LOG = logger_of(__name__)
 
 Call = Callable[[], tuple[torch.Tensor, ...]]
 Mark = Any
@@ -84,6 +87,7 @@ class CudaStream:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._kept: list[torch.cuda.CUDAGraph] = []
+        self._failed: list[torch.cuda.CUDAGraph] = []
 
     def mark(self) -> torch.cuda.Event:
         """An event that keeps its time."""
@@ -116,18 +120,28 @@ class CudaStream:
         Kept graphs share one pool of memory, which the first of them holds open: torch refuses a
         capture into a pool whose graphs are all gone while a block of it is alive, and the
         workspace that cuBLAS takes during a capture stays alive (torch 2.11 and before).
+
+        Raises what `call` raises, or the driver at the end of the capture; the next one is then as
+        if this had not been.
         """
         side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for _ in range(2):
                 call()
-        torch.cuda.current_stream(self._device).wait_stream(side)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(side)
         torch.cuda.synchronize(self._device)
         graph = torch.cuda.CUDAGraph()
-        pool = self._kept[0].pool() if kept and self._kept else None
-        with torch.cuda.graph(graph, pool=pool):
-            results = call()
+        shared = kept and bool(self._kept)
+        pool = self._kept[0].pool() if shared else torch.cuda.graph_pool_handle()
+        try:
+            # Torch does not leave the stream of a capture that the driver ends with an error.
+            with torch.cuda.stream(current), torch.cuda.graph(graph, pool=pool):
+                results = call()
+        except Exception:
+            self._end_capture(graph, pool)
+            raise
         if kept:
             self._kept.append(graph)
 
@@ -136,6 +150,23 @@ class CudaStream:
             return results
 
         return replay
+
+    def _end_capture(self, graph: torch.cuda.CUDAGraph, pool: Any) -> None:
+        """End a failed capture for torch's allocator.
+
+        Where the driver ends one with an error, torch 2.11 and before does not (pytorch pull
+        request 180395), and every later capture and `empty_cache` is an internal error.
+        """
+        index = self._device.index
+        device = torch.cuda.current_device() if index is None else index
+        try:
+            torch._C._cuda_endAllocateToPool(device, pool)
+        except RuntimeError as error:  # it has ended
+            _LOG.debug("a capture failed, its memory at rest: %s", error)
+            return
+        torch._C._cuda_releasePool(device, pool)
+        # The allocator of pinned memory has no such call and keeps a pointer to it.
+        self._failed.append(graph)
 
 
 def stream_of(device: torch.device) -> LaunchStream:

@@ -2,8 +2,8 @@
 
 Three implementations have all of them: `triton` (the kernels), `torch` (plain torch and cuBLAS)
 and `reference` (the kernels' references); `hopper` has products of many rows only, `pdl` the
-decode step in dependent launches, `fused` and `fused_ahead` operations that join others, and
-`cudnn` and `flash` attention of cold prompts.
+decode step in dependent launches, `fused` and `fused_ahead` operations that join others, `mixed`
+and `scaled` products by cuBLAS between our kernels, `cudnn` and `flash` attention of cold prompts.
 """
 
 from __future__ import annotations
@@ -118,6 +118,8 @@ TABLE = OpTable(
         "pdl": "chipmark_models.decoder.paged.pdl_ops",
         "fused": "chipmark_models.decoder.paged.fused_ops",
         "fused_ahead": "chipmark_models.decoder.paged.fused_ahead_ops",
+        "mixed": "chipmark_models.decoder.paged.mixed_ops",
+        "scaled": "chipmark_models.decoder.paged.scaled_ops",
         "cudnn": "chipmark_models.decoder.paged.cudnn_ops",
         "flash": "chipmark_models.decoder.paged.flash_ops",
     },
@@ -126,6 +128,8 @@ TABLE = OpTable(
         "pdl": ("embed_norm", "rope_kv", "decode_attention", "greedy", *PRODUCTS),
         "fused": ("rope_decode_attention",),
         "fused_ahead": ("rope_decode_attention",),
+        "mixed": PRODUCTS,
+        "scaled": PRODUCTS,
         "cudnn": ("cold_attention",),
         "flash": ("cold_attention",),
     },

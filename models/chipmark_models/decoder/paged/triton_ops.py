@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as functional
 
 from chipmark_kernels.decode_attention import decode_attention
 from chipmark_kernels.embedding import embedding_rmsnorm
 from chipmark_kernels.fp8_gemm import fp8_gemm, quantize_rows_fp8
 from chipmark_kernels.prefill_attention import prefill_attention
-from chipmark_kernels.rmsnorm import rmsnorm
 from chipmark_kernels.rope_kv import qknorm_rope_kvwrite
 from chipmark_kernels.sampling import sample
 from chipmark_kernels.skinny_gemm import fp8a16_gemm, skinny_gemm
-from chipmark_kernels.swiglu import swiglu as swiglu_kernel
 from chipmark_kernels.weight_only import w4a16_gemm, w8a16_gemm
 from chipmark_models.decoder.op_table import Implementation
+from chipmark_models.decoder.paged import mixed_ops
 from chipmark_models.decoder.paged.ops import FEW_ROWS, PRODUCTS, Fp8Rows, Matrix
 from chipmark_models.decoder.paged.quantised import QuantisedMatrix
 
@@ -69,13 +67,7 @@ def product(
         return skinny_gemm(
             x, matrix, bias, norm_weight=norm, eps=eps, swiglu=swiglu, residual=residual
         )
-    if norm is not None:
-        x = rmsnorm(x, norm, eps)[0]
-    if residual is not None and bias is None and not swiglu:
-        return residual.addmm_(x, matrix.T)  # `torch.addmm` would copy the residual first
-    y = functional.linear(x, matrix, bias)
-    y = swiglu_kernel(y) if swiglu else y
-    return y if residual is None else y.add_(residual)
+    return mixed_ops.product(x, matrix, bias, norm=norm, eps=eps, swiglu=swiglu, residual=residual)
 
 
 OPS: Mapping[str, Implementation] = {
