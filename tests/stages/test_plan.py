@@ -8,11 +8,11 @@ from importlib import import_module
 
 import pytest
 
-from chipmark.errors import UnknownNameError
+from chipmark.errors import BadInputError, UnknownNameError
 from chipmark.kernel_bench.stages.contract import Stage, StageStep
 from chipmark.kernel_bench.stages.document import as_json
 from chipmark.kernel_bench.stages.pack import PACK_BYTES, Pack
-from chipmark.kernel_bench.stages.plan import START_S, all_steps, calls_of, chosen
+from chipmark.kernel_bench.stages.plan import START_S, all_steps, calls_of, chosen, with_wheels
 from chipmark.kernel_bench.stages.sources import code_of
 
 
@@ -83,3 +83,17 @@ def test_the_archive_has_what_fits_and_is_made_anew_for_new_files_alone(tmp_path
     assert Pack(tmp_path, elsewhere).refresh() == ["large.gz"]
     with tarfile.open(elsewhere) as packed:
         assert packed.getnames() == ["stage-1.json", "trace.gz"]
+
+
+def test_carried_packages_reach_the_step_of_records_alone(tmp_path) -> None:
+    steps = all_steps()
+    with pytest.raises(BadInputError, match="holds no wheel"):
+        with_wheels(steps, tmp_path)
+    (tmp_path / "pydantic-2-py3-none-any.whl").touch()
+    changed = [
+        (step.key, step.parameters["wheels"])
+        for before, step in zip(steps, with_wheels(steps, tmp_path), strict=True)
+        if step != before
+    ]
+    assert changed == [("records", str(tmp_path))]
+    assert with_wheels(steps, None) == steps

@@ -23,7 +23,7 @@ def asked(tmp_path, **parameters):
 
 def test_the_environment_of_this_machine_is_json(tmp_path) -> None:
     parts = dict(environment.environment(asked(tmp_path)))
-    assert list(parts) == ["versions", "triton_needs", "cache", "card"]
+    assert list(parts) == ["versions", "triton_needs", "cache", "packages_of_records", "card"]
     found = as_json(parts["versions"]())
     assert json.loads(json.dumps(found)) == found
     assert found["packages"]["torch"] is not None
@@ -228,3 +228,14 @@ def test_people_read_each_contestants_rate() -> None:
     }
     line = main_line(times)
     assert line == "portable 209 tok/s (66% of nameplate), torch 100 tok/s, pdl fails"
+
+
+def test_packages_that_stage_3_lacks_are_named_in_stage_1(monkeypatch) -> None:
+    from chipmark.kernel_bench import wheels
+
+    monkeypatch.setattr(wheels, "lacking", lambda needs: {"pydantic": "No module named 'pydantic'"})
+    found = environment.packages_of_records()
+    assert found["missing"] == {"pydantic": "No module named 'pydantic'"}
+    assert "kernels wheels" in found["way_out"]
+    monkeypatch.setattr(wheels, "lacking", lambda needs: {})
+    assert environment.packages_of_records() == {"missing": {}}

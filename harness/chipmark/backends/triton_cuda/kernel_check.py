@@ -111,7 +111,7 @@ def _problem(case: Case, implementation: Implementation, device: torch.device) -
 
 
 def _plain_torch(case: Case) -> Implementation:
-    """What takes the place of a kernel that fails: one that is no further off is not replaced."""
+    """What takes the place of a kernel that fails: one that is as near as this is kept."""
     has_torch = "torch" in TABLE.implementations(case.operation)
     return TABLE.find(case.operation, "torch") if has_torch else case.reference
 

@@ -25,7 +25,7 @@ from chipmark.kernel_bench.presence import missing_device
 from chipmark.kernel_bench.stages.contract import Stage, StageStep
 from chipmark.kernel_bench.stages.document import Entry, StageFile, State, opened, read
 from chipmark.kernel_bench.stages.pack import NAME, Pack, seed
-from chipmark.kernel_bench.stages.plan import all_steps, chosen
+from chipmark.kernel_bench.stages.plan import all_steps, chosen, with_wheels
 from chipmark.kernel_bench.stages.runner import Call, run, wanted
 from chipmark.kernel_bench.stages.show import (
     plan_json,
@@ -50,6 +50,7 @@ _EPILOG = """examples:
   scripts/gpu --only smoke,roofs            these steps alone
   scripts/gpu --retry                       what failed or was late, again
   scripts/gpu --from results.tar.gz         resume on a machine that has nothing of it
+  scripts/gpu --wheels carried/             with packages for stage 3 that were carried here
 
 exit codes: 0 every step asked for is done; 1 one failed; 2 wrong usage or a broken file; 3 no GPU,
 or steps are left: call again; 130 interrupted, what was measured stands."""
@@ -69,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--pack", type=Path, metavar="FILE", help=f"all of DIR in one file; default: DIR/{NAME}")
     add("--from", dest="source", type=Path, metavar="DIR|FILE",
         help="results of an earlier call, or their archive, where DIR has none")  # fmt: skip
+    add("--wheels", type=Path, metavar="DIR",
+        help="packages that stage 3 lacks here, as `kernels wheels` collects them")  # fmt: skip
     add("--plan", action="store_true", help="print what would be done; measures nothing")
     add("--only", default="", metavar="KEY[,KEY]", help="these steps; --plan lists them")
     add("--retry", action="store_true", help="try again what failed or was late in earlier calls")
@@ -87,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(f"--budget-s {options.budget_s:g}: a call needs over {END_S:g} s")
         only = [key for key in options.only.split(",") if key]
         stage = Stage(options.stage) if options.stage else None
-        steps = chosen(all_steps(), stage, only)
+        steps = with_wheels(chosen(all_steps(), stage, only), options.wheels)
         code = {step.key: code_of(step) for step in steps}
         if options.source is not None:
             seed(options.out, options.source)

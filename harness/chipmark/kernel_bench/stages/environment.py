@@ -32,6 +32,7 @@ def environment(asked: Asked) -> Iterator[Part]:
     yield "versions", versions
     yield "triton_needs", triton_needs
     yield "cache", cache
+    yield "packages_of_records", packages_of_records
     yield "card", card
 
 
@@ -90,6 +91,18 @@ def triton_needs() -> dict[str, Any]:
     )
     first = (told.stdout.splitlines() or [""])[0]
     return {"compiler": compiler, "compiler_version": first, "header": str(header)}
+
+
+def packages_of_records() -> dict[str, Any]:
+    """What stage 3 will lack here, by distribution, and what to do about it while there is time."""
+    from chipmark.kernel_bench.end_to_end import NEEDS
+    from chipmark.kernel_bench.wheels import lacking
+
+    missing = {NEEDS[module]: reason for module, reason in lacking(NEEDS).items()}
+    if not missing:
+        return {"missing": {}}
+    way_out = "elsewhere `chipmark kernels wheels -o DIR`, here `scripts/gpu --wheels DIR`"
+    return {"missing": missing, "way_out": way_out, MAIN: f"stage 3 lacks {', '.join(missing)}"}
 
 
 def cache() -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
-from chipmark.errors import UnknownNameError
+from chipmark.errors import BadInputError, UnknownNameError
 from chipmark.kernel_bench.stages.contract import Stage, StageStep
 
 MODULES = (
@@ -45,6 +47,24 @@ def chosen(
         if key not in known:
             raise UnknownNameError("step", key, known)
     return tuple(step for step in of_stage if not only or step.key in only)
+
+
+def with_wheels(steps: Sequence[StageStep], folder: Path | None) -> tuple[StageStep, ...]:
+    """The steps, those that take carried packages with the folder of them.
+
+    Raises BadInputError for a folder without a wheel: found in the last stage it would be too late.
+    """
+    if folder is None:
+        return tuple(steps)
+    if not any(folder.glob("*.whl")):
+        raise BadInputError(folder, "holds no wheel", hint="chipmark kernels wheels -o DIR")
+    carried = {"wheels": str(folder.resolve())}
+    return tuple(
+        replace(step, parameters={**step.parameters, **carried})
+        if "wheels" in step.parameters
+        else step
+        for step in steps
+    )
 
 
 def calls_of(needs: Sequence[float], budget_s: float) -> list[int | None]:

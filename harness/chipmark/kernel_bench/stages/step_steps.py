@@ -65,12 +65,12 @@ def _first() -> Iterator[StageStep]:
             18.0 if large else 10.0, 60.0, model=model, names=["portable"],
         )  # fmt: skip
     yield _step(
-        "step-qwen3-8b-more-rows", Stage.RUNS, "whole step of qwen3-8b, 8 and 64 rows of 1k",
+        "step-qwen3-8b-rows", Stage.RUNS, "whole step of qwen3-8b, 8 and 64 rows of 1k",
         25.0, 60.0, model="qwen3-8b", rows=[8, 64], names=["portable"],
     )  # fmt: skip
     for model in _MODELS[1:]:
         yield _step(
-            f"step-{model}-more-rows", Stage.RUNS, f"whole step of {model}, 8 and 64 rows of 1k",
+            f"step-{model}-rows", Stage.RUNS, f"whole step of {model}, 8 and 64 rows of 1k",
             15.0, 60.0, model=model, rows=[8, 64], names=["portable"],
         )  # fmt: skip
 
