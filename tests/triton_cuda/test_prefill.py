@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -154,5 +155,5 @@ def test_buckets_pad_by_a_fifth_at_most_beyond_a_few_tokens() -> None:
         found = token_buckets(most)
         assert list(found) == sorted(set(found))
         assert found[-1] == most
-        assert all(b <= 1.25 * a for a, b in zip(found, found[1:], strict=False) if a >= 64)
+        assert all(b <= 1.25 * a for a, b in pairwise(found) if a >= 64)
     assert graph_bytes(256, 16, 1000, 10, 2) == 2560 + len(token_buckets(256)) * 18 * 2000
