@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 pytest.importorskip("triton")
 
 from chipmark.backends.triton_cuda.recorded import Shape, launches_of
+from chipmark.backends.triton_cuda.streams import HostStream
 from chipmark_kernels.device import TARGETS
 from chipmark_models.presets import preset
 
@@ -47,6 +50,16 @@ def test_launches_of_a_chain_are_recorded_as_they_are_made_where_there_are_such(
 def test_hoppers_product_is_recorded_only_for_hopper() -> None:
     ampere = launches_of(preset("tiny"), "bf16", SHAPE, TARGETS["sm_80"])
     assert "_dense_gemm_hopper_kernel" not in _names(ampere)
+
+
+def test_prefill_is_recorded_in_every_bucket_however_slow_this_machine_is(monkeypatch) -> None:
+    counts = []
+    for seconds in (0.0, 1e9):
+        # By a clock a slow launch would end the search for what is worth capturing.
+        monkeypatch.setattr(HostStream, "seconds", lambda *_, told=seconds: told)
+        found = launches_of(preset("tiny"), "bf16", SHAPE, TARGETS["sm_90"])
+        counts.append(Counter(launch.kernel.__name__ for launch in found))
+    assert counts[0] == counts[1]
 
 
 def _parts(max_context: int) -> set[int]:
