@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -92,6 +93,19 @@ def test_each_case_holds_parity_on_the_interpreter(kernel, kernel_bench) -> None
             mended = torch.where(lost, expected, values.float()).to(torch.float8_e4m3fn)
             found = case.check(inputs, [mended, scales])
         assert [p.problems for p in found] == [()] * len(found), case.name
+
+
+def test_no_copy_of_what_a_launch_reads_early_is_under_way(kernel_bench, monkeypatch) -> None:
+    case = _case(kernel_bench, "rmsnorm")
+    inputs = case.make(torch.Generator().manual_seed(1), CPU, torch.float32)
+    order = []
+    measuring = kernel_bench.measuring
+    clones = measuring.clones
+    monkeypatch.setattr(measuring, "clones", lambda i: [order.append("copied"), clones(i)][1])
+    monkeypatch.setattr(measuring, "synchronize", lambda device: order.append("waited"))
+    ours = dataclasses.replace(case, ours=lambda *i: [order.append("ours"), case.reference(*i)][1])
+    measuring.check(ours, inputs)
+    assert order[:3] == ["copied", "waited", "ours"]
 
 
 @pytest.mark.parametrize("kernel", LAUNCHERS)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from chipmark_kernels.reference.philox_weights import multiply_high, philox_weights_reference
 from chipmark_models.decoder import device_made
@@ -130,3 +131,28 @@ def test_the_host_takes_over_with_a_reason_only(monkeypatch: pytest.MonkeyPatch)
         assert isinstance(weights, DeviceMadeWeights) == (not reason)
         assert reason in told
         assert bool(told) == bool(reason)
+
+
+class _DividingAsCuda(TorchFunctionMode):
+    """Divides by a number of the host as CUDA does: a product with its reciprocal."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in ("div", "__truediv__") and isinstance(args[1], float):
+            return args[0] * (torch.tensor(1.0) / torch.tensor(args[1]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["w8", "w4", "fp8"])
+def test_scales_are_the_hosts_where_a_division_by_a_number_is_not_rounded_correctly(
+    precision: str,
+) -> None:
+    top = {"w8": 127.0, "w4": 7.0, "fp8": 448.0}[precision]
+    # Largest values whose quotients are next to the middle between two scales.
+    middles = ((torch.arange(128, 256, dtype=torch.float64) + 0.5) * top / 128).float()
+    most = (middles.view(torch.int32)[:, None] + torch.arange(-4, 5, dtype=torch.int32)).view(-1)
+    most = most.view(torch.float32)[:, None, None]
+    host = torch.from_numpy(most.numpy()[..., 0] / np.float32(top)).bfloat16()
+    with _DividingAsCuda():
+        assert not torch.equal((most[..., 0] / top).bfloat16(), host)
+        _, scales = device_made._quantised(most.repeat(1, 1, 2), precision)
+    assert torch.equal(scales.view(-1).bfloat16(), host.view(-1))

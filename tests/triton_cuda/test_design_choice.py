@@ -104,8 +104,10 @@ def test_the_fastest_in_the_whole_step_is_taken_by_rows_and_said(portable, desig
     assert choice.trials[64] == pytest.approx({"portable": 2.0, "wide": 1.0, "thin": 7.4})
     # In turn, and in the other order every second time; each once to warm and once captured.
     played = [step for step in given.stream.order if step.endswith(" 1")][6:]
-    assert played[:6] == ["portable 1", "wide 1", "thin 1", "thin 1", "wide 1", "portable 1"]
-    assert len(played) == 3 * design_choice.REPEATS
+    behind, timed = played[0:12:2], played[1:12:2]
+    assert timed == ["portable 1", "wide 1", "thin 1", "thin 1", "wide 1", "portable 1"]
+    assert behind == timed  # on an idle device a launch's own cost to the host would count
+    assert len(played) == 6 * design_choice.REPEATS
     details = json.loads(json.dumps(choice.details(BUCKETS)))
     assert details["design"] == {str(rows): choice.name(rows) for rows in BUCKETS}
     assert details["design_trials_s"]["1"]["thin"] == pytest.approx(1.1)

@@ -154,3 +154,17 @@ def test_after_a_capture_that_fails_the_next_is_as_if_it_had_not_been(
     assert not pools.underway
     stream.capture(lambda: (), kept=True)()
     assert list(pools.users.values()) == [2]  # both kept ones, in one pool
+
+
+def test_every_capture_warms_on_one_stream(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def side(device: torch.device) -> Any:
+        made.append(SimpleNamespace(wait_stream=lambda other: None))
+        return made[-1]
+
+    monkeypatch.setattr(torch.cuda, "Stream", side)
+    stream = CudaStream(torch.device("cuda"))
+    for kept in (False, False, True):
+        stream.capture(lambda: (), kept=kept)
+    assert len(made) == 1  # a workspace of cuBLAS each

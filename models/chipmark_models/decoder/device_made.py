@@ -76,7 +76,11 @@ def _quantised(grouped: torch.Tensor, stored: str) -> tuple[torch.Tensor, torch.
     """float32 (n, groups, group) by `weights.quantise.quantise`."""
     most = grouped.abs().amax(-1)
     top = E4M3_MAX if stored == "fp8" else _TOP[stored]
-    scales = torch.where(most > 0, (most / top).clamp(min=_LEAST_SCALE), 1.0).bfloat16()
+    # By a tensor: CUDA divides by a number of the host by multiplying with its reciprocal, which is
+    # not rounded correctly (aten/src/ATen/native/cuda/BinaryDivTrueKernel.cu).
+    scales = torch.where(
+        most > 0, (most / torch.full_like(most, top)).clamp(min=_LEAST_SCALE), 1.0
+    ).bfloat16()
     scaled = grouped / scales.float()[:, :, None]
     if stored == "fp8":
         codes = scaled.clamp(-top, top).to(torch.float8_e4m3fn)

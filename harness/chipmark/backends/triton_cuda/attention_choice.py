@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from chipmark.backends.triton_cuda import trials
+from chipmark.backends.triton_cuda.batches import aligned
 from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda.product_choice import ByRows
 from chipmark.backends.triton_cuda.streams import LaunchStream
@@ -129,8 +130,10 @@ def _seconds(decoder: PagedDecoder, name: str, tokens: int, stream: LaunchStream
     q = qkv[:, : c.q_size].reshape(tokens, c.n_heads, c.head_dim)
     caches = list(zip(decoder.kv.k, decoder.kv.v, strict=True))[:MOST_LAYERS]
     rows = ColdRows((tokens,), torch.arange(tokens, device=device))
-    width = -(-tokens // decoder.kv.page_tokens)
-    table = torch.arange(width, dtype=torch.int32, device=device)[None]
+    used = -(-tokens // decoder.kv.page_tokens)
+    # As wide as in use: a kernel is compiled for the stride of its rows.
+    table = torch.zeros((1, aligned(used)), dtype=torch.int32, device=device)
+    table[0, :used] = torch.arange(used, device=device)
     ends = torch.tensor([0, tokens], dtype=torch.int32, device=device)
     lens = ends[1:].clone()  # at an address of its own, aligned as in use
 

@@ -22,7 +22,7 @@ from chipmark.backends.triton_cuda.devices import INTERPRETER
 from chipmark.backends.triton_cuda.kernel_check import failures
 from chipmark.backends.triton_cuda.product_choice import ByRows, choose_products
 from chipmark.backends.triton_cuda.streams import Call, LaunchStream
-from chipmark.backends.triton_cuda.trials import Choice
+from chipmark.backends.triton_cuda.trials import Choice, queued_seconds
 from chipmark.codes import NoteCode
 from chipmark.engine.contract import Rows
 from chipmark.errors import CellFailedError, UsageError
@@ -275,11 +275,7 @@ def _timed(
     for repeat in range(REPEATS):
         order = list(plays) if repeat % 2 == 0 else list(reversed(plays))
         for name in order:
-            first = stream.mark()
-            plays[name]()
-            last = stream.mark()
-            stream.wait(last)
-            seconds[name].append(stream.seconds(first, last))
+            seconds[name].append(queued_seconds(plays[name], stream))
     return {name: statistics.median(times) for name, times in seconds.items()}, refused
 
 

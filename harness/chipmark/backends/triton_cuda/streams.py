@@ -86,6 +86,7 @@ class CudaStream:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._side: torch.cuda.Stream | None = None
         self._kept: list[torch.cuda.CUDAGraph] = []
         self._failed: list[torch.cuda.CUDAGraph] = []
 
@@ -117,6 +118,9 @@ class CudaStream:
     def capture(self, call: Call, *, kept: bool) -> Call:
         """Warm on a side stream, as capturing demands, then record.
 
+        The side stream is always the same: cuBLAS takes a workspace (32 MiB on Hopper) for each
+        stream that it multiplies on, and torch keeps it.
+
         Kept graphs share one pool of memory, which the first of them holds open: torch refuses a
         capture into a pool whose graphs are all gone while a block of it is alive, and the
         workspace that cuBLAS takes during a capture stays alive (torch 2.11 and before).
@@ -124,7 +128,9 @@ class CudaStream:
         Raises what `call` raises, or the driver at the end of the capture; the next one is then as
         if this had not been.
         """
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        if self._side is None:
+            self._side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        side = self._side
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for _ in range(2):
