@@ -8,7 +8,7 @@ from pathlib import Path
 from chipmark.cli.main import main
 
 
-def test_operators_emulation_and_memory_stand_in_the_row(
+def test_operators_emulation_memory_and_ways_of_launches_are_told(
     faults: None, tmp_path: Path, capsys
 ) -> None:
     command = ["run", "quick", "-b", "sim:faulty-elsewhere", "--scale", "1/256,1/64,0"]
@@ -31,3 +31,4 @@ def test_operators_emulation_and_memory_stand_in_the_row(
     }  # fmt: skip
     # Steps are counted in it, and those of parity come before those of two repeats.
     assert row["peak_device_bytes"] == load["peak_device_bytes"] > 7_020
+    assert load["details"]["launches"]["decode:graph"] == load["peak_device_bytes"] - 7_000

@@ -85,6 +85,12 @@ def test_memory_of_a_device_that_is_below_nothing_fails_the_cell() -> None:
         check_ran(RunAnswer(1, 1, True, 0, -1))
 
 
+def test_a_count_of_launches_that_cannot_be_fails_the_cell() -> None:
+    check_ran(RunAnswer(1, 1, True, 0, launches={"decode:graph": 3}))
+    with pytest.raises(CellFailedError, match="run: the backend reports launches: 'decode:graph'"):
+        check_ran(RunAnswer(1, 1, True, 0, launches={"decode:graph": -1}))
+
+
 def test_facts_of_the_record_stay_among_the_capabilities(answer) -> None:
     names = ["sampling", "clock", "execution", "bind_is_snapshot"]
     assert list(answer["caps"])[-4:] == names

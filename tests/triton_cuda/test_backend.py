@@ -126,6 +126,8 @@ def test_the_kernels_give_the_oracles_logits_over_turns_with_a_shared_page():
                                    (expected[0][37], expected[1][22])]).max() <= 1e-4  # fmt: skip
     # The second decode launch found its page table on the device already.
     assert 0 < last.h2d_bytes < decoded.h2d_bytes
+    counts = {"prefill_cold:eager": 1, "prefill_append:eager": 1, "decode:eager": 2}
+    assert backend.launch_counts() == counts
     times = [t for done in (first, appended, decoded, last) for x in done.launches
              for t in (x.start_s, x.end_s)]  # fmt: skip
     assert times == sorted(times)

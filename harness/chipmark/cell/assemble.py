@@ -125,7 +125,12 @@ def _load(cell: CellOutcome, loaded: LoadAnswer) -> LoadResult:
         ep_coverage=loaded.ep_coverage,
         device=loaded.device,
         caps=dataclasses.asdict(loaded.caps),
-        details={**loaded.details, "wall_s": loaded.wall_s, **_quantised(cell)},
+        details={
+            **loaded.details,
+            "wall_s": loaded.wall_s,
+            **_quantised(cell),
+            **({"launches": dict(cell.launches)} if cell.launches else {}),
+        },
         peak_rss_bytes=cell.peak_rss_bytes or None,
         peak_device_bytes=cell.peak_device_bytes,
         host_operators=tuple(

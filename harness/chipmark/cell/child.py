@@ -192,6 +192,7 @@ class Child:
             complete=result.complete,
             peak_rss_bytes=self.peak_rss_bytes(),
             peak_device_bytes=self.backend.peak_device_bytes(),
+            launches=self.backend.launch_counts(),
         )
 
     def _read_clock(self, _: object) -> ClockAnswer:

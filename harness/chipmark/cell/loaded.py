@@ -42,6 +42,9 @@ def check_ran(answer: RunAnswer) -> None:
     peak = answer.peak_device_bytes
     if peak is not None and peak < 0:
         raise _wrong("peak_device_bytes", f"{peak!r} is not a number of bytes", "run")
+    for way, count in answer.launches.items():
+        if not way.isprintable() or count < 0:
+            raise _wrong("launches", f"{way!r}: {count!r} is not a number of launches", "run")
 
 
 _ROUNDING = 1e-6

@@ -94,6 +94,7 @@ class MeasuredCell:
         self.notes: list[Note] = list(inputs.notes)
         self.peak_rss_bytes = 0
         self.peak_device_bytes: int | None = None
+        self.launches: dict[str, int] = {}
         self.check_s = self.repeat_s = 0.0
         self.captured_repeat = secrets.randbelow(max(1, inputs.repeats))
         self.longest = longest_turn(inputs.trace)
@@ -294,6 +295,7 @@ class MeasuredCell:
             notes=tuple(self.notes),
             peak_rss_bytes=self.peak_rss_bytes,
             peak_device_bytes=self.peak_device_bytes,
+            launches=self.launches,
         )
 
     def power_files(self, of: Path) -> list[Path]:

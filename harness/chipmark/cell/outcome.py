@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from chipmark.cell.inputs import CellInputs
 from chipmark.cell.protocol import LoadAnswer
@@ -40,3 +41,5 @@ class CellOutcome:
     """Largest resident memory of the child; 0 where it reported none."""
     peak_device_bytes: int | None = None
     """Most of the device's own memory in use after a run; None where nothing tells."""
+    launches: Mapping[str, int] = field(default_factory=dict)
+    """Launches since the load by phase and by how they reached the device."""

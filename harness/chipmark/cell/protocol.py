@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -166,6 +166,8 @@ class RunAnswer:
     peak_rss_bytes: int
     peak_device_bytes: int | None = None
     """`Backend.peak_device_bytes` after the run."""
+    launches: Mapping[str, int] = field(default_factory=dict)
+    """`Backend.launch_counts` after the run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,8 +130,11 @@ def timed_run(cell: MeasuredCell, requests: Sequence[Run], power: Path) -> list[
         save_samples(power, summed([load_samples(part) for part in parts]))
         for part in parts:
             part.unlink()
-    for answer, _ in found:
+    cell.launches = {}
+    for answer, _ in found:  # of each replica, all since its load
         check_ran(answer)
+        for way, count in answer.launches.items():
+            cell.launches[way] = cell.launches.get(way, 0) + count
         cell.note_memory(answer.peak_rss_bytes, answer.peak_device_bytes)
     first, *others = (timed for _, timed in found)
     seen = {"throttle": state.slowdowns()}

@@ -1,10 +1,9 @@
 """The narrow boundary between the engine and a backend.
 
 The engine owns logical KV (sequences, blocks or slots, reference counts, prefix hashes, eviction)
-and the order of work; a backend owns bytes and time. Rows are columns (NumPy arrays), not an
-object a row: at 64 running sessions the engine has 100 microseconds a step, and building 64
-small objects alone would take them. Standard library and NumPy only: this module runs in a
-vendor's container.
+and the order of work; a backend owns bytes and time. Rows are columns (NumPy arrays), not an object
+a row: at 64 running sessions the engine has 100 microseconds a step, and building 64 small objects
+alone would take them. Standard library and NumPy only: it runs in a vendor's container.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ PHASES: tuple[Phase, ...] = (
 """`prefill_cold`: a session's first prompt, or one after a reset. `prefill_append`: new input of
 a later turn. `prefill_refill`: tokens computed again because their KV was evicted. `kv`: prefix
 copies and compaction. A phase is stored in events as its index in this tuple."""
-
 
 Place = Literal["device", "host"]
 Timed = Literal["device", "host", "simulated"]
@@ -314,8 +312,11 @@ class Backend(Protocol):
         ...
 
     def peak_device_bytes(self) -> int | None:
-        """Most bytes of the device's own memory in use since it was opened; None for a host CPU,
-        whose process is measured, and where nothing tells."""
+        """Most bytes of the device's own memory in use; None of a host CPU or if unknown."""
+        ...
+
+    def launch_counts(self) -> Mapping[str, int]:
+        """Launches since the load, as "decode:graph", "prefill_cold:eager"; {} if all are one."""
         ...
 
     def describe(self) -> Mapping[str, Any]:
@@ -393,3 +394,7 @@ class BackendDefaults:
     def peak_device_bytes(self) -> int | None:
         """None: nothing tells."""
         return None
+
+    def launch_counts(self) -> Mapping[str, int]:
+        """None: all go by the way of `Loaded.execution`."""
+        return {}

@@ -60,5 +60,8 @@ class FaultySim(target.SimBackend):
     def peak_device_bytes(self) -> int | None:
         return 7_000 + self.steps if self.fault == "elsewhere" else None
 
+    def launch_counts(self) -> dict[str, int]:
+        return {"decode:graph": self.steps} if self.fault == "elsewhere" else {}
+
 
 target.SimBackend = FaultySim  # type: ignore[misc]

@@ -217,6 +217,10 @@ class TritonBackend(BackendDefaults):
         """Most bytes of tensors on the device so far; None in the interpreter."""
         return peak_bytes(self._device)
 
+    def launch_counts(self) -> Mapping[str, int]:
+        """Launches by graph and eager ones, by phase."""
+        return dict(self._counts)
+
     def describe(self) -> Mapping[str, Any]:
         """Versions, device and what computes each operation: JSON-safe."""
         described = {"backend": f"triton:{self._name}", **devices.description(self._device)}
