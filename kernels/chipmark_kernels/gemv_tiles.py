@@ -32,7 +32,7 @@ def registers(weight_rows: int) -> int:
     """At most so many registers a thread with so many rows of the weight in a tile, gate and up
     counted apart: two tiles of 4 each a row, its sums and its place, and what holds x and its norm.
     Read from the machine code for sm_90 (`tests/kernels/test_gemv_hopper.py` holds it to that).
-    Triton 3.6 takes up to 160 for e4m3 weights behind a norm, of which fewer blocks then run at once.
+    Triton 3.6 takes up to 160 for e4m3 weights behind a norm, so that fewer blocks run at once.
     """
     return ceil_div(30 + 12 * weight_rows, 8) * 8
 
